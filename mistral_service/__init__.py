@@ -1,0 +1,40 @@
+"""The Mistral LLM service for Pipecat voice agents.
+
+Everything promised is exported here; the rest of the package is importable but may change.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from mistral_service.conversation.adapter import MistralLLMAdapter
+    from mistral_service.service import MistralLLMService
+    from mistral_service.settings import MistralLLMSettings
+    from mistral_service.wire.errors import MistralError, Reason
+
+__all__ = [
+    "MistralError",
+    "MistralLLMAdapter",
+    "MistralLLMService",
+    "MistralLLMSettings",
+    "Reason",
+    "__version__",
+]
+
+# Loaded when first asked for: the wire and the local endpoint need no Pipecat, whose import takes
+# two seconds.
+_HOMES = {
+    "MistralError": "mistral_service.wire.errors",
+    "MistralLLMAdapter": "mistral_service.conversation.adapter",
+    "MistralLLMService": "mistral_service.service",
+    "MistralLLMSettings": "mistral_service.settings",
+    "Reason": "mistral_service.wire.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,21 @@
+"""A Mistral endpoint on one's own machine, as strict as the real one.
+
+It refuses what Mistral refuses, with Mistral's statuses and bodies, and answers what it accepts in
+Mistral's wire format. What it answers comes from one of two engines: a `Script`, for tests, or a
+small real model, for demos.
+
+In a test::
+
+    with LocalMistral(Script(Reply("Hello there."))) as mistral:
+        llm = MistralLLMService(api_key="any", base_url=mistral.base_url)
+        ...
+        assert mistral.exchanges[0].request["model"] == "mistral-small-latest"
+
+By itself: `python -m mistral_service.local --port 8080`.
+"""
+
+from mistral_service.local.checks import Checks
+from mistral_service.local.script import Reply, Script
+from mistral_service.local.server import LocalMistral
+
+__all__ = ["Checks", "LocalMistral", "Reply", "Script"]

@@ -1,0 +1,81 @@
+"""`python -m mistral_service.local`: the endpoint by itself."""
+
+import argparse
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from mistral_service.local.checks import VERSIONS, Checks
+from mistral_service.local.engine import ModelEngine, ModelNotLoaded, bundled_model
+from mistral_service.local.pieces import Engine
+from mistral_service.local.script import Script
+from mistral_service.local.server import serve
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the endpoint.
+
+    Args:
+        arguments: The command line; by default the process's own.
+
+    Returns:
+        The exit status: 0 when it was told to end, 1 where it could not begin.
+    """
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        checks = Checks(versions=options.accept.split(","))
+        serve(
+            _engine(options),
+            checks,
+            host=options.host,
+            port=options.port,
+            api_key=options.api_key,
+        )
+    except (ModelNotLoaded, OSError, ValueError) as e:
+        print(e, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def _engine(options: argparse.Namespace) -> Engine:
+    if options.script is not None:
+        try:
+            return Script.from_file(options.script)
+        except json.JSONDecodeError as e:
+            raise ValueError(f"{options.script} is not JSON: {e}") from None
+    path = options.model or bundled_model()
+    print(f"Loading {path.name} …", file=sys.stderr, flush=True)
+    return ModelEngine(path, threads=options.threads)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mistral_service.local",
+        description="A Mistral endpoint on this machine, as strict as the real one.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8080, help="0: any (default: %(default)s)")
+    answers = parser.add_mutually_exclusive_group()
+    answers.add_argument("--model", type=Path, help="a GGUF file (default: SmolLM2-135M)")
+    answers.add_argument("--script", type=Path, help="a JSON file with the replies to give")
+    parser.add_argument("--threads", type=int, default=1, help="of the model (default: 1)")
+    parser.add_argument("--api-key", help="the one key that is right (default: any)")
+    parser.add_argument(
+        "--accept",
+        default=",".join(VERSIONS),
+        help="tokenizer versions whose validators must all accept (default: %(default)s)",
+    )
+    return parser
+
+
+def _end(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

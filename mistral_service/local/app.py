@@ -1,0 +1,241 @@
+"""The endpoint's HTTP side: routes, keys, and an engine's pieces in Mistral's wire format."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from mistral_service.local.checks import Checks
+from mistral_service.local.format import ReplyFormat
+from mistral_service.local.models import find_model
+from mistral_service.local.pieces import (
+    Cut,
+    Delta,
+    End,
+    Engine,
+    Headers,
+    Json,
+    Piece,
+    Raw,
+    Refusal,
+    Wait,
+)
+
+
+@dataclass
+class Exchange:
+    """One request and what became of it, for tests to look at.
+
+    Parameters:
+        request: The request's body.
+        headers: The request's headers, names in lower case, without the key.
+        began: When it came, on the monotonic clock.
+        status: The status of the answer; None until there is one.
+        ended: When the answer ended, or the client left; None until then.
+        left: Whether the client left before the end.
+    """
+
+    request: Any
+    headers: dict[str, str]
+    began: float = field(default_factory=time.monotonic)
+    status: int | None = None
+    ended: float | None = None
+    left: bool = False
+
+
+class _Broken(Exception):
+    """The script wants the connection broken: the server closes the socket on any exception."""
+
+
+def create_app(
+    engine: Engine,
+    checks: Checks | None = None,
+    *,
+    api_key: str | None = None,
+    exchanges: list[Exchange] | None = None,
+) -> Starlette:
+    """Make the ASGI application.
+
+    Args:
+        engine: What answers requests that pass.
+        checks: The judges; by default as strict as can be.
+        api_key: The one key that is right; None takes any, but never none.
+        exchanges: A list to which every chat request is appended.
+
+    Returns:
+        The application: `POST /v1/chat/completions`, `GET /v1/models`, `GET /v1/models/{id}`.
+    """
+    judges = checks or Checks()
+
+    def refused_key(request: Request) -> Response | None:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        right = key.strip() == api_key if api_key is not None else bool(key.strip())
+        if scheme.lower() == "bearer" and right:
+            return None
+        return JSONResponse({"detail": "Unauthorized"}, 401)
+
+    async def chat(request: Request) -> Response:
+        if refusal := refused_key(request):
+            return refusal
+        try:
+            body: Any = await request.json()
+        except ValueError as e:
+            issue = {"type": "json_invalid", "loc": ["body"], "msg": f"JSON decode error: {e}"}
+            return JSONResponse({"detail": [{**issue, "input": {}}]}, 422)
+        headers = {k: v for k, v in request.headers.items() if k != "authorization"}
+        exchange = Exchange(body, headers)
+        if exchanges is not None:
+            exchanges.append(exchange)
+        if refusal := judges.judge(body):
+            return _refusal_response(refusal, exchange)
+        return _Answer(engine, body, exchange)
+
+    async def models(request: Request) -> Response:
+        if refusal := refused_key(request):
+            return refusal
+        return JSONResponse({"object": "list", "data": [m.card() for m in judges.models]})
+
+    async def model(request: Request) -> Response:
+        if refusal := refused_key(request):
+            return refusal
+        name = request.path_params["id"]
+        found = find_model(name, judges.models)
+        if found is None:
+            error = {"object": "error", "message": f"Model {name} not found", "type": "not_found"}
+            return JSONResponse({**error, "param": None, "code": "1500"}, 404)
+        return JSONResponse(found.card())
+
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/models", models),
+            Route("/v1/models/{id}", model),
+        ]
+    )
+
+
+class _Answer(Response):
+    """Sends what an engine yields while it yields it, and notices when the client leaves."""
+
+    def __init__(self, engine: Engine, body: Json, exchange: Exchange) -> None:
+        self._engine = engine
+        self._body = body
+        self._exchange = exchange
+        self._begun = False
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sending = asyncio.create_task(self._send(scope, receive, send))
+        leaving = asyncio.create_task(_disconnect(receive))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                self._exchange.left = True
+        finally:
+            for task in (sending, leaving):
+                task.cancel()
+            results = await asyncio.gather(sending, leaving, return_exceptions=True)
+            self._exchange.ended = time.monotonic()
+        if isinstance(results[0], Exception):
+            raise results[0]
+
+    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(_pieces(self._engine, self._body)) as pieces:
+            if self._body.get("stream"):
+                await self._stream(pieces, scope, receive, send)
+            else:
+                await self._whole(pieces, scope, receive, send)
+
+    async def _stream(
+        self, pieces: AsyncIterator[Piece], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        form = ReplyFormat(self._body)
+        async for piece in pieces:
+            match piece:
+                case Refusal():
+                    await _refusal_response(piece, self._exchange)(scope, receive, send)
+                    return
+                case Wait(seconds):
+                    await asyncio.sleep(seconds)
+                case Headers():
+                    await self._begin(send)
+                case Cut():
+                    await self._begin(send)
+                    raise _Broken
+                case Raw(data):
+                    await self._begin(send)
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                case Delta() | End():
+                    await self._begin(send)
+                    for chunk in form.chunks(piece):
+                        data = b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + b"\n\n"
+                        await send({"type": "http.response.body", "body": data, "more_body": True})
+                    if isinstance(piece, End):
+                        data = b"data: [DONE]\n\n"
+                        await send({"type": "http.response.body", "body": data, "more_body": True})
+        await self._begin(send)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _whole(
+        self, pieces: AsyncIterator[Piece], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        form = ReplyFormat(self._body)
+        async for piece in pieces:
+            match piece:
+                case Refusal():
+                    await _refusal_response(piece, self._exchange)(scope, receive, send)
+                    return
+                case Wait(seconds):
+                    await asyncio.sleep(seconds)
+                case Cut():
+                    raise _Broken
+                case Raw(data):
+                    self._exchange.status = 200
+                    await Response(data, media_type="application/json")(scope, receive, send)
+                    return
+                case Delta() | End():
+                    form.gather(piece)
+                case Headers():
+                    pass
+        self._exchange.status = 200
+        await JSONResponse(form.whole())(scope, receive, send)
+
+    async def _begin(self, send: Send) -> None:
+        if self._begun:
+            return
+        self._begun = True
+        self._exchange.status = 200
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-cache"),
+            (b"mistral-correlation-id", ReplyFormat(self._body).id.encode()),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+async def _pieces(engine: Engine, body: Json) -> AsyncGenerator[Piece]:
+    async for piece in engine.answer(body):
+        yield piece
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _refusal_response(refusal: Refusal, exchange: Exchange) -> Response:
+    exchange.status = refusal.status
+    exchange.ended = time.monotonic()
+    headers = dict(refusal.headers)
+    if isinstance(refusal.body, str):
+        return PlainTextResponse(refusal.body, refusal.status, headers)
+    return JSONResponse(refusal.body, refusal.status, headers)

@@ -1,0 +1,247 @@
+"""A request judged as Mistral judges it.
+
+Three judges sit together, and all must accept: the closed schema (422), the validators that Mistral
+publishes in `mistral-common`, one for each version of its tokenizers, and the rules that the hosted
+API and the chat templates of self-hosted models add to them. What satisfies all is accepted by
+every deployment.
+"""
+
+import base64
+import binascii
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, cast
+
+from mistral_common.exceptions import (
+    InvalidAssistantMessageException,
+    InvalidFunctionCallException,
+    InvalidMessageStructureException,
+    InvalidToolException,
+    InvalidToolMessageException,
+    InvalidToolSchemaException,
+    MistralCommonException,
+)
+from mistral_common.protocol.instruct.messages import ChatMessage
+from mistral_common.protocol.instruct.request import ChatCompletionRequest
+from mistral_common.protocol.instruct.validator import (
+    ValidationMode,
+    get_validator,  # pyright: ignore[reportUnknownVariableType]
+)
+from mistral_common.tokens.tokenizers.base import TokenizerVersion
+from pydantic import ValidationError
+
+from mistral_service.local.models import MODELS, Model, find_model
+from mistral_service.local.pieces import Json, Refusal
+from mistral_service.local.schema import issues_of
+
+VERSIONS = ("v3", "v7", "v11", "v13", "v15")
+"""The tokenizer versions that models in use have."""
+
+_ORDER = ("invalid_request_message_order", "3230")
+_CALL = ("invalid_function_call", "3280")
+_CODES: tuple[tuple[type[MistralCommonException], tuple[str, str]], ...] = (
+    (InvalidMessageStructureException, _ORDER),
+    (InvalidFunctionCallException, _CALL),
+    (InvalidToolMessageException, _CALL),
+    (InvalidAssistantMessageException, ("invalid_request_assistant_message", "3240")),
+    (InvalidToolException, ("invalid_tool", "3290")),
+    (InvalidToolSchemaException, ("invalid_tool_schema", "3290")),
+)
+
+_MAX_IMAGES = 8
+_MAX_IMAGE_BYTES = 10 * 1024 * 1024
+_MAX_IMAGE_SIDE = 10_000
+
+_EFFORTS = ("none", "high")
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Judges requests.
+
+    Parameters:
+        versions: The tokenizer versions whose validators must all accept: a subset of `VERSIONS`.
+        hosted: Whether the rules that the hosted API adds hold (R2, R10, R13).
+        templates: Whether the rules of self-hosted models' chat templates hold (R12).
+        models: The models there are.
+    """
+
+    versions: Sequence[str] = VERSIONS
+    hosted: bool = True
+    templates: bool = True
+    models: Sequence[Model] = MODELS
+
+    def __post_init__(self) -> None:
+        for version in self.versions:
+            if version not in VERSIONS:
+                raise ValueError(
+                    f"there is no tokenizer version {version!r}: choose of {', '.join(VERSIONS)}"
+                )
+
+    def judge(self, body: object) -> Refusal | None:
+        """Judge one request.
+
+        Args:
+            body: What the client sent, decoded from JSON.
+
+        Returns:
+            The refusal, as Mistral words it; None if the request is accepted.
+        """
+        if issues := issues_of(body):
+            return Refusal(422, {"detail": issues})
+        request = cast("Json", body)
+        model = find_model(request["model"], self.models)
+        if model is None:
+            return _refusal(f"Invalid model: {request['model']}", "invalid_model", "1500")
+        if (request.get("max_tokens") or 0) >= model.context:
+            issue = {
+                "type": "value_error",
+                "loc": ["body", "max_tokens"],
+                "msg": f"max_tokens must be less than the model's context of {model.context}",
+                "input": request["max_tokens"],
+            }
+            return Refusal(422, {"detail": [issue]})
+        effort = request.get("reasoning_effort")
+        if effort is not None and effort not in _EFFORTS:
+            message = f"reasoning_effort {effort!r} is not supported: choose of {_EFFORTS}"
+            return _refusal(message, "invalid_request_error", "3051")
+        return self._judge_messages(request)
+
+    def _judge_messages(self, request: Json) -> Refusal | None:
+        messages = cast("list[Json]", request["messages"])
+        if self.hosted:
+            for previous, message in pairwise(messages):
+                if previous["role"] == "tool" and message["role"] == "user":
+                    return _refusal("Unexpected role 'user' after role 'tool'", *_ORDER)
+            if messages[-1].get("prefix") and request.get("tools"):
+                message = "Cannot set an assistant prefix with function calling"
+                return _refusal(message, "invalid_request_error", "3051")
+            if refusal := _judge_images(messages):
+                return refusal
+        for version in self.versions:
+            if refusal := _judge_as(version, request):
+                return refusal
+        return _judge_turns(messages) if self.templates else None
+
+
+def _judge_as(version: str, request: Json) -> Refusal | None:
+    """The verdict of the validator that Mistral publishes for one tokenizer version."""
+    messages = [_for_validator(message) for message in cast("list[Json]", request["messages"])]
+    tools = cast("list[Json]", request.get("tools") or [])
+    functions = [tool for tool in tools if tool.get("type", "function") == "function"]
+    validator: Any = get_validator(TokenizerVersion(version), ValidationMode.serving)
+    try:
+        # Of the parameters only the model's name matters here; `reasoning_effort` is refused by
+        # the older validators altogether, although the API takes it for every model.
+        validator.validate_request(
+            ChatCompletionRequest[ChatMessage].model_validate(
+                {"model": request["model"], "messages": messages, "tools": functions or None}
+            )
+        )
+    except MistralCommonException as e:
+        kind, code = next((c for t, c in _CODES if isinstance(e, t)), (None, None))
+        return _refusal(str(e), kind or "invalid_request_error", code or "3051")
+    except ValidationError as e:
+        return _refusal(str(e.errors()[0]["msg"]), "invalid_request_error", "3051")
+    except ValueError as e:
+        return _refusal(str(e), "invalid_request_error", "3051")
+    return None
+
+
+def _for_validator(message: Json) -> Json:
+    """The message with those parts restated that the API takes and the validator does not know."""
+    changed = dict(message)
+    content = message.get("content")
+    if isinstance(content, list):
+        parts = cast("list[Json]", content)
+        changed["content"] = [_part_for_validator(part) for part in parts]
+    if calls := cast("list[Json] | None", message.get("tool_calls")):
+        changed["tool_calls"] = [
+            {name: value for name, value in call.items() if name != "index" and value is not None}
+            for call in calls
+        ]
+    return {name: value for name, value in changed.items() if value is not None}
+
+
+def _part_for_validator(part: Json) -> Json:
+    if part["type"] == "thinking":
+        words = "".join(item.get("text", "") for item in part["thinking"])
+        return {"type": "thinking", "thinking": words, "closed": part.get("closed", True)}
+    if part["type"] in ("document_url", "reference", "file"):
+        return {"type": "text", "text": part["type"]}
+    return part
+
+
+def _judge_images(messages: list[Json]) -> Refusal | None:
+    """R10: how many images there may be, and how large."""
+    urls = [
+        part["image_url"] if isinstance(part["image_url"], str) else part["image_url"]["url"]
+        for message in messages
+        if isinstance(message.get("content"), list)
+        for part in message["content"]
+        if part["type"] == "image_url"
+    ]
+    if len(urls) > _MAX_IMAGES:
+        message = f"At most {_MAX_IMAGES} images are allowed in a request, got {len(urls)}"
+        return _refusal(message, "invalid_request_error", "3051")
+    for url in urls:
+        if fault := _image_fault(url):
+            return _refusal(fault, "invalid_request_error", "3310")
+    return None
+
+
+def _image_fault(url: str) -> str | None:
+    if not url.startswith("data:"):
+        fetched = url.startswith(("http://", "https://"))
+        return None if fetched else f"Image could not be loaded: {url[:80]}"
+    # Imported late: an endpoint that never sees a picture needs no imaging library.
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        data = base64.b64decode(url.partition(",")[2], validate=True)
+        if len(data) > _MAX_IMAGE_BYTES:
+            return f"Image has {len(data)} bytes, more than the {_MAX_IMAGE_BYTES} allowed"
+        with Image.open(io.BytesIO(data)) as image:
+            side = max(image.size)
+    except (binascii.Error, UnidentifiedImageError, OSError, ValueError):
+        return "Image could not be decoded"
+    return (
+        f"Image side of {side} px is over {_MAX_IMAGE_SIDE} px" if side > _MAX_IMAGE_SIDE else None
+    )
+
+
+def _judge_turns(messages: list[Json]) -> Refusal | None:
+    """R12: user and assistant take turns, calls and results aside, and the user begins."""
+    expected = "user"
+    leading = True
+    for message in messages:
+        role = message["role"]
+        if role == "system" and leading:
+            continue
+        leading = False
+        if role == "tool" or (role == "assistant" and message.get("tool_calls")):
+            continue
+        if role != expected:
+            text = (
+                "After the optional system message, conversation roles must alternate "
+                f"user/assistant/user/assistant/...; expected {expected}, got {role}"
+            )
+            return _refusal(text, *_ORDER)
+        expected = "assistant" if expected == "user" else "user"
+    return None
+
+
+def _refusal(message: str, kind: str, code: str) -> Refusal:
+    return Refusal(
+        400,
+        {
+            "object": "error",
+            "message": message,
+            "type": kind,
+            "param": None,
+            "code": code,
+            "raw_status_code": 400,
+        },
+    )

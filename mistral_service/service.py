@@ -1,0 +1,377 @@
+"""The Mistral LLM service: Pipecat's hooks, wired to the parts that do the work."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any, cast
+
+from loguru import logger
+from openai import APITimeoutError, AsyncOpenAI, AsyncStream
+from openai.types.chat import ChatCompletionChunk
+from pipecat.adapters.llm.services.open_ai_adapter import OpenAILLMInvocationParams
+from pipecat.frames.frames import FunctionCallFromLLM
+from pipecat.metrics.metrics import LLMTokenUsage
+from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
+from pipecat.services.openai.llm import OpenAILLMService
+from pipecat.utils.errors import ErrorCategory
+from pipecat.utils.tracing.service_decorators import (
+    traced_llm,  # pyright: ignore[reportUnknownVariableType]
+)
+from pipecat.utils.types import assert_given, is_given
+
+from mistral_service.conversation.adapter import MistralLLMAdapter
+from mistral_service.reply.calls import arguments_of, new_call_id
+from mistral_service.reply.events import Finish, Text, ToolCall
+from mistral_service.reply.reader import ReplyReader
+from mistral_service.settings import DEFAULT_MODEL, MistralLLMSettings
+from mistral_service.wire.chunks import Usage
+from mistral_service.wire.client import error_of, fetch_reply, open_reply, read_chunks
+from mistral_service.wire.errors import MistralError, Reason
+
+DEFAULT_BASE_URL = "https://api.mistral.ai/v1"
+
+# A refusal of one request says nothing about the next: the history may be another by then. Only
+# what will refuse every request makes the service unusable (`ErrorCategory.is_permanent`).
+_CATEGORIES: dict[Reason, ErrorCategory] = {
+    Reason.KEY: ErrorCategory.AUTHENTICATION,
+    Reason.FORBIDDEN: ErrorCategory.AUTHORIZATION,
+    Reason.BLOCKED: ErrorCategory.APPLICATION,
+    Reason.UNKNOWN_MODEL: ErrorCategory.INVALID_REQUEST,
+    Reason.HISTORY: ErrorCategory.APPLICATION,
+    Reason.REQUEST: ErrorCategory.APPLICATION,
+    Reason.TOO_LARGE: ErrorCategory.APPLICATION,
+    Reason.RATE_LIMIT: ErrorCategory.RATE_LIMIT,
+    Reason.QUOTA: ErrorCategory.QUOTA,
+    Reason.CAPACITY: ErrorCategory.SERVER,
+    Reason.SERVER: ErrorCategory.SERVER,
+    Reason.UNREACHABLE: ErrorCategory.CONNECTIVITY,
+    Reason.TIMEOUT: ErrorCategory.CONNECTIVITY,
+    Reason.STREAM: ErrorCategory.SERVER,
+    Reason.EMPTY: ErrorCategory.SERVER,
+}
+
+
+class MistralLLMService(OpenAILLMService):
+    """A Pipecat LLM service that talks to Mistral's chat completions API.
+
+    It takes the place of `pipecat.services.mistral.llm.MistralLLMService`: the same constructor,
+    the same names in `Settings`. Between an `LLMFullResponseStartFrame` and an
+    `LLMFullResponseEndFrame` it pushes the reply as `LLMTextFrame`s while it is streamed, runs the
+    functions that the model calls, and tells what went wrong as an `ErrorFrame` whose `exception`
+    is a `MistralError`.
+
+    Example::
+
+        llm = MistralLLMService(
+            api_key=os.environ["MISTRAL_API_KEY"],
+            settings=MistralLLMService.Settings(model="mistral-small-latest", temperature=0.3),
+        )
+    """
+
+    supports_developer_role = False
+    adapter_class = MistralLLMAdapter
+    Settings = MistralLLMSettings
+    _settings: MistralLLMSettings  # pyright: ignore[reportIncompatibleVariableOverride]
+    _requires_api_key = True
+
+    def __init__(
+        self,
+        *,
+        api_key: str | None = None,
+        base_url: str = DEFAULT_BASE_URL,
+        model: str | None = None,
+        settings: MistralLLMSettings | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Make the service.
+
+        Args:
+            api_key: The key. Defaults to the environment variable `MISTRAL_API_KEY`.
+            base_url: Where the API is. Where it is left at its default, the environment variable
+                `MISTRAL_BASE_URL`, if set, takes its place, so that a bot can be pointed at a
+                local endpoint or a gateway without a change.
+            model: The model to ask.
+
+                .. deprecated:: 0.1.0
+                    As in Pipecat: use `settings=MistralLLMService.Settings(model=...)`.
+
+            settings: What can also be changed in mid-conversation; wins over `model`. The model
+                defaults to `mistral-small-latest`.
+            **kwargs: As Pipecat's OpenAI service takes them: `default_headers`,
+                `run_in_parallel`, `retry_on_timeout`, `retry_timeout_secs`,
+                `function_call_timeout_secs`, ….
+
+        Raises:
+            ValueError: If there is no key, or `base_url` is not an http(s) address.
+        """
+        key = (api_key or os.environ.get("MISTRAL_API_KEY") or "").strip()
+        if not key:
+            raise ValueError(
+                f"{type(self).__name__} needs a key: pass api_key=… or set the environment "
+                "variable MISTRAL_API_KEY (keys are made at console.mistral.ai)."
+            )
+        if base_url == DEFAULT_BASE_URL:
+            base_url = os.environ.get("MISTRAL_BASE_URL") or base_url
+        if not base_url.startswith(("http://", "https://")):
+            raise ValueError(
+                f"{type(self).__name__}(base_url={base_url!r}) is not an address: it must begin "
+                f"with http:// or https://, like {DEFAULT_BASE_URL}."
+            )
+
+        store = self.Settings(model=DEFAULT_MODEL)
+        if model is not None:
+            self._warn_init_param_moved_to_settings("model", "model")
+            store.model = model
+        if settings is not None:
+            store.apply_update(settings)
+        # A bot that reads its model from an unset variable means the default.
+        store.model = store.model or DEFAULT_MODEL
+
+        super().__init__(  # pyright: ignore[reportUnknownMemberType]
+            api_key=key, base_url=base_url, settings=store, **kwargs
+        )
+
+    def create_client(self, *args: Any, **kwargs: Any) -> AsyncOpenAI:
+        """Create the HTTP client; called once, when the service is made.
+
+        Override it to set a proxy or certificates. The service closes the client in `cleanup()`.
+
+        Args:
+            *args: As in Pipecat's OpenAI service: `api_key`, `base_url`, `organization`, ….
+            **kwargs: The same by name.
+
+        Returns:
+            The client.
+        """
+        return super().create_client(  # pyright: ignore[reportUnknownMemberType]
+            *args, **kwargs
+        )
+
+    async def cleanup(self) -> None:
+        """Release what the service holds, its connections among it."""
+        await super().cleanup()
+        await self._client.close()
+
+    def build_chat_completion_params(
+        self, params_from_context: OpenAILLMInvocationParams
+    ) -> dict[str, Any]:
+        """Make the parameters of a request; override it to change them.
+
+        Args:
+            params_from_context: `messages`, `tools` and `tool_choice`, made from the context.
+
+        Returns:
+            The parameters, under Mistral's names. Values that are not given are left out of the
+            body later, as is what Mistral refuses (`mistral_service.wire.request`).
+        """
+        settings = self._settings
+        params: dict[str, Any] = {
+            "model": settings.model,
+            "stream": True,
+            **params_from_context,
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "max_tokens": _least(settings.max_tokens, settings.max_completion_tokens),
+            "frequency_penalty": settings.frequency_penalty,
+            "presence_penalty": settings.presence_penalty,
+            "random_seed": settings.seed,
+            "service_tier": self._service_tier,
+        }
+        params = {name: value for name, value in params.items() if is_given(value)}
+        params.update(settings.extra)
+        return params
+
+    async def get_chat_completions(self, context: LLMContext) -> AsyncStream[ChatCompletionChunk]:
+        """Send the context to Mistral and wait for the reply to begin.
+
+        Args:
+            context: The conversation; left as it is.
+
+        Returns:
+            The stream of the reply.
+        """
+        self._log_llm_response(context)
+        params = self.build_chat_completion_params(await self._invocation_params(context))
+        if not self._retry_on_timeout:
+            return await open_reply(self._client, params)
+        try:
+            return await asyncio.wait_for(
+                open_reply(self._client, params), timeout=self._retry_timeout_secs
+            )
+        except (TimeoutError, APITimeoutError):
+            logger.debug(f"{self}: no answer in {self._retry_timeout_secs} s, asking once more")
+            return await open_reply(self._client, params)
+
+    async def run_inference(
+        self,
+        context: LLMContext,
+        max_tokens: int | None = None,
+        system_instruction: str | None = None,
+        response_schema: dict[str, Any] | None = None,
+    ) -> str | None:
+        """Ask once, outside of the conversation, and wait for the whole reply.
+
+        Args:
+            context: What to ask; left as it is.
+            max_tokens: The most tokens that the reply may have; by default the settings' limit.
+            system_instruction: Takes the place of the settings' instruction.
+            response_schema: A JSON schema that the reply must follow.
+
+        Returns:
+            The reply's words; None if it has none.
+
+        Raises:
+            MistralError: If the request fails.
+        """
+        params = self.build_chat_completion_params(
+            await self._invocation_params(context, system_instruction)
+        )
+        if max_tokens is not None:
+            params["max_tokens"] = max_tokens
+        schema = self._check_response_schema(response_schema)
+        if schema is not None:
+            params["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "response", "schema": schema, "strict": True},
+            }
+        try:
+            chunk = await fetch_reply(self._client, params)
+        except Exception as e:
+            if error := error_of(e):
+                raise error from e
+            raise
+        words = [event.text for event in ReplyReader().feed(chunk) if isinstance(event, Text)]
+        return "".join(words) or None
+
+    @traced_llm
+    async def _process_context(self, context: LLMContext) -> None:
+        """Answer one turn; every error of Mistral or the network leaves as a `MistralError`."""
+        try:
+            await self._answer(context)
+        except Exception as e:
+            error = error_of(e)
+            if error is None:
+                raise
+            await self.cancel_ttfb_metrics()
+            if error.reason is Reason.TIMEOUT:
+                await self._call_event_handler(  # pyright: ignore[reportUnknownMemberType]
+                    "on_completion_timeout"
+                )
+            if error.status_code in (400, 413, 422):
+                # As Pipecat does: a file that came with this turn may be what was refused, and
+                # would be again on every turn to come.
+                context.remove_invalid_file_message()
+            raise error from e
+
+    async def _answer(self, context: LLMContext) -> None:
+        await self.start_ttfb_metrics()
+        stream = await self.get_chat_completions(context)
+        reader = ReplyReader()
+        spoke = False
+        try:
+            async with aclosing(read_chunks(stream)) as chunks:
+                async for chunk in chunks:
+                    for event in reader.feed(chunk):
+                        # Thinking is output, but no answer: it ends TTFB and leaves TTFAT running.
+                        await self.stop_ttfb_metrics()
+                        if isinstance(event, Text):
+                            spoke = True
+                            await self._push_llm_text(event.text)
+                    if reader.calling:
+                        await self.stop_ttfb_metrics()
+                        await self.stop_ttfat_metrics()
+        finally:
+            # An interruption cancels this task: the connection closes here, before anything else.
+            await _close(stream)
+            if reader.model:
+                self.set_full_model_name(reader.model)
+            if reader.usage:
+                await self.start_llm_usage_metrics(_token_usage(reader.usage))
+
+        *calls, end = reader.finish()
+        called = await self._call_functions(context, cast("list[ToolCall]", calls))
+        if not spoke and not called:
+            reason = cast(Finish, end).reason
+            raise MistralError(Reason.EMPTY, f"the reply ended with {reason!r}")
+
+    async def _call_functions(self, context: LLMContext, calls: list[ToolCall]) -> bool:
+        """Run the functions that the model calls; False if there was nothing to run."""
+        function_calls: list[FunctionCallFromLLM] = []
+        for call in calls:
+            try:
+                arguments = arguments_of(call)
+            except ValueError as e:
+                await self.push_error(str(e), exception=e, category=ErrorCategory.APPLICATION)
+                continue
+            function_calls.append(
+                FunctionCallFromLLM(
+                    context=context,
+                    tool_call_id=call.id or new_call_id(),
+                    function_name=call.name,
+                    arguments=arguments,
+                )
+            )
+        await self.run_function_calls(function_calls)
+        # Bad arguments have been told; a call that has its result already leads nowhere.
+        return len(function_calls) < len(calls) or bool(_unanswered(function_calls))
+
+    async def run_function_calls(self, function_calls: Sequence[FunctionCallFromLLM]) -> None:
+        """Run functions, but none whose call has its result in the context already.
+
+        Args:
+            function_calls: The calls, all of one context.
+        """
+        await super().run_function_calls(_unanswered(function_calls))
+
+    def _classify_error(self, exception: Exception) -> ErrorCategory | None:
+        """Tell Pipecat whether an error ends the service or only the turn."""
+        if isinstance(exception, MistralError):
+            return _CATEGORIES[exception.reason]
+        return super()._classify_error(exception)
+
+    async def _invocation_params(
+        self, context: LLMContext, system_instruction: str | None = None
+    ) -> OpenAILLMInvocationParams:
+        return await self.get_llm_adapter().get_llm_invocation_params(
+            context,
+            system_instruction=system_instruction
+            or assert_given(self._settings.system_instruction),
+            convert_developer_to_user=not self.supports_developer_role,
+        )
+
+
+def _unanswered(calls: Sequence[FunctionCallFromLLM]) -> list[FunctionCallFromLLM]:
+    """The calls that have no result in the context yet."""
+    if not calls:
+        return []
+    messages = cast("list[dict[str, Any]]", calls[0].context.get_messages())
+    answered = {
+        message.get("tool_call_id")
+        for message in messages
+        if not isinstance(message, LLMSpecificMessage) and message.get("role") == "tool"
+    }
+    return [call for call in calls if call.tool_call_id not in answered]
+
+
+def _least(*limits: Any) -> int | None:
+    given = [limit for limit in limits if isinstance(limit, int)]
+    return min(given, default=None)
+
+
+def _token_usage(usage: Usage) -> LLMTokenUsage:
+    return LLMTokenUsage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.total_tokens,
+        cache_read_input_tokens=usage.cached_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+    )
+
+
+async def _close(stream: AsyncStream[Any] | AsyncIterator[Any]) -> None:
+    for name in ("close", "aclose"):
+        close = getattr(stream, name, None)
+        if close is not None:
+            await close()
+            return

@@ -1,0 +1,169 @@
+"""The shell that talks HTTP: opens a streamed reply and reads it, or fetches a whole one.
+
+The connection, the key and the headers are the OpenAI client's, so that what a user sets there
+(proxies, certificates, default headers) holds. What travels over it is ours: the body as Mistral's
+closed schema wants it, and the bytes of the stream.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any
+
+from openai import (
+    NOT_GIVEN,
+    APIConnectionError,
+    APIError,
+    APIStatusError,
+    APITimeoutError,
+    AsyncOpenAI,
+    AsyncStream,
+    Omit,
+)
+from openai._types import NotGiven
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from mistral_service.wire.chunks import Chunk, chunk_from_mapping, parse_chunk
+from mistral_service.wire.errors import MistralError, Reason
+from mistral_service.wire.request import request_body
+from mistral_service.wire.sse import EventTooLong, SSEDecoder
+
+_PATH = "/chat/completions"
+_UNSET = (NotGiven, Omit)
+_DONE = b"[DONE]"
+
+
+async def open_reply(
+    client: AsyncOpenAI, params: Mapping[str, Any]
+) -> AsyncStream[ChatCompletionChunk]:
+    """Send a request and wait for the headers of its streamed reply.
+
+    Args:
+        client: The client whose connections and key are used.
+        params: Parameters of the chat completion, under OpenAI's or Mistral's names; the client's
+            own options (`extra_headers`, `timeout`, …) are understood.
+
+    Returns:
+        The stream, not yet read. Read it with `read_chunks`, and close it.
+
+    Raises:
+        openai.APIError: If the request is refused or nobody answers.
+    """
+    return await client.post(
+        _PATH,
+        body=request_body({**params, "stream": True}, unset=_UNSET),
+        options=_options(params),
+        cast_to=ChatCompletionChunk,
+        stream=True,
+        stream_cls=AsyncStream[ChatCompletionChunk],
+    )
+
+
+async def read_chunks(
+    stream: AsyncStream[ChatCompletionChunk] | AsyncIterator[ChatCompletionChunk],
+) -> AsyncGenerator[Chunk]:
+    """Read a streamed reply.
+
+    Args:
+        stream: What `open_reply` returned; or, from a service that overrides
+            `get_chat_completions`, an iterator of the OpenAI client's chunks.
+
+    Yields:
+        The chunks, until the stream says that it is done, or ends.
+
+    Raises:
+        MistralError: If something in the stream is no chunk.
+        httpx.HTTPError: If the connection breaks (of the family of httpx that `openai` uses).
+    """
+    if not isinstance(stream, AsyncStream):
+        async for chunk in stream:
+            yield chunk_from_mapping(chunk.model_dump())
+        return
+
+    decoder = SSEDecoder()
+    try:
+        async for data in stream.response.aiter_bytes():
+            for payload in decoder.feed(data):
+                if payload.startswith(_DONE):
+                    return
+                yield parse_chunk(payload)
+    except EventTooLong as e:
+        raise MistralError(Reason.STREAM, str(e)) from e
+    for payload in decoder.finish():
+        if not payload.startswith(_DONE):
+            yield parse_chunk(payload)
+
+
+async def fetch_reply(client: AsyncOpenAI, params: Mapping[str, Any]) -> Chunk:
+    """Send a request and wait for its whole reply.
+
+    Args:
+        client: The client whose connections and key are used.
+        params: As for `open_reply`.
+
+    Returns:
+        The reply, as one chunk.
+
+    Raises:
+        openai.APIError: If the request is refused or nobody answers.
+        MistralError: If the answer is no chat completion.
+    """
+    reply = await client.post(
+        _PATH,
+        body=request_body({**params, "stream": False}, unset=_UNSET),
+        options=_options(params),
+        cast_to=ChatCompletion,
+    )
+    return chunk_from_mapping(reply.model_dump())
+
+
+def error_of(exception: Exception) -> MistralError | None:
+    """Understand what the client raised.
+
+    Args:
+        exception: Any exception from the functions above.
+
+    Returns:
+        The same as a `MistralError`; None if it has nothing to do with Mistral or the network.
+    """
+    if isinstance(exception, MistralError):
+        return exception
+    if isinstance(exception, APIStatusError):
+        return MistralError.from_response(
+            exception.status_code,
+            exception.body if exception.body is not None else exception.response.text,
+            exception.response.headers,
+        )
+    if isinstance(exception, APITimeoutError):
+        return MistralError(Reason.TIMEOUT)
+    if isinstance(exception, APIConnectionError):
+        return MistralError(Reason.UNREACHABLE, _cause(exception))
+    if isinstance(exception, APIError):
+        return MistralError.from_stream(exception.body or exception.message)
+    # httpx and its successor httpx2 name their errors alike; `openai` brings one or the other.
+    names = {base.__name__ for base in type(exception).__mro__}
+    if "TimeoutException" in names:
+        return MistralError(Reason.TIMEOUT)
+    if "TransportError" in names or isinstance(exception, OSError):
+        return MistralError(Reason.UNREACHABLE, str(exception))
+    return None
+
+
+def _options(params: Mapping[str, Any]) -> Any:
+    """The client's own options, in the form that its `post` takes."""
+    options: dict[str, Any] = {}
+    if params.get("extra_headers"):
+        options["headers"] = params["extra_headers"]
+    if params.get("extra_query"):
+        options["params"] = params["extra_query"]
+    if params.get("timeout", NOT_GIVEN) is not NOT_GIVEN:
+        options["timeout"] = params["timeout"]
+    return options
+
+
+def _cause(exception: BaseException) -> str:
+    """The network's own words: the deepest cause that has some."""
+    said = ""
+    cause: BaseException | None = exception.__cause__ or exception.__context__
+    while cause is not None:
+        said = str(cause) or said
+        cause = cause.__cause__ or cause.__context__
+    return said

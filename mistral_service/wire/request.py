@@ -1,0 +1,53 @@
+"""What the service wants to say to the body that Mistral takes.
+
+Mistral's schema is closed: one field that it does not know and the request is refused (422). So
+what OpenAI's clients know and Mistral does not is renamed or left out here, in one place.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+# OpenAI's name → Mistral's.
+_RENAMED = {"seed": "random_seed", "max_completion_tokens": "max_tokens"}
+
+# OpenAI's fields that Mistral refuses and that have no counterpart.
+_REFUSED = frozenset({"stream_options", "store", "user"})
+
+# Keyword arguments of the OpenAI client that are not part of the body.
+CLIENT_OPTIONS = frozenset({"extra_headers", "extra_query", "extra_body", "timeout"})
+
+
+def request_body(params: Mapping[str, Any], *, unset: tuple[type, ...] = ()) -> dict[str, Any]:
+    """Make the JSON body of a chat completion.
+
+    Args:
+        params: Parameters under OpenAI's or Mistral's names. None and unset values are left out,
+            client options (`CLIENT_OPTIONS`) too, but for `extra_body`, whose fields join the body
+            as they are. Where OpenAI's and Mistral's name of one parameter are both given,
+            Mistral's wins.
+        unset: Types whose instances mean "not given".
+
+    Returns:
+        The body, with Mistral's names. `tools` and `tool_choice` are absent where no function may
+        be called: an empty list is refused, and `tool_choice: "none"` garbles replies.
+    """
+    given = {
+        name: value
+        for name, value in params.items()
+        if value is not None
+        and not isinstance(value, unset)
+        and name not in CLIENT_OPTIONS
+        and name not in _REFUSED
+    }
+    body: dict[str, Any] = {}
+    for name, value in given.items():
+        theirs = _RENAMED.get(name, name)
+        if theirs == name or theirs not in given:
+            body[theirs] = value
+    body.update(params.get("extra_body") or {})
+
+    if not body.get("tools") or body.get("tool_choice") == "none":
+        body.pop("tools", None)
+        body.pop("tool_choice", None)
+        body.pop("parallel_tool_calls", None)
+    return body

@@ -1,0 +1,110 @@
+"""Bytes of a `text/event-stream` to the payloads of its events.
+
+A pure, incremental decoder of the part of the standard that chat completions use
+(https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream):
+only `data` fields matter, `event`, `id` and `retry` are read over.
+
+Usage::
+
+    decoder = SSEDecoder()
+    for data in socket:
+        for payload in decoder.feed(data):
+            ...
+"""
+
+import re
+
+# "A line ends with CRLF, LF or CR" and nothing else: U+2028 and U+0085 are legal inside JSON,
+# which is why `str.splitlines` may not be used here.
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+
+# "If the stream starts with a byte order mark, ignore it."
+_BOM = b"\xef\xbb\xbf"
+
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+"""Bytes that one event may take before the stream is given up as broken.
+
+A chunk of a chat completion takes some hundred bytes, a whole reply in one event some hundred
+thousand; the bound only keeps a stream without line ends from filling the memory.
+"""
+
+
+class EventTooLong(ValueError):
+    """An event grew past `MAX_EVENT_BYTES`."""
+
+
+class SSEDecoder:
+    """Turns reads of any size into the payloads of the events that they complete.
+
+    Multi-byte characters, line ends and events may be split anywhere between reads.
+    """
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+        self._data: list[bytes] = []
+        self._size = 0
+        self._at_start = True
+        self._after_cr = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take what a read returned.
+
+        Args:
+            data: The bytes read, in any portion.
+
+        Returns:
+            The payloads of the events completed by this read, in order: the bytes of their `data`
+            fields (UTF-8), joined by line feeds where an event has several.
+
+        Raises:
+            EventTooLong: If one event has more than `MAX_EVENT_BYTES`.
+        """
+        if self._after_cr and data:
+            # The CR has ended its line already; an LF after it belongs to the same line end.
+            data = data.removeprefix(b"\n")
+            self._after_cr = False
+        self._rest += data
+        if self._at_start:
+            if len(self._rest) < len(_BOM) and _BOM.startswith(self._rest):
+                return []
+            data = bytes(self._rest.removeprefix(_BOM))
+            self._rest = bytearray(data)
+            self._at_start = False
+
+        if b"\n" not in data and b"\r" not in data:
+            lines: list[bytes] = []
+        else:
+            *lines, rest = _LINE_END.split(bytes(self._rest))
+            self._after_cr = data.endswith(b"\r")
+            self._rest = bytearray(rest)
+        if len(self._rest) + self._size > MAX_EVENT_BYTES:
+            raise EventTooLong(f"an event has more than {MAX_EVENT_BYTES} bytes")
+        return self._take(lines)
+
+    def finish(self) -> list[bytes]:
+        """Take the end of the stream.
+
+        The standard drops an event without its closing blank line. A server that forgets that
+        line has still sent the whole payload, and a caller would hear its last word missing: so
+        the event counts.
+
+        Returns:
+            The payload of the unfinished event, if there is one.
+        """
+        rest, self._rest = bytes(self._rest), bytearray()
+        return self._take([rest, b""])
+
+    def _take(self, lines: list[bytes]) -> list[bytes]:
+        payloads: list[bytes] = []
+        for line in lines:
+            if not line:
+                if self._data:
+                    payloads.append(b"\n".join(self._data))
+                    self._data = []
+                    self._size = 0
+            elif line.startswith(b"data"):
+                name, _, value = line.partition(b":")
+                if name == b"data":
+                    self._data.append(value.removeprefix(b" "))
+                    self._size += len(value)
+        return payloads

@@ -1,0 +1,55 @@
+"""What the tests share: an endpoint, a pipeline, and a way to see what comes out of it."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from loguru import logger
+
+from mistral_service import MistralLLMService
+from mistral_service.local import Checks, LocalMistral, Reply, Script
+
+logger.remove()
+
+
+@pytest.fixture(autouse=True)
+def _no_key_from_outside(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """No test but a live one speaks to Mistral, whatever the developer's shell has set."""
+    if request.node.get_closest_marker("live") is None:
+        monkeypatch.delenv("MISTRAL_API_KEY", raising=False)
+        monkeypatch.delenv("MISTRAL_BASE_URL", raising=False)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., LocalMistral]]:
+    """Start strict endpoints: `serve(Reply("Hello."), Reply(status=429))`."""
+    with ExitStack() as stack:
+
+        def start(*replies: Reply, checks: Checks | None = None, **options) -> LocalMistral:
+            return stack.enter_context(LocalMistral(Script(*replies), checks, **options))
+
+        yield start
+
+
+@pytest.fixture
+def service_for() -> Callable[..., MistralLLMService]:
+    """Make services that talk to an endpoint: `service_for(mistral, temperature=0.2)`."""
+
+    def make(mistral: LocalMistral, **options) -> MistralLLMService:
+        names = {"api_key", "settings", "default_headers", "run_in_parallel", "retry_on_timeout"}
+        given = {k: options.pop(k) for k in list(options) if k in names or k.startswith("retry_")}
+        given.setdefault("api_key", "test-key")
+        if options:
+            given["settings"] = MistralLLMService.Settings(**options)
+        return MistralLLMService(base_url=mistral.base_url, **given)
+
+    return make
+
+
+async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Wait for something to become true."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, "waited in vain"
+        await asyncio.sleep(0.005)
