@@ -18,6 +18,9 @@ Rule = Callable[[Messages], Messages]
 BRIDGE = "Understood."
 """What the assistant says between a function's result and the user's next words (R2)."""
 
+GO_ON = "(Go on.)"
+"""What the user says between the assistant's words and the call it makes after them (R8, R12)."""
+
 OPENING = "(The conversation begins.)"
 """What the user says where a conversation has to begin with the user and does not (R5, R12)."""
 
@@ -74,6 +77,27 @@ def the_assistant_answers_a_result(messages: Messages) -> Messages:
     return result
 
 
+def words_and_calls_stand_apart(messages: Messages) -> Messages:
+    """R8, R12: words and calls are two messages, with the user between them.
+
+    Tokenizers before v7 take no message that has both, and templates count words followed by an
+    answer as two turns of the assistant. Prevents "must have either content or tool_calls, but not
+    both", and "conversation roles must alternate".
+    """
+    result: Messages = []
+    for message in messages:
+        if not message.get("tool_calls"):
+            result.append(message)
+            continue
+        if has_content(message.get("content")):
+            result.append({k: v for k, v in message.items() if k != "tool_calls"})
+            message = {k: v for k, v in message.items() if k != "content"}
+        if result and result[-1].get("role") == "assistant" and not result[-1].get("tool_calls"):
+            result.append({"role": "user", "content": GO_ON})
+        result.append(message)
+    return result
+
+
 def the_user_begins(messages: Messages) -> Messages:
     """R5, R12: after the system block the user speaks first, and somebody speaks.
 
@@ -121,6 +145,7 @@ RULES: Sequence[Rule] = (
     instructions_where_they_stand,
     empty_assistant_messages_go,
     the_assistant_answers_a_result,
+    words_and_calls_stand_apart,
     neighbours_merge,
     the_user_begins,
     a_last_assistant_message_is_a_prefix,
@@ -162,8 +187,8 @@ def _may_merge(first: Message, second: Message) -> bool:
     role = first.get("role")
     if role != second.get("role") or role not in ("system", "user", "assistant"):
         return False
-    # Calls have to stay next to their results.
-    return not first.get("tool_calls")
+    # Calls stay next to their results, and apart from words.
+    return not first.get("tool_calls") and not second.get("tool_calls")
 
 
 def _merged(first: Message, second: Message) -> Message:

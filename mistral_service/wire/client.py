@@ -5,6 +5,8 @@ The connection, the key and the headers are the OpenAI client's, so that what a 
 closed schema wants it, and the bytes of the stream.
 """
 
+import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
@@ -29,6 +31,7 @@ from mistral_service.wire.sse import EventTooLong, SSEDecoder
 _PATH = "/chat/completions"
 _UNSET = (NotGiven, Omit)
 _DONE = b"[DONE]"
+_DRAIN_SECONDS = 0.1
 
 
 async def open_reply(
@@ -79,10 +82,12 @@ async def read_chunks(
         return
 
     decoder = SSEDecoder()
+    reads = stream.response.aiter_bytes()
     try:
-        async for data in stream.response.aiter_bytes():
+        async for data in reads:
             for payload in decoder.feed(data):
                 if payload.startswith(_DONE):
+                    await _drain(reads)
                     return
                 yield parse_chunk(payload)
     except EventTooLong as e:
@@ -90,6 +95,18 @@ async def read_chunks(
     for payload in decoder.finish():
         if not payload.startswith(_DONE):
             yield parse_chunk(payload)
+
+
+async def _drain(reads: AsyncIterator[bytes]) -> None:
+    """Read what follows the last event, so that the connection can serve the next turn.
+
+    That is the end mark of the body, which comes with the last event or right after it. A server
+    that keeps the body open costs one connection rather than the caller's time.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            async for _ in reads:
+                pass
 
 
 async def fetch_reply(client: AsyncOpenAI, params: Mapping[str, Any]) -> Chunk:
