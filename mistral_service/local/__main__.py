@@ -11,7 +11,7 @@ from mistral_service.local.checks import VERSIONS, Checks
 from mistral_service.local.engine import ModelEngine, ModelNotLoaded, bundled_model
 from mistral_service.local.pieces import Engine
 from mistral_service.local.script import Script
-from mistral_service.local.server import serve
+from mistral_service.local.server import bind, serve
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,13 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _end)
     try:
         checks = Checks(versions=options.accept.split(","))
-        serve(
-            _engine(options),
-            checks,
-            host=options.host,
-            port=options.port,
-            api_key=options.api_key,
-        )
+        # The port before the model: whoever has the wrong port should not wait to hear of it.
+        with bind(options.host, options.port) as listener:
+            serve(listener, _engine(options), checks, api_key=options.api_key)
     except (ModelNotLoaded, OSError, ValueError) as e:
         print(e, file=sys.stderr)
         return 1

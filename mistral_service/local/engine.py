@@ -139,6 +139,8 @@ def _body(request: Json) -> Json:
         "stream_options": {"include_usage": True},
         "cache_prompt": True,
         "max_tokens": DEFAULT_MAX_TOKENS,
+        # Without it a small model repeats itself after a sentence or two.
+        "repeat_penalty": request.get("repetition_penalty") or 1.1,
     }
     for name in _PASSED:
         if request.get(name) is not None:

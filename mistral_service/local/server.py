@@ -20,14 +20,14 @@ class PortInUse(OSError):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take a port.
+    """Take a port and listen on it; what connects waits until it is served.
 
     Args:
         host: The address to listen on.
         port: The port; 0 takes any that is free.
 
     Returns:
-        The bound socket.
+        The listening socket.
 
     Raises:
         PortInUse: If another program has the port; the message says what to do.
@@ -38,6 +38,7 @@ def bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(128)
     except OSError as e:
         listener.close()
         if e.errno in (48, 98, 10048):  # EADDRINUSE on macOS, Linux and Windows
@@ -136,22 +137,18 @@ class LocalMistral:
 
 
 def serve(
-    engine: Engine, checks: Checks | None, *, host: str, port: int, api_key: str | None = None
+    listener: socket.socket, engine: Engine, checks: Checks | None, *, api_key: str | None = None
 ) -> None:
     """Run the endpoint until the process is told to end (Ctrl-C, SIGTERM).
 
     Args:
+        listener: The socket to serve, from `bind`.
         engine: What answers; closed at the end.
         checks: The judges.
-        host: The address to listen on.
-        port: The port; 0 takes any that is free.
         api_key: The one key that is right; None takes any.
-
-    Raises:
-        PortInUse: If another program has the port.
     """
-    listener = bind(host, port)
-    print(f"Mistral endpoint: http://{host}:{listener.getsockname()[1]}/v1", flush=True)
+    host, port = listener.getsockname()[:2]
+    print(f"Mistral endpoint: http://{host}:{port}/v1", flush=True)
     config = uvicorn.Config(
         create_app(engine, checks, api_key=api_key),
         log_level="warning",

@@ -1,0 +1,61 @@
+"""What the house must keep: arrows that point down, and a public face that stays small."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mistral_service
+
+PACKAGE = Path(mistral_service.__file__).parent
+WITHOUT_PIPECAT = [
+    *sorted((PACKAGE / "wire").glob("*.py")),
+    *sorted((PACKAGE / "reply").glob("*.py")),
+    *sorted((PACKAGE / "local").glob("*.py")),
+    PACKAGE / "conversation" / "rules.py",
+]
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("path", WITHOUT_PIPECAT, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_the_core_knows_no_pipecat(path: Path):
+    assert not [name for name in imported(path) if name.split(".")[0] == "pipecat"]
+
+
+def test_the_wire_can_be_used_where_pipecat_is_not_loaded():
+    code = (
+        "import sys; import mistral_service.wire.sse, mistral_service.reply.reader; "
+        "import mistral_service.conversation.rules; print('pipecat' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("room", ["wire", "conversation", "reply"])
+def test_arrows_point_down(room: str):
+    above = {
+        "wire": {"conversation", "reply", "service", "local", "demo"},
+        "conversation": {"reply", "service", "local", "demo"},
+        "reply": {"conversation", "service", "local", "demo"},
+    }[room]
+    for path in (PACKAGE / room).glob("*.py"):
+        rooms = {n.split(".")[1] for n in imported(path) if n.startswith("mistral_service.")}
+        assert not rooms & above, path
+
+
+def test_every_public_name_is_there():
+    for name in mistral_service.__all__:
+        assert getattr(mistral_service, name)
+    with pytest.raises(AttributeError, match="nonesuch"):
+        _ = mistral_service.nonesuch
