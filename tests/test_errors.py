@@ -46,7 +46,7 @@ FORMS = [
         "3600",
         "Service unavailable.",
     ),
-    (400, {"message": "Invalid model: x", "type": "invalid_model"}, Reason.UNKNOWN_MODEL, None, "x"),
+    (400, {"message": "No model x", "type": "invalid_model"}, Reason.UNKNOWN_MODEL, None, "x"),
     (
         429,
         {"message": "Rate limit exceeded", "type": "rate_limited", "code": "1300"},

@@ -93,7 +93,7 @@ def test_a_missing_key_is_told_with_what_to_do(key):
 
 
 def test_an_address_that_is_none_is_told():
-    with pytest.raises(ValueError, match="api.example.com.*http"):
+    with pytest.raises(ValueError, match=r"api\.example\.com.*http"):
         MistralLLMService(api_key="k", base_url="api.example.com/v1")
 
 
@@ -119,9 +119,7 @@ async def test_a_reply_is_words_between_start_and_end(serve, service_for):
     kinds = [
         type(frame)
         for frame in call.frames
-        if isinstance(
-            frame, LLMFullResponseStartFrame | LLMTextFrame | LLMFullResponseEndFrame
-        )
+        if isinstance(frame, LLMFullResponseStartFrame | LLMTextFrame | LLMFullResponseEndFrame)
     ]
     assert kinds == [LLMFullResponseStartFrame, *[LLMTextFrame] * 5, LLMFullResponseEndFrame]
     assert call.context.get_messages()[-1] == {
