@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, cast
@@ -13,23 +14,49 @@ from pipecat.adapters.llm.services.open_ai_adapter import OpenAILLMInvocationPar
 from pipecat.frames.frames import FunctionCallFromLLM
 from pipecat.metrics.metrics import LLMTokenUsage
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
+from pipecat.services.openai.base_llm import OpenAILLMSettings
 from pipecat.services.openai.llm import OpenAILLMService
+from pipecat.services.settings import LLMSettings
 from pipecat.utils.errors import ErrorCategory
 from pipecat.utils.tracing.service_decorators import (
     traced_llm,  # pyright: ignore[reportUnknownVariableType]
 )
-from pipecat.utils.types import assert_given, is_given
+from pipecat.utils.types import assert_given
 
 from mistral_service.conversation.adapter import MistralLLMAdapter
+from mistral_service.conversation.run import Run
+from mistral_service.conversation.tools import ToolsNotPassable
 from mistral_service.reply.calls import arguments_of, new_call_id
 from mistral_service.reply.events import Finish, Text, ToolCall
+from mistral_service.reply.prefix import RepeatedPrefix
 from mistral_service.reply.reader import ReplyReader
-from mistral_service.settings import DEFAULT_MODEL, MistralLLMSettings
+from mistral_service.settings import (
+    DEFAULT_MODEL,
+    UNSET,
+    BadSetting,
+    MistralLLMSettings,
+    check_settings,
+)
 from mistral_service.wire.chunks import Usage
 from mistral_service.wire.client import error_of, fetch_reply, open_reply, read_chunks
 from mistral_service.wire.errors import MistralError, Reason
 
 DEFAULT_BASE_URL = "https://api.mistral.ai/v1"
+
+# Settings that Mistral knows by the same name, with the same values.
+_SENT_AS_THEY_ARE = (
+    "safe_prompt",
+    "response_format",
+    "parallel_tool_calls",
+    "reasoning_effort",
+    "prompt_mode",
+    "prediction",
+    "stop",
+    "n",
+    "prompt_cache_key",
+    "guardrails",
+    "metadata",
+)
 
 # A refusal of one request says nothing about the next: the history may be another by then. Only
 # what will refuse every request makes the service unusable (`ErrorCategory.is_permanent`).
@@ -103,7 +130,8 @@ class MistralLLMService(OpenAILLMService):
                 `function_call_timeout_secs`, ….
 
         Raises:
-            ValueError: If there is no key, or `base_url` is not an http(s) address.
+            ValueError: If there is no key, `base_url` is not an http(s) address, or a setting has a
+                value that is not allowed (`BadSetting`).
         """
         key = (api_key or os.environ.get("MISTRAL_API_KEY") or "").strip()
         if not key:
@@ -119,7 +147,8 @@ class MistralLLMService(OpenAILLMService):
                 f"with http:// or https://, like {DEFAULT_BASE_URL}."
             )
 
-        store = self.Settings(model=DEFAULT_MODEL)
+        store = self.Settings.complete()
+        store.prompt_cache_key = f"pipecat-{uuid.uuid4().hex}"
         if model is not None:
             self._warn_init_param_moved_to_settings("model", "model")
             store.model = model
@@ -127,6 +156,7 @@ class MistralLLMService(OpenAILLMService):
             store.apply_update(settings)
         # A bot that reads its model from an unset variable means the default.
         store.model = store.model or DEFAULT_MODEL
+        check_settings(store)
 
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             api_key=key, base_url=base_url, settings=store, **kwargs
@@ -175,10 +205,11 @@ class MistralLLMService(OpenAILLMService):
             "max_tokens": _least(settings.max_tokens, settings.max_completion_tokens),
             "frequency_penalty": settings.frequency_penalty,
             "presence_penalty": settings.presence_penalty,
-            "random_seed": settings.seed,
-            "service_tier": self._service_tier,
+            "random_seed": _first(settings.random_seed, settings.seed),
+            "service_tier": _first(settings.service_tier, self._service_tier),
+            **{name: getattr(settings, name) for name in _SENT_AS_THEY_ARE},
         }
-        params = {name: value for name, value in params.items() if is_given(value)}
+        params = {k: v for k, v in params.items() if v is not None and not isinstance(v, UNSET)}
         params.update(settings.extra)
         return params
 
@@ -244,6 +275,29 @@ class MistralLLMService(OpenAILLMService):
         words = [event.text for event in ReplyReader().feed(chunk) if isinstance(event, Text)]
         return "".join(words) or None
 
+    async def _update_settings(self, delta: LLMSettings) -> dict[str, Any]:
+        """Apply an update, whole or not at all.
+
+        A running reply is not disturbed: it was asked for with the settings of its time.
+
+        Args:
+            delta: The settings that change.
+
+        Returns:
+            The fields that changed, with the values they had; empty for an update that is refused,
+            which is told as an `ErrorFrame` that leaves the service usable.
+        """
+        try:
+            check_settings(cast(OpenAILLMSettings, delta))
+            if delta.model is None:
+                raise BadSetting("model", None, "the name of a model")
+        except BadSetting as e:
+            await self.push_error(
+                f"Settings left as they were: {e}", exception=e, category=ErrorCategory.APPLICATION
+            )
+            return {}
+        return await super()._update_settings(delta)
+
     @traced_llm
     async def _process_context(self, context: LLMContext) -> None:
         """Answer one turn; every error of Mistral or the network leaves as a `MistralError`."""
@@ -267,7 +321,7 @@ class MistralLLMService(OpenAILLMService):
     async def _answer(self, context: LLMContext) -> None:
         await self.start_ttfb_metrics()
         stream = await self.get_chat_completions(context)
-        reader = ReplyReader()
+        reader, prefix = ReplyReader(), RepeatedPrefix(self._rules_run.prefix)
         spoke = False
         try:
             async with aclosing(read_chunks(stream)) as chunks:
@@ -275,9 +329,9 @@ class MistralLLMService(OpenAILLMService):
                     for event in reader.feed(chunk):
                         # Thinking is output, but no answer: it ends TTFB and leaves TTFAT running.
                         await self.stop_ttfb_metrics()
-                        if isinstance(event, Text):
+                        if isinstance(event, Text) and (words := prefix.feed(event.text)):
                             spoke = True
-                            await self._push_llm_text(event.text)
+                            await self._push_llm_text(words)
                     if reader.calling:
                         await self.stop_ttfb_metrics()
                         await self.stop_ttfat_metrics()
@@ -289,6 +343,9 @@ class MistralLLMService(OpenAILLMService):
             if reader.usage:
                 await self.start_llm_usage_metrics(_token_usage(reader.usage))
 
+        if words := prefix.finish():
+            spoke = True
+            await self._push_llm_text(words)
         *calls, end = reader.finish()
         called = await self._call_functions(context, cast("list[ToolCall]", calls))
         if not spoke and not called:
@@ -297,6 +354,7 @@ class MistralLLMService(OpenAILLMService):
 
     async def _call_functions(self, context: LLMContext, calls: list[ToolCall]) -> bool:
         """Run the functions that the model calls; False if there was nothing to run."""
+        run = self._rules_run
         function_calls: list[FunctionCallFromLLM] = []
         for call in calls:
             try:
@@ -307,8 +365,8 @@ class MistralLLMService(OpenAILLMService):
             function_calls.append(
                 FunctionCallFromLLM(
                     context=context,
-                    tool_call_id=call.id or new_call_id(),
-                    function_name=call.name,
+                    tool_call_id=run.call_ids.get(call.id or "", call.id) or new_call_id(),
+                    function_name=run.names.get(call.name, call.name),
                     arguments=arguments,
                 )
             )
@@ -328,16 +386,28 @@ class MistralLLMService(OpenAILLMService):
         """Tell Pipecat whether an error ends the service or only the turn."""
         if isinstance(exception, MistralError):
             return _CATEGORIES[exception.reason]
+        if isinstance(exception, ToolsNotPassable):
+            return ErrorCategory.APPLICATION
         return super()._classify_error(exception)
+
+    @property
+    def _rules_run(self) -> Run:
+        adapter: object = self.get_llm_adapter()
+        return adapter.run if isinstance(adapter, MistralLLMAdapter) else Run()
 
     async def _invocation_params(
         self, context: LLMContext, system_instruction: str | None = None
     ) -> OpenAILLMInvocationParams:
-        return await self.get_llm_adapter().get_llm_invocation_params(
+        adapter: Any = self.get_llm_adapter()
+        options: dict[str, Any] = {}
+        if isinstance(adapter, MistralLLMAdapter):
+            options["tool_choice"] = _first(self._settings.tool_choice)
+        return await adapter.get_llm_invocation_params(
             context,
             system_instruction=system_instruction
             or assert_given(self._settings.system_instruction),
             convert_developer_to_user=not self.supports_developer_role,
+            **options,
         )
 
 
@@ -352,6 +422,11 @@ def _unanswered(calls: Sequence[FunctionCallFromLLM]) -> list[FunctionCallFromLL
         if not isinstance(message, LLMSpecificMessage) and message.get("role") == "tool"
     }
     return [call for call in calls if call.tool_call_id not in answered]
+
+
+def _first(*values: Any) -> Any:
+    """The first value that is given."""
+    return next((v for v in values if v is not None and not isinstance(v, UNSET)), None)
 
 
 def _least(*limits: Any) -> int | None:

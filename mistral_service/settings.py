@@ -1,22 +1,194 @@
-"""What can be set, before and during a conversation."""
+"""What can be set, before and during a conversation, and what each setting may be."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal
 
+from openai._types import NotGiven as OpenAINotGiven
+from openai._types import Omit
 from pipecat.services.openai.base_llm import OpenAILLMSettings
+from pipecat.utils.types import NOT_GIVEN, NotGiven
+from pydantic import Field, TypeAdapter, ValidationError
 
 DEFAULT_MODEL = "mistral-small-latest"
 """The model asked when none is named: Pipecat's own service asks the same."""
+
+UNSET = (NotGiven, OpenAINotGiven, Omit)
+"""The types whose instances mean "not given", Pipecat's and the OpenAI client's."""
+
+
+def _not_given() -> Any:
+    return field(default_factory=lambda: NOT_GIVEN)
 
 
 @dataclass
 class MistralLLMSettings(OpenAILLMSettings):
     """Settings for `MistralLLMService`.
 
-    All of Pipecat's own names hold: `model`, `system_instruction`, `temperature`, `top_p`,
-    `max_tokens` and `max_completion_tokens` (both limit the reply), `frequency_penalty`,
-    `presence_penalty`, `seed` (sent as `random_seed`), `extra` (further fields of the request's
-    body, under Mistral's names: `extra={"safe_prompt": True}`).
+    All of Pipecat's own names hold: `model`, `system_instruction`, `temperature` (0 to 1.5),
+    `top_p`, `max_tokens` and `max_completion_tokens` (both limit the reply), `frequency_penalty`
+    and `presence_penalty` (-2 to 2), `seed`, `extra` (further fields of the request's body, under
+    Mistral's names), and those that Pipecat's framework sets by frame.
 
-    Change them in mid-conversation with
-    `LLMUpdateSettingsFrame(delta=MistralLLMService.Settings(temperature=0.2))`.
+    Every field can change in mid-conversation, between turns or during one, with
+    `LLMUpdateSettingsFrame(delta=MistralLLMService.Settings(temperature=0.2))`. Values are checked
+    when the service is made and when an update comes; an update with a bad value is refused whole,
+    and the conversation goes on as it was. The bounds are those of Mistral's API.
+
+    Parameters:
+        random_seed: Makes replies repeatable; wins over Pipecat's `seed`.
+        safe_prompt: Whether Mistral adds its safety prompt.
+        response_format: The form of the reply: `{"type": "json_object"}`, or `{"type":
+            "json_schema", "json_schema": {"name": …, "schema": …}}`.
+        tool_choice: Which functions may be called: `auto`, `any`, `required`, `none`, or
+            `{"type": "function", "function": {"name": …}}`. The context's own choice wins.
+        parallel_tool_calls: Whether one reply may call several functions.
+        reasoning_effort: How much a reasoning model thinks: `none` or `high` for Mistral's own;
+            models that Mistral hosts for others know more words.
+        prompt_mode: `reasoning`, for models that know it; others refuse it.
+        prediction: What the reply will probably be: `{"type": "content", "content": …}`.
+        stop: A text, or several, at which the reply ends.
+        n: Replies per request; a voice speaks one, so only 1 is allowed.
+        prompt_cache_key: What Mistral finds the cached beginning of a prompt by. Defaults to one
+            key for each service, which is one conversation; None turns it off.
+        guardrails: Mistral's moderation of what goes in and comes out.
+        service_tier: `auto` or `standard_only`.
+        metadata: What Mistral's logs keep with the request.
     """
+
+    random_seed: int | None | NotGiven = _not_given()
+    safe_prompt: bool | None | NotGiven = _not_given()
+    response_format: dict[str, Any] | None | NotGiven = _not_given()
+    tool_choice: str | dict[str, Any] | None | NotGiven = _not_given()
+    parallel_tool_calls: bool | None | NotGiven = _not_given()
+    reasoning_effort: str | None | NotGiven = _not_given()
+    prompt_mode: str | None | NotGiven = _not_given()
+    prediction: dict[str, Any] | None | NotGiven = _not_given()
+    stop: str | list[str] | None | NotGiven = _not_given()
+    n: int | None | NotGiven = _not_given()
+    prompt_cache_key: str | None | NotGiven = _not_given()
+    guardrails: list[dict[str, Any]] | None | NotGiven = _not_given()
+    service_tier: str | None | NotGiven = _not_given()
+    metadata: dict[str, Any] | None | NotGiven = _not_given()
+
+    @classmethod
+    def complete(cls) -> "MistralLLMSettings":
+        """Settings of which every field of Mistral's own has a value: unset, where it can be."""
+        settings = cls(model=DEFAULT_MODEL)
+        for name in {f.name for f in fields(cls)} - {f.name for f in fields(OpenAILLMSettings)}:
+            setattr(settings, name, None)
+        return settings
+
+
+class BadSetting(ValueError):
+    """A setting has a value that Mistral would refuse.
+
+    Attributes:
+        name: The setting.
+        value: What it was set to.
+        allowed: What it may be, in words.
+    """
+
+    def __init__(self, name: str, value: object, allowed: str) -> None:
+        self.name = name
+        self.value = value
+        self.allowed = allowed
+        shown = repr(value)
+        shown = shown if len(shown) <= 100 else shown[:100] + "…"
+        super().__init__(f"{name}={shown} is not allowed: {name} is {allowed}.")
+
+
+_Named = dict[Literal["type", "function"], Any]
+
+_ALLOWED: dict[str, tuple[Any, str]] = {
+    "model": (Annotated[str, Field(min_length=1)], "the name of a model"),
+    "system_instruction": (str, "a text"),
+    "temperature": (Annotated[float, Field(ge=0, le=1.5)], "a number from 0 to 1.5"),
+    "top_p": (Annotated[float, Field(gt=0, le=1)], "a number above 0 and up to 1"),
+    "max_tokens": (Annotated[int, Field(ge=1)], "a whole number from 1"),
+    "max_completion_tokens": (Annotated[int, Field(ge=1)], "a whole number from 1"),
+    "frequency_penalty": (Annotated[float, Field(ge=-2, le=2)], "a number from -2 to 2"),
+    "presence_penalty": (Annotated[float, Field(ge=-2, le=2)], "a number from -2 to 2"),
+    "seed": (Annotated[int, Field(ge=0)], "a whole number from 0"),
+    "random_seed": (Annotated[int, Field(ge=0)], "a whole number from 0"),
+    "safe_prompt": (bool, "True or False"),
+    "response_format": (
+        dict[str, Any],
+        'a mapping whose type is "text", "json_object" or "json_schema", the last with a '
+        "json_schema that has a name and a schema",
+    ),
+    "tool_choice": (
+        Literal["auto", "any", "required", "none"] | _Named,
+        '"auto", "any", "required", "none" or {"type": "function", "function": {"name": …}}',
+    ),
+    "parallel_tool_calls": (bool, "True or False"),
+    "reasoning_effort": (
+        Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"],
+        '"none" or "high" (models that Mistral hosts for others also know "minimal", "low", '
+        '"medium", "xhigh" and "max")',
+    ),
+    "prompt_mode": (Literal["reasoning"], '"reasoning"'),
+    "prediction": (
+        dict[Literal["type", "content"], str],
+        'a mapping like {"type": "content", "content": "…"}',
+    ),
+    "stop": (str | list[str], "a text or a list of texts"),
+    "n": (Literal[1], "1, since a voice speaks one reply"),
+    "prompt_cache_key": (str, "a text"),
+    "guardrails": (list[dict[str, Any]], "a list of mappings"),
+    "service_tier": (Literal["auto", "standard_only"], '"auto" or "standard_only"'),
+    "metadata": (dict[str, Any], "a mapping"),
+    "use_provider_thinking_default": (bool, "True or False"),
+    "filter_incomplete_user_turns": (bool, "True or False"),
+}
+_CHECKS = {name: TypeAdapter[Any](kind) for name, (kind, _) in _ALLOWED.items()}
+
+
+def check_settings(settings: OpenAILLMSettings) -> None:
+    """Hold every given setting against what Mistral's API allows.
+
+    Args:
+        settings: Settings in either of Pipecat's modes; values not given and None pass.
+
+    Raises:
+        BadSetting: For the first value that is not allowed; it names field, value and what is.
+    """
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if f.name not in _CHECKS or value is None or isinstance(value, UNSET):
+            continue
+        try:
+            # Strict, so that "0.5" is no number and 1 is no truth; an int is a number.
+            _CHECKS[f.name].validate_python(value, strict=True)
+        except ValidationError:
+            fits = False
+        else:
+            fits = _fits(f.name, value)
+        if not fits:
+            raise BadSetting(f.name, value, _ALLOWED[f.name][1])
+    _check_extra(settings.extra)
+
+
+def _fits(name: str, value: Any) -> bool:
+    """What a type does not say."""
+    if name == "response_format":
+        schema = value.get("json_schema")
+        named = isinstance(schema, dict) and {"name", "schema"} <= set(schema)  # pyright: ignore
+        return value.get("type") in ("text", "json_object") or (
+            value.get("type") == "json_schema" and named
+        )
+    if name == "tool_choice" and isinstance(value, dict):
+        function = value.get("function")  # pyright: ignore
+        return isinstance(function, dict) and bool(function.get("name"))  # pyright: ignore
+    return True
+
+
+def _check_extra(extra: dict[str, Any]) -> None:
+    """Fields that travel in `extra` under a name that has bounds are held against them too."""
+    known = {name: value for name, value in extra.items() if name in _CHECKS}
+    for name, value in known.items():
+        if value is None or isinstance(value, UNSET):
+            continue
+        try:
+            _CHECKS[name].validate_python(value, strict=True)
+        except ValidationError:
+            raise BadSetting(f"extra[{name!r}]", value, _ALLOWED[name][1]) from None

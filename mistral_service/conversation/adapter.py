@@ -1,27 +1,57 @@
 """From Pipecat's context to the messages and tools that Mistral takes."""
 
+import base64
+from contextvars import ContextVar
 from typing import Any, cast
 
+from loguru import logger
+from openai import NOT_GIVEN as OPENAI_NOT_GIVEN
+from pipecat.adapters.llm.base_llm_adapter import LLMContextConversionError
 from pipecat.adapters.llm.services.open_ai_adapter import (
     OpenAILLMAdapter,
     OpenAILLMInvocationParams,
 )
-from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_context import (
+    LLMContext,
+    LLMContextMessage,
+    LLMSpecificMessage,
+)
+from pipecat.utils.types import is_given
 
+from mistral_service.conversation.foreign import readable
+from mistral_service.conversation.parts import text_of
 from mistral_service.conversation.rules import apply_rules
+from mistral_service.conversation.run import Message, Run
+from mistral_service.conversation.tools import mistrals_choice, mistrals_tools
+
+# A summary may be asked for while a turn runs: each task has its own last request.
+_run_of_task: ContextVar[Run | None] = ContextVar("run", default=None)
 
 
 class MistralLLMAdapter(OpenAILLMAdapter):
-    """Turns a context into a request that Mistral accepts.
+    """Turns a context into a request that every Mistral deployment accepts.
 
-    Functions and files are converted as for OpenAI; the messages then go through the rules of
-    `mistral_service.conversation.rules`. The context itself is never changed.
+    Messages go through the rules of `mistral_service.conversation.rules`, tools through
+    `mistral_service.conversation.tools`. The context itself is never changed.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last_run = Run()
 
     @property
     def id_for_llm_specific_messages(self) -> str:
         """The mark of messages in the context that are Mistral's own: `mistral`."""
         return "mistral"
+
+    @property
+    def run(self) -> Run:
+        """What the rules did for the last request: of this task, if it made one.
+
+        Its `changes` say what was changed and why; `call_ids` and `names` lead back from what
+        Mistral was told to what stands in the context.
+        """
+        return _run_of_task.get() or self._last_run
 
     async def get_llm_invocation_params(
         self,
@@ -29,6 +59,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         *,
         system_instruction: str | None = None,
         convert_developer_to_user: bool = False,
+        tool_choice: Any = None,
     ) -> OpenAILLMInvocationParams:
         """Make the parameters of a request from a context.
 
@@ -38,16 +69,96 @@ class MistralLLMAdapter(OpenAILLMAdapter):
             convert_developer_to_user: Taken for compatibility with Pipecat's services, and
                 without effect: what becomes of a `developer` message depends on where it stands,
                 which the rules decide.
+            tool_choice: Which functions may be called, where the context does not say.
 
         Returns:
             `messages`, `tools` and `tool_choice` for the request's body.
 
         Raises:
             LLMContextConversionError: If a file in the context cannot be sent.
+            ToolsNotPassable: If Mistral would refuse the tools.
         """
-        params = await super().get_llm_invocation_params(
-            context, system_instruction=system_instruction, convert_developer_to_user=False
+        await self.prepare_file_content(context)
+        given = self.from_standard_tools(context.tools)
+        offered = cast("list[Message]", given) if given and is_given(given) else []
+        tools, names = mistrals_tools(offered)
+        choice = context.tool_choice if is_given(context.tool_choice) else tool_choice
+
+        run = Run(has_tools=bool(tools) and choice != "none")
+        run.names = names
+        messages = self._messages(context, system_instruction, run)
+        if messages[-1].get("prefix"):
+            run.prefix = text_of(messages[-1]["content"])
+        self._last_run = run
+        _run_of_task.set(run)
+        for change in run.changes:
+            logger.opt(lazy=True).debug("{}", lambda change=change: f"Message rules: {change}")
+        return cast(
+            OpenAILLMInvocationParams,
+            {
+                "messages": messages,
+                "tools": tools or OPENAI_NOT_GIVEN,
+                "tool_choice": OPENAI_NOT_GIVEN if choice is None else mistrals_choice(choice),
+            },
         )
-        messages = apply_rules(cast("list[dict[str, Any]]", params["messages"]))
-        params["messages"] = cast(Any, messages)
-        return params
+
+    def supports_file_url(self, url: str, mime_type: str) -> bool:
+        """Whether Mistral fetches a file itself: pictures and documents on the web, it does."""
+        return url.startswith(("http://", "https://")) and not _is_plain_text(mime_type)
+
+    def _messages(self, context: LLMContext, instruction: str | None, run: Run) -> list[Message]:
+        messages: list[Message] = []
+        places: list[int] = []
+        if instruction:
+            messages.append({"role": "system", "content": instruction})
+            places.append(-1)
+        for index, message in enumerate(context.get_messages()):
+            plain = self._plain(message)
+            if plain is not None:
+                messages.append(plain)
+                places.append(index)
+        run.begin(messages, places)
+        return apply_rules(messages, run)
+
+    def _plain(self, message: LLMContextMessage) -> Message | None:
+        """A message as a plain dict: Mistral's own and standard ones as they are."""
+        if isinstance(message, LLMSpecificMessage):
+            if message.llm != self.id_for_llm_specific_messages:
+                return readable(message.message)
+            own: Any = message.message
+            return cast("Message", own) if isinstance(own, dict) and "role" in own else None
+        plain = cast("Message", message)
+        content = plain.get("content")
+        if not isinstance(content, list) or not any(map(_is_file, cast("list[Any]", content))):
+            return plain
+        return {**plain, "content": [self._part(part) for part in cast("list[Message]", content)]}
+
+    def _part(self, part: Message) -> Message:
+        """Pipecat's own kinds of file parts in OpenAI's or Mistral's form."""
+        if not _is_file(part):
+            return part
+        file = cast("Message", part["file"])
+        kind, name = str(file["mime_type"]), str(file.get("filename") or "")
+        try:
+            found = file.get("file_data") or self.inlined_file_content(file) or file["url"]
+        except ValueError as e:
+            raise LLMContextConversionError(e) from e
+        url = str(found)
+        if kind.startswith("image/"):
+            return {"type": "image_url", "image_url": {"url": url}}
+        if _is_plain_text(kind):
+            text = base64.b64decode(url.partition(",")[2]).decode("utf-8", "replace")
+            return {"type": "text", "text": f"[File {name}]\n{text}" if name else text}
+        document: Message = {"type": "document_url", "document_url": url}
+        return {**document, "document_name": name} if name else document
+
+
+def _is_file(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") in (  # pyright: ignore[reportUnknownMemberType]
+        "file_base64",
+        "file_url",
+    )
+
+
+def _is_plain_text(mime_type: str) -> bool:
+    return mime_type.startswith("text/") or mime_type == "application/json"

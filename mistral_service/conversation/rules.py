@@ -1,122 +1,233 @@
-"""The rules for a conversation that Mistral accepts, one pure function each.
+"""The rules for a conversation that every Mistral deployment accepts, one pure function each.
 
 Each takes and returns a plain list of message dicts. A message that may not stand where it stands
 is moved, merged or restated; what was said in it is never lost. Messages that a rule does not
-change are shared with the input, never altered in place.
+change are shared with the input, never altered in place, and what it does change it tells to the
+`Run`, with its reason.
 
-The rule numbers are those of `docs/rules.md`.
+`docs/rules.md` has every rule with its number, the error it prevents, and an example.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-Message = dict[str, Any]
-Messages = list[Message]
+from mistral_service.conversation.calls import (
+    calls_in_mistrals_form,
+    calls_of,
+    ids_of_nine_characters,
+    results_follow_their_calls,
+)
+from mistral_service.conversation.parts import (
+    PICTURE_FROM_EARLIER,
+    Part,
+    as_parts,
+    has_content,
+    is_image,
+    is_text,
+    mistrals_part,
+    text_of,
+)
+from mistral_service.conversation.run import Change, Message, Messages, Run, without
 
-Rule = Callable[[Messages], Messages]
+Rule = Callable[[Messages, Run], Messages]
 
 BRIDGE = "Understood."
 """What the assistant says between a function's result and the user's next words (R2)."""
 
 GO_ON = "(Go on.)"
-"""What the user says between the assistant's words and the call it makes after them (R8, R12)."""
+"""What the user says where the assistant has spoken and is to go on (R5, R8, R12)."""
 
 OPENING = "(The conversation begins.)"
 """What the user says where a conversation has to begin with the user and does not (R5, R12)."""
 
+INSTRUCTION = "[Instruction] "
+"""What marks an instruction that stands later than the system block (R1)."""
 
-def instructions_where_they_stand(messages: Messages) -> Messages:
+_FIELDS: dict[Any, frozenset[str]] = {
+    "system": frozenset({"role", "content"}),
+    "developer": frozenset({"role", "content"}),
+    "user": frozenset({"role", "content"}),
+    "assistant": frozenset({"role", "content", "tool_calls", "prefix"}),
+    "tool": frozenset({"role", "content", "tool_call_id"}),
+}
+
+
+# Fields of the schema that may stand there empty, which is as good as absent.
+_NEEDLESS = frozenset({"tool_calls", "prefix"})
+
+
+def only_fields_of_the_schema(messages: Messages, run: Run) -> Messages:
+    """R9: a message has the fields of its role and no other.
+
+    A refusal, or the transcript of an assistant's audio, stands in for words that are missing; a
+    role that Mistral does not know becomes the user's text. Prevents 422 `extra_forbidden`.
+    """
+    result: Messages = []
+    for message in messages:
+        fields = _FIELDS.get(message.get("role"))
+        if (
+            fields is not None
+            and fields.issuperset(message)
+            and not _NEEDLESS.intersection(message)
+        ):
+            pass  # The common case, decided without making anything.
+        elif fields is None:
+            text = f"[{message.get('role')}] {text_of(message.get('content'))}"
+            reason = f"kept a message of the role {message.get('role')!r} as text"
+            message = run.changed("R9", message, reason, {"role": "user", "content": text})
+        else:
+            other = message.keys() - fields
+            empty = [name for name in _NEEDLESS if not message.get(name, True)]
+            if other or empty:
+                kept = without(message, *other, *empty)
+                if words := _said_elsewhere(message):
+                    kept["content"] = words
+                reason = f"left out {', '.join(sorted([*other, *empty]))}"
+                message = run.changed("R9", message, reason, kept)
+        result.append(message)
+    return result
+
+
+def parts_where_they_may_stand(messages: Messages, run: Run) -> Messages:
+    """R9, R15: parts have Mistral's form, and only the user shows pictures, files and sound.
+
+    OpenAI's `file` and `input_audio` are respelled. What a system, assistant or tool message shows
+    is shown by a user message behind it, in order. System and tool content is plain text. Prevents
+    422 for the form and the validators' "Unexpected content chunk types".
+    """
+    result: Messages = []
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, str) or (content is None and message["role"] == "assistant"):
+            result.append(message)
+            continue
+        given = cast("list[Any]", content) if isinstance(content, list) else []
+        formed = [mistrals_part(part) for part in given]
+        parts = [part for part in formed if part is not None]
+        shown: list[Part] = []
+        if message["role"] != "user":
+            shown = [part for part in parts if not _may_stand(part, message["role"])]
+            parts = [part for part in parts if _may_stand(part, message["role"])]
+        if all(is_text(part) for part in parts):
+            # Words alone are a string: the templates of older models know no lists.
+            words = "\n".join(part["text"] for part in parts)
+            reason = "wrote its text parts as one text"
+            message = run.changed("R15", message, reason, {**message, "content": words})
+        elif len(parts) != len(given) or any(
+            new is not old for new, old in zip(formed, given, strict=True)
+        ):
+            reason = "brought its parts into Mistral's form"
+            message = run.changed("R9", message, reason, {**message, "content": parts})
+        result.append(message)
+        if shown:
+            reason = f"had the user show what a {message['role']} message may not"
+            behind: Message = {"role": "user", "content": shown}
+            result.append(run.changed("R15", message, reason, behind))
+    return result
+
+
+def instructions_where_they_stand(messages: Messages, run: Run) -> Messages:
     """R1, R14: `system` stands only at the beginning, and there is no `developer` role.
 
     A leading `developer` message joins the system block. An instruction later in the conversation
-    keeps its place in time as a user turn, marked as an instruction.
-
-    Prevents 400 code 3230 "Unexpected role 'system' after role …", and 422 for `developer`.
+    keeps its place in time as a user turn, marked as an instruction. Prevents 400 code 3230
+    "Unexpected role 'system' after role …", and 422 for `developer`.
     """
     result: Messages = []
     leading = True
     for message in messages:
-        role = message.get("role")
+        role = message["role"]
         if role not in ("system", "developer"):
             leading = False
-            result.append(message)
-        elif leading:
-            result.append(message if role == "system" else {**message, "role": "system"})
-        else:
-            text = f"[Instruction] {text_of(message.get('content'))}"
-            result.append({"role": "user", "content": text})
+        elif not has_content(message.get("content")):
+            run.note("R1", message, f"left out an empty {role} message")
+            continue
+        elif not leading:
+            text = INSTRUCTION + text_of(message["content"])
+            reason = f"kept a {role} message in its place as an instruction by the user"
+            message = run.changed("R1", message, reason, {"role": "user", "content": text})
+        elif role == "developer":
+            reason = "made a leading developer message part of the system block"
+            message = run.changed("R14", message, reason, {**message, "role": "system"})
+        result.append(message)
     return result
 
 
-def empty_assistant_messages_go(messages: Messages) -> Messages:
-    """R7: an assistant message has content or calls.
+def empty_messages_go(messages: Messages, run: Run) -> Messages:
+    """R7: a message of the assistant or the user says something.
 
-    One that has neither says nothing, so nothing is lost with it. Prevents 400 "must have either
-    content or tool_calls", which also comes disguised as "Service unavailable." (3600).
+    One that has neither words nor calls says nothing, so nothing is lost with it. Prevents 400
+    "must have either content or tool_calls", which also comes disguised as "Service unavailable."
+    (3600).
     """
-    return [
-        message
-        for message in messages
-        if message.get("role") != "assistant"
-        or message.get("tool_calls")
-        or has_content(message.get("content"))
-    ]
+    result: Messages = []
+    for message in messages:
+        content = message.get("content")
+        if (
+            not (content.strip() if isinstance(content, str) else content)
+            and message["role"] in ("assistant", "user")
+            and not message.get("tool_calls")
+        ):
+            run.note("R7", message, f"left out an empty {message['role']} message")
+        else:
+            result.append(message)
+    return result
 
 
-def the_assistant_answers_a_result(messages: Messages) -> Messages:
+def words_and_calls_stand_apart(messages: Messages, run: Run) -> Messages:
+    """R8: words and calls are two messages.
+
+    Prevents "must have either content or tool_calls, but not both" of tokenizers before v7.
+    """
+    result: Messages = []
+    for message in messages:
+        if not message.get("tool_calls") or not message.get("content"):
+            result.append(message)
+        elif has_content(message["content"]):
+            reason = "parted words and calls"
+            result.append(run.changed("R8", message, reason, without(message, "tool_calls")))
+            result.append(run.stands_for(message, without(message, "content", "prefix")))
+        else:
+            reason = "left out the blank beside its calls"
+            result.append(run.changed("R8", message, reason, without(message, "content")))
+    return result
+
+
+def the_assistant_answers_a_result(messages: Messages, run: Run) -> Messages:
     """R2: after a function's result comes the assistant, never the user.
 
     A bridge of one word stands between them, and nowhere else: a turn that ends with results goes
-    out as it is. Prevents 400 code 3230 "Unexpected role 'user' after role 'tool'".
+    out as it is, so that the model may call again. Prevents 400 code 3230 "Unexpected role 'user'
+    after role 'tool'".
     """
     result: Messages = []
     for message in messages:
-        if message.get("role") == "user" and result and result[-1].get("role") == "tool":
-            result.append({"role": "assistant", "content": BRIDGE})
+        if message["role"] == "user" and result and result[-1]["role"] == "tool":
+            reason = "had the assistant take note of a result before the user goes on"
+            bridge: Message = {"role": "assistant", "content": BRIDGE}
+            result.append(run.changed("R2", message, reason, bridge))
         result.append(message)
     return result
 
 
-def words_and_calls_stand_apart(messages: Messages) -> Messages:
-    """R8, R12: words and calls are two messages, with the user between them.
+def the_user_stands_between_words_and_calls(messages: Messages, run: Run) -> Messages:
+    """R12: where the assistant speaks and then calls, the user says "go on" in between.
 
-    Tokenizers before v7 take no message that has both, and templates count words followed by an
-    answer as two turns of the assistant. Prevents "must have either content or tool_calls, but not
-    both", and "conversation roles must alternate".
+    Templates count words followed by an answer as two turns of the assistant. Prevents
+    "conversation roles must alternate".
     """
     result: Messages = []
     for message in messages:
-        if not message.get("tool_calls"):
-            result.append(message)
-            continue
-        if has_content(message.get("content")):
-            result.append({k: v for k, v in message.items() if k != "tool_calls"})
-            message = {k: v for k, v in message.items() if k != "content"}
-        if result and result[-1].get("role") == "assistant" and not result[-1].get("tool_calls"):
-            result.append({"role": "user", "content": GO_ON})
+        if message.get("tool_calls") and result and _speaks(result[-1]):
+            reason = "had the user say “go on” between the assistant's words and its call"
+            go_on: Message = {"role": "user", "content": GO_ON}
+            result.append(run.changed("R12", message, reason, go_on))
         result.append(message)
     return result
 
 
-def the_user_begins(messages: Messages) -> Messages:
-    """R5, R12: after the system block the user speaks first, and somebody speaks.
-
-    A greeting by the assistant gets an opening before it; so does a conversation of instructions
-    alone. Prevents "conversation roles must alternate" of self-hosted templates, and "Expected
-    last role User or Tool".
-    """
-    start = next(
-        (i for i, message in enumerate(messages) if message.get("role") != "system"),
-        len(messages),
-    )
-    if start < len(messages) and messages[start].get("role") == "user":
-        return messages
-    opening: Message = {"role": "user", "content": OPENING}
-    return [*messages[:start], opening, *messages[start:]]
-
-
-def neighbours_merge(messages: Messages) -> Messages:
-    """R12: user and assistant take turns.
+def neighbours_merge(messages: Messages, run: Run) -> Messages:
+    """R12: user and assistant take turns, and there is one system message.
 
     Neighbours of one role become one message; text joins with a blank line, lists of parts are
     joined in order. Prevents "conversation roles must alternate" of self-hosted templates.
@@ -124,83 +235,153 @@ def neighbours_merge(messages: Messages) -> Messages:
     result: Messages = []
     for message in messages:
         last = result[-1] if result else None
-        if last is not None and _may_merge(last, message):
-            result[-1] = _merged(last, message)
-        else:
+        if last is None or last["role"] != message["role"] or not _may_merge(last, message):
             result.append(message)
+            continue
+        run.note("R12", message, f"joined it to the {message['role']} message before it")
+        one, two = last["content"], message["content"]
+        content: Any = (
+            f"{one}\n\n{two}"
+            if isinstance(one, str) and isinstance(two, str)
+            else [*as_parts(one), *as_parts(two)]
+        )
+        result[-1] = run.stands_for(
+            last, {**without(last, "prefix"), **message, "content": content}
+        )
     return result
 
 
-def a_last_assistant_message_is_a_prefix(messages: Messages) -> Messages:
-    """R5: the last message is the user's, a result, or a prefix to go on from.
+def the_user_begins(messages: Messages, run: Run) -> Messages:
+    """R5, R12: after the system block the user speaks first, and somebody speaks.
 
-    Prevents "Expected last role User or Tool (or Assistant with prefix True)".
+    A greeting by the assistant gets an opening before it; so does a conversation of instructions
+    alone. Prevents "conversation roles must alternate" of self-hosted templates, and "Expected
+    last role User or Tool".
     """
-    if messages and messages[-1].get("role") == "assistant" and not messages[-1].get("prefix"):
-        return [*messages[:-1], {**messages[-1], "prefix": True}]
-    return messages
+    start = next(
+        (i for i, message in enumerate(messages) if message["role"] != "system"), len(messages)
+    )
+    if start < len(messages) and messages[start]["role"] == "user":
+        return messages
+    opening: Message = {"role": "user", "content": OPENING}
+    place = messages[min(start, len(messages) - 1)] if messages else opening
+    run.changed("R12", place, "had the user open the conversation", opening)
+    return [*messages[:start], opening, *messages[start:]]
+
+
+def the_last_message_asks_for_a_reply(messages: Messages, run: Run) -> Messages:
+    """R5, R13: the last message is the user's, a result, or a prefix to go on from.
+
+    Where functions are offered a prefix is refused, so the user says "go on" instead; a prefix
+    that the conversation has left behind is an ordinary message. Prevents "Expected last role User
+    or Tool (or Assistant with prefix True)", and "Cannot set an assistant prefix with function
+    calling".
+    """
+    result: Messages = []
+    for i, message in enumerate(messages):
+        if message.get("prefix") and (i < len(messages) - 1 or run.has_tools):
+            reason = "took back a prefix that is none any more"
+            message = run.changed("R5", message, reason, without(message, "prefix"))
+        result.append(message)
+    last = result[-1]
+    if last["role"] != "assistant" or last.get("prefix"):
+        return result
+    if run.has_tools or calls_of(last):
+        go_on: Message = {"role": "user", "content": GO_ON}
+        reason = "had the user say “go on”: a prefix may not be sent with functions"
+        return [*result, run.changed("R13", last, reason, go_on)]
+    reason = "made the last message a prefix, for the model to go on from"
+    return [*result[:-1], run.changed("R5", last, reason, {**last, "prefix": True})]
+
+
+def no_more_pictures_than_allowed(messages: Messages, run: Run) -> Messages:
+    """R10: a request has at most eight pictures.
+
+    The newest stay; older ones are replaced by a short text, and the words beside them kept.
+    Prevents 400 "At most 8 images are allowed".
+    """
+    room = run.max_images
+    result: Messages = []
+    for message in reversed(messages):
+        content = message.get("content")
+        if isinstance(content, list) and any(is_image(part) for part in as_parts(content)):
+            parts: list[Part] = []
+            for part in reversed(as_parts(content)):
+                if is_image(part):
+                    room -= 1
+                    if room < 0:
+                        part = {"type": "text", "text": PICTURE_FROM_EARLIER}
+                parts.append(part)
+            if room < 0:
+                reason = f"left out pictures: there is room for {run.max_images}, the newest"
+                new = {**message, "content": parts[::-1]}
+                message = run.changed("R10", message, reason, new)
+        result.append(message)
+    return result[::-1]
 
 
 RULES: Sequence[Rule] = (
+    only_fields_of_the_schema,
+    parts_where_they_may_stand,
     instructions_where_they_stand,
-    empty_assistant_messages_go,
-    the_assistant_answers_a_result,
+    empty_messages_go,
     words_and_calls_stand_apart,
+    calls_in_mistrals_form,
+    results_follow_their_calls,
+    ids_of_nine_characters,
+    the_assistant_answers_a_result,
+    the_user_stands_between_words_and_calls,
     neighbours_merge,
     the_user_begins,
-    a_last_assistant_message_is_a_prefix,
+    the_last_message_asks_for_a_reply,
+    no_more_pictures_than_allowed,
 )
 """The rules in the order in which they run: each may rely on those before it."""
 
 
-def apply_rules(messages: Sequence[Message]) -> Messages:
-    """Make a history one that Mistral accepts.
+def apply_rules(messages: Sequence[Message], run: Run | None = None) -> Messages:
+    """Make a history one that every Mistral deployment accepts.
+
+    Running the rules on their own result changes nothing, and a turn added at the end changes
+    nothing before the last turn, so that Mistral's prompt cache is hit.
 
     Args:
         messages: The messages; neither the list nor a message in it is changed.
+        run: What is known of the request; it is told every change.
 
     Returns:
-        The messages to send.
+        The messages to send: at least one.
     """
+    run = run or Run()
+    if not run.begun:
+        run.begin(messages)
     result = list(messages)
     for rule in RULES:
-        result = rule(result)
+        result = rule(result, run)
     return result
 
 
-def text_of(content: Any) -> str:
-    """The words in a message's content, whichever form it has."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
+def _said_elsewhere(message: Message) -> str:
+    """Words of the assistant that stand beside an empty content."""
+    if message["role"] != "assistant" or has_content(message.get("content")):
         return ""
-    parts = cast("list[Message]", content)
-    return "\n".join(str(part["text"]) for part in parts if part.get("type") == "text")
+    audio = message.get("audio")
+    heard = cast("Message", audio).get("transcript") if isinstance(audio, dict) else None
+    words = message.get("refusal") or heard
+    return words if isinstance(words, str) else ""
 
 
-def has_content(content: Any) -> bool:
-    """Whether a content says anything."""
-    return bool(content.strip()) if isinstance(content, str) else bool(content)
+def _may_stand(part: Part, role: str) -> bool:
+    return is_text(part) or (role == "assistant" and part.get("type") == "thinking")
+
+
+def _speaks(message: Message) -> bool:
+    return message["role"] == "assistant" and not calls_of(message)
 
 
 def _may_merge(first: Message, second: Message) -> bool:
-    role = first.get("role")
-    if role != second.get("role") or role not in ("system", "user", "assistant"):
-        return False
     # Calls stay next to their results, and apart from words.
-    return not first.get("tool_calls") and not second.get("tool_calls")
+    return first["role"] != "tool" and not calls_of(first) and not calls_of(second)
 
 
-def _merged(first: Message, second: Message) -> Message:
-    one, two = first.get("content"), second.get("content")
-    if isinstance(one, str) and isinstance(two, str):
-        content: Any = f"{one}\n\n{two}" if one and two else one or two
-    else:
-        content = [*_as_parts(one), *_as_parts(two)]
-    return {**first, **second, "content": content}
-
-
-def _as_parts(content: Any) -> list[Any]:
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}] if content else []
-    return list(content or [])
+__all__ = ["BRIDGE", "GO_ON", "INSTRUCTION", "OPENING", "RULES", "Change", "Run", "apply_rules"]

@@ -131,7 +131,7 @@ def _judge_as(version: str, request: Json) -> Refusal | None:
     messages = [_for_validator(message) for message in cast("list[Json]", request["messages"])]
     tools = cast("list[Json]", request.get("tools") or [])
     functions = [tool for tool in tools if tool.get("type", "function") == "function"]
-    validator: Any = get_validator(TokenizerVersion(version), ValidationMode.serving)
+    validator = cast(Any, get_validator(TokenizerVersion(version), ValidationMode.serving))
     try:
         # Of the parameters only the model's name matters here; `reasoning_effort` is refused by
         # the older validators altogether, although the API takes it for every model.

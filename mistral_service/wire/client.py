@@ -146,7 +146,8 @@ def error_of(exception: Exception) -> MistralError | None:
     if isinstance(exception, APIStatusError):
         return MistralError.from_response(
             exception.status_code,
-            exception.body if exception.body is not None else exception.response.text,
+            # Not `exception.body`: the client has unwrapped that, and lost what stood beside it.
+            exception.response.content,
             exception.response.headers,
         )
     if isinstance(exception, APITimeoutError):

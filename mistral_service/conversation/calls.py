@@ -1,0 +1,292 @@
+"""The rules for function calls and their results: each call has its one result right behind it."""
+
+import functools
+import hashlib
+import json
+import re
+from typing import Any, cast
+
+from mistral_service.conversation.parts import text_of
+from mistral_service.conversation.run import Message, Messages, Run
+
+Call = dict[str, Any]
+
+NO_RESULT = "No result: the call was interrupted."
+STILL_RUNNING = "No result yet: the function is still running."
+WAS_CANCELLED = "No result: the call was cancelled before the function returned one."
+
+# What Pipecat writes in place of a result.
+_STATES = {"IN_PROGRESS": STILL_RUNNING, "CANCELLED": WAS_CANCELLED}
+
+_ID = re.compile(r"[a-zA-Z0-9]{9}")
+_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
+_NAME_LENGTH = 64
+_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+def calls_of(message: Message) -> list[Call]:
+    """The calls that a message makes."""
+    return cast("list[Call]", message.get("tool_calls") or [])
+
+
+def calls_in_mistrals_form(messages: Messages, run: Run) -> Messages:
+    """R9, R11: a call has an id, a name of letters, digits, `_` and `-`, and a JSON object.
+
+    Names that other servers allow are respelled, arguments that are no JSON object are wrapped in
+    one, other fields left out. Prevents 422 for the fields, 400 "Function name was …", and the
+    failure of self-hosted servers to parse the arguments.
+    """
+    result: Messages = []
+    for message in messages:
+        if not message.get("tool_calls"):
+            result.append(message)
+            continue
+        calls = calls_of(message)
+        formed = [_formed(call) for call in calls]
+        if all(new is old for new, old in zip(formed, calls, strict=True)):
+            result.append(message)
+        else:
+            functions = [call.get("function") for call in calls]
+            respelled = any(c["function"] != f for c, f in zip(formed, functions, strict=True))
+            reason = "brought its calls into the form that Mistral takes"
+            rule = "R11" if respelled else "R9"
+            result.append(run.changed(rule, message, reason, {**message, "tool_calls": formed}))
+    return result
+
+
+def results_follow_their_calls(messages: Messages, run: Run) -> Messages:
+    """R3, R4: a result stands behind its call, every call has exactly one.
+
+    Results are found by id, however late they come, and moved to their call; calls made side by
+    side, with no result between, become one message. A call without a result is told to have none;
+    a result without a call, or a second, different one, is kept as the user's text where it
+    stands; the same result told again is told once. Prevents "Unexpected role 'tool' after role
+    'user'", and "Not the same number of function calls and responses".
+    """
+    answers = _Answers(messages)
+    result: Messages = []
+    joined = 0  # Messages before this one went out with the calls before them.
+    for i, message in enumerate(messages):
+        if message["role"] == "tool":
+            if (restated := answers.restated(i, message, run)) is not None:
+                result.append(restated)
+        elif not message.get("tool_calls"):
+            result.append(message)
+        elif i >= joined:
+            joined = i + 1
+            while joined < len(messages) and messages[joined].get("tool_calls"):
+                joined += 1
+            result += answers.group(range(i, joined), run)
+    return result
+
+
+class _Answers:
+    """Which result answers which call."""
+
+    def __init__(self, messages: Messages) -> None:
+        self._messages = messages
+        # (index of the message, number of the call in it) → indices of its results.
+        self._results: dict[tuple[int, int], list[int]] = {}
+        self._call_of: dict[int, tuple[int, int]] = {}
+        # The calls that an id names: those of the last message that has it, for servers that
+        # count their ids anew on every turn.
+        named: dict[str, list[tuple[int, int]]] = {}
+        waiting: list[tuple[int, int]] = []
+        for i, message in enumerate(messages):
+            if message.get("tool_calls"):
+                calls = calls_of(message)
+                slots = [(i, number) for number in range(len(calls))]
+                named.update({call["id"]: [] for call in calls if call["id"]})
+                for slot, call in zip(slots, calls, strict=True):
+                    self._results[slot] = []
+                    if call["id"]:
+                        named[call["id"]].append(slot)
+                waiting = slots
+            elif message["role"] == "tool":
+                call_id = message.get("tool_call_id")
+                meant = named.get(call_id, []) if call_id else waiting
+                slot = self._next(meant) or (meant[-1] if call_id and meant else None)
+                if slot is not None:
+                    self._results[slot].append(i)
+                    self._call_of[i] = slot
+
+    def _next(self, slots: list[tuple[int, int]]) -> tuple[int, int] | None:
+        """The first of some calls that has no result yet."""
+        return next((slot for slot in slots if not self._results[slot]), None)
+
+    def group(self, indices: range, run: Run) -> Messages:
+        """The calls made side by side as one message, and their results behind it."""
+        first = self._messages[indices[0]]
+        calls = [call for i in indices for call in calls_of(self._messages[i])]
+        if len(indices) > 1:
+            reason = f"joined {len(indices)} messages of calls made side by side"
+            first = run.changed("R4", first, reason, {**first, "tool_calls": calls})
+        result = [first]
+        for i in indices:
+            for number, call in enumerate(calls_of(self._messages[i])):
+                result.append(self._answer((i, number), call, run))
+        return result
+
+    def _answer(self, slot: tuple[int, int], call: Call, run: Run) -> Message:
+        name = call["function"]["name"]
+        if not self._results[slot]:
+            message = self._messages[slot[0]]
+            made: Message = {"role": "tool", "tool_call_id": call["id"], "content": NO_RESULT}
+            return run.changed("R4", message, f"said that {name} has no result", made)
+        index = self._results[slot][0]
+        answer = self._messages[index]
+        between = self._messages[slot[0] + 1 : index]
+        if any(m.get("role") != "tool" and not calls_of(m) for m in between):
+            run.note("R3", answer, f"moved the result of {name} to its call")
+        said = _STATES.get(answer["content"])
+        if said is not None:
+            reason = f"said in words that {name} is {answer['content'].lower().replace('_', ' ')}"
+            answer = run.changed("R4", answer, reason, {**answer, "content": said})
+        if answer.get("tool_call_id") != call["id"]:
+            answer = run.stands_for(answer, {**answer, "tool_call_id": call["id"]})
+        return answer
+
+    def restated(self, index: int, message: Message, run: Run) -> Message | None:
+        """A result where it stands: None if it stands with its call, or was told before."""
+        slot = self._call_of.get(index)
+        said = text_of(message["content"])
+        if slot is None:
+            text = f"[Result of a function call] {said}"
+            reason = "kept a result without a call as text"
+            return run.changed("R4", message, reason, {"role": "user", "content": text})
+        others = self._results[slot]
+        if index == others[0]:
+            return None
+        if any(self._messages[i]["content"] == message["content"] for i in others if i < index):
+            run.note("R4", message, "left out a result that was told before")
+            return None
+        name = calls_of(self._messages[slot[0]])[slot[1]]["function"]["name"]
+        text = f"[Later result of {name}] {said}"
+        reason = f"kept a second result of {name} as text"
+        return run.changed("R4", message, reason, {"role": "user", "content": text})
+
+
+def ids_of_nine_characters(messages: Messages, run: Run) -> Messages:
+    """R6: the id of a call is nine letters and digits, and its result has the same.
+
+    Other ids, OpenAI's and Anthropic's among them, are replaced by the beginning of their digest:
+    the same on every turn, so that the prompt cache holds, and different for different ids.
+    Expects results behind their calls, in order. Prevents 400 code 3280 `invalid_function_call`.
+    """
+    ids = _Ids()
+    result: Messages = []
+    expected: list[str] = []
+    for message in messages:
+        if message.get("tool_calls"):
+            calls = calls_of(message)
+            expected = ids.of(calls)
+            if any(new != call["id"] for new, call in zip(expected, calls, strict=True)):
+                changed = [{**call, "id": new} for new, call in zip(expected, calls, strict=True)]
+                reason = "gave its calls ids of nine letters and digits"
+                message = run.changed("R6", message, reason, {**message, "tool_calls": changed})
+        elif expected and message["role"] == "tool":
+            call_id = expected.pop(0)
+            if message.get("tool_call_id") != call_id:
+                message = run.stands_for(message, {**message, "tool_call_id": call_id})
+        result.append(message)
+    run.call_ids.update(ids.originals)
+    return result
+
+
+class _Ids:
+    """Ids as they are sent, one for every id that stands in the context."""
+
+    def __init__(self) -> None:
+        self.originals: dict[str, str] = {}
+        self._sent: dict[str, str] = {}
+        self._taken: set[str] = set()
+        self._unnamed = 0
+
+    def of(self, calls: list[Call]) -> list[str]:
+        """The ids of the calls of one message, no two alike."""
+        found: list[str] = []
+        for call in calls:
+            original = str(call["id"] or "")
+            if not original:
+                self._unnamed += 1
+                key = f"{self._unnamed} {call['function']['name']}"
+            else:
+                key = original
+            repeat = 1
+            while (sent := self._for(key, original)) in found:
+                repeat += 1
+                key = f"{original} {repeat}"
+            found.append(sent)
+        return found
+
+    def _for(self, key: str, original: str) -> str:
+        if key in self._sent:
+            return self._sent[key]
+        attempt = 0
+        sent = key if _ID.fullmatch(key) else _digest(key)
+        while sent in self._taken:
+            attempt += 1
+            sent = _digest(f"{key} {attempt}")
+        self._sent[key] = sent
+        self._taken.add(sent)
+        if original and sent != original:
+            self.originals[sent] = original
+        return sent
+
+
+def safe_name(name: str) -> str:
+    """A function's name in the letters that Mistral takes: `^[a-zA-Z0-9_-]{1,64}$` (R11).
+
+    Args:
+        name: The name as the user gave it.
+
+    Returns:
+        The same name if it is one; otherwise a respelling, the same for the same name and
+        different for different names.
+    """
+    respelled = _NOT_IN_NAMES.sub("_", name)
+    if respelled == name and 0 < len(name) <= _NAME_LENGTH:
+        return name
+    mark = _digest(name)[:4]
+    return f"{respelled[: _NAME_LENGTH - 5] or 'f'}_{mark}"
+
+
+def _formed(call: Call) -> Call:
+    function = cast("dict[str, Any]", call.get("function") or {})
+    name = safe_name(str(function.get("name") or ""))
+    arguments = _arguments(function.get("arguments"))
+    call_id = call.get("id")
+    call_id = call_id if isinstance(call_id, str) and call_id != "null" else ""
+    formed = {
+        "id": call_id,
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }
+    return call if call == formed else formed
+
+
+def _arguments(value: Any) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    return _object_text(value if isinstance(value, str) else json.dumps(value))
+
+
+@functools.lru_cache(maxsize=4096)  # the same calls come again on every turn
+def _object_text(text: str) -> str:
+    if not text.strip() or text == "null":
+        return "{}"
+    try:
+        whole = isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        whole = False
+    return text if whole else json.dumps({"arguments": text}, ensure_ascii=False)
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest(text: str) -> str:
+    number = int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8])
+    digits: list[str] = []
+    for _ in range(9):
+        number, digit = divmod(number, len(_DIGITS))
+        digits.append(_DIGITS[digit])
+    return "".join(digits)

@@ -1,0 +1,125 @@
+"""The parts of a message's content, in the forms that Mistral takes."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+Part = dict[str, Any]
+
+PICTURE_FROM_EARLIER = "[picture from earlier]"
+"""What stands where a picture stood that the request has no room for (R10)."""
+
+_DETAILS = ("low", "auto", "high")
+
+
+def text_of(content: Any) -> str:
+    """The words in a content, whichever form it has; parts are joined by line feeds."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    texts = (_mapping(part).get("text") for part in cast("list[Any]", content))
+    return "\n".join(text for text in texts if isinstance(text, str) and text)
+
+
+def has_content(content: Any) -> bool:
+    """Whether a content says anything."""
+    return bool(content.strip()) if isinstance(content, str) else bool(content)
+
+
+def mistrals_part(part: Any) -> Part | None:
+    """One part of a content in Mistral's form.
+
+    Args:
+        part: A part in OpenAI's or Mistral's form.
+
+    Returns:
+        The part, the same object if it is as it should be; None if it says nothing. What has no
+        form of its own is restated as text.
+    """
+    if isinstance(part, str):
+        return {"type": "text", "text": part} if part.strip() else None
+    if not isinstance(part, Mapping):
+        return None
+    part = cast("Part", part)
+    match part.get("type"):
+        case "text":
+            return _text(part)
+        case "image_url":
+            return _image(part)
+        case "input_audio":
+            return _audio(part)
+        case "file":
+            return _file(part)
+        case "document_url" | "reference" | "thinking":
+            return part
+        case kind:
+            words = next((part[k] for k in ("text", "refusal") if isinstance(part.get(k), str)), "")
+            return {"type": "text", "text": words or f"[{kind}]"}
+
+
+def is_text(part: Part) -> bool:
+    """Whether a part is words."""
+    return part.get("type") == "text"
+
+
+def is_image(part: Part) -> bool:
+    """Whether a part is a picture."""
+    return part.get("type") == "image_url"
+
+
+def as_parts(content: Any) -> list[Part]:
+    """A content as a list of parts."""
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}] if content else []
+    return list(cast("list[Part]", content or []))
+
+
+def _text(part: Part) -> Part | None:
+    text = part.get("text")
+    if not isinstance(text, str) or not text.strip():
+        return None
+    return part if len(part) == 2 else {"type": "text", "text": text}
+
+
+def _image(part: Part) -> Part | None:
+    image = part.get("image_url")
+    if isinstance(image, str):
+        return part if len(part) == 2 else {"type": "image_url", "image_url": image}
+    fields = _mapping(image)
+    if not isinstance(fields.get("url"), str):
+        return None
+    kept = {"url": fields["url"]}
+    if fields.get("detail") in _DETAILS:
+        kept["detail"] = fields["detail"]
+    same = kept == fields and len(part) == 2
+    return part if same else {"type": "image_url", "image_url": kept}
+
+
+def _audio(part: Part) -> Part | None:
+    """OpenAI wraps the base64 text in an object, Mistral does not."""
+    audio = part.get("input_audio")
+    if isinstance(audio, Mapping):
+        audio = _mapping(audio).get("data")
+    if not isinstance(audio, str) or not audio:
+        return None
+    same = part.get("input_audio") == audio and len(part) == 2
+    return part if same else {"type": "input_audio", "input_audio": audio}
+
+
+def _file(part: Part) -> Part | None:
+    """OpenAI's `file` is Mistral's `document_url`, or a `file` by its id."""
+    if isinstance(part.get("file_id"), str):
+        return part if len(part) == 2 else {"type": "file", "file_id": part["file_id"]}
+    file = _mapping(part.get("file"))
+    if isinstance(file.get("file_data"), str):
+        document: Part = {"type": "document_url", "document_url": file["file_data"]}
+        if file.get("filename"):
+            document["document_name"] = str(file["filename"])
+        return document
+    if isinstance(file.get("file_id"), str):
+        return {"type": "file", "file_id": file["file_id"]}
+    return None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}

@@ -1,0 +1,99 @@
+"""One run of the rules: what is known of the request, and what was changed, and why."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Message = dict[str, Any]
+Messages = list[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that a rule changed.
+
+    Parameters:
+        rule: The rule's number: `R6`.
+        index: The message's place in the context; -1 for the service's own instruction.
+        reason: What was done and why, in a sentence.
+    """
+
+    rule: str
+    index: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}, message {self.index}: {self.reason}"
+
+
+class Run:
+    """What the rules are told of the request, and what they tell of their work.
+
+    Attributes:
+        has_tools: Whether functions are offered in the request.
+        max_images: The most pictures that the request may have.
+        changes: What was changed, in the order of the rules.
+        call_ids: The ids of calls as they are sent → as they stand in the context, where the two
+            differ.
+        names: The names of functions as they are sent → as the user gave them, where the two
+            differ.
+        prefix: The words that the reply will repeat before it goes on; empty if there are none.
+    """
+
+    def __init__(self, *, has_tools: bool = False, max_images: int = 8) -> None:
+        self.has_tools = has_tools
+        self.max_images = max_images
+        self.changes: list[Change] = []
+        self.call_ids: dict[str, str] = {}
+        self.names: dict[str, str] = {}
+        self.prefix = ""
+        self._given: Sequence[Message] = ()
+        self._given_places: Sequence[int] = ()
+        self._places: dict[int, int] | None = None
+        # An id() is a message's own only as long as the message lives.
+        self._alive: list[Message] = []
+
+    def begin(self, messages: Sequence[Message], places: Sequence[int] | None = None) -> None:
+        """Take the messages that the rules will work on.
+
+        Args:
+            messages: The messages.
+            places: Where in the context each stands; by default in the order given.
+        """
+        self._given = messages
+        self._given_places = range(len(messages)) if places is None else places
+
+    @property
+    def begun(self) -> bool:
+        """Whether the messages are known."""
+        return bool(self._given)
+
+    def note(self, rule: str, message: Message, reason: str) -> None:
+        """Tell of a change to a message."""
+        self.changes.append(Change(rule, self._place_of(message), reason))
+
+    def changed(self, rule: str, old: Message, reason: str, new: Message) -> Message:
+        """Tell that one message takes the place of another, and return it."""
+        self.note(rule, old, reason)
+        return self.stands_for(old, new)
+
+    def stands_for(self, old: Message, new: Message) -> Message:
+        """Give a new message the place of the one that it was made from."""
+        place = self._place_of(old)
+        self._known()[id(new)] = place
+        self._alive.append(new)
+        return new
+
+    def _place_of(self, message: Message) -> int:
+        return self._known().get(id(message), 0)
+
+    def _known(self) -> dict[int, int]:
+        """Where messages stand; worked out when a rule first changes something."""
+        if self._places is None:
+            self._places = dict(zip(map(id, self._given), self._given_places, strict=True))
+        return self._places
+
+
+def without(message: Mapping[str, Any], *names: str) -> Message:
+    """A copy of a message without some fields."""
+    return {name: value for name, value in message.items() if name not in names}

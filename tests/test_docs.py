@@ -1,0 +1,39 @@
+"""What the documents show is what the code does."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mistral_service.conversation.rules import RULES, Run, apply_rules
+from mistral_service.local import Checks
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = re.findall(
+    r"^## (R\d+)\n.*?^Before( \(functions are offered\))?:\n\n```json\n(.*?)```\n\nAfter:\n\n"
+    r"```json\n(.*?)```",
+    (ROOT / "docs" / "rules.md").read_text(),
+    re.DOTALL | re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("rule", "offered", "before", "after"), EXAMPLES)
+def test_an_example_of_a_rule_is_what_the_rule_does(rule, offered, before, after):
+    run = Run(has_tools=bool(offered))
+    sent = apply_rules(json.loads(before), run)
+    assert sent == json.loads(after)
+    assert rule in {change.rule for change in run.changes}
+    assert Checks().judge({"model": "mistral-small-latest", "messages": sent}) is None
+
+
+def test_every_rule_has_an_example():
+    named = {number for rule in RULES for number in re.findall(r"R\d+", (rule.__doc__ or "")[:30])}
+    assert named <= {rule for rule, *_ in EXAMPLES}
+    assert {f"R{n}" for n in range(1, 16)} == {rule for rule, *_ in EXAMPLES}
+
+
+def test_links_between_documents_lead_somewhere():
+    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
