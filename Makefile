@@ -35,7 +35,8 @@ types: $(VENV)/.dev ## Check types, strictly
 	$(BIN)/pyright
 
 bench: $(VENV)/.dev ## Measure beside Pipecat's own service
-	$(BIN)/python benchmarks/beside_pipecat.py
+	@$(BIN)/python benchmarks/beside_pipecat.py
+	@$(BIN)/python benchmarks/messages.py
 
 lock: $(VENV)/.dev ## Pin the dependencies anew
 	$(PIP) install -q uv
