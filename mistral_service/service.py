@@ -3,19 +3,14 @@
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
 from typing import Any, cast
 
 from loguru import logger
 from openai import APITimeoutError, AsyncOpenAI, AsyncStream
 from openai.types.chat import ChatCompletionChunk
 from pipecat.adapters.llm.services.open_ai_adapter import OpenAILLMInvocationParams
-from pipecat.frames.frames import FunctionCallFromLLM
-from pipecat.metrics.metrics import LLMTokenUsage
-from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
+from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.services.openai.base_llm import OpenAILLMSettings
-from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.services.settings import LLMSettings
 from pipecat.utils.errors import ErrorCategory
 from pipecat.utils.tracing.service_decorators import (
@@ -24,11 +19,8 @@ from pipecat.utils.tracing.service_decorators import (
 from pipecat.utils.types import assert_given
 
 from mistral_service.conversation.adapter import MistralLLMAdapter
-from mistral_service.conversation.run import Run
 from mistral_service.conversation.tools import ToolsNotPassable
-from mistral_service.reply.calls import arguments_of, new_call_id
-from mistral_service.reply.events import Finish, Text, ToolCall
-from mistral_service.reply.prefix import RepeatedPrefix
+from mistral_service.reply.events import Text
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.settings import (
     DEFAULT_MODEL,
@@ -36,9 +28,11 @@ from mistral_service.settings import (
     BadSetting,
     MistralLLMSettings,
     check_settings,
+    fastest_effort,
+    given,
 )
-from mistral_service.wire.chunks import Usage
-from mistral_service.wire.client import error_of, fetch_reply, open_reply, read_chunks
+from mistral_service.turn import Turns
+from mistral_service.wire.client import error_of, fetch_reply, open_reply
 from mistral_service.wire.errors import MistralError, Reason
 
 DEFAULT_BASE_URL = "https://api.mistral.ai/v1"
@@ -48,7 +42,6 @@ _SENT_AS_THEY_ARE = (
     "safe_prompt",
     "response_format",
     "parallel_tool_calls",
-    "reasoning_effort",
     "prompt_mode",
     "prediction",
     "stop",
@@ -76,10 +69,11 @@ _CATEGORIES: dict[Reason, ErrorCategory] = {
     Reason.TIMEOUT: ErrorCategory.CONNECTIVITY,
     Reason.STREAM: ErrorCategory.SERVER,
     Reason.EMPTY: ErrorCategory.SERVER,
+    Reason.CALL: ErrorCategory.SERVER,
 }
 
 
-class MistralLLMService(OpenAILLMService):
+class MistralLLMService(Turns):
     """A Pipecat LLM service that talks to Mistral's chat completions API.
 
     It takes the place of `pipecat.services.mistral.llm.MistralLLMService`: the same constructor,
@@ -205,8 +199,9 @@ class MistralLLMService(OpenAILLMService):
             "max_tokens": _least(settings.max_tokens, settings.max_completion_tokens),
             "frequency_penalty": settings.frequency_penalty,
             "presence_penalty": settings.presence_penalty,
-            "random_seed": _first(settings.random_seed, settings.seed),
-            "service_tier": _first(settings.service_tier, self._service_tier),
+            "random_seed": given(settings.random_seed, settings.seed),
+            "reasoning_effort": self._reasoning_effort(),
+            "service_tier": given(settings.service_tier, self._service_tier),
             **{name: getattr(settings, name) for name in _SENT_AS_THEY_ARE},
         }
         params = {k: v for k, v in params.items() if v is not None and not isinstance(v, UNSET)}
@@ -302,7 +297,7 @@ class MistralLLMService(OpenAILLMService):
     async def _process_context(self, context: LLMContext) -> None:
         """Answer one turn; every error of Mistral or the network leaves as a `MistralError`."""
         try:
-            await self._answer(context)
+            await self.answer(context)
         except Exception as e:
             error = error_of(e)
             if error is None:
@@ -318,70 +313,6 @@ class MistralLLMService(OpenAILLMService):
                 context.remove_invalid_file_message()
             raise error from e
 
-    async def _answer(self, context: LLMContext) -> None:
-        await self.start_ttfb_metrics()
-        stream = await self.get_chat_completions(context)
-        reader, prefix = ReplyReader(), RepeatedPrefix(self._rules_run.prefix)
-        spoke = False
-        try:
-            async with aclosing(read_chunks(stream)) as chunks:
-                async for chunk in chunks:
-                    for event in reader.feed(chunk):
-                        # Thinking is output, but no answer: it ends TTFB and leaves TTFAT running.
-                        await self.stop_ttfb_metrics()
-                        if isinstance(event, Text) and (words := prefix.feed(event.text)):
-                            spoke = True
-                            await self._push_llm_text(words)
-                    if reader.calling:
-                        await self.stop_ttfb_metrics()
-                        await self.stop_ttfat_metrics()
-        finally:
-            # An interruption cancels this task: the connection closes here, before anything else.
-            await _close(stream)
-            if reader.model:
-                self.set_full_model_name(reader.model)
-            if reader.usage:
-                await self.start_llm_usage_metrics(_token_usage(reader.usage))
-
-        if words := prefix.finish():
-            spoke = True
-            await self._push_llm_text(words)
-        *calls, end = reader.finish()
-        called = await self._call_functions(context, cast("list[ToolCall]", calls))
-        if not spoke and not called:
-            reason = cast(Finish, end).reason
-            raise MistralError(Reason.EMPTY, f"the reply ended with {reason!r}")
-
-    async def _call_functions(self, context: LLMContext, calls: list[ToolCall]) -> bool:
-        """Run the functions that the model calls; False if there was nothing to run."""
-        run = self._rules_run
-        function_calls: list[FunctionCallFromLLM] = []
-        for call in calls:
-            try:
-                arguments = arguments_of(call)
-            except ValueError as e:
-                await self.push_error(str(e), exception=e, category=ErrorCategory.APPLICATION)
-                continue
-            function_calls.append(
-                FunctionCallFromLLM(
-                    context=context,
-                    tool_call_id=run.call_ids.get(call.id or "", call.id) or new_call_id(),
-                    function_name=run.names.get(call.name, call.name),
-                    arguments=arguments,
-                )
-            )
-        await self.run_function_calls(function_calls)
-        # Bad arguments have been told; a call that has its result already leads nowhere.
-        return len(function_calls) < len(calls) or bool(_unanswered(function_calls))
-
-    async def run_function_calls(self, function_calls: Sequence[FunctionCallFromLLM]) -> None:
-        """Run functions, but none whose call has its result in the context already.
-
-        Args:
-            function_calls: The calls, all of one context.
-        """
-        await super().run_function_calls(_unanswered(function_calls))
-
     def _classify_error(self, exception: Exception) -> ErrorCategory | None:
         """Tell Pipecat whether an error ends the service or only the turn."""
         if isinstance(exception, MistralError):
@@ -390,10 +321,12 @@ class MistralLLMService(OpenAILLMService):
             return ErrorCategory.APPLICATION
         return super()._classify_error(exception)
 
-    @property
-    def _rules_run(self) -> Run:
-        adapter: object = self.get_llm_adapter()
-        return adapter.run if isinstance(adapter, MistralLLMAdapter) else Run()
+    def _reasoning_effort(self) -> str | None:
+        effort = given(self._settings.reasoning_effort)
+        if effort is None and not given(self._settings.use_provider_thinking_default):
+            # As Pipecat's other services do: a voice answers at once unless it is told to think.
+            return fastest_effort(str(self._settings.model))
+        return effort
 
     async def _invocation_params(
         self, context: LLMContext, system_instruction: str | None = None
@@ -401,7 +334,8 @@ class MistralLLMService(OpenAILLMService):
         adapter: Any = self.get_llm_adapter()
         options: dict[str, Any] = {}
         if isinstance(adapter, MistralLLMAdapter):
-            options["tool_choice"] = _first(self._settings.tool_choice)
+            options["tool_choice"] = given(self._settings.tool_choice)
+            options["takes_thoughts"] = bool(given(self._settings.keep_thoughts))
         return await adapter.get_llm_invocation_params(
             context,
             system_instruction=system_instruction
@@ -411,42 +345,6 @@ class MistralLLMService(OpenAILLMService):
         )
 
 
-def _unanswered(calls: Sequence[FunctionCallFromLLM]) -> list[FunctionCallFromLLM]:
-    """The calls that have no result in the context yet."""
-    if not calls:
-        return []
-    messages = cast("list[dict[str, Any]]", calls[0].context.get_messages())
-    answered = {
-        message.get("tool_call_id")
-        for message in messages
-        if not isinstance(message, LLMSpecificMessage) and message.get("role") == "tool"
-    }
-    return [call for call in calls if call.tool_call_id not in answered]
-
-
-def _first(*values: Any) -> Any:
-    """The first value that is given."""
-    return next((v for v in values if v is not None and not isinstance(v, UNSET)), None)
-
-
 def _least(*limits: Any) -> int | None:
     given = [limit for limit in limits if isinstance(limit, int)]
     return min(given, default=None)
-
-
-def _token_usage(usage: Usage) -> LLMTokenUsage:
-    return LLMTokenUsage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        total_tokens=usage.total_tokens,
-        cache_read_input_tokens=usage.cached_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-    )
-
-
-async def _close(stream: AsyncStream[Any] | AsyncIterator[Any]) -> None:
-    for name in ("close", "aclose"):
-        close = getattr(stream, name, None)
-        if close is not None:
-            await close()
-            return

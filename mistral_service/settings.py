@@ -1,5 +1,6 @@
 """What can be set, before and during a conversation, and what each setting may be."""
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,11 @@ DEFAULT_MODEL = "mistral-small-latest"
 
 UNSET = (NotGiven, OpenAINotGiven, Omit)
 """The types whose instances mean "not given", Pipecat's and the OpenAI client's."""
+
+
+def given(*values: Any) -> Any:
+    """The first of some values that is given and not None; None if there is none."""
+    return next((v for v in values if v is not None and not isinstance(v, UNSET)), None)
 
 
 def _not_given() -> Any:
@@ -53,6 +59,13 @@ class MistralLLMSettings(OpenAILLMSettings):
         guardrails: Mistral's moderation of what goes in and comes out.
         service_tier: `auto` or `standard_only`.
         metadata: What Mistral's logs keep with the request.
+        keep_thoughts: Whether the thoughts of a reasoning model are kept in the context and given
+            back to it on later turns. Off by default: they cost tokens, and older models refuse
+            them.
+        repeated_calls: What happens to a call that is like another of the same turn but for its
+            id: `run` (the default) runs both, `reuse` answers it from the first one's result.
+        empty_reply_text: What is said where the model twice has nothing to say, such as "Sorry,
+            could you say that again?". By default None: an `ErrorFrame` tells it.
     """
 
     random_seed: int | None | NotGiven = _not_given()
@@ -69,6 +82,9 @@ class MistralLLMSettings(OpenAILLMSettings):
     guardrails: list[dict[str, Any]] | None | NotGiven = _not_given()
     service_tier: str | None | NotGiven = _not_given()
     metadata: dict[str, Any] | None | NotGiven = _not_given()
+    keep_thoughts: bool | None | NotGiven = _not_given()
+    repeated_calls: str | None | NotGiven = _not_given()
+    empty_reply_text: str | None | NotGiven = _not_given()
 
     @classmethod
     def complete(cls) -> "MistralLLMSettings":
@@ -77,6 +93,23 @@ class MistralLLMSettings(OpenAILLMSettings):
         for name in {f.name for f in fields(cls)} - {f.name for f in fields(OpenAILLMSettings)}:
             setattr(settings, name, None)
         return settings
+
+
+# Mistral's models that think when asked, and take `reasoning_effort` `none` and `high`.
+_THINKS_WHEN_ASKED = re.compile(r"mistral-(small|medium)(-latest|-26\d\d|$)")
+
+
+def fastest_effort(model: str) -> str | None:
+    """The `reasoning_effort` that makes a model answer at once.
+
+    Args:
+        model: The model's name.
+
+    Returns:
+        `none` for Mistral's models that think when asked; None, which sends nothing, for others:
+        they do not know the parameter, or cannot help thinking.
+    """
+    return "none" if _THINKS_WHEN_ASKED.match(model) else None
 
 
 class BadSetting(ValueError):
@@ -137,6 +170,9 @@ _ALLOWED: dict[str, tuple[Any, str]] = {
     "guardrails": (list[dict[str, Any]], "a list of mappings"),
     "service_tier": (Literal["auto", "standard_only"], '"auto" or "standard_only"'),
     "metadata": (dict[str, Any], "a mapping"),
+    "keep_thoughts": (bool, "True or False"),
+    "repeated_calls": (Literal["run", "reuse"], '"run" or "reuse"'),
+    "empty_reply_text": (Annotated[str, Field(min_length=1)], "a text, or None"),
     "use_provider_thinking_default": (bool, "True or False"),
     "filter_incomplete_user_turns": (bool, "True or False"),
 }

@@ -333,24 +333,6 @@ async def test_a_call_without_an_id_gets_one_that_mistral_takes(serve, service_f
 # --- never silent -------------------------------------------------------------------------------
 
 
-async def test_broken_arguments_are_told(serve, service_for):
-    mistral = serve(Reply(tool_calls=[{"name": "weather", "arguments": "{broken"}]))
-    async with Call(service_for(mistral), tools=TOOLS) as call:
-        await call.say("Weather?")
-    [error] = call.errors
-    assert "weather" in error.error
-    assert "{broken" in error.error
-    assert call.service.is_usable
-
-
-async def test_an_empty_reply_is_told(serve, service_for):
-    mistral = serve(Reply(""))
-    async with Call(service_for(mistral)) as call:
-        await call.say("Hello.")
-    [error] = call.errors
-    assert "no words and no call" in error.error
-
-
 @pytest.mark.parametrize(
     ("reply", "reason", "category", "usable", "said"),
     [

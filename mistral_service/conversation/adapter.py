@@ -22,6 +22,7 @@ from mistral_service.conversation.foreign import readable
 from mistral_service.conversation.parts import text_of
 from mistral_service.conversation.rules import apply_rules
 from mistral_service.conversation.run import Message, Run
+from mistral_service.conversation.thoughts import OWN, thought_of
 from mistral_service.conversation.tools import mistrals_choice, mistrals_tools
 
 # A summary may be asked for while a turn runs: each task has its own last request.
@@ -42,7 +43,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
     @property
     def id_for_llm_specific_messages(self) -> str:
         """The mark of messages in the context that are Mistral's own: `mistral`."""
-        return "mistral"
+        return OWN
 
     @property
     def run(self) -> Run:
@@ -60,6 +61,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         system_instruction: str | None = None,
         convert_developer_to_user: bool = False,
         tool_choice: Any = None,
+        takes_thoughts: bool = False,
     ) -> OpenAILLMInvocationParams:
         """Make the parameters of a request from a context.
 
@@ -70,6 +72,8 @@ class MistralLLMAdapter(OpenAILLMAdapter):
                 without effect: what becomes of a `developer` message depends on where it stands,
                 which the rules decide.
             tool_choice: Which functions may be called, where the context does not say.
+            takes_thoughts: Whether the model takes the thoughts of earlier turns that the context
+                has kept; they are left out where it does not.
 
         Returns:
             `messages`, `tools` and `tool_choice` for the request's body.
@@ -84,7 +88,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         tools, names = mistrals_tools(offered)
         choice = context.tool_choice if is_given(context.tool_choice) else tool_choice
 
-        run = Run(has_tools=bool(tools) and choice != "none")
+        run = Run(has_tools=bool(tools) and choice != "none", takes_thoughts=takes_thoughts)
         run.names = names
         messages = self._messages(context, system_instruction, run)
         if messages[-1].get("prefix"):
@@ -126,7 +130,8 @@ class MistralLLMAdapter(OpenAILLMAdapter):
             if message.llm != self.id_for_llm_specific_messages:
                 return readable(message.message)
             own: Any = message.message
-            return cast("Message", own) if isinstance(own, dict) and "role" in own else None
+            plain = cast("Message", own) if isinstance(own, dict) and "role" in own else None
+            return plain or thought_of(own)
         plain = cast("Message", message)
         content = plain.get("content")
         if not isinstance(content, list) or not any(map(_is_file, cast("list[Any]", content))):

@@ -28,6 +28,7 @@ from mistral_service.conversation.parts import (
     text_of,
 )
 from mistral_service.conversation.run import Change, Message, Messages, Run, without
+from mistral_service.conversation.thoughts import thoughts_return_to_their_place
 
 Rule = Callable[[Messages, Run], Messages]
 
@@ -175,13 +176,17 @@ def empty_messages_go(messages: Messages, run: Run) -> Messages:
 
 
 def words_and_calls_stand_apart(messages: Messages, run: Run) -> Messages:
-    """R8: words and calls are two messages.
+    """R8: words and calls are two messages; a thought stays with the call it led to.
 
     Prevents "must have either content or tool_calls, but not both" of tokenizers before v7.
     """
     result: Messages = []
     for message in messages:
-        if not message.get("tool_calls") or not message.get("content"):
+        if (
+            not message.get("tool_calls")
+            or not message.get("content")
+            or _only_thinks(message["content"])
+        ):
             result.append(message)
         elif has_content(message["content"]):
             reason = "parted words and calls"
@@ -321,6 +326,7 @@ def no_more_pictures_than_allowed(messages: Messages, run: Run) -> Messages:
 
 
 RULES: Sequence[Rule] = (
+    thoughts_return_to_their_place,
     only_fields_of_the_schema,
     parts_where_they_may_stand,
     instructions_where_they_stand,
@@ -373,6 +379,12 @@ def _said_elsewhere(message: Message) -> str:
 
 def _may_stand(part: Part, role: str) -> bool:
     return is_text(part) or (role == "assistant" and part.get("type") == "thinking")
+
+
+def _only_thinks(content: Any) -> bool:
+    return isinstance(content, list) and all(
+        part.get("type") == "thinking" for part in as_parts(content)
+    )
 
 
 def _speaks(message: Message) -> bool:

@@ -31,6 +31,7 @@ class Run:
 
     Attributes:
         has_tools: Whether functions are offered in the request.
+        takes_thoughts: Whether the model takes the thoughts of earlier turns.
         max_images: The most pictures that the request may have.
         changes: What was changed, in the order of the rules.
         call_ids: The ids of calls as they are sent → as they stand in the context, where the two
@@ -40,8 +41,11 @@ class Run:
         prefix: The words that the reply will repeat before it goes on; empty if there are none.
     """
 
-    def __init__(self, *, has_tools: bool = False, max_images: int = 8) -> None:
+    def __init__(
+        self, *, has_tools: bool = False, takes_thoughts: bool = False, max_images: int = 8
+    ) -> None:
         self.has_tools = has_tools
+        self.takes_thoughts = takes_thoughts
         self.max_images = max_images
         self.changes: list[Change] = []
         self.call_ids: dict[str, str] = {}

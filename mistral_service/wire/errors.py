@@ -32,6 +32,7 @@ class Reason(Enum):
         TIMEOUT: No answer in time.
         STREAM: The stream had something in it that is no chunk.
         EMPTY: The reply had no words and no call in it.
+        CALL: The model calls a function in a way that leads nowhere, and was told so.
     """
 
     KEY = "key"
@@ -49,6 +50,7 @@ class Reason(Enum):
     TIMEOUT = "timeout"
     STREAM = "stream"
     EMPTY = "empty"
+    CALL = "call"
 
     @property
     def retryable(self) -> bool:
@@ -85,6 +87,7 @@ _ADVICE: dict[Reason, str] = {
     Reason.TIMEOUT: "Mistral did not answer in time",
     Reason.STREAM: "Mistral's reply broke off with an error",
     Reason.EMPTY: "Mistral replied with no words and no call",
+    Reason.CALL: "The model's function call leads nowhere",
 }
 
 _STATUS_REASONS: dict[int, Reason] = {

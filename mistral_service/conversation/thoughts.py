@@ -1,0 +1,44 @@
+"""Thoughts that were kept in the context return to their place in later requests."""
+
+from typing import Any, cast
+
+from mistral_service.conversation.parts import as_parts
+from mistral_service.conversation.run import Message, Messages, Run
+
+OWN = "mistral"
+"""The mark of messages in a context that are Mistral's own."""
+
+_KIND = "thought"
+
+
+def thought_of(message: Any) -> Message | None:
+    """A thought as Pipecat keeps it, if a message of Mistral's own is one."""
+    own = cast("Message", message) if isinstance(message, dict) else {}
+    if own.get("type") == _KIND and own.get("text"):
+        return {"role": _KIND, "content": str(own["text"])}
+    return None
+
+
+def thoughts_return_to_their_place(messages: Messages, run: Run) -> Messages:
+    """R15: a thought stands as a thinking part before the words or the call it led to.
+
+    Only where the request says that the model takes thoughts; otherwise they are left out, as is a
+    thought that led nowhere. Prevents 422 for a role that is none.
+    """
+    result: Messages = []
+    thoughts: list[str] = []
+    for message in messages:
+        if message.get("role") == _KIND:
+            thoughts.append(message["content"])
+            continue
+        if thoughts and message.get("role") == "assistant" and run.takes_thoughts:
+            thinking = [{"type": "text", "text": text} for text in thoughts]
+            content = [
+                {"type": "thinking", "thinking": thinking},
+                *as_parts(message.get("content")),
+            ]
+            reason = "put the thought before what it led to"
+            message = run.changed("R15", message, reason, {**message, "content": content})
+        thoughts = []
+        result.append(message)
+    return result

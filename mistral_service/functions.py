@@ -1,0 +1,149 @@
+"""Function calling on Pipecat's side: what the ledger planned becomes Pipecat's calls."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from pipecat.frames.frames import (
+    Frame,
+    FunctionCallCancelFrame,
+    FunctionCallFromLLM,
+    FunctionCallInProgressFrame,
+    FunctionCallResultFrame,
+)
+from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
+from pipecat.services.llm_service import FunctionCallRunnerItem
+from pipecat.services.openai.llm import OpenAILLMService
+
+from mistral_service.reply.calls import Ledger, Plan, Planned
+from mistral_service.reply.events import ToolCall
+
+
+class _Told(dict[str, Any]):
+    """Arguments of a call that does not run: the model is told something in place of a result."""
+
+    result: str = ""
+
+
+class FunctionCalls(OpenAILLMService):
+    """Runs the functions that a model calls: each call exactly once.
+
+    Pipecat does what it does for every service: registry, parallel and sequential runs, timeouts,
+    cancellation, groups, events. What is added is the ledger, and an answer for falsy results.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._ledger = Ledger()
+        super().__init__(**kwargs)  # pyright: ignore[reportUnknownMemberType]
+
+    def plan_calls(self, context: LLMContext, calls: Sequence[ToolCall]) -> Plan:
+        """Decide about the calls of one reply, as `Ledger.plan` does, knowing the context."""
+        messages = [m for m in context.get_messages() if not isinstance(m, LLMSpecificMessage)]
+        self._ledger.learn(cast("list[dict[str, Any]]", messages))
+        return self._ledger.plan(calls)
+
+    async def start_calls(self, context: LLMContext, calls: Sequence[Planned]) -> None:
+        """Hand planned calls to Pipecat as one group."""
+        function_calls: list[FunctionCallFromLLM] = []
+        for call in calls:
+            arguments: dict[str, Any] = call.arguments
+            if call.told is not None:
+                arguments = _Told(call.arguments)
+                arguments.result = call.told
+            function_calls.append(
+                FunctionCallFromLLM(
+                    context=context,
+                    tool_call_id=call.id,
+                    function_name=call.name,
+                    arguments=arguments,
+                )
+            )
+        await self.run_function_calls(function_calls)
+
+    async def run_function_calls(self, function_calls: Sequence[FunctionCallFromLLM]) -> None:
+        """Run functions, but none whose call has its result in the context already.
+
+        Args:
+            function_calls: The calls, all of one context.
+        """
+        if not function_calls:
+            return
+        messages = cast("list[dict[str, Any]]", function_calls[0].context.get_messages())
+        answered = {
+            message.get("tool_call_id")
+            for message in messages
+            if not isinstance(message, LLMSpecificMessage) and message.get("role") == "tool"
+        }
+        await super().run_function_calls(
+            [call for call in function_calls if call.tool_call_id not in answered]
+        )
+
+    async def _run_function_call(self, runner_item: FunctionCallRunnerItem) -> None:
+        told = runner_item.arguments
+        if not isinstance(told, _Told):
+            await super()._run_function_call(runner_item)
+            return
+        call: dict[str, Any] = {
+            "function_name": runner_item.function_name,
+            "tool_call_id": runner_item.tool_call_id,
+            "arguments": dict(told),
+        }
+        await self.broadcast_frame(
+            FunctionCallInProgressFrame,
+            **call,
+            cancel_on_interruption=True,
+            group_id=runner_item.group_id,
+        )
+        await self.broadcast_frame(FunctionCallResultFrame, **call, result=told.result)
+
+    async def broadcast_frame(self, frame_cls: type[Frame], **kwargs: Any) -> None:
+        """Broadcast a frame; results pass by the ledger on their way.
+
+        Args:
+            frame_cls: The kind of frame.
+            **kwargs: Its fields.
+        """
+        if frame_cls is FunctionCallResultFrame:
+            properties = kwargs.get("properties")
+            if properties is None or properties.is_final:
+                self._ledger.settled(kwargs["tool_call_id"])
+            kwargs["result"] = answerable(kwargs.get("result"))
+        elif frame_cls is FunctionCallCancelFrame:
+            self._ledger.settled(kwargs["tool_call_id"])
+        await super().broadcast_frame(  # pyright: ignore[reportUnknownMemberType]
+            frame_cls, **kwargs
+        )
+
+
+def answerable(result: Any) -> Any:
+    """A result that gets a spoken answer, falsy or not.
+
+    Pipecat runs the model again only for a result that is true, so that a caller who asks how many
+    messages there are hears nothing where there are none. A falsy result is given a type that is
+    true and otherwise equal to it. A function that wants no answer says so as always, with
+    `FunctionCallResultProperties(run_llm=False)`.
+
+    Args:
+        result: What the function returned.
+
+    Returns:
+        The same if it is true; otherwise something true that reads the same in the context
+        (`None` reads `"COMPLETED"`, `False` reads `"false"`).
+    """
+    if result is None:
+        return "COMPLETED"
+    if result is False:
+        return "false"
+    for kind in _TRUE:
+        if isinstance(result, kind) and not result:
+            return _TRUE[kind](result)
+    return result
+
+
+def _true(kind: type) -> Any:
+    def is_true(_self: object) -> bool:
+        return True
+
+    return type(f"True{kind.__name__.title()}", (kind,), {"__bool__": is_true})
+
+
+_TRUE: dict[type, Any] = {kind: _true(kind) for kind in (int, float, str, list, dict)}

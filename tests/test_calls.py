@@ -1,0 +1,150 @@
+"""The ledger: which call runs, and what becomes of those that may not."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mistral_service.reply.calls import Ledger
+from mistral_service.reply.events import ToolCall
+
+USER = {"role": "user", "content": "Hello."}
+
+
+def made(call_id: str, name: str = "f", arguments: str = "{}") -> dict:
+    function = {"name": name, "arguments": arguments}
+    return {"role": "assistant", "tool_calls": [{"id": call_id, "function": function}]}
+
+
+def answered(call_id: str, content: str = "1") -> dict:
+    return {"role": "tool", "tool_call_id": call_id, "content": content}
+
+
+def test_a_new_call_runs_with_its_arguments():
+    plan = Ledger().plan([ToolCall("abcdefgh1", "f", '{"a": 1}')])
+    [call] = plan.calls
+    assert (call.id, call.name, call.arguments, call.told) == ("abcdefgh1", "f", {"a": 1}, None)
+    assert plan.leads_on
+
+
+def test_the_same_id_twice_in_a_reply_runs_once():
+    plan = Ledger().plan([ToolCall("abcdefgh1", "f", "{}")] * 2)
+    assert len(plan.calls) == 1
+
+
+def test_two_calls_that_are_alike_but_for_the_id_both_run():
+    plan = Ledger().plan([ToolCall("abcdefgh1", "f", "{}"), ToolCall("abcdefgh2", "f", "{}")])
+    assert [call.id for call in plan.calls] == ["abcdefgh1", "abcdefgh2"]
+
+
+def test_one_id_for_two_different_calls_runs_both_under_ids_of_their_own():
+    plan = Ledger().plan([ToolCall("call_0", "f", "{}"), ToolCall("call_0", "g", "{}")])
+    first, second = plan.calls
+    assert (first.name, second.name) == ("f", "g")
+    assert first.id == "call_0" != second.id
+
+
+def test_calls_without_an_id_get_one_that_mistral_takes():
+    plan = Ledger().plan([ToolCall(None, "f", "{}"), ToolCall(None, "g", "{}")])
+    ids = [call.id for call in plan.calls]
+    assert all(len(i) == 9 and i.isalnum() for i in ids)
+    assert len(set(ids)) == 2
+
+
+def test_an_answered_call_is_repeated_and_does_not_run():
+    ledger = Ledger()
+    ledger.learn([USER, made("abcdefgh1"), answered("abcdefgh1")])
+    plan = ledger.plan([ToolCall("abcdefgh1", "f", "{}")])
+    assert not plan.calls
+    assert [call.id for call in plan.repeated] == ["abcdefgh1"]
+    assert not plan.leads_on
+
+
+@pytest.mark.parametrize(
+    "state", ["IN_PROGRESS", '{"type": "async_tool", "status": "running", "tool_call_id": "x"}']
+)
+def test_a_running_call_is_waited_for(state: str):
+    ledger = Ledger()
+    ledger.learn([USER, made("abcdefgh1"), answered("abcdefgh1", state)])
+    plan = ledger.plan([ToolCall("abcdefgh1", "f", "{}")])
+    assert not plan.calls
+    assert plan.waiting
+    assert plan.leads_on
+
+
+def test_a_call_that_was_started_is_known_before_the_context_has_it():
+    ledger = Ledger()
+    ledger.plan([ToolCall("abcdefgh1", "f", "{}")])
+    assert ledger.plan([ToolCall("abcdefgh1", "f", "{}")]).waiting
+    ledger.settled("abcdefgh1")
+    assert ledger.plan([ToolCall("abcdefgh1", "f", "{}")]).repeated
+
+
+def test_a_call_stays_known_when_the_context_is_trimmed():
+    ledger = Ledger()
+    ledger.learn([USER, made("abcdefgh1"), answered("abcdefgh1")])
+    ledger.learn([USER])
+    assert not ledger.plan([ToolCall("abcdefgh1", "f", "{}")]).calls
+
+
+def test_a_server_that_counts_its_ids_anew_has_its_calls_run():
+    ledger = Ledger()
+    ledger.learn([USER, made("call_0", "f", '{"a": 1}'), answered("call_0")])
+    [call] = ledger.plan([ToolCall("call_0", "f", '{"a": 2}')]).calls
+    assert call.arguments == {"a": 2}
+    assert call.id != "call_0"
+
+
+@pytest.mark.parametrize("arguments", ["{broken", "[1, 2]", "7", '"x"', "null"])
+def test_arguments_that_are_no_object_are_told_once_then_given_up(arguments: str):
+    ledger = Ledger()
+    [call] = ledger.plan([ToolCall("abcdefgh1", "f", arguments)]).calls
+    assert "not a JSON object" in (call.told or "")
+    assert arguments in (call.told or "")
+    again = ledger.plan([ToolCall("abcdefgh2", "f", arguments)])
+    assert not again.calls
+    assert arguments in (again.error or "")
+
+
+def test_a_call_that_is_right_at_last_begins_the_count_anew():
+    ledger = Ledger()
+    ledger.plan([ToolCall("abcdefgh1", "f", "{broken")])
+    assert ledger.plan([ToolCall("abcdefgh2", "f", "{}")]).calls[0].told is None
+    assert ledger.plan([ToolCall("abcdefgh3", "f", "{broken")]).error is None
+
+
+def test_with_reuse_a_like_call_of_the_same_turn_is_answered_from_the_first():
+    ledger = Ledger(repeated_calls="reuse")
+    [call] = ledger.plan([ToolCall("a", "f", '{"x": 1}'), ToolCall("b", "f", '{"x":1}')]).calls
+    assert call.id == "a"
+    ledger.learn([USER, made("a", "f", '{"x": 1}'), answered("a", "sunny")])
+    [told] = ledger.plan([ToolCall("c", "f", '{"x": 1}')]).calls
+    assert told.told == "sunny"
+    ledger.learn([USER, made("a", "f", '{"x": 1}'), answered("a", "sunny"), USER])
+    [again] = ledger.plan([ToolCall("d", "f", '{"x": 1}')]).calls
+    assert again.told is None
+
+
+calls = st.builds(
+    ToolCall,
+    st.sampled_from(["abcdefgh1", "abcdefgh2", "call_0", None]),
+    st.sampled_from(["f", "g"]),
+    st.sampled_from(["{}", '{"a": 1}', "{broken", "[1]"]),
+)
+
+
+@given(st.lists(st.lists(calls, max_size=4), max_size=6), st.booleans())
+def test_no_id_runs_twice_and_no_reply_is_without_a_way_out(replies, settle: bool):
+    ledger = Ledger()
+    ran: list[str] = []
+    for reply in replies:
+        plan = ledger.plan(reply)
+        started = [call.id for call in plan.calls]
+        ran += started
+        assert bool(reply) == bool(plan.leads_on or plan.repeated or plan.error)
+        if settle:
+            for call_id in started:
+                ledger.settled(call_id)
+    assert len(ran) == len(set(ran))
+    assert all(json.dumps(call_id) for call_id in ran)

@@ -1,0 +1,362 @@
+"""Function calls in a real pipeline: each runs once, and each leads to an answer."""
+
+import asyncio
+
+import pytest
+from call import Call
+from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
+from pipecat.frames.frames import (
+    FunctionCallResultProperties,
+    LLMFullResponseEndFrame,
+    LLMMessagesAppendFrame,
+)
+
+from mistral_service.functions import answerable
+from mistral_service.local import Reply
+
+
+def tools(*names: str) -> list[FunctionSchema]:
+    return [
+        FunctionSchema(
+            name=name, description="For tests.", properties={"a": {"type": "integer"}}, required=[]
+        )
+        for name in names
+    ]
+
+
+def registered(service, result="done", **options) -> list[str]:
+    """Register two functions and return what will have run."""
+    ran: list[str] = []
+
+    async def handler(params) -> None:
+        ran.append(params.tool_call_id)
+        await params.result_callback(result)
+
+    for name in ("one", "two"):
+        service.register_function(name, handler, **options)
+    return ran
+
+
+def called(name: str = "one", call_id: str = "abcdefgh1", **arguments) -> dict:
+    return {"name": name, "id": call_id, "arguments": arguments}
+
+
+async def test_a_repeated_call_is_answered_from_its_stored_result(serve, service_for):
+    mistral = serve(
+        Reply(tool_calls=[called()]),
+        Reply("It is done."),
+        Reply("Let me look. ", tool_calls=[called()]),
+        Reply("As I said, it is done."),
+    )
+    service = service_for(mistral)
+    ran = registered(service)
+    async with Call(service, tools=tools("one")) as call:
+        await call.say("Do it.", turns=2)
+        said = await call.say("And?")
+    assert said == "Let me look. As I said, it is done."
+    assert ran == ["abcdefgh1"]
+    assert not call.errors
+    reminder = mistral.exchanges[-1].request["messages"][-1]["content"]
+    assert "one already" in reminder
+    assert "already" not in str(call.context.get_messages())
+
+
+async def test_a_model_that_repeats_itself_is_told_once_then_the_caller(serve, service_for):
+    mistral = serve(
+        Reply(tool_calls=[called()]),
+        Reply("It is done."),
+        Reply(tool_calls=[called()], times=None, when="."),
+    )
+    service = service_for(mistral)
+    ran = registered(service)
+    async with Call(service, tools=tools("one")) as call:
+        await call.say("Do it.", turns=2)
+        await call.say("And?")
+        [error] = call.errors
+        assert "one was called again" in error.error
+        assert call.service.is_usable
+    assert len(mistral.exchanges) == 4
+    assert ran == ["abcdefgh1"]
+
+
+async def test_the_same_id_twice_in_a_reply_runs_once(serve, service_for):
+    mistral = serve(Reply(tool_calls=[called(), called()]), Reply("Done."))
+    service = service_for(mistral)
+    ran = registered(service)
+    async with Call(service, tools=tools("one")) as call:
+        assert await call.say("Do it.", turns=2) == "Done."
+    assert ran == ["abcdefgh1"]
+
+
+async def test_like_calls_both_run_and_with_reuse_one(serve, service_for):
+    for setting, runs in (("run", 2), ("reuse", 1)):
+        alike = [called(), called(call_id="abcdefgh2")]
+        mistral = serve(Reply(tool_calls=alike), Reply("Done."))
+        service = service_for(mistral, repeated_calls=setting)
+        ran = registered(service)
+        async with Call(service, tools=tools("one")) as call:
+            assert await call.say("Do it.", turns=2) == "Done."
+        assert len(ran) == runs
+
+
+async def test_broken_arguments_are_told_to_the_model_which_tries_again(serve, service_for):
+    broken = {"name": "one", "id": "abcdefgh1", "arguments": "{broken"}
+    mistral = serve(
+        Reply(tool_calls=[broken]), Reply(tool_calls=[called(call_id="abcdefgh2")]), Reply("Done.")
+    )
+    service = service_for(mistral)
+    ran = registered(service)
+    async with Call(service, tools=tools("one")) as call:
+        assert await call.say("Do it.", turns=3) == "Done."
+    assert ran == ["abcdefgh2"]
+    told = mistral.exchanges[1].request["messages"][-1]
+    assert (told["role"], told["tool_call_id"]) == ("tool", "abcdefgh1")
+    assert "{broken" in told["content"]
+    assert not call.errors
+
+
+async def test_broken_arguments_twice_are_told_to_the_caller(serve, service_for):
+    def broken(call_id: str) -> dict:
+        return {"name": "one", "id": call_id, "arguments": "[1, 2]"}
+
+    mistral = serve(
+        Reply(tool_calls=[broken("abcdefgh1")]), Reply(tool_calls=[broken("abcdefgh2")])
+    )
+    service = service_for(mistral)
+    ran = registered(service)
+    async with Call(service, tools=tools("one")) as call:
+        await call.say("Do it.", turns=2)
+        [error] = call.errors
+        assert "[1, 2]" in error.error
+    assert ran == []
+
+
+async def test_a_broken_call_beside_a_good_one_is_told_in_the_same_group(serve, service_for):
+    broken = {"name": "two", "id": "abcdefgh2", "arguments": "{"}
+    mistral = serve(Reply(tool_calls=[called(), broken]), Reply("Half of it is done."))
+    service = service_for(mistral)
+    ran = registered(service)
+    async with Call(service, tools=tools("one", "two")) as call:
+        assert await call.say("Do both.", turns=2) == "Half of it is done."
+    assert ran == ["abcdefgh1"]
+    results = [m for m in mistral.exchanges[1].request["messages"] if m["role"] == "tool"]
+    assert [r["tool_call_id"] for r in results] == ["abcdefgh1", "abcdefgh2"]
+
+
+async def test_an_unknown_function_is_told_to_the_model(serve, service_for):
+    mistral = serve(Reply(tool_calls=[called("nonesuch")]), Reply("I cannot do that."))
+    service = service_for(mistral)
+    async with Call(service, tools=tools("one")) as call:
+        assert await call.say("Do it.", turns=2) == "I cannot do that."
+    assert "not currently available" in mistral.exchanges[1].request["messages"][-1]["content"]
+
+
+@pytest.mark.parametrize(
+    ("result", "reads"),
+    [(0, "0"), ([], "[]"), ({}, "{}"), ("", '""'), (0.0, "0.0"), (None, '"COMPLETED"')],
+)
+async def test_a_falsy_result_gets_a_spoken_answer(serve, service_for, result, reads: str):
+    mistral = serve(Reply(tool_calls=[called()]), Reply("There are none."))
+    service = service_for(mistral)
+    registered(service, result)
+    async with Call(service, tools=tools("one")) as call:
+        assert await call.say("How many?", turns=2) == "There are none."
+    assert mistral.exchanges[1].request["messages"][-1]["content"] == reads
+
+
+def test_a_falsy_result_stays_equal_to_itself():
+    for result in (0, 0.0, "", [], {}):
+        assert answerable(result) == result
+        assert bool(answerable(result))
+        assert isinstance(answerable(result), type(result))
+    assert answerable([1]) == [1]
+
+
+async def test_a_function_may_want_no_answer(serve, service_for):
+    mistral = serve(Reply(tool_calls=[called()]))
+    service = service_for(mistral)
+
+    async def handler(params) -> None:
+        quiet = FunctionCallResultProperties(run_llm=False)
+        await params.result_callback(None, properties=quiet)
+
+    service.register_function("one", handler)
+    async with Call(service, tools=tools("one")) as call:
+        await call.say("Do it.")
+        await asyncio.sleep(0.3)
+    assert len(mistral.exchanges) == 1
+
+
+async def test_parallel_calls_run_side_by_side_and_lead_to_one_answer(serve, service_for):
+    mistral = serve(
+        Reply(tool_calls=[called(), called("two", "abcdefgh2")]), Reply("Both are done.")
+    )
+    service = service_for(mistral)
+    running, most = 0, 0
+
+    async def handler(params) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.2)
+        running -= 1
+        await params.result_callback("done")
+
+    for name in ("one", "two"):
+        service.register_function(name, handler)
+    started: list[int] = []
+
+    @service.event_handler("on_function_calls_started")
+    async def on_started(_service, calls) -> None:
+        started.append(len(calls))
+
+    async with Call(service, tools=tools("one", "two")) as call:
+        assert await call.say("Do both.", turns=2) == "Both are done."
+    assert most == 2
+    assert started == [2]
+    assert len(mistral.exchanges) == 2
+
+
+async def test_in_sequence_one_runs_after_the_other(serve, service_for):
+    mistral = serve(Reply(tool_calls=[called(), called("two", "abcdefgh2")]), Reply("Done."))
+    service = service_for(mistral, run_in_parallel=False)
+    running, most = 0, 0
+
+    async def handler(params) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.05)
+        running -= 1
+        await params.result_callback("done")
+
+    for name in ("one", "two"):
+        service.register_function(name, handler)
+    async with Call(service, tools=tools("one", "two")) as call:
+        assert await call.say("Do both.", turns=2) == "Done."
+    assert most == 1
+
+
+async def test_an_interruption_cancels_the_function_and_the_next_request_is_accepted(
+    serve, service_for
+):
+    mistral = serve(Reply(tool_calls=[called()]), Reply("As you wish."))
+    service = service_for(mistral)
+    cancelled = asyncio.Event()
+
+    async def handler(params) -> None:
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    service.register_function("one", handler)
+    async with Call(service, tools=tools("one")) as call:
+        await call.say("Do it.")
+        await asyncio.sleep(0.1)
+        await call.interrupt()
+        await asyncio.wait_for(cancelled.wait(), 3)
+        assert await call.say("Never mind.") == "As you wish."
+    told = mistral.exchanges[1].request["messages"][2]["content"]
+    assert "cancelled" in told
+
+
+async def test_an_async_function_lets_the_conversation_go_on(serve, service_for):
+    mistral = serve(
+        Reply(tool_calls=[called()]),
+        Reply("It is on its way.", times=None),
+    )
+    service = service_for(mistral)
+    release = asyncio.Event()
+
+    async def handler(params) -> None:
+        await release.wait()
+        await params.result_callback("sunny")
+
+    service.register_function("one", handler, cancel_on_interruption=False)
+    async with Call(service, tools=tools("one")) as call:
+        await call.say("Do it.")
+        assert await call.say("Are you there?") == "It is on its way."
+        ends = call.count(LLMFullResponseEndFrame)
+        release.set()
+        await call.until(lambda: call.count(LLMFullResponseEndFrame) > ends)
+    assert [exchange.status for exchange in mistral.exchanges] == [200] * len(mistral.exchanges)
+    assert "sunny" in str(mistral.exchanges[-1].request["messages"][-1])
+
+
+async def test_a_call_that_still_runs_is_not_started_again(serve, service_for):
+    mistral = serve(
+        Reply(tool_calls=[called()]), Reply(tool_calls=[called()]), Reply("Done.", times=None)
+    )
+    service = service_for(mistral)
+    release, ran = asyncio.Event(), []
+
+    async def handler(params) -> None:
+        ran.append(params.tool_call_id)
+        await release.wait()
+        await params.result_callback("done")
+
+    service.register_function("one", handler, cancel_on_interruption=False)
+    async with Call(service, tools=tools("one")) as call:
+        await call.say("Do it.")
+        await call.say("Well?")
+        assert ran == ["abcdefgh1"]
+        release.set()
+        await call.until(lambda: "Done." in call.words)
+    assert not call.errors
+
+
+async def test_a_function_that_takes_too_long_leads_to_an_answer(serve, service_for):
+    mistral = serve(Reply(tool_calls=[called()]), Reply("It takes too long."))
+    service = service_for(mistral)
+
+    async def handler(params) -> None:
+        await asyncio.sleep(10)
+
+    service.register_function("one", handler, timeout_secs=0.2)
+    async with Call(service, tools=tools("one")) as call:
+        assert await call.say("Do it.", turns=2) == "It takes too long."
+
+
+async def test_a_direct_function_and_a_catch_all_run(serve, service_for):
+    async def weather(params, city: str) -> None:
+        """Tell the weather.
+
+        Args:
+            city: Where.
+        """
+        await params.result_callback(f"sunny in {city}")
+
+    mistral = serve(
+        Reply(tool_calls=[called("weather", city="Rome")]),
+        Reply("Sunny."),
+        Reply(tool_calls=[called("anything", "abcdefgh3")]),
+        Reply("Anything goes."),
+    )
+    service = service_for(mistral)
+    caught: list[str] = []
+
+    async def catch_all(params) -> None:
+        caught.append(params.function_name)
+        await params.result_callback("ok")
+
+    service.register_function(None, catch_all)
+    async with Call(service, tools=[weather]) as call:
+        assert await call.say("Weather?", turns=2) == "Sunny."
+        assert await call.say("Else?", turns=2) == "Anything goes."
+    assert caught == ["anything"]
+    assert "sunny in Rome" in str(mistral.exchanges[1].request["messages"])
+
+
+async def test_a_developer_message_in_mid_call_keeps_its_place(serve, service_for):
+    mistral = serve(Reply(tool_calls=[called()]), Reply("Done."), Reply("Kindly done."))
+    service = service_for(mistral)
+    registered(service)
+    async with Call(service, tools=tools("one")) as call:
+        await call.say("Do it.", turns=2)
+        note = {"role": "developer", "content": "Be kind from now on."}
+        await call.worker.queue_frame(LLMMessagesAppendFrame([note], run_llm=False))
+        assert await call.say("And now?") == "Kindly done."
+    last = mistral.exchanges[-1].request["messages"][-1]["content"]
+    assert last == "[Instruction] Be kind from now on.\n\nAnd now?"
