@@ -1,5 +1,7 @@
 """Captured streams to events: what the caller hears and which functions run."""
 
+import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -123,6 +125,61 @@ def test_a_cut_at_any_byte_between_two_reads_changes_nothing(path: Path):
         assert read([stream[:cut], stream[cut:]]) == whole
 
 
+@settings(max_examples=150)
+@given(
+    st.sampled_from(sorted(CAPTURES.glob("*.sse"))),
+    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=8),
+    st.lists(st.integers(0, 2000), max_size=6),
+)
+def test_a_capture_cut_anywhere_into_any_reads_gives_the_same_and_a_broken_one_never_crashes(
+    path: Path, flips: list[tuple[int, int]], cuts: list[int]
+):
+    """Random cuts change nothing; flipped bytes lead to events or a typed error."""
+    stream = path.read_bytes()
+    edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+
+    def reads(data: bytes) -> list[bytes]:
+        return [data[a:b] for a, b in pairwise(edges)]
+
+    if path.stem != "error_in_mid_stream":
+        assert read(reads(stream)) == read([stream])
+    broken = bytearray(stream)
+    for place, byte in flips:
+        broken[place % len(broken)] = byte
+    try:
+        events = read(reads(bytes(broken)))
+    except MistralError:
+        return
+    assert isinstance(events[-1], Finish)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["choices", "delta", "content", "tool_calls", "function", "name", "arguments", "id"]
+                + ["index", "type", "text", "thinking", "usage", "finish_reason", "model", "p"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(JSON, max_size=4))
+def test_no_json_at_any_level_crashes_the_reader(values: list):
+    payloads = [json.dumps({"choices": [{"delta": value}], "usage": value}) for value in values]
+    reader = ReplyReader()
+    events = [event for payload in payloads for event in reader.feed(parse_chunk(payload))]
+    assert all(event.text for event in events if isinstance(event, Text | Thought))
+    assert isinstance(reader.finish()[-1], Finish)
+
+
 ARGUMENTS = st.dictionaries(st.text(max_size=4), st.integers() | st.text(max_size=6), max_size=3)
 
 
@@ -135,8 +192,6 @@ ARGUMENTS = st.dictionaries(st.text(max_size=4), st.integers() | st.text(max_siz
 def test_however_calls_are_fragmented_they_come_out_whole(
     made: list[tuple[str, dict]], size: int, later_id: str | None
 ):
-    import json
-
     reader = ReplyReader()
     for index, (name, arguments) in enumerate(made):
         call_id, text = f"id{index}", json.dumps(arguments)

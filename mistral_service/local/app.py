@@ -42,6 +42,7 @@ class Exchange:
         status: The status of the answer; None until there is one.
         ended: When the answer ended, or the client left; None until then.
         left: Whether the client left before the end.
+        refused: What the judges said against the request; None if they accepted it.
     """
 
     request: Any
@@ -50,6 +51,7 @@ class Exchange:
     status: int | None = None
     ended: float | None = None
     left: bool = False
+    refused: Any = None
 
 
 class _Broken(Exception):
@@ -96,6 +98,7 @@ def create_app(
         if exchanges is not None:
             exchanges.append(exchange)
         if refusal := judges.judge(body):
+            exchange.refused = refusal.body
             return _refusal_response(refusal, exchange)
         return _Answer(engine, body, exchange)
 

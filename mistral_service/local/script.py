@@ -152,6 +152,7 @@ class Script:
     def __init__(self, *replies: Reply) -> None:
         self._replies = list(replies)
         self._given = [0] * len(replies)
+        self._serial = 0
 
     @classmethod
     def from_file(cls, path: Path) -> "Script":
@@ -176,6 +177,11 @@ class Script:
         self._replies += replies
         self._given += [0] * len(replies)
 
+    def clear(self) -> None:
+        """Forget the replies that are left."""
+        self._replies = []
+        self._given = []
+
     async def answer(self, request: Json) -> AsyncIterator[Piece]:
         """Answer with the first reply that is left and matches."""
         for number, reply in enumerate(self._replies):
@@ -183,8 +189,8 @@ class Script:
                 continue
             if reply.matches(request):
                 self._given[number] += 1
-                serial = sum(self._given)
-                for piece in reply.pieces(serial):
+                self._serial += 1
+                for piece in reply.pieces(self._serial):
                     yield piece
                     await asyncio.sleep(0)
                 return
