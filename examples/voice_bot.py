@@ -1,0 +1,137 @@
+"""A spoken conversation with Mistral: an ordinary Pipecat bot, to be copied.
+
+With a key, through Pipecat's own runner::
+
+    export MISTRAL_API_KEY=...
+    python examples/voice_bot.py -t webrtc
+
+Without one, `make demo` runs this same file against a small local model. The language model is
+`MISTRAL_MODEL` at `MISTRAL_BASE_URL`; the ears and the voice are Whisper and Piper on this
+machine, or Mistral's own with `SPEECH=mistral`. `pipecat eval` can drive the bot too.
+"""
+
+import asyncio
+import os
+
+from pipecat.audio.vad.silero import SileroVADAnalyzer
+from pipecat.evals.transport import EvalTransportParams
+from pipecat.frames.frames import LLMRunFrame
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineParams, PipelineWorker
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import (
+    LLMContextAggregatorPair,
+    LLMUserAggregatorParams,
+)
+from pipecat.runner.types import RunnerArguments
+from pipecat.runner.utils import create_transport
+from pipecat.services.stt_service import STTService
+from pipecat.services.tts_service import TTSService
+from pipecat.transports.base_transport import BaseTransport, TransportParams
+from pipecat.workers.runner import WorkerRunner
+
+from mistral_service import MistralLLMService
+
+SYSTEM_INSTRUCTION = (
+    "You are a helpful assistant in a spoken conversation in English. "
+    "Answer in one or two short sentences of plain words, without lists or markup."
+)
+GREETING = "Say hello and ask how you can help."
+
+
+def create_speech() -> tuple[STTService, TTSService]:
+    """The ears and the voice, from Mistral or from this machine."""
+    if os.getenv("SPEECH") == "mistral":
+        from pipecat.services.mistral.stt import MistralSTTService
+        from pipecat.services.mistral.tts import MistralTTSService
+
+        key = os.environ["MISTRAL_API_KEY"]
+        return MistralSTTService(api_key=key), MistralTTSService(api_key=key)
+
+    from pipecat.services.piper.tts import PiperTTSService
+    from pipecat.services.whisper.stt import WhisperSTTService
+
+    from mistral_service.demo.weights import PIPER_JOE, WHISPER_TINY
+
+    # Weights that were installed as packages; a model's name would download it instead.
+    stt = WhisperSTTService(
+        device="cpu",
+        compute_type="int8",
+        settings=WhisperSTTService.Settings(model=str(WHISPER_TINY.find())),
+    )
+    tts = PiperTTSService(
+        download_dir=PIPER_JOE.find(),
+        settings=PiperTTSService.Settings(voice="en_US-joe-medium"),
+    )
+    return stt, tts
+
+
+async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> None:
+    """Hold one conversation, from the client's arrival until it leaves."""
+    # Local models take a second to load: in a thread, so that other conversations go on.
+    stt, tts = await asyncio.to_thread(create_speech)
+
+    # The key is read from MISTRAL_API_KEY and the address from MISTRAL_BASE_URL.
+    llm = MistralLLMService(
+        settings=MistralLLMService.Settings(
+            model=os.getenv("MISTRAL_MODEL", "mistral-small-latest"),
+            system_instruction=SYSTEM_INSTRUCTION,
+            temperature=0.3,
+            max_tokens=100,
+        ),
+    )
+
+    context = LLMContext()
+    # The voice activity detector lets the user interrupt; Pipecat's smart-turn model, on by
+    # default, tells a pause for thought from the end of a turn.
+    user_aggregator, assistant_aggregator = LLMContextAggregatorPair(
+        context,
+        user_params=LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer()),
+    )
+
+    worker = PipelineWorker(
+        Pipeline(
+            [
+                transport.input(),
+                stt,
+                user_aggregator,
+                llm,
+                tts,
+                transport.output(),
+                assistant_aggregator,
+            ]
+        ),
+        params=PipelineParams(enable_metrics=True, enable_usage_metrics=True),
+        idle_timeout_secs=runner_args.pipeline_idle_timeout_secs,
+    )
+    runner = WorkerRunner(handle_sigint=runner_args.handle_sigint)
+    await runner.add_workers(worker)
+
+    @worker.rtvi.event_handler("on_client_ready")
+    async def on_client_ready(rtvi):
+        context.add_message({"role": "developer", "content": GREETING})
+        await worker.queue_frames([LLMRunFrame()])
+
+    @transport.event_handler("on_client_disconnected")
+    async def on_client_disconnected(transport, client):
+        await runner.cancel()
+
+    await runner.run()
+
+
+async def bot(runner_args: RunnerArguments) -> None:
+    """What Pipecat's runner, and the demo, call for every client that connects."""
+    transport = await create_transport(
+        runner_args,
+        {
+            "webrtc": lambda: TransportParams(audio_in_enabled=True, audio_out_enabled=True),
+            "eval": lambda: EvalTransportParams(audio_in_enabled=True, audio_out_enabled=True),
+        },
+    )
+    await run_bot(transport, runner_args)
+
+
+if __name__ == "__main__":
+    from pipecat.runner.run import main
+
+    main()

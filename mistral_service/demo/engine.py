@@ -1,0 +1,147 @@
+"""Who answers: Mistral's API, or a small model in a process of its own."""
+
+import collections
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+from mistral_service.demo import DemoError
+from mistral_service.local.server import bind
+
+MISTRAL_API = "https://api.mistral.ai/v1"
+LOCAL_LINE = "the local model, small and offline: it shows the plumbing, not the wisdom"
+
+READY_POLL_S = 0.1
+STOP_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Which engine answers, as the terminal and the page say it.
+
+    Parameters:
+        local: Whether a model on this machine answers.
+        line: The engine in one line.
+        model: What the model is called there.
+    """
+
+    local: bool
+    line: str
+    model: str
+
+
+def choose(environ: Mapping[str, str], model: Path | None) -> Engine:
+    """Mistral's API if there is a key, otherwise the local model; a named file always wins."""
+    if model is None and environ.get("MISTRAL_API_KEY"):
+        address = environ.get("MISTRAL_BASE_URL") or MISTRAL_API
+        host = urlsplit(address).hostname or address
+        name = environ.get("MISTRAL_MODEL") or "mistral-small-latest"
+        where = "Mistral's API" if host == "api.mistral.ai" else f"the endpoint at {host}"
+        return Engine(local=False, line=f"{where}, model {name}", model=name)
+    return Engine(
+        local=True,
+        line=LOCAL_LINE,
+        model=model.stem if model else "SmolLM2 135M Instruct",
+    )
+
+
+class LocalEngine:
+    """`python -m mistral_service.local`, the strict endpoint with a model behind it, as a child.
+
+    Use as a context manager: the child ends with the block.
+    """
+
+    def __init__(self, model: Path, verbose: bool = False):
+        """Start loading the model.
+
+        Args:
+            model: The GGUF file.
+            verbose: Whether the child's own words are passed on to stderr.
+        """
+        with bind("127.0.0.1", 0) as free:
+            self._port = int(free.getsockname()[1])
+        self._verbose = verbose
+        self._said: collections.deque[str] = collections.deque(maxlen=20)
+        environ = {key: value for key, value in os.environ.items() if key != "MISTRAL_API_KEY"}
+        options = ["--port", str(self._port), "--model", str(model)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mistral_service.local", *options],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        assert self._process.stdout is not None  # noqa: S101
+        self._reader = threading.Thread(
+            target=self._read, args=(self._process.stdout,), daemon=True
+        )
+        self._reader.start()
+
+    def __enter__(self) -> "LocalEngine":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    @property
+    def base_url(self) -> str:
+        """Where the endpoint answers, as `MISTRAL_BASE_URL` wants it."""
+        return f"http://127.0.0.1:{self._port}/v1"
+
+    @property
+    def running(self) -> bool:
+        """Whether the child still lives."""
+        return self._process.poll() is None
+
+    def wait_until_ready(self, waiting: Callable[[], None]) -> None:
+        """Return once the endpoint answers, calling `waiting` after every second of waiting.
+
+        Raises:
+            DemoError: If the child ended instead, with the last thing that it said.
+        """
+        next_call = time.monotonic() + 1
+        while not self._answers():
+            if not self.running:
+                self._reader.join(1)
+                said = [line for line in self._said if line.strip()]
+                raise DemoError(said[-1] if said else "The local engine ended without a word.")
+            if time.monotonic() >= next_call:
+                next_call += 1
+                waiting()
+            time.sleep(READY_POLL_S)
+
+    def stop(self) -> None:
+        """End the child: politely, then not."""
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            self._process.kill()
+            self._process.wait()
+
+    def _answers(self) -> bool:
+        request = urllib.request.Request(
+            f"{self.base_url}/models", headers={"Authorization": "Bearer local"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=2) as response:
+                return response.status == 200
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def _read(self, stream: IO[str]) -> None:
+        for line in stream:
+            self._said.append(line.strip())
+            if self._verbose:
+                print(line, end="", file=sys.stderr)

@@ -1,0 +1,158 @@
+"""From the command line to a page that answers: check, load, print one address, serve."""
+
+import argparse
+import importlib
+import importlib.util
+import os
+import socket
+import sys
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loguru import logger
+
+from mistral_service.demo import DemoError
+from mistral_service.demo.engine import LocalEngine, choose
+from mistral_service.demo.weights import PIPER_JOE, SMOLLM2, WHISPER_TINY
+from mistral_service.local.server import bind
+
+if TYPE_CHECKING:
+    from loguru import Record
+
+    from mistral_service.demo.server import Bot
+
+SPEECH_MODULES = {
+    "local": ("pipecat.services.whisper.stt", "pipecat.services.piper.tts"),
+    "mistral": ("pipecat.services.mistral.stt", "pipecat.services.mistral.tts"),
+}
+
+
+def launch(options: argparse.Namespace) -> None:
+    """Run the demo until it is interrupted.
+
+    Args:
+        options: What `mistral_service.demo.__main__.parse` returned.
+
+    Raises:
+        DemoError: If anything is wrong before the page can be served.
+        KeyboardInterrupt: When it has ended, everything closed.
+    """
+    quiet(options.verbose)
+    engine = choose(os.environ, options.model)
+    if options.speech == "mistral" and not os.environ.get("MISTRAL_API_KEY"):
+        raise DemoError(
+            "Mistral's speech services need a key: set MISTRAL_API_KEY, or leave out --speech."
+        )
+    # Taken before anything is loaded, so that a taken port is known at once.
+    sock = listen(options.host, options.port)
+
+    with ExitStack() as stack:
+        with step("Checking the weights"):
+            if options.speech == "local":
+                WHISPER_TINY.find()
+                PIPER_JOE.find()
+            model = (gguf(options.model) or SMOLLM2.file()) if engine.local else None
+
+        # The engine loads in its own process while this one imports.
+        local = stack.enter_context(LocalEngine(model, options.verbose)) if model else None
+        with step("Loading speech"):
+            for module in SPEECH_MODULES[options.speech]:
+                importlib.import_module(module)
+            bot = load_bot(options.bot)
+        if local:
+            with step(f"Loading {engine.model}"):
+                local.wait_until_ready(lambda: print(".", end="", flush=True))
+            os.environ["MISTRAL_BASE_URL"] = local.base_url
+            os.environ["MISTRAL_API_KEY"] = os.environ.get("MISTRAL_API_KEY") or "local"
+        os.environ["SPEECH"] = options.speech
+        os.environ["PIPECAT_SETUP_FILES"] = str(Path(__file__).parent / "latency.py")
+
+        # Imported late, with its fellows: they take a second, and above there was much to refuse.
+        from mistral_service.demo.network import offer_loopback_when_alone
+        from mistral_service.demo.server import serve
+
+        offer_loopback_when_alone()
+        port = sock.getsockname()[1]
+        print(f"\n  Answers come from {engine.line}.")
+        print(f"  Open http://{page_host(options.host)}:{port}/ and speak; Ctrl-C ends it.\n")
+        sys.stdout.flush()
+        serve(sock, bot, {"engine": engine.line, "model": engine.model, "local": engine.local})
+
+
+def quiet(verbose: bool) -> None:
+    """Let only what matters through, a line each and without tracebacks, unless asked for all."""
+    logger.remove()
+    if verbose:
+        # Without the values of variables, which may be keys.
+        logger.add(sys.stderr, level="DEBUG", diagnose=False)
+        return
+    said = ""
+
+    def matters(record: "Record") -> bool:
+        nonlocal said
+        pipecats = (record["name"] or "").startswith("pipecat")
+        if record["level"].no < logger.level("ERROR" if pipecats else "WARNING").no:
+            return False
+        # A service that cannot connect says so for every piece of audio: fifty times a second.
+        repeated, said = record["message"] == said, record["message"]
+        return not repeated
+
+    # A format that is text gets the traceback appended; one that is a function does not.
+    logger.add(sys.stderr, format=lambda _: "  {level}: {message}\n", filter=matters)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, or one sentence on why there is none."""
+    try:
+        return bind(host, port)
+    except OSError as e:
+        raise DemoError(str(e)) from e
+
+
+def gguf(model: Path | None) -> Path | None:
+    """The user's own model, if one is named, and if it is there."""
+    if model and not model.is_file():
+        raise DemoError(f"There is no file {model}: give --model the path of a GGUF file.")
+    return model
+
+
+def load_bot(path: Path) -> "Bot":
+    """The function `bot` of a Python file."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise DemoError(f"There is no Python file {path}: give --bot the path of a bot.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as e:
+        raise DemoError(
+            f"{path} does not load ({type(e).__name__}: {e}): mend it, or name another with --bot."
+        ) from e
+    if not hasattr(module, "bot"):
+        raise DemoError(
+            f"{path} has no `async def bot(runner_args)`: add one, or name another with --bot."
+        )
+    return module.bot
+
+
+def page_host(host: str) -> str:
+    """The host to print: browsers give the microphone to pages of this machine only."""
+    if host in ("0.0.0.0", "::"):
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
+
+
+@contextmanager
+def step(title: str) -> Generator[None, None, None]:
+    """Say what is being done, and how long it took."""
+    print(f"  {title} …", end="", flush=True)
+    start = time.monotonic()
+    try:
+        yield
+    except BaseException:
+        print(flush=True)
+        raise
+    print(f" {time.monotonic() - start:.1f} s", flush=True)

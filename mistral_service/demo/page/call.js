@@ -1,0 +1,157 @@
+// One call: the microphone goes out and the voice comes in over WebRTC, and RTVI messages
+// (https://docs.pipecat.ai/client/rtvi-standard) come over a data channel.
+
+const RTVI_LABEL = "rtvi-ai";
+const RTVI_VERSION = "2.2.0";
+const PING_MS = 1000; // Pipecat takes a browser that is silent for three seconds for gone.
+const GATHER_MS = 3000;
+const CONNECT_MS = 15000;
+
+/** Something that keeps the call from going on; the message is a sentence for the user. */
+export class CallError extends Error {}
+
+/** The microphone, or a CallError that says what to do about it. */
+export async function openMicrophone() {
+  if (!navigator.mediaDevices?.getUserMedia) {
+    throw new CallError(
+      "Browsers give the microphone only to pages of this machine or over https: " +
+        `open http://localhost:${location.port || 80}/ where the demo runs.`,
+    );
+  }
+  try {
+    return await navigator.mediaDevices.getUserMedia({
+      audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true },
+    });
+  } catch (error) {
+    const words = {
+      NotAllowedError:
+        "The microphone is blocked: allow it for this page in the browser’s address bar, then connect again.",
+      NotFoundError:
+        "No microphone was found: plug one in or switch it on, then connect again.",
+      NotReadableError:
+        "The microphone is taken by another program: close that, then connect again.",
+    };
+    throw new CallError(
+      words[error.name] ?? `The microphone cannot be used (${error.message}): try another one.`,
+    );
+  }
+}
+
+/** Events: "message" (detail: an RTVI message), "voice" (detail: a MediaStream), and at the end
+ * "ended", after "hung-up" if it was the other side that ended the call. */
+export class Call extends EventTarget {
+  #peer = new RTCPeerConnection();
+  #microphone;
+  #channel;
+  #ping;
+  over = false;
+
+  constructor(microphone) {
+    super();
+    this.#microphone = microphone;
+  }
+
+  /** Resolves once media and messages flow. */
+  async connect() {
+    this.#channel = this.#peer.createDataChannel("rtvi", { ordered: true });
+    this.#channel.addEventListener("message", (event) => this.#receive(JSON.parse(event.data)));
+    this.#channel.addEventListener("close", () => this.#hungUp());
+    const opened = once(this.#channel, "open");
+
+    const [track] = this.#microphone.getAudioTracks();
+    this.#peer.addTransceiver(track, { direction: "sendrecv", streams: [this.#microphone] });
+    this.#peer.addEventListener("track", ({ track }) =>
+      this.#emit("voice", new MediaStream([track])),
+    );
+    this.#peer.addEventListener("connectionstatechange", () => {
+      if (["failed", "closed"].includes(this.#peer.connectionState)) this.#hungUp();
+    });
+
+    await this.#peer.setLocalDescription();
+    await Promise.race([this.#gathered(), pause(GATHER_MS)]);
+    await this.#peer.setRemoteDescription(await this.#offer());
+    await Promise.race([
+      opened,
+      pause(CONNECT_MS).then(() => {
+        throw new CallError(
+          "The browser and the demo found no network path to each other: open the page on the machine that runs the demo.",
+        );
+      }),
+    ]);
+
+    this.#ping = setInterval(() => this.#channel.send(`ping ${Date.now()}`), PING_MS);
+    this.#send("client-ready", {
+      version: RTVI_VERSION,
+      about: { library: "mistral_service.demo" },
+    });
+  }
+
+  mute(muted) {
+    for (const track of this.#microphone.getAudioTracks()) track.enabled = !muted;
+  }
+
+  close() {
+    if (this.over) return;
+    this.over = true;
+    clearInterval(this.#ping);
+    for (const track of this.#microphone.getTracks()) track.stop();
+    this.#peer.close();
+    this.#emit("ended");
+  }
+
+  async #gathered() {
+    while (this.#peer.iceGatheringState !== "complete") {
+      await once(this.#peer, "icegatheringstatechange");
+    }
+  }
+
+  async #offer() {
+    const { sdp, type } = this.#peer.localDescription;
+    if (!sdp.includes("a=candidate:")) {
+      throw new CallError(
+        "This browser sees no network at all: connect to any network, or start Chromium with --allow-loopback-in-peer-connection.",
+      );
+    }
+    let response;
+    try {
+      response = await fetch("/api/offer", {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ sdp, type }),
+      });
+    } catch {
+      throw new CallError("The demo does not answer: start it again, then connect.");
+    }
+    if (!response.ok) {
+      throw new CallError(
+        `The demo refused the call (HTTP ${response.status}): its terminal says why.`,
+      );
+    }
+    return response.json();
+  }
+
+  #receive(message) {
+    if (message.label === RTVI_LABEL) this.#emit("message", message);
+    else if (message.type === "signalling" && message.message?.type === "peerLeft") this.#hungUp();
+  }
+
+  #hungUp() {
+    if (this.over) return;
+    this.#emit("hung-up");
+    this.close();
+  }
+
+  #send(type, data) {
+    const message = { label: RTVI_LABEL, id: crypto.randomUUID(), type, data };
+    this.#channel.send(JSON.stringify(message));
+  }
+
+  #emit(name, detail) {
+    this.dispatchEvent(new CustomEvent(name, { detail }));
+  }
+}
+
+const once = (target, name) =>
+  new Promise((resolve) => target.addEventListener(name, resolve, { once: true }));
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));

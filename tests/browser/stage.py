@@ -1,0 +1,129 @@
+"""A stage for the browser tests: a demo in its own process, and Chromium with a voice."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import wave
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import soxr
+from piper import PiperVoice
+from playwright.sync_api import Browser, sync_playwright
+
+from mistral_service.demo.weights import PIPER_JOE
+
+MICROPHONE_RATE = 16000
+
+
+class Demo:
+    """`python -m mistral_service.demo` on a free port; ends with the `with` block at the latest."""
+
+    def __init__(self, *arguments: str, environ: Mapping[str, str] | None = None):
+        """Start the demo, and return once it has printed its address."""
+        start = time.monotonic()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mistral_service.demo", "--port", "0", *arguments],
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environ or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.output = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.address = self._wait_for_address(60)
+        self.start_seconds = time.monotonic() - start
+
+    def __enter__(self) -> "Demo":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def interrupt(self) -> tuple[int, float, list[psutil.Process]]:
+        """Press Ctrl-C: the exit status, the seconds it took, and the children left behind."""
+        children = psutil.Process(self._process.pid).children(recursive=True)
+        start = time.monotonic()
+        self._process.send_signal(signal.SIGINT)
+        status = self._process.wait(10)
+        seconds = time.monotonic() - start
+        self._reader.join(5)
+        _, left = psutil.wait_procs(children, timeout=2)
+        return status, seconds, left
+
+    def _wait_for_address(self, seconds: float) -> str:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if found := re.search(r"http://\S+", self.output):
+                return found.group()
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.05)
+        self._process.kill()
+        raise AssertionError(f"the demo did not start:\n{self.output}")
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.output += line
+
+
+def chromium() -> str:
+    """The path of a Chromium, which the browser tests cannot do without."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    raise AssertionError("The browser tests need Chromium: run `make test`, which installs it.")
+
+
+@contextmanager
+def browser(microphone: Path | None = None) -> Iterator[Browser]:
+    """Headless Chromium that hears a WAV file as its microphone, or has no microphone at all."""
+    arguments = ["--allow-loopback-in-peer-connection"]
+    if os.geteuid() == 0:
+        arguments.append("--no-sandbox")
+    if microphone:
+        # Without `%noloop` the question would be asked again, into the middle of its answer.
+        arguments += [
+            "--use-fake-ui-for-media-stream",
+            "--use-fake-device-for-media-stream",
+            f"--use-file-for-fake-audio-capture={microphone}%noloop",
+        ]
+    with sync_playwright() as playwright:
+        chrome = playwright.chromium.launch(
+            executable_path=chromium(), args=arguments, ignore_default_args=["--mute-audio"]
+        )
+        try:
+            yield chrome
+        finally:
+            chrome.close()
+
+
+def speak(path: Path, *parts: float | str) -> Path:
+    """Write a WAV file of sentences, spoken by Piper, and of silences, in seconds."""
+    voice = PiperVoice.load(PIPER_JOE.file())
+    pieces: list[np.ndarray] = []
+    for part in parts:
+        if isinstance(part, str):
+            chunks = [chunk.audio_int16_array for chunk in voice.synthesize(part)]
+            pcm = np.concatenate(chunks)
+            pieces.append(soxr.resample(pcm, voice.config.sample_rate, MICROPHONE_RATE))
+        else:
+            pieces.append(np.zeros(int(part * MICROPHONE_RATE), np.int16))
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(MICROPHONE_RATE)
+        file.writeframes(np.concatenate(pieces).astype(np.int16).tobytes())
+    return path

@@ -1,0 +1,175 @@
+"""A real conversation: a spoken question in, a spoken answer out, through a real browser."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+from stage import Demo, browser, speak
+
+from mistral_service.local import LocalMistral, Reply, Script
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
+
+ARTIFACTS = Path(os.environ.get("ARTIFACTS_DIR", "artifacts"))
+QUESTION = "Why is the sky blue?"
+PARTS = ["stt", "turn", "llm", "sentence", "tts", "rest"]
+AUDIBLE = 0.01  # RMS; the silence between two sentences is 0.000
+
+# Measures what comes out of the page's loudspeaker, with an analyser that is not the page's own.
+LISTEN = """() => {
+  const context = new AudioContext();
+  const analyser = context.createAnalyser();
+  context.createMediaStreamSource(document.querySelector("audio").srcObject).connect(analyser);
+  const samples = new Float32Array(analyser.fftSize);
+  window.heard = [];
+  setInterval(() => {
+    analyser.getFloatTimeDomainData(samples);
+    const power = samples.reduce((sum, x) => sum + x * x, 0) / samples.length;
+    window.heard.push(Math.sqrt(power));
+  }, 50);
+}"""
+
+# A file does not hear the loudspeaker; an echo canceller, told that it must, takes the user who
+# speaks into the bot's speech for an echo.
+WITHOUT_ECHO_CANCELLATION = """(() => {
+  const devices = navigator.mediaDevices;
+  const open = devices.getUserMedia.bind(devices);
+  devices.getUserMedia = () => open({ audio: { echoCancellation: false } });
+})()"""
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[a-z']+", text.lower())
+
+
+def seconds_heard(page: Page) -> float:
+    """How long the loudspeaker was audible since the last time this was asked."""
+    levels = page.evaluate("window.heard.splice(0)")
+    return 0.05 * sum(level > AUDIBLE for level in levels)
+
+
+def connect(page: Page, demo: Demo) -> None:
+    page.goto(demo.address)
+    page.get_by_role("button", name="Connect").click()
+
+
+def the_question(page: Page) -> Locator:
+    """The turn in which the question was recognised, once there is one."""
+    return page.locator(".user").filter(has_text=re.compile("sky.*blue", re.IGNORECASE)).first
+
+
+def test_a_spoken_question_gets_a_spoken_answer(tmp_path: Path):
+    # Asked a second time, should a long greeting have drowned the first.
+    microphone = speak(tmp_path / "question.wav", 12.0, QUESTION, 25.0, QUESTION, 30.0)
+    with Demo() as demo, browser(microphone) as chrome:
+        page = chrome.new_page(viewport={"width": 1200, "height": 760})
+        connect(page, demo)
+
+        # The bot greets.
+        expect(page.locator("#state")).to_have_text("Speaking", timeout=20_000)
+        page.evaluate(LISTEN)
+        expect(page.locator(".bot").first).to_contain_text(re.compile(r"\w+ \w+"))
+
+        # The question is recognised, and answered after it.
+        expect(the_question(page)).to_be_visible(timeout=60_000)
+        seconds_heard(page)
+        answer = the_question(page).locator("xpath=following-sibling::li[1][@class='bot']")
+        expect(answer).to_contain_text(re.compile(r"\w+ \w+"), timeout=20_000)
+        page.wait_for_timeout(1500)
+        ARTIFACTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=ARTIFACTS / "demo.png")
+
+        # Heard: the track carries a voice.
+        assert seconds_heard(page) > 0.5
+
+        # Read: most of the question's words, and words of an answer.
+        recognised = words(the_question(page).locator("p").inner_text())
+        assert len(set(words(QUESTION)) & set(recognised)) >= 4, recognised
+        assert len(words(answer.locator("p").inner_text())) >= 3
+
+        # Measured: every part of the turn, and they add up.
+        shown = {
+            part: page.locator(f"dd[data-part={part}]").inner_text() for part in [*PARTS, "total"]
+        }
+        seconds = {part: float(text.removesuffix(" s")) for part, text in shown.items()}
+        assert all(seconds[part] > 0 for part in ("stt", "llm", "tts", "total"))
+        assert sum(seconds[part] for part in PARTS) == pytest.approx(seconds["total"], abs=0.05)
+        assert seconds["total"] < 10
+        assert page.locator(".problem").count() == 0
+
+        # Ctrl-C ends it, and the page says so.
+        status, took, left = demo.interrupt()
+        expect(page.locator("#problem")).to_contain_text("The demo ended the call", timeout=5_000)
+        turns = page.locator("#turns > li").all_inner_texts()
+    assert status in (0, 130)
+    assert took < 5
+    assert not left
+    assert not re.search("Traceback|Task was destroyed|ERROR|WARNING", demo.output), demo.output
+    assert "it shows the plumbing, not the wisdom" in demo.output
+
+    report = "\n".join(
+        [turn.replace("\n\n", ": ") for turn in turns]
+        + [f"{part}: {text}" for part, text in shown.items()]
+        + [f"loaded in {demo.start_seconds:.1f} s, ended in {took:.1f} s"]
+    )
+    (ARTIFACTS / "demo.txt").write_text(report + "\n")
+    print(report)
+
+
+def test_the_user_can_interrupt_the_bot(tmp_path: Path):
+    story = (
+        "This is a long story of a river that flows through green hills and quiet towns. "
+        "In the first town there lives a miller, who has a donkey, and the donkey has a bell. "
+        "The bell rings every morning, when the sun comes up over the hills and the fields."
+    )
+    microphone = speak(tmp_path / "question.wav", 9.0, f"Wait, please. {QUESTION}", 30.0)
+    script = Script(
+        Reply("Air scatters blue light most.", when="sky", times=None), Reply(story, times=None)
+    )
+    with (
+        LocalMistral(script) as mistral,
+        Demo(environ={"MISTRAL_API_KEY": "key", "MISTRAL_BASE_URL": mistral.base_url}) as demo,
+        browser(microphone) as chrome,
+    ):
+        page = chrome.new_page()
+        page.add_init_script(WITHOUT_ECHO_CANCELLATION)
+        connect(page, demo)
+        interrupted = page.locator(".bot.interrupted").first
+        expect(interrupted).to_contain_text("interrupted", timeout=30_000)
+        assert interrupted.locator("i").last.inner_text()  # words that were not said
+        expect(page.locator(".bot").last).to_contain_text("Air scatters", timeout=20_000)
+
+
+def test_a_refused_key_is_told_in_words_and_the_bot_goes_on(tmp_path: Path):
+    microphone = speak(tmp_path / "question.wav", 5.0, QUESTION, 10.0)
+    with (
+        LocalMistral(Script(), api_key="the right key") as mistral,
+        Demo(
+            environ={"MISTRAL_API_KEY": "s3cr3t-wr0ng", "MISTRAL_BASE_URL": mistral.base_url}
+        ) as demo,
+        browser(microphone) as chrome,
+    ):
+        page = chrome.new_page()
+        connect(page, demo)
+        problems = page.locator(".problem")
+        expect(problems.first).to_contain_text("refused the key", timeout=20_000)
+        # The next turn is heard, and refused in its turn.
+        expect(the_question(page)).to_be_visible(timeout=20_000)
+        expect(problems).to_have_count(2)
+        expect(page.locator("#state")).to_have_text("Listening")
+        assert "s3cr3t" not in page.content()
+        status, _, _ = demo.interrupt()
+    assert status in (0, 130)
+    assert "s3cr3t" not in demo.output
+    assert "Traceback" not in demo.output
+
+
+def test_without_a_microphone_the_page_says_what_to_do():
+    with Demo() as demo, browser(microphone=None) as chrome:
+        page = chrome.new_page()
+        connect(page, demo)
+        expect(page.locator("#problem")).to_contain_text("No microphone was found")
+        expect(page.get_by_role("button", name="Connect")).to_be_enabled()
+        assert demo.interrupt()[0] in (0, 130)
