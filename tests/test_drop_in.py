@@ -6,18 +6,13 @@ else, and has `pipecat eval` hold a conversation with it. The voices it loads ar
 speaks to it in text.
 """
 
-import contextlib
-import importlib.util
 import os
-import re
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bots import evaluate, free_port, package_folder, running
 
 from mistral_service.local import LocalMistral, Reply
 
@@ -39,13 +34,6 @@ scenarios:
 """
 
 
-def package_folder(name: str) -> Path:
-    spec = importlib.util.find_spec(name)
-    assert spec is not None, f"{name} is not installed: run the tests with `make test`"
-    assert spec.origin is not None
-    return Path(spec.origin).parent
-
-
 def scaffold(folder: Path, home: Path) -> Path:
     """Have Pipecat write its bot."""
     subprocess.run(
@@ -58,35 +46,6 @@ def scaffold(folder: Path, home: Path) -> Path:
         env={**os.environ, "HOME": str(home)},
     )
     return folder / "server" / "bot.py"
-
-
-@contextlib.contextmanager
-def running(bot: Path, port: int, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    log = bot.with_suffix(".log")
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, bot.name, "--host", "127.0.0.1", "--port", str(port)],
-            cwd=bot.parent,
-            env={**os.environ, **environment},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.2)
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            process.kill()
 
 
 @pytest.mark.timeout(180)
@@ -105,9 +64,7 @@ def test_pipecats_own_bot_runs_with_one_line_changed(tmp_path: Path, serve):
     mistral: LocalMistral = serve(
         Reply("Hello, I am your assistant."), Reply("I can talk with you.", when="What can you do")
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port, log = free_port(), tmp_path / "bot.log"
     environment = {
         "HOME": str(home),
         "MISTRAL_API_KEY": "any",
@@ -119,17 +76,9 @@ def test_pipecats_own_bot_runs_with_one_line_changed(tmp_path: Path, serve):
     }
     scenario = tmp_path / "drop_in.yaml"
     scenario.write_text(SCENARIO)
-    with running(bot, port, **environment):
-        judged = subprocess.run(
-            [sys.executable, "-m", "pipecat.cli.main", "eval", "run", str(scenario), "--verbose"]
-            + ["--bot-url", f"ws://127.0.0.1:{port}/ws", "--logs-dir", str(tmp_path)]
-            + ["--timeout", "30"],
-            capture_output=True,
-            text=True,
-            env={**os.environ, **environment, "COLUMNS": "120"},
-        )
-    said = re.sub(r"\x1b\[[0-9;]*m", "", judged.stdout + judged.stderr)
-    assert judged.returncode == 0, said + bot.with_suffix(".log").read_text()
+    with running(bot, port, log, **environment):
+        status, said = evaluate(scenario, port, tmp_path, **environment)
+    assert status == 0, said + log.read_text()
     print(said)
     assert [exchange.status for exchange in mistral.exchanges] == [200, 200]
     system, *_ = mistral.exchanges[0].request["messages"]
