@@ -9,6 +9,7 @@ from loguru import logger
 from openai import APITimeoutError, AsyncOpenAI, AsyncStream
 from openai.types.chat import ChatCompletionChunk
 from pipecat.adapters.llm.services.open_ai_adapter import OpenAILLMInvocationParams
+from pipecat.frames.frames import ErrorFrame
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.services.openai.base_llm import OpenAILLMSettings
 from pipecat.services.settings import LLMSettings
@@ -264,7 +265,7 @@ class MistralLLMService(Turns):
         try:
             chunk = await fetch_reply(self._client, params)
         except Exception as e:
-            if error := error_of(e):
+            if error := error_of(e, self._client.api_key):
                 raise error from e
             raise
         words = [event.text for event in ReplyReader().feed(chunk) if isinstance(event, Text)]
@@ -299,7 +300,7 @@ class MistralLLMService(Turns):
         try:
             await self.answer(context)
         except Exception as e:
-            error = error_of(e)
+            error = error_of(e, self._client.api_key)
             if error is None:
                 raise
             await self.cancel_ttfb_metrics()
@@ -312,6 +313,19 @@ class MistralLLMService(Turns):
                 # would be again on every turn to come.
                 context.remove_invalid_file_message()
             raise error from e
+
+    async def push_error_frame(
+        self, error: ErrorFrame, force_treat_as_permanent: bool = False
+    ) -> None:
+        """Tell an error upstream; one that is a sentence by itself is told as that sentence.
+
+        Args:
+            error: The error.
+            force_treat_as_permanent: As in Pipecat.
+        """
+        if isinstance(error.exception, MistralError | ToolsNotPassable):
+            error.error = str(error.exception)
+        await super().push_error_frame(error, force_treat_as_permanent)
 
     def _classify_error(self, exception: Exception) -> ErrorCategory | None:
         """Tell Pipecat whether an error ends the service or only the turn."""

@@ -127,7 +127,8 @@ class BadSetting(ValueError):
         self.allowed = allowed
         shown = repr(value)
         shown = shown if len(shown) <= 100 else shown[:100] + "…"
-        super().__init__(f"{name}={shown} is not allowed: {name} is {allowed}.")
+        # Not `name=value`: Pipecat strikes out what follows `key=` in an error.
+        super().__init__(f"{name} may not be {shown}: it is {allowed}.")
 
 
 _Named = dict[Literal["type", "function"], Any]

@@ -74,7 +74,9 @@ def test_every_form_is_understood(status: int, body, reason: Reason, code, said:
 
 def test_the_sentence_says_what_to_do():
     error = MistralError.from_response(401, {"detail": "Unauthorized"})
-    assert str(error) == "Mistral refused the key: check MISTRAL_API_KEY (401): Unauthorized"
+    assert str(error) == (
+        "Mistral did not accept the API key, so check MISTRAL_API_KEY (401): Unauthorized"
+    )
 
 
 def test_a_disguised_refusal_is_not_tried_again():

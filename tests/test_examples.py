@@ -43,5 +43,5 @@ def test_settings_change_in_mid_call():
     assert ran.returncode == 0, ran.stderr
     assert "Arr, I be the captain." in ran.stdout
     assert '{"colour": "orange"}' in ran.stdout
-    assert "temperature=7.0 is not allowed: temperature is a number from 0 to 1.5." in ran.stdout
+    assert "temperature may not be 7.0: it is a number from 0 to 1.5." in ran.stdout
     assert "Still here." in ran.stdout

@@ -414,7 +414,9 @@ async def test_the_key_is_in_no_log_and_no_error(serve, service_for):
     lines: list[str] = []
     sink = logger.add(lambda line: lines.append(str(line)), level="TRACE")
     try:
-        mistral = serve(Reply("Hi."), Reply(status=401, body={"detail": "Unauthorized"}))
+        # Some servers repeat the key that they refuse.
+        refused = Reply(status=401, body={"message": "Bad key secret-key-123 given"})
+        mistral = serve(Reply("Hi."), refused)
         async with Call(service_for(mistral, api_key="secret-key-123")) as call:
             await call.say("Hello.")
             await call.say("Again.")
@@ -423,6 +425,7 @@ async def test_the_key_is_in_no_log_and_no_error(serve, service_for):
     assert lines
     assert "secret-key-123" not in "".join(lines)
     assert "secret-key-123" not in repr(call.errors)
+    assert "[key]" in call.errors[0].error
 
 
 # --- letting go ---------------------------------------------------------------------------------

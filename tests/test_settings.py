@@ -114,7 +114,7 @@ def test_a_bad_value_is_refused_when_the_service_is_made(name: str, value):
         MistralLLMService(api_key="k", settings=Settings(**{name: value}))
     said = str(raised.value)
     assert (raised.value.name, raised.value.value) == (name, value)
-    assert said.startswith(f"{name}={value!r} is not allowed: {name} is ")
+    assert said.startswith(f"{name} may not be {value!r}: it is ")
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, values[0]) for name, values in BAD.items()])
@@ -130,8 +130,7 @@ async def test_an_update_with_a_bad_value_is_refused_whole(serve, service_for, n
         assert error.category is ErrorCategory.APPLICATION
         assert call.service.is_usable
         assert name in error.error
-        # Pipecat strikes out whatever follows `key=` in an error.
-        assert (repr(value) if name != "prompt_cache_key" else "[REDACTED]") in error.error
+        assert repr(value) in error.error
     first, second = (exchange.request for exchange in mistral.exchanges)
     assert {k: v for k, v in first.items() if k != "messages"} == {
         k: v for k, v in second.items() if k != "messages"
@@ -147,13 +146,13 @@ async def test_the_deprecated_dict_form_is_held_against_the_same_bounds(serve, s
         )
         await call.say("Hello.")
     [error] = call.errors
-    assert "temperature=9" in error.error
+    assert "temperature may not be 9" in error.error
     assert mistral.exchanges[0].request["temperature"] == 0.4
     assert mistral.exchanges[0].request["safe_prompt"] is True
 
 
 async def test_a_setting_in_extra_is_held_against_its_bounds():
-    with pytest.raises(BadSetting, match=r"extra\['temperature'\]=3"):
+    with pytest.raises(BadSetting, match=r"extra\['temperature'\] may not be 3"):
         MistralLLMService(api_key="k", settings=Settings(extra={"temperature": 3.0}))
 
 

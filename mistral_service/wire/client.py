@@ -132,11 +132,12 @@ async def fetch_reply(client: AsyncOpenAI, params: Mapping[str, Any]) -> Chunk:
     return chunk_from_mapping(reply.model_dump())
 
 
-def error_of(exception: Exception) -> MistralError | None:
+def error_of(exception: Exception, key: str = "") -> MistralError | None:
     """Understand what the client raised.
 
     Args:
         exception: Any exception from the functions above.
+        key: The API key, which some servers repeat in their answer: it is struck out.
 
     Returns:
         The same as a `MistralError`; None if it has nothing to do with Mistral or the network.
@@ -147,7 +148,7 @@ def error_of(exception: Exception) -> MistralError | None:
         return MistralError.from_response(
             exception.status_code,
             # Not `exception.body`: the client has unwrapped that, and lost what stood beside it.
-            exception.response.content,
+            _struck_out(exception.response.content, key),
             exception.response.headers,
         )
     if isinstance(exception, APITimeoutError):
@@ -163,6 +164,10 @@ def error_of(exception: Exception) -> MistralError | None:
     if "TransportError" in names or isinstance(exception, OSError):
         return MistralError(Reason.UNREACHABLE, str(exception))
     return None
+
+
+def _struck_out(content: bytes, key: str) -> bytes:
+    return content.replace(key.encode(), b"[key]") if key else content
 
 
 def _options(params: Mapping[str, Any]) -> Any:

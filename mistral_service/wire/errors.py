@@ -72,7 +72,7 @@ _RETRYABLE = frozenset(
 
 # What each reason means to the developer who reads the log at night.
 _ADVICE: dict[Reason, str] = {
-    Reason.KEY: "Mistral refused the key: check MISTRAL_API_KEY",
+    Reason.KEY: "Mistral did not accept the API key, so check MISTRAL_API_KEY",
     Reason.FORBIDDEN: "Mistral does not allow this with the key given",
     Reason.BLOCKED: "Mistral's guardrail blocked the content",
     Reason.UNKNOWN_MODEL: "Mistral does not know the model: check Settings(model=…)",

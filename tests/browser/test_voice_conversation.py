@@ -154,7 +154,7 @@ def test_a_refused_key_is_told_in_words_and_the_bot_goes_on(tmp_path: Path):
         page = chrome.new_page()
         connect(page, demo)
         problems = page.locator(".problem")
-        expect(problems.first).to_contain_text("refused the key", timeout=20_000)
+        expect(problems.first).to_contain_text("check MISTRAL_API_KEY", timeout=20_000)
         # The next turn is heard, and refused in its turn.
         expect(the_question(page)).to_be_visible(timeout=20_000)
         expect(problems).to_have_count(2)

@@ -127,8 +127,7 @@ function hear({ type, data }) {
 }
 
 function fail({ error, fatal }) {
-  // The prefix is Pipecat’s; what follows is a sentence for people.
-  transcript.problem(error.replace(/^Error during completion: /, ""));
+  transcript.problem(error);
   if (fatal) {
     complain("The call cannot go on: connect again when the problem is solved.");
     call.close();
