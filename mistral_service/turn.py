@@ -98,15 +98,7 @@ class Turns(Voice, FunctionCalls):
             await self.say(Text(rest))
         await self.end_thought()
         *calls, end = reader.finish()
-        called = [
-            ToolCall(
-                run.call_ids.get(call.id, call.id) if call.id else None,
-                run.names.get(call.name, call.name),
-                call.arguments,
-            )
-            for call in calls
-            if isinstance(call, ToolCall)
-        ]
+        called = [_as_in_context(call, run) for call in calls if isinstance(call, ToolCall)]
         return Reply(spoke, self.plan_calls(context, called), cast(Finish, end))
 
     async def _say_that_nothing_came(self, reply: Reply) -> None:
@@ -126,6 +118,16 @@ class Turns(Voice, FunctionCalls):
     def _rules_run(self) -> Run:
         adapter: object = self.get_llm_adapter()
         return adapter.run if isinstance(adapter, MistralLLMAdapter) else Run()
+
+
+def _as_in_context(call: ToolCall, run: Run) -> ToolCall:
+    """A call with the ids and names that the context has, where Mistral was told others."""
+    arguments = call.arguments
+    for sent, original in run.call_ids.items():
+        # A call may name another, as Pipecat's `cancel_…` functions do.
+        arguments = arguments.replace(f'"{sent}"', f'"{original}"')
+    call_id = run.call_ids.get(call.id, call.id) if call.id else None
+    return ToolCall(call_id, run.names.get(call.name, call.name), arguments)
 
 
 def _reminded(context: LLMContext, plan: Plan) -> LLMContext:

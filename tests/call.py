@@ -57,7 +57,7 @@ class Call:
         self.context = LLMContext(messages=list(messages), tools=options.pop("tools", []) or [])
         self.frames: list[Frame] = []
         self.told: list[Frame] = []
-        aggregators = LLMContextAggregatorPair(self.context)
+        self.aggregators = aggregators = LLMContextAggregatorPair(self.context)
         self.worker = PipelineWorker(
             Pipeline(
                 [

@@ -27,7 +27,10 @@ def serve() -> Iterator[Callable[..., LocalMistral]]:
     with ExitStack() as stack:
 
         def start(*replies: Reply, checks: Checks | None = None, **options) -> LocalMistral:
-            return stack.enter_context(LocalMistral(Script(*replies), checks, **options))
+            script = Script(*replies)
+            mistral = stack.enter_context(LocalMistral(script, checks, **options))
+            mistral.script = script
+            return mistral
 
         yield start
 

@@ -360,3 +360,112 @@ async def test_a_developer_message_in_mid_call_keeps_its_place(serve, service_fo
         assert await call.say("And now?") == "Kindly done."
     last = mistral.exchanges[-1].request["messages"][-1]["content"]
     assert last == "[Instruction] Be kind from now on.\n\nAnd now?"
+
+
+async def test_the_model_may_cancel_a_call_by_the_id_that_it_was_told(serve, service_for):
+    """Pipecat's `cancel_…` function takes an id: a foreign one is sent respelled, and led back."""
+    foreign = {"name": "one", "id": "call_foreign_7", "arguments": {}}
+    mistral = serve(Reply(tool_calls=[foreign]), Reply("Working on it."))
+    service = service_for(mistral)
+    cancelled = asyncio.Event()
+
+    async def handler(params) -> None:
+        try:
+            await asyncio.sleep(20)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    service.register_function("one", handler, cancel_on_interruption=False, cancellable_by_llm=True)
+    async with Call(service, tools=tools("one")) as call:
+        await call.say("Do it.")
+        await call.say("Are you there?")
+        request = mistral.exchanges[1].request
+        sent_id = next(m["tool_call_id"] for m in request["messages"] if m["role"] == "tool")
+        assert sent_id != "call_foreign_7"
+        assert "call_foreign_7" not in str(request)
+        offered = [tool["function"]["name"] for tool in request["tools"]]
+        cancel = next(name for name in offered if name.startswith("cancel"))
+        mistral.script.add(
+            Reply(tool_calls=[{"name": cancel, "arguments": {"tool_call_id": sent_id}}]),
+            Reply("It is cancelled.", times=None),
+        )
+        await call.begin("Stop it.")
+        await asyncio.wait_for(cancelled.wait(), 5)
+        await call.until(lambda: "It is cancelled." in call.words)
+    assert [exchange.refused for exchange in mistral.exchanges] == [None] * len(mistral.exchanges)
+
+
+async def test_flows_lead_the_conversation(serve, service_for):
+    from pipecat.flows import FlowManager, FlowsFunctionSchema, NodeConfig
+
+    mistral = serve(
+        Reply("What is your name?"),
+        Reply(tool_calls=[{"name": "note_name", "arguments": {"name": "Anna"}}]),
+        Reply("Thank you, Anna."),
+    )
+    service = service_for(mistral)
+    noted: list[str] = []
+
+    async def note_name(args, manager):
+        noted.append(args["name"])
+        return {"noted": True}, end_node()
+
+    def end_node() -> NodeConfig:
+        return NodeConfig(
+            name="end",
+            task_messages=[{"role": "developer", "content": "Thank the caller."}],
+            functions=[],
+        )
+
+    begin = NodeConfig(
+        name="begin",
+        role_message="You take names.",
+        task_messages=[{"role": "developer", "content": "Ask for the name."}],
+        functions=[
+            FlowsFunctionSchema(
+                name="note_name",
+                description="Notes the name.",
+                properties={"name": {"type": "string"}},
+                required=["name"],
+                handler=note_name,
+            )
+        ],
+    )
+    async with Call(service) as call:
+        manager = FlowManager(worker=call.worker, llm=service, context_aggregator=call.aggregators)
+        await manager.initialize(begin)
+        await call.until(lambda: "What is your name?" in call.words)
+        await call.begin("Anna.")
+        await call.until(lambda: "Thank you, Anna." in call.words or call.errors)
+    assert noted == ["Anna"]
+    assert not call.errors
+    assert [exchange.refused for exchange in mistral.exchanges] == [None] * 3
+
+
+async def test_tools_of_an_mcp_server_run(serve, service_for, tmp_path):
+    import sys
+
+    from mcp import StdioServerParameters
+    from pipecat.services.mcp_service import MCPClient
+
+    server = tmp_path / "server.py"
+    server.write_text(
+        "from mcp.server.mcpserver import MCPServer\n"
+        "mcp = MCPServer('tests')\n"
+        "@mcp.tool()\n"
+        "def add(a: int, b: int) -> int:\n"
+        "    'Adds two numbers.'\n"
+        "    return a + b\n"
+        "mcp.run()\n"
+    )
+    mistral = serve(
+        Reply(tool_calls=[{"name": "add", "arguments": {"a": 20, "b": 22}}]), Reply("Forty-two.")
+    )
+    service = service_for(mistral)
+    client = MCPClient(StdioServerParameters(command=sys.executable, args=[str(server)]))
+    async with client:
+        offered = await client.tools()
+        async with Call(service, tools=offered) as call:
+            assert await call.say("Add.", turns=2) == "Forty-two."
+    assert "42" in mistral.exchanges[1].request["messages"][-1]["content"]

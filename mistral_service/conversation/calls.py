@@ -190,7 +190,17 @@ def ids_of_nine_characters(messages: Messages, run: Run) -> Messages:
                 message = run.stands_for(message, {**message, "tool_call_id": call_id})
         result.append(message)
     run.call_ids.update(ids.originals)
-    return result
+    return [_names_sent_ids(message, ids.sent, run) for message in result]
+
+
+def _names_sent_ids(message: Message, sent: dict[str, str], run: Run) -> Message:
+    """Pipecat's messages about asynchronous calls name a call by its id, in their text."""
+    content = message.get("content")
+    if not sent or not isinstance(content, str) or '"async_tool"' not in content:
+        return message
+    for original, new in sent.items():
+        content = content.replace(f'"tool_call_id": "{original}"', f'"tool_call_id": "{new}"')
+    return run.stands_for(message, {**message, "content": content})
 
 
 class _Ids:
@@ -198,6 +208,7 @@ class _Ids:
 
     def __init__(self) -> None:
         self.originals: dict[str, str] = {}
+        self.sent: dict[str, str] = {}
         self._sent: dict[str, str] = {}
         self._taken: set[str] = set()
         self._unnamed = 0
@@ -231,6 +242,7 @@ class _Ids:
         self._taken.add(sent)
         if original and sent != original:
             self.originals[sent] = original
+            self.sent[original] = sent
         return sent
 
 
