@@ -75,7 +75,7 @@ $(VENV)/.dev: requirements/dev.txt requirements/weights.txt pyproject.toml | $(V
 
 # llama.cpp's wheel is the one that needs a library of the system's (Linux; absent from slim images).
 $(VENV)/.libgomp: | $(VENV)/bin/python
-	@[ "$$(uname)" != Linux ] || ldconfig -p | grep -q libgomp.so.1 \
+	@[ "$$(uname)" != Linux ] || $(BIN)/python -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null \
 	  || { echo "Installing libgomp1 for the language model …"; $(APT) update && $(APT) install libgomp1; }
 	@touch $@
 
