@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 import uuid
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from pipecat.utils.types import assert_given
 
 from mistral_service.conversation.adapter import MistralLLMAdapter
 from mistral_service.conversation.tools import ToolsNotPassable
+from mistral_service.reply.attempts import Attempts
 from mistral_service.reply.events import Text
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.settings import (
@@ -82,6 +84,11 @@ class MistralLLMService(Turns):
     `LLMFullResponseEndFrame` it pushes the reply as `LLMTextFrame`s while it is streamed, runs the
     functions that the model calls, and tells what went wrong as an `ErrorFrame` whose `exception`
     is a `MistralError`.
+
+    A fault that passes is met within the turn's time budget: the request is sent again, and a
+    sentence that was cut is finished. Event handlers: `on_fault_handled(service, error, attempt)`
+    for every fault that led to another attempt, `on_completion_timeout(service)` for every attempt
+    that took too long, and those of Pipecat's `LLMService`.
 
     Example::
 
@@ -156,6 +163,7 @@ class MistralLLMService(Turns):
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             api_key=key, base_url=base_url, settings=store, **kwargs
         )
+        self._register_event_handler("on_fault_handled")
 
     def create_client(self, *args: Any, **kwargs: Any) -> AsyncOpenAI:
         """Create the HTTP client; called once, when the service is made.
@@ -262,12 +270,19 @@ class MistralLLMService(Turns):
                 "type": "json_schema",
                 "json_schema": {"name": "response", "schema": schema, "strict": True},
             }
-        try:
-            chunk = await fetch_reply(self._client, params)
-        except Exception as e:
-            if error := error_of(e, self._client.api_key):
-                raise error from e
-            raise
+        attempts = Attempts(self._settings.limits(), time.monotonic())
+        while True:
+            try:
+                chunk = await fetch_reply(self._client, params)
+                break
+            except Exception as e:
+                error = error_of(e, self._client.api_key)
+                if error is None:
+                    raise
+                again = attempts.after(error, time.monotonic(), spoke=False)
+                if again is None:
+                    raise error from e
+                await asyncio.sleep(again.delay)
         words = [event.text for event in ReplyReader().feed(chunk) if isinstance(event, Text)]
         return "".join(words) or None
 
@@ -304,10 +319,6 @@ class MistralLLMService(Turns):
             if error is None:
                 raise
             await self.cancel_ttfb_metrics()
-            if error.reason is Reason.TIMEOUT:
-                await self._call_event_handler(  # pyright: ignore[reportUnknownMemberType]
-                    "on_completion_timeout"
-                )
             if error.status_code in (400, 413, 422):
                 # As Pipecat does: a file that came with this turn may be what was refused, and
                 # would be again on every turn to come.

@@ -10,6 +10,8 @@ from pipecat.services.openai.base_llm import OpenAILLMSettings
 from pipecat.utils.types import NOT_GIVEN, NotGiven
 from pydantic import Field, TypeAdapter, ValidationError
 
+from mistral_service.reply.attempts import Limits
+
 DEFAULT_MODEL = "mistral-small-latest"
 """The model asked when none is named: Pipecat's own service asks the same."""
 
@@ -64,6 +66,11 @@ class MistralLLMSettings(OpenAILLMSettings):
             them.
         repeated_calls: What happens to a call that is like another of the same turn but for its
             id: `run` (the default) runs both, `reuse` answers it from the first one's result.
+        first_token_timeout: Seconds that a request may take to its first output (default 4).
+        stall_timeout: Seconds between two outputs after which a stream counts as dead (default 3).
+        turn_timeout: Seconds, from the beginning of a turn or a fault in mid-sentence, within
+            which it is saved or the error told (default 9).
+        max_attempts: Requests that one turn may cost (default 3); 1 tries nothing again.
         empty_reply_text: What is said where the model twice has nothing to say, such as "Sorry,
             could you say that again?". By default None: an `ErrorFrame` tells it.
     """
@@ -85,6 +92,20 @@ class MistralLLMSettings(OpenAILLMSettings):
     keep_thoughts: bool | None | NotGiven = _not_given()
     repeated_calls: str | None | NotGiven = _not_given()
     empty_reply_text: str | None | NotGiven = _not_given()
+    first_token_timeout: float | None | NotGiven = _not_given()
+    stall_timeout: float | None | NotGiven = _not_given()
+    turn_timeout: float | None | NotGiven = _not_given()
+    max_attempts: int | None | NotGiven = _not_given()
+
+    def limits(self) -> Limits:
+        """How long a turn may take, and how often it is tried."""
+        default = Limits()
+        return Limits(
+            first_token=given(self.first_token_timeout, default.first_token),
+            stall=given(self.stall_timeout, default.stall),
+            turn=given(self.turn_timeout, default.turn),
+            attempts=given(self.max_attempts, default.attempts),
+        )
 
     @classmethod
     def complete(cls) -> "MistralLLMSettings":
@@ -173,6 +194,11 @@ _ALLOWED: dict[str, tuple[Any, str]] = {
     "metadata": (dict[str, Any], "a mapping"),
     "keep_thoughts": (bool, "True or False"),
     "repeated_calls": (Literal["run", "reuse"], '"run" or "reuse"'),
+    **{
+        name: (Annotated[float, Field(gt=0, le=600)], "a number of seconds above 0, up to 600")
+        for name in ("first_token_timeout", "stall_timeout", "turn_timeout")
+    },
+    "max_attempts": (Annotated[int, Field(ge=1, le=10)], "a whole number from 1 to 10"),
     "empty_reply_text": (Annotated[str, Field(min_length=1)], "a text, or None"),
     "use_provider_thinking_default": (bool, "True or False"),
     "filter_incomplete_user_turns": (bool, "True or False"),

@@ -1,24 +1,29 @@
 """One turn: ask, say what comes, run what is called, and never end in silence."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, cast
 
+from loguru import logger
 from openai import AsyncStream
 from pipecat.processors.aggregators.llm_context import LLMContext
 
 from mistral_service.conversation.adapter import MistralLLMAdapter
 from mistral_service.conversation.run import Run
 from mistral_service.functions import FunctionCalls
+from mistral_service.reply.attempts import Attempts
 from mistral_service.reply.calls import Plan
-from mistral_service.reply.events import Finish, Text, Thought, ToolCall
+from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall
+from mistral_service.reply.overlap import Overlap
 from mistral_service.reply.prefix import RepeatedPrefix
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.settings import MistralLLMSettings, given
 from mistral_service.voice import Voice
 from mistral_service.wire.chunks import Usage
-from mistral_service.wire.client import read_chunks
+from mistral_service.wire.client import error_of, read_chunks
 from mistral_service.wire.errors import MistralError, Reason
 
 # Ends of a reply without words that a second request would meet again.
@@ -46,14 +51,22 @@ class Turns(Voice, FunctionCalls):
     _settings: MistralLLMSettings  # pyright: ignore[reportIncompatibleVariableOverride]
 
     async def answer(self, context: LLMContext) -> None:
-        """Ask, and once more if the reply leads nowhere; however it ends, it is not in silence."""
+        """Ask until the turn leads somewhere; however it ends, it is not in silence."""
         usages: list[Usage] = []
+        said: list[str] = []
+        attempts = Attempts(self._settings.limits(), time.monotonic())
         self._ledger.repeated_calls = "reuse" if self._settings.repeated_calls == "reuse" else "run"
         await self.start_ttfb_metrics()
-        asked = context
+        asked, cut, asked_again = context, "", False
         try:
-            for last in (False, True):
-                reply = await self._ask(context, asked, usages)
+            while True:
+                try:
+                    reply = await self._ask(context, asked, cut, said, usages, attempts)
+                except Exception as e:
+                    cut = "".join(said)
+                    await self._after_fault(e, cut, attempts)
+                    asked = _continued(context, cut) if cut.strip() else context
+                    continue
                 if reply.plan.error:
                     raise MistralError(Reason.CALL, reply.plan.error)
                 await self.start_calls(context, reply.plan.calls)
@@ -61,45 +74,94 @@ class Turns(Voice, FunctionCalls):
                     if reply.end.reason == "error":
                         raise MistralError(Reason.STREAM, "the reply ended with 'error'")
                     return
-                if last or reply.end.reason in _NOT_TRIED_AGAIN:
+                if asked_again or reply.end.reason in _NOT_TRIED_AGAIN:
                     await self._say_that_nothing_came(reply)
                     return
+                asked_again, cut = True, ""
                 asked = _reminded(context, reply.plan) if reply.plan.repeated else context
         finally:
             await self.measure_usage(usages)
 
-    async def _ask(self, context: LLMContext, asked: LLMContext, usages: list[Usage]) -> Reply:
+    async def _ask(
+        self,
+        context: LLMContext,
+        asked: LLMContext,
+        cut: str,
+        said: list[str],
+        usages: list[Usage],
+        attempts: Attempts,
+    ) -> Reply:
         """Send one request and say what comes, as it comes."""
-        stream = await self.get_chat_completions(asked)
-        run = self._rules_run
-        reader, prefix = ReplyReader(), RepeatedPrefix(run.prefix)
-        keep_thoughts = bool(given(self._settings.keep_thoughts))
-        spoke = False
+        loop = asyncio.get_running_loop()
+        first_until = loop.time() + attempts.first_token_within(time.monotonic())
+        began = False
         try:
-            async with aclosing(read_chunks(stream)) as chunks:
-                async for chunk in chunks:
-                    for event in reader.feed(chunk):
-                        if isinstance(event, Text):
-                            event = Text(prefix.feed(event.text))
-                            spoke = spoke or bool(event.text.strip())
-                        if isinstance(event, Text | Thought) and event.text:
-                            await self.say(event, keep_thoughts=keep_thoughts)
-                    if reader.calling:
-                        await self.measure_call()
-        finally:
-            # An interruption cancels this task: the connection closes here, before anything else.
-            await _close(stream)
-            if reader.model:
-                self.set_full_model_name(reader.model)
-            if reader.usage:
-                usages.append(reader.usage)
-        if rest := prefix.finish():
-            spoke = True
+            async with asyncio.timeout_at(first_until) as deadline:
+                stream = await self.get_chat_completions(asked)
+                run = self._rules_run
+                reader = ReplyReader()
+                before = len(said)
+                new = _New(run.prefix, cut)
+                try:
+                    async with aclosing(read_chunks(stream)) as chunks:
+                        async for chunk in chunks:
+                            # What has come is said in peace: the deadlines are the server's.
+                            deadline.reschedule(None)
+                            for event in reader.feed(chunk):
+                                began = True
+                                await self._tell(event, new, said)
+                            if reader.calling:
+                                began = True
+                                await self.measure_call()
+                            until = loop.time() + attempts.limits.stall if began else first_until
+                            deadline.reschedule(until)
+                finally:
+                    # An interruption cancels this task: the connection closes here, first of all.
+                    await _close(stream)
+                    if reader.model:
+                        self.set_full_model_name(reader.model)
+                    if reader.usage:
+                        usages.append(reader.usage)
+        except TimeoutError as e:
+            waited = attempts.limits.stall if began else attempts.limits.first_token
+            what = "nothing more came" if began else "no first token came"
+            raise MistralError(Reason.TIMEOUT, f"{what} in {waited:g} s") from e
+        if rest := new.finish():
+            said.append(rest)
             await self.say(Text(rest))
         await self.end_thought()
         *calls, end = reader.finish()
         called = [_as_in_context(call, run) for call in calls if isinstance(call, ToolCall)]
+        spoke = bool("".join(said[before:]).strip())
         return Reply(spoke, self.plan_calls(context, called), cast(Finish, end))
+
+    async def _tell(self, event: Event, new: "_New", said: list[str]) -> None:
+        """Say what is new in an event."""
+        if isinstance(event, Text):
+            event = Text(new.feed(event.text))
+            said.append(event.text)
+        if isinstance(event, Text | Thought) and event.text:
+            keep_thoughts = bool(given(self._settings.keep_thoughts))
+            await self.say(event, keep_thoughts=keep_thoughts)
+
+    async def _after_fault(self, exception: Exception, cut: str, attempts: Attempts) -> None:
+        """Wait until the next attempt after a fault; raise it where there is none."""
+        error = error_of(exception, self._client.api_key)
+        if error is None:
+            raise exception
+        if error.reason is Reason.TIMEOUT:
+            await self._call_event_handler(  # pyright: ignore[reportUnknownMemberType]
+                "on_completion_timeout"
+            )
+        await self.end_thought()
+        again = attempts.after(error, time.monotonic(), spoke=bool(cut.strip()))
+        if again is None:
+            raise error from exception
+        logger.warning(f"{self}: attempt {attempts.made} in {again.delay:.2f} s, after: {error}")
+        await self._call_event_handler(  # pyright: ignore[reportUnknownMemberType]
+            "on_fault_handled", error, attempts.made
+        )
+        await asyncio.sleep(again.delay)
 
     async def _say_that_nothing_came(self, reply: Reply) -> None:
         """The way out of a turn in which the model, asked twice, has said nothing new."""
@@ -118,6 +180,31 @@ class Turns(Voice, FunctionCalls):
     def _rules_run(self) -> Run:
         adapter: object = self.get_llm_adapter()
         return adapter.run if isinstance(adapter, MistralLLMAdapter) else Run()
+
+
+class _New:
+    """What is new in a reply that may repeat what was said before it."""
+
+    def __init__(self, prefix: str, cut: str) -> None:
+        self._prefix = RepeatedPrefix(prefix)
+        # With a prefix the repetition is exact; without, the model was asked in words to go on.
+        self._overlap = Overlap("" if prefix else cut)
+
+    def feed(self, text: str) -> str:
+        return self._overlap.feed(self._prefix.feed(text))
+
+    def finish(self) -> str:
+        return self._overlap.feed(self._prefix.finish()) + self._overlap.finish()
+
+
+def _continued(context: LLMContext, words: str) -> LLMContext:
+    """The context, for a reply that was cut after some words to go on from them.
+
+    The rules send the words as a prefix where the API takes one. Beside functions it does not, and
+    the model is asked to go on.
+    """
+    cut: Any = {"role": "assistant", "content": words}
+    return LLMContext([*context.get_messages(), cut], context.tools, context.tool_choice)
 
 
 def _as_in_context(call: ToolCall, run: Run) -> ToolCall:

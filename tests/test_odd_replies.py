@@ -120,7 +120,6 @@ EMPTY = [
     Reply(deltas=[{"content": [thinking("Hm.")]}]),
     Reply(deltas=[{"content": None}]),
     Reply(raw=b"data: [DONE]\n\n"),
-    Reply(raw=b""),
     Reply(deltas=[{"content": [{"type": "reference", "reference_ids": [1]}]}]),
 ]
 

@@ -37,11 +37,11 @@ async def test_a_refusal_is_told_and_the_next_turn_is_answered(
         assert await call.say("Are you there?") == "Here I am."
 
 
-async def test_an_error_in_mid_stream_is_told(serve, service_for):
+async def test_an_error_in_mid_stream_is_told_where_nothing_is_tried_again(serve, service_for):
     error = b'data: {"object":"error","message":"capacity exceeded","code":"3505"}\n\n'
     chunk = b'data: {"choices":[{"delta":{"content":"One moment"}}]}\n\n'
     mistral = serve(Reply(raw=chunk + error), Reply("Here I am."))
-    async with Call(service_for(mistral)) as call:
+    async with Call(service_for(mistral, max_attempts=1)) as call:
         assert await call.say("Hello.") == "One moment"
         [told] = call.errors
         assert "capacity exceeded" in told.error

@@ -82,6 +82,7 @@ async def read_chunks(
         return
 
     decoder = SSEDecoder()
+    ended = False
     reads = stream.response.aiter_bytes()
     try:
         async for data in reads:
@@ -89,12 +90,19 @@ async def read_chunks(
                 if payload.startswith(_DONE):
                     await _drain(reads)
                     return
-                yield parse_chunk(payload)
+                chunk = parse_chunk(payload)
+                ended = ended or chunk.finish_reason is not None
+                yield chunk
     except EventTooLong as e:
         raise MistralError(Reason.STREAM, str(e)) from e
     for payload in decoder.finish():
-        if not payload.startswith(_DONE):
-            yield parse_chunk(payload)
+        if payload.startswith(_DONE):
+            return
+        chunk = parse_chunk(payload)
+        ended = ended or chunk.finish_reason is not None
+        yield chunk
+    if not ended:
+        raise MistralError(Reason.STREAM, "it stopped before its end")
 
 
 async def _drain(reads: AsyncIterator[bytes]) -> None:
@@ -172,7 +180,8 @@ def _struck_out(content: bytes, key: str) -> bytes:
 
 def _options(params: Mapping[str, Any]) -> Any:
     """The client's own options, in the form that its `post` takes."""
-    options: dict[str, Any] = {}
+    # Whether to try again is decided in one place (`reply/attempts.py`), and not here.
+    options: dict[str, Any] = {"max_retries": 0}
     if params.get("extra_headers"):
         options["headers"] = params["extra_headers"]
     if params.get("extra_query"):

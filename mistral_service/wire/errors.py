@@ -217,7 +217,8 @@ class MistralError(Exception):
     def _sentence(self) -> str:
         marks = [str(m) for m in (self.status_code, self.code) if m is not None]
         advice = _ADVICE[self.reason] + (f" ({', '.join(dict.fromkeys(marks))})" if marks else "")
-        return f"{advice}: {self.detail}" if self.detail else f"{advice}."
+        when = f" Try again in {self.retry_after:g} s." if self.retry_after else ""
+        return (f"{advice}: {self.detail}" if self.detail else f"{advice}.") + when
 
 
 class _Found:

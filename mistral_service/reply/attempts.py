@@ -1,0 +1,99 @@
+"""Whether to try again, when, and for how long: decided here, and nowhere else.
+
+A state machine without clocks or sockets: the time is handed in. On a phone, three seconds of
+nothing is a failure; so a turn has a budget, and every attempt and every pause between attempts
+has to fit into what is left of it.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mistral_service.wire.errors import MistralError, Reason
+
+_FIRST_PAUSE = 0.1
+"""Seconds before the second attempt where the server does not say; doubled for each further one."""
+
+_WORTH_TRYING = 0.5
+"""Seconds that must be left for an attempt to be worth its request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a turn may take, in seconds, and how often it is tried.
+
+    Parameters:
+        first_token: From the request to the first output of an attempt, thinking included.
+            Mistral's models begin within one; four leave room for a slow second.
+        stall: From one output to the next. A stream that pauses so long has died.
+        turn: From the beginning of the turn, or from the fault in mid-sentence, to the last
+            moment at which an attempt may still be waited for: then the caller is told.
+        attempts: Requests that a turn may cost.
+    """
+
+    first_token: float = 4.0
+    stall: float = 3.0
+    turn: float = 9.0
+    attempts: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TryAgain:
+    """Try again.
+
+    Parameters:
+        delay: Seconds to wait before.
+    """
+
+    delay: float
+
+
+@dataclass
+class Attempts:
+    """The attempts of one turn.
+
+    Parameters:
+        limits: How long, how often.
+        began: When the turn began, on the clock of `now` everywhere below.
+        jitter: A random number from 0 to 1.
+    """
+
+    limits: Limits
+    began: float
+    jitter: Callable[[], float] = random.random
+    made: int = 1
+    _until: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._until = self.began + self.limits.turn
+
+    def first_token_within(self, now: float) -> float:
+        """Seconds that the attempt which begins now may take to its first output."""
+        left = self._until - now
+        return min(self.limits.first_token, left) if self.made > 1 else self.limits.first_token
+
+    def after(self, error: MistralError, now: float, *, spoke: bool) -> TryAgain | None:
+        """Decide about another attempt after a fault.
+
+        Args:
+            error: The fault.
+            now: When it happened.
+            spoke: Whether words were said by then; the caller then waits from now on, not since
+                the turn began.
+
+        Returns:
+            When to try again; None to give up and tell the error.
+        """
+        if spoke:
+            self._until = max(self._until, now + self.limits.turn)
+        if not error.retryable or self.made >= self.limits.attempts:
+            return None
+        delay = error.retry_after
+        if delay is None:
+            # A stream that timed out has cost enough already.
+            pause = 0.0 if error.reason is Reason.TIMEOUT else _FIRST_PAUSE * 2 ** (self.made - 1)
+            delay = pause * (0.5 + self.jitter())
+        if now + delay + _WORTH_TRYING > self._until:
+            return None
+        self.made += 1
+        return TryAgain(delay)
