@@ -93,6 +93,21 @@ def test_retry_after_is_a_number_of_seconds_or_nothing(value: str, seconds: floa
     assert MistralError.from_response(429, {}, {"retry-after": value}).retry_after == seconds
 
 
+@pytest.mark.parametrize(
+    ("date", "value", "seconds"),
+    [
+        ("Sat, 21 Nov 2026 08:00:00 GMT", "Sat, 21 Nov 2026 08:00:07 GMT", 7.0),
+        ("Sat, 21 Nov 2026 08:00:07 GMT", "Sat, 21 Nov 2026 08:00:00 GMT", None),
+        ("Sat, 21 Nov 2026 08:00:00 GMT", "Sat, 21 Nov 2026 08:00:07", None),
+        (None, "Sat, 21 Nov 2026 08:00:07 GMT", None),
+        ("today", "tomorrow", None),
+    ],
+)
+def test_retry_after_may_be_a_date_counted_from_the_servers_own(date, value, seconds):
+    headers = {"retry-after": value} | ({"date": date} if date else {})
+    assert MistralError.from_response(429, {}, headers).retry_after == seconds
+
+
 def test_a_long_answer_is_cut():
     assert len(MistralError.from_response(500, "x" * 10_000).detail) == MAX_SHOWN
 

@@ -9,6 +9,7 @@ int or null; the body may be `{"object": "error"}`, `{"detail": …}`, `{"messag
 import json
 import math
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import Any, cast
 
@@ -196,7 +197,7 @@ class MistralError(Exception):
             status_code=status_code,
             code=found.code,
             type=found.type,
-            retry_after=_seconds(headers.get("retry-after")),
+            retry_after=_seconds(headers.get("retry-after"), headers.get("date")),
             correlation_id=headers.get("mistral-correlation-id") or found.request_id,
         )
 
@@ -284,13 +285,24 @@ def _decoded(body: object) -> object:
         return "" if body.lstrip().startswith("<") else body
 
 
-def _seconds(value: str | None) -> float | None:
-    """`Retry-After` in seconds; its other form, a date, is not read yet."""
+def _seconds(value: str | None, date: str | None) -> float | None:
+    """`Retry-After` in seconds, from either of its forms: a number, or a date.
+
+    A date is counted from the server's own `Date`, so that the clocks need not agree.
+    """
     try:
         seconds = float(value) if value else math.nan
     except ValueError:
-        return None
+        seconds = _between(date, value)
     return seconds if 0 <= seconds < math.inf else None
+
+
+def _between(first: str | None, second: str | None) -> float:
+    try:
+        one, two = parsedate_to_datetime(first or ""), parsedate_to_datetime(second or "")
+        return (two - one).total_seconds()
+    except (ValueError, TypeError):
+        return math.nan
 
 
 def _cut(text: str) -> str:
