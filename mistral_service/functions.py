@@ -1,11 +1,11 @@
 """Function calling on Pipecat's side: what the ledger planned becomes Pipecat's calls."""
 
+import json
 from collections.abc import Sequence
 from typing import Any, cast
 
 from pipecat.frames.frames import (
     Frame,
-    FunctionCallCancelFrame,
     FunctionCallFromLLM,
     FunctionCallInProgressFrame,
     FunctionCallResultFrame,
@@ -18,12 +18,6 @@ from mistral_service.reply.calls import Ledger, Plan, Planned
 from mistral_service.reply.events import ToolCall
 
 
-class _Told(dict[str, Any]):
-    """Arguments of a call that does not run: the model is told something in place of a result."""
-
-    result: str = ""
-
-
 class FunctionCalls(OpenAILLMService):
     """Runs the functions that a model calls: each call exactly once.
 
@@ -33,31 +27,41 @@ class FunctionCalls(OpenAILLMService):
 
     def __init__(self, **kwargs: Any) -> None:
         self._ledger = Ledger()
+        self._told: dict[str, str] = {}
+        self._queued: set[str] = set()  # where one runs after the other: those that wait
         super().__init__(**kwargs)  # pyright: ignore[reportUnknownMemberType]
 
     def plan_calls(self, context: LLMContext, calls: Sequence[ToolCall]) -> Plan:
         """Decide about the calls of one reply, as `Ledger.plan` does, knowing the context."""
         messages = [m for m in context.get_messages() if not isinstance(m, LLMSpecificMessage)]
         self._ledger.learn(cast("list[dict[str, Any]]", messages))
-        return self._ledger.plan(calls)
+        tasks = cast(Any, self._function_call_tasks)  # pyright: ignore[reportUnknownMemberType]
+        items = cast("list[FunctionCallRunnerItem]", list(tasks.values()))
+        running = {item.tool_call_id for item in items}
+        return self._ledger.plan(calls, running | self._queued)
 
     async def start_calls(self, context: LLMContext, calls: Sequence[Planned]) -> None:
         """Hand planned calls to Pipecat as one group."""
-        function_calls: list[FunctionCallFromLLM] = []
-        for call in calls:
-            arguments: dict[str, Any] = call.arguments
-            if call.told is not None:
-                arguments = _Told(call.arguments)
-                arguments.result = call.told
-            function_calls.append(
+        if not calls:
+            return
+        if self._speculation_gate.is_speculating:
+            # Pipecat withdraws a speculative reply that calls; the confirmed turn calls anew.
+            self._ledger.forget(calls)
+        else:
+            self._told.update({call.id: call.told for call in calls if call.told is not None})
+            if not self._run_in_parallel:
+                self._queued.update(call.id for call in calls)
+        await self.run_function_calls(
+            [
                 FunctionCallFromLLM(
                     context=context,
                     tool_call_id=call.id,
                     function_name=call.name,
-                    arguments=arguments,
+                    arguments=call.arguments,
                 )
-            )
-        await self.run_function_calls(function_calls)
+                for call in calls
+            ]
+        )
 
     async def run_function_calls(self, function_calls: Sequence[FunctionCallFromLLM]) -> None:
         """Run functions, but none whose call has its result in the context already.
@@ -78,37 +82,35 @@ class FunctionCalls(OpenAILLMService):
         )
 
     async def _run_function_call(self, runner_item: FunctionCallRunnerItem) -> None:
-        told = runner_item.arguments
-        if not isinstance(told, _Told):
-            await super()._run_function_call(runner_item)
-            return
-        call: dict[str, Any] = {
-            "function_name": runner_item.function_name,
-            "tool_call_id": runner_item.tool_call_id,
-            "arguments": dict(told),
-        }
-        await self.broadcast_frame(
-            FunctionCallInProgressFrame,
-            **call,
-            cancel_on_interruption=True,
-            group_id=runner_item.group_id,
-        )
-        await self.broadcast_frame(FunctionCallResultFrame, **call, result=told.result)
+        told = self._told.pop(runner_item.tool_call_id, None)
+        try:
+            if told is None:
+                await super()._run_function_call(runner_item)
+                return
+            call: dict[str, Any] = {
+                "function_name": runner_item.function_name,
+                "tool_call_id": runner_item.tool_call_id,
+                "arguments": runner_item.arguments,
+            }
+            await self.broadcast_frame(
+                FunctionCallInProgressFrame,
+                **call,
+                cancel_on_interruption=True,
+                group_id=runner_item.group_id,
+            )
+            await self.broadcast_frame(FunctionCallResultFrame, **call, result=told)
+        finally:
+            self._queued.discard(runner_item.tool_call_id)
 
     async def broadcast_frame(self, frame_cls: type[Frame], **kwargs: Any) -> None:
-        """Broadcast a frame; results pass by the ledger on their way.
+        """Broadcast a frame; a falsy result becomes one that gets an answer.
 
         Args:
             frame_cls: The kind of frame.
             **kwargs: Its fields.
         """
         if frame_cls is FunctionCallResultFrame:
-            properties = kwargs.get("properties")
-            if properties is None or properties.is_final:
-                self._ledger.settled(kwargs["tool_call_id"])
             kwargs["result"] = answerable(kwargs.get("result"))
-        elif frame_cls is FunctionCallCancelFrame:
-            self._ledger.settled(kwargs["tool_call_id"])
         await super().broadcast_frame(  # pyright: ignore[reportUnknownMemberType]
             frame_cls, **kwargs
         )
@@ -126,17 +128,22 @@ def answerable(result: Any) -> Any:
         result: What the function returned.
 
     Returns:
-        The same if it is true; otherwise something true that reads the same in the context
-        (`None` reads `"COMPLETED"`, `False` reads `"false"`).
+        The same if it is true; otherwise something true that reads the same in the context. What
+        has no true form of its own reads as its JSON text (`False` as `"false"`), what has none
+        either, and `None`, as `"COMPLETED"`.
     """
-    if result is None:
-        return "COMPLETED"
-    if result is False:
-        return "false"
+    try:
+        if result:
+            return result
+    except Exception:  # an array of several values is neither true nor false
+        return result
     for kind in _TRUE:
-        if isinstance(result, kind) and not result:
+        if type(result) is kind:
             return _TRUE[kind](result)
-    return result
+    try:
+        return "COMPLETED" if result is None else json.dumps(result)
+    except (TypeError, ValueError):
+        return "COMPLETED"
 
 
 def _true(kind: type) -> Any:

@@ -24,6 +24,7 @@ from mistral_service.conversation.adapter import MistralLLMAdapter
 from mistral_service.conversation.tools import ToolsNotPassable
 from mistral_service.reply.attempts import Attempts
 from mistral_service.reply.events import Text
+from mistral_service.reply.prefix import RepeatedPrefix
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.settings import (
     DEFAULT_MODEL,
@@ -35,6 +36,7 @@ from mistral_service.settings import (
     given,
 )
 from mistral_service.turn import Turns
+from mistral_service.wire.chunks import Chunk
 from mistral_service.wire.client import error_of, fetch_reply, open_reply
 from mistral_service.wire.errors import MistralError, Reason
 
@@ -108,7 +110,7 @@ class MistralLLMService(Turns):
         self,
         *,
         api_key: str | None = None,
-        base_url: str = DEFAULT_BASE_URL,
+        base_url: str | None = DEFAULT_BASE_URL,
         model: str | None = None,
         settings: MistralLLMSettings | None = None,
         **kwargs: Any,
@@ -117,9 +119,9 @@ class MistralLLMService(Turns):
 
         Args:
             api_key: The key. Defaults to the environment variable `MISTRAL_API_KEY`.
-            base_url: Where the API is. Where it is left at its default, the environment variable
-                `MISTRAL_BASE_URL`, if set, takes its place, so that a bot can be pointed at a
-                local endpoint or a gateway without a change.
+            base_url: Where the API is. Where it is None or left at its default, the environment
+                variable `MISTRAL_BASE_URL`, if set, takes its place, so that a bot can be pointed
+                at a local endpoint or a gateway without a change.
             model: The model to ask.
 
                 .. deprecated:: 0.1.0
@@ -141,8 +143,13 @@ class MistralLLMService(Turns):
                 f"{type(self).__name__} needs a key: pass api_key=… or set the environment "
                 "variable MISTRAL_API_KEY (keys are made at console.mistral.ai)."
             )
-        if base_url == DEFAULT_BASE_URL:
-            base_url = os.environ.get("MISTRAL_BASE_URL") or base_url
+        if not key.isascii() or not key.isprintable():
+            raise ValueError(
+                f"The key of {type(self).__name__} has characters that no key has (a line break, "
+                "or quotes that are not ASCII): copy it again."
+            )
+        if not base_url or base_url == DEFAULT_BASE_URL:
+            base_url = os.environ.get("MISTRAL_BASE_URL") or DEFAULT_BASE_URL
         if not base_url.startswith(("http://", "https://")):
             raise ValueError(
                 f"{type(self).__name__}(base_url={base_url!r}) is not an address: it must begin "
@@ -177,6 +184,7 @@ class MistralLLMService(Turns):
         Returns:
             The client.
         """
+        self._client_arguments = (args, kwargs)
         return super().create_client(  # pyright: ignore[reportUnknownMemberType]
             *args, **kwargs
         )
@@ -185,6 +193,11 @@ class MistralLLMService(Turns):
         """Release what the service holds, its connections among it."""
         await super().cleanup()
         await self._client.close()
+
+    def _open_client(self) -> AsyncOpenAI:
+        """The client; a new one where a question comes after `cleanup()`, as a summary may."""
+        args, kwargs = self._client_arguments
+        return self.create_client(*args, **kwargs) if self._client.is_closed() else self._client
 
     def build_chat_completion_params(
         self, params_from_context: OpenAILLMInvocationParams
@@ -270,21 +283,29 @@ class MistralLLMService(Turns):
                 "type": "json_schema",
                 "json_schema": {"name": "response", "schema": schema, "strict": True},
             }
-        attempts = Attempts(self._settings.limits(), time.monotonic())
-        while True:
-            try:
-                chunk = await fetch_reply(self._client, params)
-                break
-            except Exception as e:
-                error = error_of(e, self._client.api_key)
-                if error is None:
-                    raise
-                again = attempts.after(error, time.monotonic(), spoke=False)
-                if again is None:
-                    raise error from e
-                await asyncio.sleep(again.delay)
+        prefix = RepeatedPrefix(self._rules_run.prefix)
+        chunk = await self._fetch(params)
         words = [event.text for event in ReplyReader().feed(chunk) if isinstance(event, Text)]
-        return "".join(words) or None
+        return (prefix.feed("".join(words)) + prefix.finish()) or None
+
+    async def _fetch(self, params: dict[str, Any]) -> Chunk:
+        attempts = Attempts(self._settings.limits(), time.monotonic())
+        client = self._open_client()
+        try:
+            while True:
+                try:
+                    return await fetch_reply(client, params)
+                except Exception as e:
+                    error = error_of(e, client.api_key)
+                    if error is None:
+                        raise
+                    again = attempts.after(error, time.monotonic(), spoke=False)
+                    if again is None:
+                        raise error from None
+                    await asyncio.sleep(again.delay)
+        finally:
+            if client is not self._client:
+                await client.close()
 
     async def _update_settings(self, delta: LLMSettings) -> dict[str, Any]:
         """Apply an update, whole or not at all.
@@ -323,7 +344,7 @@ class MistralLLMService(Turns):
                 # As Pipecat does: a file that came with this turn may be what was refused, and
                 # would be again on every turn to come.
                 context.remove_invalid_file_message()
-            raise error from e
+            raise error from None
 
     async def push_error_frame(
         self, error: ErrorFrame, force_treat_as_permanent: bool = False

@@ -1,8 +1,9 @@
 """What can be set, before and during a conversation, and what each setting may be."""
 
+import json
 import re
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from openai._types import NotGiven as OpenAINotGiven
 from openai._types import Omit
@@ -233,16 +234,25 @@ def check_settings(settings: OpenAILLMSettings) -> None:
 
 def _fits(name: str, value: Any) -> bool:
     """What a type does not say."""
+    if not isinstance(value, dict | list):
+        return True
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    fields = _mapping(cast(Any, value))
     if name == "response_format":
-        schema = value.get("json_schema")
-        named = isinstance(schema, dict) and {"name", "schema"} <= set(schema)  # pyright: ignore
-        return value.get("type") in ("text", "json_object") or (
-            value.get("type") == "json_schema" and named
-        )
-    if name == "tool_choice" and isinstance(value, dict):
-        function = value.get("function")  # pyright: ignore
-        return isinstance(function, dict) and bool(function.get("name"))  # pyright: ignore
+        if fields.get("type") != "json_schema":
+            return fields.get("type") in ("text", "json_object")
+        schema = _mapping(fields.get("json_schema"))
+        return isinstance(schema.get("name"), str) and isinstance(schema.get("schema"), dict)
+    if name == "tool_choice":
+        return bool(_mapping(fields.get("function")).get("name"))
     return True
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _check_extra(extra: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """One turn: ask, say what comes, run what is called, and never end in silence."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -26,6 +27,10 @@ from mistral_service.wire.chunks import Usage
 from mistral_service.wire.client import error_of, read_chunks
 from mistral_service.wire.errors import MistralError, Reason
 
+# How much longer a stream may pause where functions are offered: a call of some hundred tokens
+# takes Mistral's models two or three seconds to write.
+_CALLS_TAKE_LONGER = 3
+
 # Ends of a reply without words that a second request would meet again.
 _NOT_TRIED_AGAIN = ("length", "model_length", "content_filter")
 
@@ -36,12 +41,12 @@ class Reply:
 
     Parameters:
         spoke: Whether words were said.
-        plan: What is to be done about the calls.
+        calls: The functions that were called.
         end: How it ended.
     """
 
     spoke: bool
-    plan: Plan
+    calls: list[ToolCall]
     end: Finish
 
 
@@ -58,27 +63,32 @@ class Turns(Voice, FunctionCalls):
         self._ledger.repeated_calls = "reuse" if self._settings.repeated_calls == "reuse" else "run"
         await self.start_ttfb_metrics()
         asked, cut, asked_again = context, "", False
+        self._thinking = False  # an interrupted thought is over
+        timed_out = False
         try:
             while True:
                 try:
                     reply = await self._ask(context, asked, cut, said, usages, attempts)
                 except Exception as e:
                     cut = "".join(said)
-                    await self._after_fault(e, cut, attempts)
+                    timed_out = await self._after_fault(e, cut, attempts, timed_out)
                     asked = _continued(context, cut) if cut.strip() else context
                     continue
-                if reply.plan.error:
-                    raise MistralError(Reason.CALL, reply.plan.error)
-                await self.start_calls(context, reply.plan.calls)
-                if reply.plan.leads_on or (reply.spoke and not reply.plan.repeated):
-                    if reply.end.reason == "error":
-                        raise MistralError(Reason.STREAM, "the reply ended with 'error'")
+                if reply.end.reason == "error":
+                    raise MistralError(Reason.STREAM, "the reply ended with 'error'")
+                plan = self.plan_calls(context, reply.calls)
+                if plan.error:
+                    raise MistralError(Reason.CALL, plan.error)
+                await self.start_calls(context, plan.calls)
+                # A continuation that brings nothing new: the sentence was complete when it was cut.
+                spoke = reply.spoke or bool(cut.strip())
+                if plan.leads_on or (spoke and not plan.repeated):
                     return
                 if asked_again or reply.end.reason in _NOT_TRIED_AGAIN:
-                    await self._say_that_nothing_came(reply)
+                    await self._say_that_nothing_came(reply, plan)
                     return
                 asked_again, cut = True, ""
-                asked = _reminded(context, reply.plan) if reply.plan.repeated else context
+                asked = _reminded(context, plan) if plan.repeated else context
         finally:
             await self.measure_usage(usages)
 
@@ -95,11 +105,16 @@ class Turns(Voice, FunctionCalls):
         loop = asyncio.get_running_loop()
         first_until = loop.time() + attempts.first_token_within(time.monotonic())
         began = False
+        deadline: asyncio.Timeout | None = None
+        stall = attempts.limits.stall
         try:
             async with asyncio.timeout_at(first_until) as deadline:
                 stream = await self.get_chat_completions(asked)
                 run = self._rules_run
                 reader = ReplyReader()
+                # Beside functions a stream is silent while the model writes a call: calls come
+                # whole.
+                stall = attempts.limits.stall * (_CALLS_TAKE_LONGER if run.has_tools else 1)
                 before = len(said)
                 new = _New(run.prefix, cut)
                 try:
@@ -113,7 +128,7 @@ class Turns(Voice, FunctionCalls):
                             if reader.calling:
                                 began = True
                                 await self.measure_call()
-                            until = loop.time() + attempts.limits.stall if began else first_until
+                            until = loop.time() + stall if began else first_until
                             deadline.reschedule(until)
                 finally:
                     # An interruption cancels this task: the connection closes here, first of all.
@@ -122,18 +137,27 @@ class Turns(Voice, FunctionCalls):
                         self.set_full_model_name(reader.model)
                     if reader.usage:
                         usages.append(reader.usage)
-        except TimeoutError as e:
-            waited = attempts.limits.stall if began else attempts.limits.first_token
+        except TimeoutError:
+            if deadline is None or not deadline.expired():
+                raise  # a time limit of somebody else's
+            waited = stall if began else attempts.limits.first_token
             what = "nothing more came" if began else "no first token came"
-            raise MistralError(Reason.TIMEOUT, f"{what} in {waited:g} s") from e
+            raise MistralError(Reason.TIMEOUT, f"{what} in {waited:g} s") from None
         if rest := new.finish():
             said.append(rest)
             await self.say(Text(rest))
         await self.end_thought()
         *calls, end = reader.finish()
         called = [_as_in_context(call, run) for call in calls if isinstance(call, ToolCall)]
-        spoke = bool("".join(said[before:]).strip())
-        return Reply(spoke, self.plan_calls(context, called), cast(Finish, end))
+        return Reply(self._is_speech("".join(said[before:])), called, cast(Finish, end))
+
+    def _is_speech(self, words: str) -> bool:
+        """Whether a caller hears anything of these words."""
+        if self._filter_incomplete_user_turns:
+            # The marker of a complete turn is taken out on the way; one of an incomplete turn
+            # stands for a silence that the framework asked for.
+            words = words.replace(self._user_turn_completion_config.complete_marker, "")
+        return bool(words.strip())
 
     async def _tell(self, event: Event, new: "_New", said: list[str]) -> None:
         """Say what is new in an event."""
@@ -144,33 +168,39 @@ class Turns(Voice, FunctionCalls):
             keep_thoughts = bool(given(self._settings.keep_thoughts))
             await self.say(event, keep_thoughts=keep_thoughts)
 
-    async def _after_fault(self, exception: Exception, cut: str, attempts: Attempts) -> None:
-        """Wait until the next attempt after a fault; raise it where there is none."""
+    async def _after_fault(
+        self, exception: Exception, cut: str, attempts: Attempts, timed_out: bool
+    ) -> bool:
+        """Wait until the next attempt after a fault; raise it where there is none.
+
+        Returns whether the turn has met a timeout, which is told to handlers once.
+        """
         error = error_of(exception, self._client.api_key)
         if error is None:
             raise exception
-        if error.reason is Reason.TIMEOUT:
+        if error.reason is Reason.TIMEOUT and not timed_out:
             await self._call_event_handler(  # pyright: ignore[reportUnknownMemberType]
                 "on_completion_timeout"
             )
         await self.end_thought()
         again = attempts.after(error, time.monotonic(), spoke=bool(cut.strip()))
         if again is None:
-            raise error from exception
+            raise error from None
         logger.warning(f"{self}: attempt {attempts.made} in {again.delay:.2f} s, after: {error}")
         await self._call_event_handler(  # pyright: ignore[reportUnknownMemberType]
             "on_fault_handled", error, attempts.made
         )
         await asyncio.sleep(again.delay)
+        return timed_out or error.reason is Reason.TIMEOUT
 
-    async def _say_that_nothing_came(self, reply: Reply) -> None:
+    async def _say_that_nothing_came(self, reply: Reply, plan: Plan) -> None:
         """The way out of a turn in which the model, asked twice, has said nothing new."""
         words = given(self._settings.empty_reply_text)
         if words and not reply.spoke:
             await self.say(Text(words))
             return
-        if reply.plan.repeated:
-            names = ", ".join(sorted({call.name for call in reply.plan.repeated}))
+        if plan.repeated:
+            names = ", ".join(sorted({call.name for call in plan.repeated}))
             raise MistralError(
                 Reason.CALL, f"{names} was called again, although its result was there"
             )
@@ -179,7 +209,7 @@ class Turns(Voice, FunctionCalls):
     @property
     def _rules_run(self) -> Run:
         adapter: object = self.get_llm_adapter()
-        return adapter.run if isinstance(adapter, MistralLLMAdapter) else Run()
+        return adapter.run_of_this_task if isinstance(adapter, MistralLLMAdapter) else Run()
 
 
 class _New:
@@ -212,7 +242,7 @@ def _as_in_context(call: ToolCall, run: Run) -> ToolCall:
     arguments = call.arguments
     for sent, original in run.call_ids.items():
         # A call may name another, as Pipecat's `cancel_…` functions do.
-        arguments = arguments.replace(f'"{sent}"', f'"{original}"')
+        arguments = arguments.replace(f'"{sent}"', json.dumps(original))
     call_id = run.call_ids.get(call.id, call.id) if call.id else None
     return ToolCall(call_id, run.names.get(call.name, call.name), arguments)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistral_service.reply.calls import Ledger
+from mistral_service.reply.calls import MAX_REMEMBERED, Ledger
 from mistral_service.reply.events import ToolCall
 
 USER = {"role": "user", "content": "Hello."}
@@ -61,31 +61,70 @@ def test_an_answered_call_is_repeated_and_does_not_run():
     assert not plan.leads_on
 
 
-@pytest.mark.parametrize(
-    "state", ["IN_PROGRESS", '{"type": "async_tool", "status": "running", "tool_call_id": "x"}']
-)
-def test_a_running_call_is_waited_for(state: str):
+def test_a_call_that_is_in_flight_is_waited_for():
     ledger = Ledger()
-    ledger.learn([USER, made("abcdefgh1"), answered("abcdefgh1", state)])
-    plan = ledger.plan([ToolCall("abcdefgh1", "f", "{}")])
+    ledger.learn([USER, made("abcdefgh1"), answered("abcdefgh1", "IN_PROGRESS")])
+    plan = ledger.plan([ToolCall("abcdefgh1", "f", "{}")], {"abcdefgh1"})
     assert not plan.calls
     assert plan.waiting
     assert plan.leads_on
 
 
-def test_a_call_that_was_started_is_known_before_the_context_has_it():
+@pytest.mark.parametrize(
+    "state", ["IN_PROGRESS", '{"type": "async_tool", "status": "running", "tool_call_id": "x"}']
+)
+def test_a_call_that_only_looks_as_if_it_ran_is_not_waited_for(state: str):
+    """A stored conversation, or an asynchronous call whose result came in another message."""
     ledger = Ledger()
-    ledger.plan([ToolCall("abcdefgh1", "f", "{}")])
-    assert ledger.plan([ToolCall("abcdefgh1", "f", "{}")]).waiting
-    ledger.settled("abcdefgh1")
-    assert ledger.plan([ToolCall("abcdefgh1", "f", "{}")]).repeated
+    ledger.learn([USER, made("abcdefgh1"), answered("abcdefgh1", state)])
+    plan = ledger.plan([ToolCall("abcdefgh1", "f", "{}")])
+    assert plan.repeated
+    assert not plan.leads_on
+
+
+def test_what_was_planned_and_not_started_is_forgotten():
+    ledger = Ledger()
+    plan = ledger.plan([ToolCall("abcdefgh1", "f", "{broken")])
+    ledger.forget(plan.calls)
+    assert ledger.plan([ToolCall("abcdefgh1", "f", "{broken")]).error is None
+
+
+def test_an_id_whose_result_stands_alone_is_not_used_again():
+    ledger = Ledger()
+    ledger.learn([USER, answered("abcdefgh1"), USER])
+    [call] = ledger.plan([ToolCall("abcdefgh1", "f", "{}")]).calls
+    assert call.id != "abcdefgh1"
+
+
+def test_a_server_that_counts_anew_may_call_the_same_on_a_later_turn():
+    ledger = Ledger()
+    ledger.learn([USER, made("call_0"), answered("call_0"), USER])
+    [call] = ledger.plan([ToolCall("call_0", "f", "{}")]).calls
+    assert call.told is None
+    assert call.id != "call_0"
+
+
+def test_a_cancellation_is_no_result_to_use_again():
+    ledger = Ledger(repeated_calls="reuse")
+    ledger.learn([USER, made("abcdefgh1"), answered("abcdefgh1", "CANCELLED")])
+    assert ledger.plan([ToolCall("abcdefgh2", "f", "{}")]).calls[0].told is None
+
+
+def test_the_ledger_does_not_grow_for_ever():
+    ledger = Ledger()
+    for n in range(MAX_REMEMBERED + 200):
+        ledger.plan([ToolCall(f"{n:09}", "f", "{}")])
+        ledger.learn([USER])
+    assert len(ledger._entries) <= MAX_REMEMBERED
 
 
 def test_a_call_stays_known_when_the_context_is_trimmed():
+    """Its result is told again, since it stands nowhere any more; the function does not run."""
     ledger = Ledger()
-    ledger.learn([USER, made("abcdefgh1"), answered("abcdefgh1")])
+    ledger.learn([USER, made("abcdefgh1"), answered("abcdefgh1", "sunny")])
     ledger.learn([USER])
-    assert not ledger.plan([ToolCall("abcdefgh1", "f", "{}")]).calls
+    [call] = ledger.plan([ToolCall("abcdefgh1", "f", "{}")]).calls
+    assert call.told == "sunny"
 
 
 def test_a_server_that_counts_its_ids_anew_has_its_calls_run():
@@ -139,12 +178,8 @@ def test_no_id_runs_twice_and_no_reply_is_without_a_way_out(replies, settle: boo
     ledger = Ledger()
     ran: list[str] = []
     for reply in replies:
-        plan = ledger.plan(reply)
-        started = [call.id for call in plan.calls]
-        ran += started
+        plan = ledger.plan(reply, () if settle else ran)
+        ran += [call.id for call in plan.calls if call.told is None]
         assert bool(reply) == bool(plan.leads_on or plan.repeated or plan.error)
-        if settle:
-            for call_id in started:
-                ledger.settled(call_id)
     assert len(ran) == len(set(ran))
     assert all(json.dumps(call_id) for call_id in ran)

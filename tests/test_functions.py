@@ -469,3 +469,129 @@ async def test_tools_of_an_mcp_server_run(serve, service_for, tmp_path):
         async with Call(service, tools=offered) as call:
             assert await call.say("Add.", turns=2) == "Forty-two."
     assert "42" in mistral.exchanges[1].request["messages"][-1]["content"]
+
+
+async def test_a_call_with_long_arguments_after_some_words_runs(serve, service_for):
+    """Calls come whole: the stream is silent while the model writes them."""
+    mistral = serve(Reply("Let me book that.", tool_calls=[called()], pause=0.7), Reply("Booked."))
+    service = service_for(mistral, stall_timeout=0.5)
+    ran = registered(service)
+    async with Call(service, tools=tools("one")) as call:
+        assert await call.say("Book it.", turns=2) == "Let me book that.Booked."
+    assert ran == ["abcdefgh1"]
+    assert len(mistral.exchanges) == 2
+
+
+@pytest.mark.parametrize("reason", ["length", "error"])
+async def test_a_call_whose_arguments_were_cut_does_not_run_without_them(
+    serve, service_for, reason: str
+):
+    cut = {"name": "one", "id": "abcdefgh1", "arguments": ""}
+    mistral = serve(Reply(tool_calls=[cut], finish_reason=reason), Reply("Once more?", times=None))
+    service = service_for(mistral)
+    ran = registered(service)
+    async with Call(service, tools=tools("one")) as call:
+        await call.begin("Do it.")
+        await call.until(lambda: call.words or call.errors)
+    assert ran == []
+
+
+async def test_a_finished_async_call_that_is_repeated_leads_to_words(serve, service_for):
+    mistral = serve(
+        Reply(tool_calls=[called()]),
+        Reply("It is on its way.", times=2),
+        Reply(tool_calls=[called()], when="well"),
+        Reply("It was sunny.", times=None),
+    )
+    service = service_for(mistral)
+    release = asyncio.Event()
+
+    async def handler(params) -> None:
+        await release.wait()
+        await params.result_callback("sunny")
+
+    service.register_function("one", handler, cancel_on_interruption=False)
+    async with Call(service, tools=tools("one")) as call:
+        await call.say("Do it.")
+        await call.say("Are you there?")
+        ends = call.count(LLMFullResponseEndFrame)
+        release.set()
+        await call.until(lambda: call.count(LLMFullResponseEndFrame) > ends)
+        said = await call.say("And, well?")
+        assert said or call.errors
+
+
+async def test_a_stored_conversation_with_a_call_in_progress_goes_on(serve, service_for):
+    """The process that ran the function is gone: nothing waits for its result."""
+    history = [
+        {"role": "user", "content": "Do it."},
+        {
+            "role": "assistant",
+            "tool_calls": [
+                {
+                    "id": "abcdefgh1",
+                    "type": "function",
+                    "function": {"name": "one", "arguments": "{}"},
+                }
+            ],
+        },
+        {"role": "tool", "tool_call_id": "abcdefgh1", "content": "IN_PROGRESS"},
+    ]
+    mistral = serve(Reply(tool_calls=[called()]), Reply("I lost that, sorry."))
+    service = service_for(mistral)
+    ran = registered(service)
+    async with Call(service, *history, tools=tools("one")) as call:
+        assert await call.say("Well?") == "I lost that, sorry."
+    assert ran == []
+
+
+async def test_a_speculative_call_runs_when_its_turn_is_confirmed(serve, service_for):
+    """Pipecat withdraws a call that it only speculated about; the ledger has to forget it."""
+    mistral = serve(Reply(tool_calls=[called()]), Reply(tool_calls=[called()]), Reply("Done."))
+    service = service_for(mistral)
+    ran = registered(service)
+    async with Call(service, tools=tools("one")) as call:
+        service._speculation_gate._speculation = object()
+        speculating = type(service._speculation_gate).is_speculating
+        try:
+            type(service._speculation_gate).is_speculating = property(lambda _self: True)
+            await call.begin("Do it.")
+            await call.until(lambda: mistral.exchanges and mistral.exchanges[0].ended)
+            await asyncio.sleep(0.2)
+        finally:
+            type(service._speculation_gate).is_speculating = speculating
+            service._speculation_gate._speculation = None
+        assert ran == []
+        await call.begin("Do it, please.")
+        await call.until(lambda: "Done." in call.words)
+    assert ran == ["abcdefgh1"]
+
+
+async def test_an_override_may_add_to_the_arguments(serve, service_for):
+    """What is told in place of a result is known by the call's id, not by its arguments."""
+    from dataclasses import replace
+
+    from mistral_service import MistralLLMService
+
+    class Own(MistralLLMService):
+        async def run_function_calls(self, function_calls):
+            await super().run_function_calls(
+                [replace(c, arguments={**c.arguments, "caller": "42"}) for c in function_calls]
+            )
+
+    broken = {"name": "one", "id": "abcdefgh1", "arguments": "{broken"}
+    mistral = serve(Reply(tool_calls=[broken]), Reply("I will not."))
+    service = Own(api_key="k", base_url=mistral.base_url)
+    ran = registered(service)
+    async with Call(service, tools=tools("one")) as call:
+        assert await call.say("Do it.", turns=2) == "I will not."
+    assert ran == []
+
+
+@pytest.mark.parametrize("result", [(), set(), False])
+async def test_any_falsy_result_gets_an_answer(serve, service_for, result):
+    mistral = serve(Reply(tool_calls=[called()]), Reply("There are none."))
+    service = service_for(mistral)
+    registered(service, result)
+    async with Call(service, tools=tools("one")) as call:
+        assert await call.say("How many?", turns=2) == "There are none."

@@ -197,6 +197,26 @@ def test_what_is_no_json_is_refused(serve):
     assert response.json()["detail"][0]["type"] == "json_invalid"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "mistral-small-latest", "messages": [], "temperature": NaN}',
+        b'{"model": "mistral-small-latest", "messages": [{"role": "user"}], "temperature": 1e999}',
+        b'{"model": "\\ud800", "messages": [{"role": "user", "content": "x"}]}',
+        b"[" * 100_000,
+        b"7",
+        b"null",
+    ],
+)
+def test_no_body_makes_it_fail(serve, body: bytes):
+    response = httpx.post(
+        f"{serve().base_url}/chat/completions",
+        content=body,
+        headers={"Authorization": "Bearer any"},
+    )
+    assert response.status_code in (400, 422)
+
+
 def test_strictness_can_be_that_of_one_deployment(serve):
     modern = Checks(versions=["v13"], hosted=False, templates=False)
     mistral = serve(Reply("Hi."), checks=modern)

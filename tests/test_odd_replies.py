@@ -12,11 +12,12 @@ from pipecat.frames.frames import (
     LLMThoughtEndFrame,
     LLMThoughtStartFrame,
     LLMThoughtTextFrame,
+    LLMUpdateSettingsFrame,
 )
 from pipecat.metrics.metrics import LLMUsageMetricsData
 from pipecat.utils.errors import ErrorCategory
 
-from mistral_service import MistralError, Reason
+from mistral_service import MistralError, MistralLLMService, Reason
 from mistral_service.local import Checks, Reply
 
 CAPTURES = sorted((Path(__file__).parent / "captures").glob("*.sse"))
@@ -178,6 +179,47 @@ async def test_both_attempts_count_for_usage_in_one_report(serve, service_for):
         await call.say("Hello.")
     [tokens] = call.metrics(LLMUsageMetricsData)
     assert tokens.value.total_tokens == 22
+
+
+async def test_a_reply_that_was_complete_when_it_was_cut_is_not_said_twice(serve, service_for):
+    mistral = serve(Reply("Hello there.", cut_after=2), Reply("Hello there."), Reply("No."))
+    async with Call(service_for(mistral)) as call:
+        assert await call.say("Hello.") == "Hello there."
+    assert not call.errors
+    assert len(mistral.exchanges) == 2
+
+
+async def test_a_thought_after_an_interrupted_thought_begins_anew(serve, service_for):
+    mistral = serve(
+        Reply(deltas=[{"content": [thinking("Hm.")]}, {"content": "x"}], stall_after=1),
+        Reply(deltas=[{"content": [thinking("Now then.")]}, {"content": "Yes?"}]),
+    )
+    async with Call(service_for(mistral)) as call:
+        await call.begin("Hello.")
+        await call.until(lambda: call.count(LLMThoughtTextFrame))
+        await call.interrupt()
+        await call.say("Wait.")
+    assert call.count(LLMThoughtStartFrame) == 2
+
+
+async def test_a_marker_alone_is_no_answer(serve, service_for):
+    """With turn completion on, the marker is taken out on its way to the voice."""
+    mistral = serve(Reply("●"), Reply("● Certainly."))
+    async with Call(service_for(mistral)) as call:
+        delta = MistralLLMService.Settings(filter_incomplete_user_turns=True)
+        await call.worker.queue_frame(LLMUpdateSettingsFrame(delta=delta))
+        await call.begin("Could you help me?")
+        await call.until(lambda: call.count(LLMFullResponseEndFrame))
+    assert "Certainly." in call.words or call.errors
+
+
+async def test_a_bare_error_line_in_the_stream_keeps_its_words(serve, service_for):
+    chunk = b'data: {"choices":[{"delta":{"content":"I will"}}]}\n\n'
+    raw = chunk + b'{"error":{"message":"overloaded"}}\n'
+    mistral = serve(Reply(raw=raw))
+    async with Call(service_for(mistral, max_attempts=1)) as call:
+        assert await call.say("Hello.") == "I will"
+    assert "overloaded" in call.errors[0].error
 
 
 # --- every capture ------------------------------------------------------------------------------

@@ -323,6 +323,20 @@ def test_r9_files_and_sound_take_mistrals_form():
     ]
 
 
+def test_r9_parts_lose_the_fields_of_others():
+    content = [
+        {"type": "document_url", "document_url": {"url": "https://a/b.pdf"}, "cache_control": {}},
+        {"type": "thinking", "thinking": "x", "signature": "s"},
+        {"type": "reference", "reference_ids": [1], "extra": 1},
+        {"type": "text", "text": "Look.", "cache_control": {}},
+    ]
+    assert apply_rules([{"role": "user", "content": content}])[0]["content"] == [
+        {"type": "document_url", "document_url": "https://a/b.pdf"},
+        {"type": "reference", "reference_ids": [1]},
+        {"type": "text", "text": "Look."},
+    ]
+
+
 def test_r10_the_newest_eight_pictures_stay():
     def picture(n: int) -> dict:
         return {"type": "image_url", "image_url": {"url": f"https://example.com/{n}.png"}}

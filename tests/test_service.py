@@ -601,6 +601,45 @@ async def test_a_subclass_may_replace_the_stream(serve, service_for):
         assert await call.say("Hello.") == "HELLO THERE."
 
 
+async def test_a_summary_may_be_asked_for_after_the_call(serve, service_for):
+    mistral = serve(Reply("Hi."), Reply("They greeted each other."))
+    service = service_for(mistral)
+    async with Call(service) as call:
+        await call.say("Hello.")
+    context = LLMContext(messages=[{"role": "user", "content": "Sum up."}])
+    assert await service.run_inference(context) == "They greeted each other."
+
+
+async def test_a_lone_surrogate_does_not_poison_the_conversation(serve, service_for):
+    mistral = serve(Reply("Hi."), Reply("Hi."))
+    async with Call(service_for(mistral)) as call:
+        assert await call.say("Hello \ud83d there.") == "Hi."
+        assert await call.say("And now?") == "Hi."
+    assert mistral.exchanges[0].request["messages"][0]["content"] == "Hello ? there."
+
+
+def test_an_address_that_is_none_is_the_default():
+    service = MistralLLMService(api_key="k", base_url=os.getenv("NO_SUCH_VARIABLE"))
+    assert service._client.base_url.host == "api.mistral.ai"
+
+
+@pytest.mark.parametrize("key", ["sk-one\nsk-two", "“sk”"])
+def test_a_key_that_is_none_is_told_without_it(key: str):
+    with pytest.raises(ValueError, match="copy it again") as raised:
+        MistralLLMService(api_key=key)
+    assert key not in str(raised.value)
+
+
+async def test_the_key_is_in_no_traceback_of_what_is_told(serve, service_for):
+    import traceback
+
+    mistral = serve(Reply(status=401, body={"message": "Bad key secret-key-123 given"}))
+    async with Call(service_for(mistral, api_key="secret-key-123")) as call:
+        await call.say("Hello.")
+    shown = "".join(traceback.format_exception(call.errors[0].exception))
+    assert "secret-key-123" not in shown
+
+
 @pytest.mark.live
 @pytest.mark.skipif("MISTRAL_API_KEY" not in os.environ, reason="needs a key of Mistral's API")
 async def test_the_real_api_answers():

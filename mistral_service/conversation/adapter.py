@@ -25,9 +25,6 @@ from mistral_service.conversation.run import Message, Run
 from mistral_service.conversation.thoughts import OWN, thought_of
 from mistral_service.conversation.tools import mistrals_choice, mistrals_tools
 
-# A summary may be asked for while a turn runs: each task has its own last request.
-_run_of_task: ContextVar[Run | None] = ContextVar("run", default=None)
-
 
 class MistralLLMAdapter(OpenAILLMAdapter):
     """Turns a context into a request that every Mistral deployment accepts.
@@ -39,6 +36,8 @@ class MistralLLMAdapter(OpenAILLMAdapter):
     def __init__(self) -> None:
         super().__init__()
         self._last_run = Run()
+        # A summary may be asked for while a turn runs: each task has its own last request.
+        self._run_of_task: ContextVar[Run] = ContextVar("run_of_task")
 
     @property
     def id_for_llm_specific_messages(self) -> str:
@@ -47,12 +46,17 @@ class MistralLLMAdapter(OpenAILLMAdapter):
 
     @property
     def run(self) -> Run:
-        """What the rules did for the last request: of this task, if it made one.
+        """What the rules did for the last request.
 
         Its `changes` say what was changed and why; `call_ids` and `names` lead back from what
         Mistral was told to what stands in the context.
         """
-        return _run_of_task.get() or self._last_run
+        return self._last_run
+
+    @property
+    def run_of_this_task(self) -> Run:
+        """What the rules did for the last request that this task has made."""
+        return self._run_of_task.get(self._last_run)
 
     async def get_llm_invocation_params(
         self,
@@ -94,7 +98,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         if messages[-1].get("prefix"):
             run.prefix = text_of(messages[-1]["content"])
         self._last_run = run
-        _run_of_task.set(run)
+        self._run_of_task.set(run)
         for change in run.changes:
             logger.opt(lazy=True).debug("{}", lambda change=change: f"Message rules: {change}")
         return cast(

@@ -50,8 +50,13 @@ def mistrals_part(part: Any) -> Part | None:
             return _audio(part)
         case "file":
             return _file(part)
-        case "document_url" | "reference" | "thinking":
-            return part
+        case "document_url":
+            return _document(part)
+        case "reference":
+            ids = part.get("reference_ids")
+            return _kept(part, reference_ids=ids) if isinstance(ids, list) else None
+        case "thinking":
+            return _thinking(part)
         case kind:
             words = next((part[k] for k in ("text", "refusal") if isinstance(part.get(k), str)), "")
             return {"type": "text", "text": words or f"[{kind}]"}
@@ -104,6 +109,35 @@ def _audio(part: Part) -> Part | None:
         return None
     same = part.get("input_audio") == audio and len(part) == 2
     return part if same else {"type": "input_audio", "input_audio": audio}
+
+
+def _document(part: Part) -> Part | None:
+    url = part.get("document_url")
+    if isinstance(url, Mapping):
+        url = _mapping(url).get("url")
+    if not isinstance(url, str):
+        return None
+    name = part.get("document_name")
+    named = {"document_name": name} if isinstance(name, str) else {}
+    return _kept(part, document_url=url, **named)
+
+
+def _thinking(part: Part) -> Part | None:
+    """Mistral's thinking is a list of text parts, Anthropic's a string."""
+    thinking = part.get("thinking")
+    if isinstance(thinking, str):
+        thinking = [{"type": "text", "text": thinking}] if thinking else []
+    if not isinstance(thinking, list):
+        return None
+    texts = [mistrals_part(item) for item in cast("list[Any]", thinking)]
+    kept = [text for text in texts if text is not None and is_text(text)]
+    return _kept(part, thinking=thinking if kept == thinking else kept) if kept else None
+
+
+def _kept(part: Part, **fields: Any) -> Part:
+    """A part with these fields and its type alone; the same object if it has no others."""
+    made = {"type": part["type"], **fields}
+    return part if part == made else made
 
 
 def _file(part: Part) -> Part | None:

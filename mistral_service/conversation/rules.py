@@ -104,6 +104,9 @@ def parts_where_they_may_stand(messages: Messages, run: Run) -> Messages:
             continue
         given = cast("list[Any]", content) if isinstance(content, list) else []
         formed = [mistrals_part(part) for part in given]
+        if not (run.takes_thoughts and message["role"] == "assistant"):
+            # Thoughts are nobody's words, and most models refuse to be given them.
+            formed = [part if part and part["type"] != "thinking" else None for part in formed]
         parts = [part for part in formed if part is not None]
         shown: list[Part] = []
         if message["role"] != "user":

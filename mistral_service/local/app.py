@@ -89,8 +89,8 @@ def create_app(
         if refusal := refused_key(request):
             return refusal
         try:
-            body: Any = await request.json()
-        except ValueError as e:
+            body: Any = json.loads(await request.body(), parse_constant=_no_number)
+        except (ValueError, RecursionError) as e:
             issue = {"type": "json_invalid", "loc": ["body"], "msg": f"JSON decode error: {e}"}
             return JSONResponse({"detail": [{**issue, "input": {}}]}, 422)
         headers = {k: v for k, v in request.headers.items() if k != "authorization"}
@@ -225,6 +225,20 @@ class _Answer(Response):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 
 
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+class _Json(JSONResponse):
+    """JSON that can be written whatever stands in it: a refusal repeats what the client sent."""
+
+    def render(self, content: Any) -> bytes:
+        try:
+            return json.dumps(content, allow_nan=False).encode()
+        except ValueError:
+            return json.dumps(json.loads(json.dumps(content), parse_constant=str)).encode()
+
+
 async def _pieces(engine: Engine, body: Json) -> AsyncGenerator[Piece]:
     async for piece in engine.answer(body):
         yield piece
@@ -241,4 +255,4 @@ def _refusal_response(refusal: Refusal, exchange: Exchange) -> Response:
     headers = dict(refusal.headers)
     if isinstance(refusal.body, str):
         return PlainTextResponse(refusal.body, refusal.status, headers)
-    return JSONResponse(refusal.body, refusal.status, headers)
+    return _Json(refusal.body, refusal.status, headers)

@@ -205,7 +205,13 @@ def _image_fault(url: str) -> str | None:
             return f"Image has {len(data)} bytes, more than the {_MAX_IMAGE_BYTES} allowed"
         with Image.open(io.BytesIO(data)) as image:
             side = max(image.size)
-    except (binascii.Error, UnidentifiedImageError, OSError, ValueError):
+    except (
+        binascii.Error,
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        OSError,
+        ValueError,
+    ):
         return "Image could not be decoded"
     return (
         f"Image side of {side} px is over {_MAX_IMAGE_SIDE} px" if side > _MAX_IMAGE_SIDE else None

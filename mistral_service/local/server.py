@@ -91,7 +91,8 @@ class LocalMistral:
     @property
     def base_url(self) -> str:
         """The address for a client's `base_url`: `http://127.0.0.1:PORT/v1`."""
-        return f"http://{self._address[0]}:{self._port}/v1"
+        host = self._address[0]
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}/v1"
 
     def start(self) -> "LocalMistral":
         """Listen; returns when requests are answered."""
@@ -108,6 +109,7 @@ class LocalMistral:
                     await asyncio.sleep(0.005)  # uvicorn offers no event to wait for
                 ready.set()
                 await serving
+                await self._engine.close()
 
             asyncio.run(run())
 

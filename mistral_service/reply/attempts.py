@@ -69,8 +69,9 @@ class Attempts:
 
     def first_token_within(self, now: float) -> float:
         """Seconds that the attempt which begins now may take to its first output."""
-        left = self._until - now
-        return min(self.limits.first_token, left) if self.made > 1 else self.limits.first_token
+        # The first attempt is given up for another; a later one may use all that is left, so that
+        # a model which is always slow still answers.
+        return self._until - now if self.made > 1 else self.limits.first_token
 
     def after(self, error: MistralError, now: float, *, spoke: bool) -> TryAgain | None:
         """Decide about another attempt after a fault.

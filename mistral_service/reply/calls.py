@@ -6,9 +6,10 @@ and is told what was started.
 """
 
 import json
+import re
 import secrets
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -17,8 +18,14 @@ from mistral_service.reply.events import ToolCall
 _ID_CHARACTERS = string.ascii_letters + string.digits
 _ID_LENGTH = 9
 
-# What Pipecat writes in place of a result while there is none.
-_RUNNING = ("IN_PROGRESS", '"status": "running"')
+# What Pipecat writes in place of a result: a call that is running, and one that was cancelled.
+_NO_RESULT = ("IN_PROGRESS", "CANCELLED", '{"type": "async_tool"')
+
+# Ids of this form are drawn at random; others may be a server's that counts anew on every turn.
+_OWN_ID = re.compile(r"[a-zA-Z0-9]{9}")
+
+MAX_REMEMBERED = 1000
+"""Calls that the ledger remembers; the oldest are forgotten first."""
 
 RepeatedCalls = Literal["run", "reuse"]
 """What happens to a call that is like another of the same turn but for its id."""
@@ -67,7 +74,9 @@ class Plan:
 class _Entry:
     name: str
     arguments: str
-    running: bool = True
+    result: str | None = None
+    in_context: bool = False
+    this_turn: bool = True
 
 
 @dataclass
@@ -81,39 +90,45 @@ class Ledger:
 
     repeated_calls: RepeatedCalls = "run"
     _entries: dict[str, _Entry] = field(default_factory=dict[str, _Entry])
-    _results: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
+    _taken: set[str] = field(default_factory=set[str])
     _told_in_a_row: int = 0
 
-    def learn(self, messages: Iterable[Mapping[str, Any]]) -> None:
+    def learn(self, messages: Sequence[Mapping[str, Any]]) -> None:
         """Take note of what the context says has been called and answered.
 
         Args:
-            messages: The context's messages; those without a role are passed over.
+            messages: The context's messages.
         """
-        self._results = {}
-        asked: dict[str, tuple[str, str]] = {}
+        for entry in self._entries.values():
+            entry.in_context = False
+        self._taken = set()
         for message in messages:
             role = message.get("role")
             if role == "user":
-                self._results = {}
+                for entry in self._entries.values():
+                    entry.this_turn = False
             for call in cast("list[Mapping[str, Any]]", message.get("tool_calls") or []):
                 function = cast("Mapping[str, Any]", call.get("function") or {})
                 key = (str(function.get("name")), _canonical(function.get("arguments")))
-                asked[str(call.get("id"))] = key
-                self._entries.setdefault(str(call.get("id")), _Entry(*key))
-            call_id = str(message.get("tool_call_id"))
-            if role == "tool" and call_id in asked:
+                entry = self._entries.setdefault(str(call.get("id")), _Entry(*key))
+                entry.in_context = entry.this_turn = True
+            if role == "tool":
+                call_id = str(message.get("tool_call_id"))
+                self._taken.add(call_id)
                 content = str(message.get("content"))
-                running = content == _RUNNING[0] or _RUNNING[1] in content[:80]
-                self._entries[call_id].running = running
-                if not running:
-                    self._results[asked[call_id]] = content
+                if call_id in self._entries and not content.startswith(_NO_RESULT):
+                    self._entries[call_id].result = content
+        if messages and messages[-1].get("role") == "user":
+            self._told_in_a_row = 0
+        while len(self._entries) > MAX_REMEMBERED:
+            del self._entries[next(iter(self._entries))]
 
-    def plan(self, calls: Sequence[ToolCall]) -> Plan:
+    def plan(self, calls: Sequence[ToolCall], in_flight: Collection[str] = ()) -> Plan:
         """Decide about the calls of one reply.
 
         Args:
             calls: The calls, in order, with the ids and names that stand in the context.
+            in_flight: The ids of calls that are running at this moment.
 
         Returns:
             The plan. Its calls count as started from now on.
@@ -122,43 +137,56 @@ class Ledger:
         repeated: list[ToolCall] = []
         waiting: list[ToolCall] = []
         told_again: str | None = None
-        in_this_reply: set[tuple[str, str]] = set()
         for call in calls:
             key = (call.name, _canonical(call.arguments))
             entry = self._entries.get(call.id or "")
-            if entry is not None and (entry.name, entry.arguments) == key:
-                started_here = any(p.id == call.id for p in planned)
-                if not started_here:
-                    (waiting if entry.running else repeated).append(call)
-                continue
-            # An id that names another call is a server's that counts anew on every turn.
-            call_id = call.id if call.id and entry is None else self._new_id()
-            told = self._told(call, key)
-            if told is None and self.repeated_calls == "reuse":
-                if key in in_this_reply:
+            known = entry is not None and (entry.name, entry.arguments) == key
+            told: str | None = None
+            if known and entry is not None and call.id is not None:
+                if any(p.id == call.id for p in planned):
                     continue
-                told = self._results.get(key)
-            in_this_reply.add(key)
-            if told is not None:
-                told_again = told_again or told
+                if call.id in in_flight:
+                    waiting.append(call)
+                    continue
+                # A server that counts its ids anew on every turn means a new call.
+                if entry.this_turn or _OWN_ID.fullmatch(call.id):
+                    if entry.in_context:
+                        repeated.append(call)
+                        continue
+                    told = entry.result or f"{call.name} was called before; its result is gone."
+            told = told or self._told_of(call)
+            if told is None and self.repeated_calls == "reuse":
+                if any((p.name, _canonical(p.arguments)) == key for p in planned):
+                    continue
+                told = self._result_of(key)
+            told_again = told_again or told
+            free = call.id and entry is None and call.id not in self._taken
+            call_id = call.id if call.id and free else self._new_id()
             arguments = _object(call.arguments)
-            planned.append(
-                Planned(
-                    call_id,
-                    call.name,
-                    {"arguments": call.arguments} if arguments is None else arguments,
-                    told,
-                )
-            )
+            if arguments is None:
+                arguments = {"arguments": call.arguments}
+            planned.append(Planned(call_id, call.name, arguments, told))
             self._entries[call_id] = _Entry(*key)
         return self._bounded(planned, repeated, waiting, told_again)
 
-    def settled(self, call_id: str) -> None:
-        """Take note that a call has its result, or never will have one."""
-        if call_id in self._entries:
-            self._entries[call_id].running = False
+    def forget(self, calls: Iterable[Planned]) -> None:
+        """Take back calls that were planned and not started."""
+        for call in calls:
+            self._entries.pop(call.id, None)
+        self._told_in_a_row = 0
 
-    def _told(self, call: ToolCall, key: tuple[str, str]) -> str | None:
+    def _result_of(self, key: tuple[str, str]) -> str | None:
+        """The result of a like call of this turn."""
+        return next(
+            (
+                entry.result
+                for entry in self._entries.values()
+                if entry.this_turn and (entry.name, entry.arguments) == key and entry.result
+            ),
+            None,
+        )
+
+    def _told_of(self, call: ToolCall) -> str | None:
         """What is told of a call whose arguments are no JSON object."""
         if _object(call.arguments) is not None:
             return None
@@ -180,15 +208,13 @@ class Ledger:
         self._told_in_a_row = self._told_in_a_row + 1 if only_told else 0
         if self._told_in_a_row <= 1:
             return Plan(planned, repeated, waiting)
-        for p in planned:
-            self._entries[p.id].running = False
-        self._told_in_a_row = 0
+        self.forget(planned)
         return Plan((), (), waiting, error=f"The model was told, and did it again: {told}")
 
     def _new_id(self) -> str:
         while True:
             call_id = "".join(secrets.choice(_ID_CHARACTERS) for _ in range(_ID_LENGTH))
-            if call_id not in self._entries:
+            if call_id not in self._entries and call_id not in self._taken:
                 return call_id
 
 

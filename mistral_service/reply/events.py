@@ -34,7 +34,8 @@ class ToolCall:
     Parameters:
         id: The call's id as the server gave it; None if it gave none.
         name: The function's name.
-        arguments: The arguments as JSON text, as the model wrote them; `{}` if it wrote nothing.
+        arguments: The arguments as JSON text, as the model wrote them; `{}` if it wrote nothing,
+            empty if the reply was cut before it wrote them.
     """
 
     id: str | None

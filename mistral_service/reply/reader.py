@@ -12,6 +12,8 @@ from typing import Any, cast
 from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall
 from mistral_service.wire.chunks import Chunk, Part, ToolCallDelta, Usage
 
+_CUT = ("length", "model_length", "error")
+
 
 class _Call:
     """A function call that is being put together."""
@@ -89,8 +91,10 @@ class ReplyReader:
         Returns:
             Every ToolCall, in the order in which the calls began, then the Finish.
         """
+        # A call without arguments has none to give; one that was cut has lost them.
+        nothing = "" if self._finish_reason in _CUT else "{}"
         calls = [
-            ToolCall(call.id, call.name, call.arguments.strip() or "{}")
+            ToolCall(call.id, call.name, call.arguments.strip() or nothing)
             for call in self._calls
             if call.name
         ]

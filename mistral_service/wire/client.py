@@ -7,6 +7,7 @@ closed schema wants it, and the bytes of the stream.
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from mistral_service.wire.chunks import Chunk, chunk_from_mapping, parse_chunk
 from mistral_service.wire.errors import MistralError, Reason
-from mistral_service.wire.request import request_body
+from mistral_service.wire.request import encodable, request_body
 from mistral_service.wire.sse import EventTooLong, SSEDecoder
 
 _PATH = "/chat/completions"
@@ -50,14 +51,22 @@ async def open_reply(
     Raises:
         openai.APIError: If the request is refused or nobody answers.
     """
-    return await client.post(
-        _PATH,
-        body=request_body({**params, "stream": True}, unset=_UNSET),
-        options=_options(params),
-        cast_to=ChatCompletionChunk,
-        stream=True,
-        stream_cls=AsyncStream[ChatCompletionChunk],
-    )
+
+    async def post(body: dict[str, Any]) -> AsyncStream[ChatCompletionChunk]:
+        return await client.post(
+            _PATH,
+            body=body,
+            options=_options(params),
+            cast_to=ChatCompletionChunk,
+            stream=True,
+            stream_cls=AsyncStream[ChatCompletionChunk],
+        )
+
+    body = request_body({**params, "stream": True}, unset=_UNSET)
+    try:
+        return await post(body)
+    except UnicodeEncodeError:
+        return await post(encodable(body))
 
 
 async def read_chunks(
@@ -131,13 +140,16 @@ async def fetch_reply(client: AsyncOpenAI, params: Mapping[str, Any]) -> Chunk:
         openai.APIError: If the request is refused or nobody answers.
         MistralError: If the answer is no chat completion.
     """
-    reply = await client.post(
-        _PATH,
-        body=request_body({**params, "stream": False}, unset=_UNSET),
-        options=_options(params),
-        cast_to=ChatCompletion,
-    )
-    return chunk_from_mapping(reply.model_dump())
+
+    async def post(body: dict[str, Any]) -> ChatCompletion:
+        return await client.post(_PATH, body=body, options=_options(params), cast_to=ChatCompletion)
+
+    body = request_body({**params, "stream": False}, unset=_UNSET)
+    try:
+        reply = await post(body)
+    except UnicodeEncodeError:
+        reply = await post(encodable(body))
+    return chunk_from_mapping(reply.to_dict())
 
 
 def error_of(exception: Exception, key: str = "") -> MistralError | None:
@@ -150,13 +162,18 @@ def error_of(exception: Exception, key: str = "") -> MistralError | None:
     Returns:
         The same as a `MistralError`; None if it has nothing to do with Mistral or the network.
     """
+    error = _understood(exception)
+    return error.without(key) if error is not None else None
+
+
+def _understood(exception: Exception) -> MistralError | None:
     if isinstance(exception, MistralError):
         return exception
     if isinstance(exception, APIStatusError):
         return MistralError.from_response(
             exception.status_code,
             # Not `exception.body`: the client has unwrapped that, and lost what stood beside it.
-            _struck_out(exception.response.content, key),
+            exception.response.content,
             exception.response.headers,
         )
     if isinstance(exception, APITimeoutError):
@@ -169,13 +186,9 @@ def error_of(exception: Exception, key: str = "") -> MistralError | None:
     names = {base.__name__ for base in type(exception).__mro__}
     if "TimeoutException" in names:
         return MistralError(Reason.TIMEOUT)
-    if "TransportError" in names or isinstance(exception, OSError):
+    if "TransportError" in names or isinstance(exception, ConnectionError | ssl.SSLError):
         return MistralError(Reason.UNREACHABLE, str(exception))
     return None
-
-
-def _struck_out(content: bytes, key: str) -> bytes:
-    return content.replace(key.encode(), b"[key]") if key else content
 
 
 def _options(params: Mapping[str, Any]) -> Any:

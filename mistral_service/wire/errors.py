@@ -123,6 +123,8 @@ _TYPE_REASONS: dict[str, Reason] = {
 # looks as if one should try again, and one never should.
 _DISGUISED_REFUSAL = "3600"
 
+_SHORTEST_KEY = 8
+
 MAX_SHOWN = 300
 """Characters of the server's own words that an error quotes."""
 
@@ -164,6 +166,24 @@ class MistralError(Exception):
     def retryable(self) -> bool:
         """Whether the same request may succeed a moment later."""
         return self.reason.retryable
+
+    def without(self, key: str) -> "MistralError":
+        """The same error, with the API key struck out of the server's words.
+
+        Args:
+            key: The key; one of less than eight characters is no secret but a stand-in.
+        """
+        if len(key) < _SHORTEST_KEY or key not in self.detail:
+            return self
+        return MistralError(
+            self.reason,
+            self.detail.replace(key, "[key]"),
+            status_code=self.status_code,
+            code=self.code,
+            type=self.type,
+            retry_after=self.retry_after,
+            correlation_id=self.correlation_id,
+        )
 
     @classmethod
     def from_response(

@@ -107,4 +107,7 @@ class SSEDecoder:
                 if name == b"data":
                     self._data.append(value.removeprefix(b" "))
                     self._size += len(value)
+            elif line.startswith(b"{"):
+                # Gateways write a bare error object into the stream; no field begins like that.
+                payloads.append(line)
         return payloads
