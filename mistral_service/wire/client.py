@@ -149,7 +149,8 @@ async def fetch_reply(client: AsyncOpenAI, params: Mapping[str, Any]) -> Chunk:
         reply = await post(body)
     except UnicodeEncodeError:
         reply = await post(encodable(body))
-    return chunk_from_mapping(reply.to_dict())
+    # The schema of the client knows no thinking, and would warn of it.
+    return chunk_from_mapping(reply.model_dump(warnings=False))
 
 
 def error_of(exception: Exception, key: str = "") -> MistralError | None:
@@ -184,7 +185,7 @@ def _understood(exception: Exception) -> MistralError | None:
         return MistralError.from_stream(exception.body or exception.message)
     # httpx and its successor httpx2 name their errors alike; `openai` brings one or the other.
     names = {base.__name__ for base in type(exception).__mro__}
-    if "TimeoutException" in names:
+    if "TimeoutException" in names or isinstance(exception, TimeoutError):
         return MistralError(Reason.TIMEOUT)
     if "TransportError" in names or isinstance(exception, ConnectionError | ssl.SSLError):
         return MistralError(Reason.UNREACHABLE, str(exception))
