@@ -384,7 +384,7 @@ async def test_a_refusal_is_told_in_words_and_in_the_right_category(
 
 async def test_an_unknown_model_is_told_by_name(serve, service_for):
     mistral = serve(Reply("Hi."))
-    async with Call(service_for(mistral, model="mistral-nonesuch")) as call:
+    async with Call(service_for(mistral, model="mistral-nonesuch", warm_up=False)) as call:
         await call.say("Hello.")
     [error] = call.errors
     assert "Settings(model=…)" in error.error
@@ -485,7 +485,7 @@ async def test_usage_is_reported_of_a_reply_that_is_interrupted(serve, service_f
 
 async def test_cleanup_closes_the_sockets(serve, service_for):
     mistral = serve(Reply("Hi."))
-    service = service_for(mistral)
+    service = service_for(mistral, warm_up=False)
     async with Call(service) as call:
         await call.say("Hello.")
         assert established(port_of(mistral)) == 1
@@ -495,7 +495,7 @@ async def test_cleanup_closes_the_sockets(serve, service_for):
 
 async def test_a_finished_reply_leaves_its_connection_for_the_next(serve, service_for):
     mistral = serve(*[Reply("Hi.")] * 4)
-    async with Call(service_for(mistral)) as call:
+    async with Call(service_for(mistral, warm_up=False)) as call:
         for _ in range(4):
             await call.say("Hello.")
         assert established(port_of(mistral)) == 1
