@@ -147,9 +147,16 @@ class Routing(OpenAILLMService):
         own = client is self._client or self._fallback_connection is None
         return self.create_client(**(self._connection if own else self._fallback_connection or {}))
 
-    def failed(self, route: Route, error: MistralError) -> None:
-        """Take note that a request of a route failed."""
-        self._routes.failed(route, error, time.monotonic())
+    def failed(self, route: Route, error: MistralError, context: LLMContext) -> tuple[Route, bool]:
+        """Take note that a request failed, and choose where the next one of this task goes.
+
+        Returns:
+            The next route, and whether it is another that has not failed too.
+        """
+        now = time.monotonic()
+        self._routes.failed(route, error, now)
+        chosen = self.choose_route(context)
+        return chosen, chosen != route and not self._routes.rests(chosen, now)
 
     def told(self, route: Route, error: MistralError) -> MistralError:
         """What is told of a turn that cannot be saved.

@@ -282,8 +282,7 @@ class MistralLLMService(Turns):
                 error = error_of(e, client.api_key)
                 if error is None:
                     raise
-                self.failed(route, error)
-                moved = self.choose_route(context) != route
+                _, moved = self.failed(route, error, context)
                 again = attempts.after(error, time.monotonic(), spoke=False, moved=moved)
                 if again is None:
                     raise self.told(route, error) from None

@@ -66,13 +66,11 @@ class Turns(Asking):
             )
         await self.end_thought()
         self._pace.budget(error.budget, time.monotonic())
-        self.failed(turn.route, error)
-
+        failed = turn.route
+        turn.route, moved = self.failed(failed, error, turn.context)
         turn.cut = "".join(turn.said)
         spoke = bool(turn.cut.strip())
         turn.asked = _continued(turn.context, turn.cut) if spoke else turn.context
-        failed, turn.route = turn.route, self.choose_route(turn.context)
-        moved = turn.route != failed
         again = turn.attempts.after(error, time.monotonic(), spoke=spoke, moved=moved)
         if again is None:
             raise self.told(failed, error) from None

@@ -44,7 +44,7 @@ def service_for() -> Callable[..., MistralLLMService]:
         given = {
             k: options.pop(k)
             for k in list(options)
-            if k in names or k.startswith(("retry_", "fallback_")) and k != "fallback_models"
+            if k in names or (k.startswith(("retry_", "fallback_")) and k != "fallback_models")
         }
         given.setdefault("api_key", "test-key")
         if options:

@@ -69,11 +69,12 @@ class Routes:
             The first that does not rest; the bot's own where all rest.
         """
         own, *fallbacks = routes
-        for route in (own, *filter(able, fallbacks)):
-            health = self._health.get(route, _WELL)
-            if max(health.until, self._shut_until.get(route.endpoint, 0.0)) <= now:
-                return route
-        return own
+        return next((r for r in (own, *filter(able, fallbacks)) if not self.rests(r, now)), own)
+
+    def rests(self, route: Route, now: float) -> bool:
+        """Whether a route rests."""
+        health = self._health.get(route, _WELL)
+        return now < max(health.until, self._shut_until.get(route.endpoint, 0.0))
 
     def failed(self, route: Route, error: MistralError, now: float) -> None:
         """Take note that a request failed.
