@@ -70,7 +70,7 @@ _pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
 def _pool() -> _Pool:
     loop = asyncio.get_running_loop()
     if loop not in _pools:
-        for ended in [each for each in _pools if each.is_closed()]:
+        for ended in [each for each in list(_pools) if each.is_closed()]:
             del _pools[ended]
         _pools[loop] = _Pool()
     return _pools[loop]
