@@ -164,12 +164,22 @@ async def test_a_reply_cut_before_its_first_word_is_told_at_once(serve, service_
     assert len(mistral.exchanges) == 1
 
 
-async def test_a_reply_that_ends_in_an_error_is_told_after_its_words(serve, service_for):
-    mistral = serve(Reply("One moment", finish_reason="error"))
+async def test_a_reply_that_ends_in_an_error_goes_on_in_another(serve, service_for):
+    mistral = serve(Reply("One moment", finish_reason="error"), Reply("One moment, please."))
+    async with Call(service_for(mistral)) as call:
+        assert await call.say("Hello.") == "One moment, please."
+    assert not call.errors
+
+
+async def test_a_reply_that_keeps_ending_in_errors_is_told_after_its_words(serve, service_for):
+    mistral = serve(
+        Reply("One moment", finish_reason="error"), Reply(finish_reason="error", times=None)
+    )
     async with Call(service_for(mistral)) as call:
         assert await call.say("Hello.") == "One moment"
     [error] = call.errors
     assert "'error'" in error.error
+    assert len(mistral.exchanges) == 3
 
 
 async def test_both_attempts_count_for_usage_in_one_report(serve, service_for):

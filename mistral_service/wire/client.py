@@ -20,12 +20,14 @@ from openai import (
     AsyncOpenAI,
     AsyncStream,
     Omit,
+    Timeout,
 )
 from openai._types import NotGiven
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from mistral_service.wire.chunks import Chunk, chunk_from_mapping, parse_chunk
 from mistral_service.wire.errors import MistralError, Reason
+from mistral_service.wire.models import Catalogue
 from mistral_service.wire.request import encodable, request_body
 from mistral_service.wire.sse import EventTooLong, SSEDecoder
 
@@ -36,7 +38,7 @@ _DRAIN_SECONDS = 0.1
 
 
 async def open_reply(
-    client: AsyncOpenAI, params: Mapping[str, Any]
+    client: AsyncOpenAI, params: Mapping[str, Any], *, connect: float | None = None
 ) -> AsyncStream[ChatCompletionChunk]:
     """Send a request and wait for the headers of its streamed reply.
 
@@ -44,6 +46,7 @@ async def open_reply(
         client: The client whose connections and key are used.
         params: Parameters of the chat completion, under OpenAI's or Mistral's names; the client's
             own options (`extra_headers`, `timeout`, …) are understood.
+        connect: Seconds to a connection; by default the client's own limit.
 
     Returns:
         The stream, not yet read. Read it with `read_chunks`, and close it.
@@ -56,7 +59,7 @@ async def open_reply(
         return await client.post(
             _PATH,
             body=body,
-            options=_options(params),
+            options=_options(client, params, connect),
             cast_to=ChatCompletionChunk,
             stream=True,
             stream_cls=AsyncStream[ChatCompletionChunk],
@@ -126,12 +129,15 @@ async def _drain(reads: AsyncIterator[bytes]) -> None:
                 pass
 
 
-async def fetch_reply(client: AsyncOpenAI, params: Mapping[str, Any]) -> Chunk:
+async def fetch_reply(
+    client: AsyncOpenAI, params: Mapping[str, Any], *, connect: float | None = None
+) -> Chunk:
     """Send a request and wait for its whole reply.
 
     Args:
         client: The client whose connections and key are used.
         params: As for `open_reply`.
+        connect: As for `open_reply`.
 
     Returns:
         The reply, as one chunk.
@@ -142,7 +148,8 @@ async def fetch_reply(client: AsyncOpenAI, params: Mapping[str, Any]) -> Chunk:
     """
 
     async def post(body: dict[str, Any]) -> ChatCompletion:
-        return await client.post(_PATH, body=body, options=_options(params), cast_to=ChatCompletion)
+        options = _options(client, params, connect)
+        return await client.post(_PATH, body=body, options=options, cast_to=ChatCompletion)
 
     body = request_body({**params, "stream": False}, unset=_UNSET)
     try:
@@ -151,6 +158,26 @@ async def fetch_reply(client: AsyncOpenAI, params: Mapping[str, Any]) -> Chunk:
         reply = await post(encodable(body))
     # The schema of the client knows no thinking, and would warn of it.
     return chunk_from_mapping(reply.model_dump(warnings=False))
+
+
+async def fetch_models(client: AsyncOpenAI, seconds: float) -> Catalogue:
+    """Ask which models there are, and what they can do.
+
+    Args:
+        client: The client whose connections and key are used.
+        seconds: How long to wait.
+
+    Returns:
+        The catalogue; empty if the answer is no list of models.
+
+    Raises:
+        openai.APIError: If the request is refused or nobody answers.
+        TimeoutError: If the answer takes longer.
+    """
+    options: Any = {"max_retries": 0, "follow_redirects": False}
+    async with asyncio.timeout(seconds):
+        body = await client.get("/models", options=options, cast_to=object)
+    return Catalogue.from_reply(body)
 
 
 def error_of(exception: Exception, key: str = "") -> MistralError | None:
@@ -171,6 +198,14 @@ def _understood(exception: Exception) -> MistralError | None:
     if isinstance(exception, MistralError):
         return exception
     if isinstance(exception, APIStatusError):
+        if exception.status_code < 400:
+            # The client follows no redirect: whoever it leads to is not who was asked.
+            to = exception.response.headers.get("location", "")
+            return MistralError(
+                Reason.REQUEST,
+                f"it has moved to {to}, so set base_url to where it is now",
+                status_code=exception.status_code,
+            )
         return MistralError.from_response(
             exception.status_code,
             # Not `exception.body`: the client has unwrapped that, and lost what stood beside it.
@@ -178,7 +213,8 @@ def _understood(exception: Exception) -> MistralError | None:
             exception.response.headers,
         )
     if isinstance(exception, APITimeoutError):
-        return MistralError(Reason.TIMEOUT)
+        connecting = type(exception.__cause__).__name__ == "ConnectTimeout"
+        return MistralError(Reason.TIMEOUT, "no connection came about" if connecting else "")
     if isinstance(exception, APIConnectionError):
         return MistralError(Reason.UNREACHABLE, _cause(exception))
     if isinstance(exception, APIError):
@@ -192,16 +228,26 @@ def _understood(exception: Exception) -> MistralError | None:
     return None
 
 
-def _options(params: Mapping[str, Any]) -> Any:
+def _options(client: AsyncOpenAI, params: Mapping[str, Any], connect: float | None) -> Any:
     """The client's own options, in the form that its `post` takes."""
-    # Whether to try again is decided in one place (`reply/attempts.py`), and not here.
-    options: dict[str, Any] = {"max_retries": 0}
+    options: dict[str, Any] = {
+        # Whether to try again is decided in one place (`reply/attempts.py`), and not here.
+        "max_retries": 0,
+        # Nobody else is told what the caller said: an address that has moved is an error.
+        "follow_redirects": False,
+    }
     if params.get("extra_headers"):
         options["headers"] = params["extra_headers"]
     if params.get("extra_query"):
         options["params"] = params["extra_query"]
     if params.get("timeout", NOT_GIVEN) is not NOT_GIVEN:
         options["timeout"] = params["timeout"]
+    elif connect is not None:
+        limits = Timeout(client.timeout)
+        if limits.connect is None or limits.connect > connect:
+            options["timeout"] = Timeout(
+                connect=connect, read=limits.read, write=limits.write, pool=limits.pool
+            )
     return options
 
 
