@@ -19,7 +19,7 @@ import socket
 import ssl
 import struct
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
@@ -94,14 +94,16 @@ class Trouble:
         how: How it ends.
         saying: Bytes sent before that; within an answer's body they are a chunk of their own.
         bare: Whether `saying` goes out as it stands, without a chunk around it.
-        pause: Seconds between the bytes of `saying`, sent one by one; 0 sends them at once.
+        pause: Seconds between the bytes sent from then on, one by one; None sends them together.
+        headers: Headers of the answer that are other than they were.
     """
 
     after: Place | Chunks | Bytes | Marker
     how: Ending
     saying: bytes = b""
     bare: bool = False
-    pause: float = 0.0
+    pause: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass
@@ -255,26 +257,26 @@ class Road:
             answer = await _message(upstream, with_body=False)
             if answer is None:
                 raise EOFError
-            writer.write(answer.raw)
+            writer.write(answer.with_headers(trouble.headers if trouble else {}))
             if "chunked" not in answer.headers.get("transfer-encoding", ""):
                 length = int(answer.headers.get("content-length", 0))
                 writer.write(await upstream.readexactly(length))
                 return
-            count, passed = 0, 0
-            while payload := await _chunk(upstream):
-                if trouble is not None:
-                    here = _here(trouble.after, count, passed, payload)
-                    if here is not None:
-                        writer.write(_framed(payload[:here]))
-                        await self._suffer(trouble, reader, writer, framed=not trouble.bare)
-                        if trouble.how is Ending.END:
-                            break
-                        payload, trouble = payload[here:], None
-                writer.write(_framed(payload))
-                await writer.drain()
+            count, passed, pause = 0, 0, None
+            ended = False
+            while not ended:
+                payload = await _chunk(upstream)
+                ended = not payload
+                here = None if trouble is None else _here(trouble.after, count, passed, payload)
                 count, passed = count + 1, passed + len(payload)
-                if reader.at_eof():
-                    raise EOFError
+                if trouble is not None and here is not None:
+                    writer.write(_framed(payload[:here]))
+                    await self._suffer(trouble, reader, writer, framed=not trouble.bare)
+                    ended = ended or trouble.how is Ending.END
+                    if ended:
+                        break
+                    payload, pause, trouble = payload[here:], trouble.pause, None
+                await _send(payload, reader, writer, _framed, pause)
             writer.write(_LAST_CHUNK)
         finally:
             asking.close()
@@ -288,19 +290,9 @@ class Road:
         framed: bool = False,
     ) -> None:
         """Do what the trouble does; returns where the connection survives it."""
-        frame = _framed if framed else bytes
-        if trouble.pause:
-            for byte in trouble.saying:
-                writer.write(frame(bytes([byte])))
-                await writer.drain()
-                self.met.set()
-                await asyncio.sleep(trouble.pause)
-                if reader.at_eof():
-                    raise EOFError
-        else:
-            writer.write(frame(trouble.saying))
-            await writer.drain()
         self.met.set()
+        frame = _framed if framed else bytes
+        await _send(trouble.saying, reader, writer, frame, trouble.pause)
         match trouble.how:
             case Ending.SILENCE:
                 await reader.read()
@@ -330,6 +322,13 @@ class _Message:
     headers: Mapping[str, str]
     raw: bytes
 
+    def with_headers(self, others: Mapping[str, str]) -> bytes:
+        """Its bytes, with other headers."""
+        if not others:
+            return self.raw
+        fields = [f"{name}: {value}" for name, value in {**self.headers, **others}.items()]
+        return "\r\n".join([self.line, *fields, "", ""]).encode()
+
 
 async def _message(reader: asyncio.StreamReader, *, with_body: bool = True) -> _Message | None:
     """Read a message; None where the connection is closed before its end."""
@@ -350,6 +349,24 @@ async def _chunk(reader: asyncio.StreamReader) -> bytes:
     size = int(await reader.readline(), 16)
     payload = await reader.readexactly(size + 2)
     return payload[:-2]
+
+
+async def _send(
+    data: bytes,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    frame: Callable[[bytes], bytes],
+    pause: float | None,
+) -> None:
+    """Send bytes, all at once or one by one, to a client that is still there."""
+    pieces = [data] if pause is None else [data[i : i + 1] for i in range(len(data))]
+    for piece in pieces:
+        writer.write(frame(piece))
+        await writer.drain()
+        if pause is not None:
+            await asyncio.sleep(pause)
+        if reader.at_eof():
+            raise EOFError
 
 
 def _framed(payload: bytes) -> bytes:
