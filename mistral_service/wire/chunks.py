@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from mistral_service.wire.encoding import decode
 from mistral_service.wire.errors import MistralError
 
 Part = Mapping[str, Any]
@@ -88,8 +89,8 @@ def parse_chunk(payload: bytes | str) -> Chunk:
         MistralError: If the payload is not a JSON object, or is an error object.
     """
     try:
-        data = json.loads(payload)
-    except (ValueError, RecursionError) as e:
+        data = decode(payload)
+    except ValueError as e:
         raise MistralError.from_stream(_shown(payload)) from e
     if not isinstance(data, dict):
         raise MistralError.from_stream(_shown(payload))
