@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 from openai import (
+    DEFAULT_TIMEOUT,
     NOT_GIVEN,
     APIConnectionError,
     APIError,
@@ -58,7 +59,7 @@ async def open_reply(
     return await client.post(
         _PATH,
         content=encode(request_body({**params, "stream": True}, unset=_UNSET)),
-        options=_options(client, params, connect),
+        options=_options(client, params, connect, stream=True),
         cast_to=ChatCompletionChunk,
         stream=True,
         stream_cls=AsyncStream[ChatCompletionChunk],
@@ -232,7 +233,13 @@ def _understood(exception: Exception) -> MistralError | None:
     return None
 
 
-def _options(client: AsyncOpenAI, params: Mapping[str, Any], connect: float | None) -> Any:
+def _options(
+    client: AsyncOpenAI,
+    params: Mapping[str, Any],
+    connect: float | None,
+    *,
+    stream: bool = False,
+) -> Any:
     """The client's own options, in the form that its `post` takes."""
     options: dict[str, Any] = {
         # Whether to try again is decided in one place (`reply/attempts.py`), and not here.
@@ -247,10 +254,13 @@ def _options(client: AsyncOpenAI, params: Mapping[str, Any], connect: float | No
         options["timeout"] = params["timeout"]
     elif connect is not None:
         limits = Timeout(client.timeout)
-        if limits.connect is None or limits.connect > connect:
-            options["timeout"] = Timeout(
-                connect=connect, read=limits.read, write=limits.write, pool=limits.pool
-            )
+        options["timeout"] = Timeout(
+            connect=connect if limits.connect is None else min(connect, limits.connect),
+            # A stream is watched by who reads it; ten minutes mean that nobody has chosen.
+            read=None if stream and client.timeout == DEFAULT_TIMEOUT else limits.read,
+            write=limits.write,
+            pool=limits.pool,
+        )
     return options
 
 
