@@ -14,6 +14,7 @@ from mistral_service.conversation.adapter import MistralLLMAdapter
 from mistral_service.conversation.run import Run
 from mistral_service.functions import FunctionCalls
 from mistral_service.reply.attempts import Attempts, Handled
+from mistral_service.reply.deadline import Deadline
 from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall
 from mistral_service.reply.hedge import Pace
 from mistral_service.reply.overlap import Overlap
@@ -94,13 +95,13 @@ class Asking(Voice, FunctionCalls, Routing):
         loop = asyncio.get_running_loop()
         limits = turn.attempts.limits
         first_until = loop.time() + turn.attempts.first_token_within(time.monotonic())
-        deadline: asyncio.Timeout | None = None
+        deadline = Deadline(first_until)
         request: Request[Run] | None = None
         waited = limits.first_token
         try:
-            async with asyncio.timeout_at(first_until) as deadline:
+            with deadline:
                 request = await self._first_to_speak(turn)
-                deadline.reschedule(None)
+                deadline.until = None
                 run, reader = request.note or Run(), request.reader
                 # Beside functions a stream is silent while the model writes a call: calls come
                 # whole.
@@ -111,7 +112,7 @@ class Asking(Voice, FunctionCalls, Routing):
                 async with aclosing(request.events()) as replies:
                     async for events in replies:
                         # What has come is said in peace: the deadlines are the server's.
-                        deadline.reschedule(None)
+                        deadline.until = None
                         for event in events:
                             await self._tell(event, new, turn.said)
                         if reader.calling:
@@ -120,9 +121,9 @@ class Asking(Voice, FunctionCalls, Routing):
                         if events or reader.calling:
                             quiet_until = now + max(limits.turn, waited)
                         # A stream of chunks without anything in them is a silence too.
-                        deadline.reschedule(min(now + waited, quiet_until))
+                        deadline.until = min(now + waited, quiet_until)
         except TimeoutError:
-            if deadline is None or not deadline.expired():
+            if not deadline.expired:
                 raise  # a time limit of somebody else's
             what = "no first token came" if request is None else "nothing more came"
             raise MistralError(Reason.TIMEOUT, f"{what} in {waited:g} s") from None

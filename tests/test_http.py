@@ -73,7 +73,7 @@ async def ask(base_url: str) -> str:
     try:
         stream = await open_reply(client, ASKED)
         try:
-            return "".join([chunk.text async for chunk in read_chunks(stream)])
+            return "".join([chunk.text async for read in read_chunks(stream) for chunk in read])
         finally:
             await stream.close()
     finally:
@@ -155,7 +155,7 @@ def test_each_event_loop_has_connections_of_its_own(serve):
 
     async def once() -> str:
         stream = await open_reply(client, ASKED | {"model": "mistral-small-latest"})
-        words = "".join([chunk.text async for chunk in read_chunks(stream)])
+        words = "".join([chunk.text async for read in read_chunks(stream) for chunk in read])
         await stream.close()
         return words
 

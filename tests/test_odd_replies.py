@@ -1,6 +1,7 @@
 """Odd replies: thoughts, nothing at all, words that end too soon. Each has its way out."""
 
 import json
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -52,16 +53,9 @@ async def test_thoughts_are_frames_of_their_own(serve, service_for):
         LLMTextFrame,
         LLMFullResponseEndFrame,
     )
-    assert [type(frame) for frame in call.frames if isinstance(frame, kinds)] == [
-        LLMFullResponseStartFrame,
-        LLMThoughtStartFrame,
-        LLMThoughtTextFrame,
-        LLMThoughtTextFrame,
-        LLMThoughtEndFrame,
-        LLMTextFrame,
-        LLMTextFrame,
-        LLMFullResponseEndFrame,
-    ]
+    # How many frames the words take is the network's choice.
+    came = [type(frame) for frame in call.frames if isinstance(frame, kinds)]
+    assert [kind for kind, _ in groupby(came)] == list(kinds)
     assert "greets" not in str(call.context.get_messages())
 
 

@@ -41,25 +41,25 @@ class Request(Generic[T]):
         self.note: T | None = None
         self.spoke = False
         self._send = send
-        self._chunks: AsyncGenerator[Chunk] | None = None
+        self._chunks: AsyncGenerator[list[Chunk]] | None = None
         self._first: list[Event] = []
 
     async def begin(self) -> None:
         """Send it, and read until it says something, or ends."""
         self.stream, self.note = await self._send()
         self._chunks = read_chunks(self.stream)
-        async for chunk in self._chunks:
-            self._first = list(self.reader.feed(chunk))
+        async for chunks in self._chunks:
+            self._first = self.reader.feed_all(chunks)
             if self._first or self.reader.calling:
                 self.spoke = True
                 return
 
     async def events(self) -> AsyncGenerator[list[Event]]:
-        """The events of each chunk, from the first that says something."""
+        """The events of each read, from the first that says something."""
         if self.spoke and self._chunks is not None:
             yield self._first
-            async for chunk in self._chunks:
-                yield list(self.reader.feed(chunk))
+            async for chunks in self._chunks:
+                yield self.reader.feed_all(chunks)
 
     async def close(self) -> None:
         """Close the connection, or let it serve the next request if the reply was read whole."""

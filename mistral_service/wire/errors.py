@@ -6,11 +6,11 @@ int or null; the body may be `{"object": "error"}`, `{"detail": …}`, `{"messag
 `MistralError` with a `Reason`.
 """
 
-import json
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any, cast
 
+from mistral_service.wire.encoding import decode
 from mistral_service.wire.rate import RateBudget, retry_after
 
 
@@ -312,8 +312,8 @@ def _decoded(body: object) -> object:
     if not isinstance(body, str):
         return body
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
+        return decode(body)
+    except ValueError:
         # A proxy's HTML page says nothing in its tags.
         return "" if body.lstrip().startswith("<") else body
 
