@@ -361,12 +361,12 @@ async def _send(
     """Send bytes, all at once or one by one, to a client that is still there."""
     pieces = [data] if pause is None else [data[i : i + 1] for i in range(len(data))]
     for piece in pieces:
+        if reader.at_eof() or writer.is_closing():
+            raise EOFError
         writer.write(frame(piece))
         await writer.drain()
         if pause is not None:
             await asyncio.sleep(pause)
-        if reader.at_eof():
-            raise EOFError
 
 
 def _framed(payload: bytes) -> bytes:

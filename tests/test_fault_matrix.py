@@ -282,6 +282,7 @@ async def test_wherever_a_reply_is_cut_no_word_is_lost_and_no_call_runs_twice(
 
 # --- the table in print ---------------------------------------------------------------------------
 
+SHORT = ", ".join(f"`{name}` {seconds}" for name, seconds in LIMITS.items())
 INTRODUCTION = f"""\
 # Faults, and what comes of them
 
@@ -292,11 +293,9 @@ once more with an interruption in the middle of it, after which the next turn is
 nothing of the broken one is left in the context but what was heard, and no connection and no task.
 
 This page is `tests/faults.py` in print (`make faults`). Seconds are to the first word, or to the
-error, as measured, with short limits: `connect_timeout` {LIMITS["connect_timeout"]},
-`first_token_timeout` {LIMITS["first_token_timeout"]}, `stall_timeout` {LIMITS["stall_timeout"]} and
-`turn_timeout` {LIMITS["turn_timeout"]} s (1.5 s where nothing ever comes), without hedging. "All
-words" are all, once, in order. Requests are those for the reply that the fault struck, or
-connections that came no further.
+error, as measured, without hedging and with short limits, in seconds: {SHORT}; 1.5 for the turn
+where nothing ever comes. "All words" are all of them, once, in order. Requests are those for the
+reply that the fault struck, or connections that came no further.
 """
 HEADING = """\
 | fault | without functions | with functions | requests | seconds | after an interruption |
