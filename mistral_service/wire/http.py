@@ -206,3 +206,8 @@ def _errors_of_httpx(request: httpx.Request) -> Generator[None]:
         raise httpx.RemoteProtocolError(str(e), request=request) from e
     except (aiohttp.ClientError, ConnectionError) as e:
         raise httpx.ReadError(str(e), request=request) from e
+    except RuntimeError as e:
+        # What aiohttp says of a body whose framing is broken, if the break is met between reads.
+        if "onnection closed" not in str(e):
+            raise
+        raise httpx.RemoteProtocolError(str(e), request=request) from e
