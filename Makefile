@@ -35,6 +35,7 @@ types: $(VENV)/.dev ## Check types, strictly
 	$(BIN)/pyright
 
 bench: $(VENV)/.dev ## Measure beside Pipecat's own service
+	@$(BIN)/python benchmarks/speed.py
 	@$(BIN)/python benchmarks/beside_pipecat.py
 	@$(BIN)/python benchmarks/messages.py
 

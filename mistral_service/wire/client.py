@@ -236,6 +236,8 @@ def _understood(exception: Exception) -> MistralError | None:
     names = {base.__name__ for base in type(exception).__mro__}
     if "TimeoutException" in names or isinstance(exception, TimeoutError):
         return MistralError(Reason.TIMEOUT)
+    if "DecodingError" in names:
+        return MistralError(Reason.STREAM, str(exception))
     if "TransportError" in names or isinstance(exception, ConnectionError | ssl.SSLError):
         return MistralError(Reason.UNREACHABLE, str(exception))
     return None
