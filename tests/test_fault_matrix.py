@@ -292,10 +292,11 @@ the far side, the error that is told, and whether the service is usable afterwar
 once more with an interruption in the middle of it, after which the next turn is as any other,
 nothing of the broken one is left in the context but what was heard, and no connection and no task.
 
-This page is `tests/faults.py` in print (`make faults`). Seconds are to the first word, or to the
-error, as measured, without hedging and with short limits, in seconds: {SHORT}; 1.5 for the turn
-where nothing ever comes. "All words" are all of them, once, in order. Requests are those for the
-reply that the fault struck, or connections that came no further.
+This page is `tests/faults.py` in print (`make faults`). "All words" are all of them, once, in
+order. Requests are those for the reply that the fault struck, or connections that came no further.
+Seconds are to the first word, or to the error, as measured, without hedging and with short limits:
+{SHORT}
+(1.5 where nothing ever comes).
 """
 HEADING = """\
 | fault | without functions | with functions | requests | seconds | after an interruption |
