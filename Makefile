@@ -37,6 +37,7 @@ types: $(VENV)/.dev ## Check types, strictly
 bench: $(VENV)/.dev ## Measure beside Pipecat's own service
 	@$(BIN)/python benchmarks/beside_pipecat.py
 	@$(BIN)/python benchmarks/messages.py
+	@$(BIN)/python benchmarks/pictures.py
 
 lock: $(VENV)/.dev ## Pin the dependencies anew
 	$(PIP) install -q uv

@@ -392,7 +392,7 @@ class MistralLLMService(Turns, Sight):
             convert_developer_to_user=not self.supports_developer_role,
             **options,
         )
-        await self.tell_of_pictures(self._rules_run)
+        await self.tell_of_pictures(self._rules_run, str(self._settings.model))
         return params
 
 

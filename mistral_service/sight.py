@@ -53,11 +53,15 @@ class Sight(OpenAILLMService):
             await self.cancel_task(task)  # pyright: ignore[reportUnknownMemberType]
         await super().cleanup()
 
-    async def tell_of_pictures(self, run: Run) -> None:
-        """Tell of pictures that a request had to do without: once for each, once for a model."""
+    async def tell_of_pictures(self, run: Run, model: str) -> None:
+        """Tell of pictures that a request has to do without.
+
+        Args:
+            run: What the rules did; of what is broken in it, each picture is told once.
+            model: The model that is asked; that it does not see is told once.
+        """
         for fault in run.faults:
             await self._tell_of(fault)
-        model = str(self._settings.model)
         if run.unseen and model not in self._blind_models_told:
             self._blind_models_told.add(model)
             await self.push_error(

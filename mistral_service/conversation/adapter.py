@@ -111,7 +111,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         )
         run.names = names
         messages = self._messages(context, system_instruction, run)
-        if sees is not False and (urls := list(pictures_to_send(messages, run))):
+        if sees is not False and (urls := pictures_to_send(messages, run)):
             run.pictures = await self.pictures.make_ready(urls, run.budget.images, form)
         messages = apply_rules(messages, run)
         if messages[-1].get("prefix"):

@@ -1,6 +1,6 @@
 """The pictures of a request: which of them are sent, and as what."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from mistral_service.conversation.parts import (
@@ -24,28 +24,28 @@ def pictures_within_the_budget(messages: Messages, run: Run) -> Messages:
     """
     shelf = _Shelf(run)
     start = _first_with_pictures(messages, run)
-    result: Messages = []
-    for place in range(len(messages) - 1, -1, -1):
+    result = list(messages)
+    for place in _shown_newest_first(messages):
         message = messages[place]
-        if _shows(message):
-            if place < start:
-                shelf.close()
-            parts = [shelf.put(part) for part in reversed(message["content"])][::-1]
-            if any(new is not old for new, old in zip(parts, message["content"], strict=True)):
-                new = {**message, "content": parts}
-                message = run.changed("R10", message, "; ".join(shelf.take_reasons()), new)
-        result.append(message)
-    return result[::-1]
+        if place < start:
+            shelf.close()
+        parts = [shelf.put(part) for part in reversed(message["content"])][::-1]
+        if any(new is not old for new, old in zip(parts, message["content"], strict=True)):
+            new = {**message, "content": parts}
+            result[place] = run.changed("R10", message, "; ".join(shelf.take_reasons()), new)
+    return result
 
 
-def pictures_to_send(messages: Sequence[Message], run: Run) -> Iterator[str]:
+def pictures_to_send(messages: Sequence[Message], run: Run) -> list[str]:
     """The URLs of the pictures that a request may have, the newest first."""
-    for place in range(len(messages) - 1, _first_with_pictures(messages, run) - 1, -1):
-        message = messages[place]
-        if _shows(message):
-            for part in reversed(message["content"]):
-                if url := _url_of(part):
-                    yield url
+    start = _first_with_pictures(messages, run)
+    urls = [
+        _url_of(part)
+        for place in _shown_newest_first(messages)
+        if place >= start
+        for part in reversed(messages[place]["content"])
+    ]
+    return [url for url in urls if url]
 
 
 class _Shelf:
@@ -115,9 +115,10 @@ def _first_with_pictures(messages: Sequence[Message], run: Run) -> int:
     return 0
 
 
-def _shows(message: Message) -> bool:
-    content = message.get("content")
-    return isinstance(content, list) and any(map(_url_of, cast("list[Any]", content)))
+def _shown_newest_first(messages: Sequence[Message]) -> list[int]:
+    """The places of the messages that may show something: few of many."""
+    lists = [place for place, m in enumerate(messages) if isinstance(m.get("content"), list)]
+    return lists[::-1]
 
 
 def _url_of(part: Any) -> str | None:

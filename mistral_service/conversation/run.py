@@ -40,7 +40,7 @@ class Budget:
     """
 
     images: int = 8
-    total_bytes: int = 5_000_000
+    total_bytes: int = 6_000_000
     last_turn_only: bool = False
 
 
