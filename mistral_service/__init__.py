@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mistral_service.conversation.adapter import MistralLLMAdapter
     from mistral_service.service import MistralLLMService
     from mistral_service.settings import MistralLLMSettings
+    from mistral_service.voice import MistralTurnMetrics
     from mistral_service.wire.errors import MistralError, Reason
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "MistralLLMAdapter",
     "MistralLLMService",
     "MistralLLMSettings",
+    "MistralTurnMetrics",
     "Reason",
     "__version__",
 ]
@@ -30,6 +32,7 @@ _HOMES = {
     "MistralLLMAdapter": "mistral_service.conversation.adapter",
     "MistralLLMService": "mistral_service.service",
     "MistralLLMSettings": "mistral_service.settings",
+    "MistralTurnMetrics": "mistral_service.voice",
     "Reason": "mistral_service.wire.errors",
 }
 

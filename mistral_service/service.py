@@ -7,7 +7,7 @@ import uuid
 from typing import Any, cast
 
 from loguru import logger
-from openai import APITimeoutError, AsyncOpenAI, AsyncStream
+from openai import APITimeoutError, AsyncStream
 from openai.types.chat import ChatCompletionChunk
 from pipecat.adapters.llm.services.open_ai_adapter import OpenAILLMInvocationParams
 from pipecat.frames.frames import ErrorFrame
@@ -37,7 +37,6 @@ from mistral_service.settings import (
 )
 from mistral_service.sight import Sight
 from mistral_service.turn import Turns
-from mistral_service.wire.chunks import Chunk
 from mistral_service.wire.client import error_of, fetch_reply, open_reply
 from mistral_service.wire.errors import MistralError, Reason
 
@@ -89,9 +88,10 @@ class MistralLLMService(Turns, Sight):
     is a `MistralError`.
 
     A fault that passes is met within the turn's time budget: the request is sent again, and a
-    sentence that was cut is finished. Event handlers: `on_fault_handled(service, error, attempt)`
-    for every fault that led to another attempt, `on_completion_timeout(service)` for every attempt
-    that took too long, and those of Pipecat's `LLMService`.
+    sentence that was cut is finished. Event handlers: `on_fault_handled(service, error, handled)`
+    for every fault that led to another attempt (`handled` tells what was done),
+    `on_completion_timeout(service)` once for a turn in which an attempt took too long, and those of
+    Pipecat's `LLMService`.
 
     Example::
 
@@ -114,6 +114,9 @@ class MistralLLMService(Turns, Sight):
         base_url: str | None = DEFAULT_BASE_URL,
         model: str | None = None,
         settings: MistralLLMSettings | None = None,
+        fallback_base_url: str | None = None,
+        fallback_api_key: str | None = None,
+        warm_up: bool = True,
         **kwargs: Any,
     ) -> None:
         """Make the service.
@@ -130,6 +133,11 @@ class MistralLLMService(Turns, Sight):
 
             settings: What can also be changed in mid-conversation; wins over `model`. The model
                 defaults to `mistral-small-latest`.
+            fallback_base_url: Where the models of `fallback_models` are, if not at `base_url`; if
+                there are none, the bot's own model is asked there.
+            fallback_api_key: The key there. Defaults to `api_key`.
+            warm_up: Whether the connection is opened when the pipeline starts, and key and model
+                held against what the endpoint says of its models, in the background.
             **kwargs: As Pipecat's OpenAI service takes them: `default_headers`,
                 `run_in_parallel`, `retry_on_timeout`, `retry_timeout_secs`,
                 `function_call_timeout_secs`, ….
@@ -151,11 +159,12 @@ class MistralLLMService(Turns, Sight):
             )
         if not base_url or base_url == DEFAULT_BASE_URL:
             base_url = os.environ.get("MISTRAL_BASE_URL") or DEFAULT_BASE_URL
-        if not base_url.startswith(("http://", "https://")):
-            raise ValueError(
-                f"{type(self).__name__}(base_url={base_url!r}) is not an address: it must begin "
-                f"with http:// or https://, like {DEFAULT_BASE_URL}."
-            )
+        for name, url in (("base_url", base_url), ("fallback_base_url", fallback_base_url)):
+            if url and not url.startswith(("http://", "https://")):
+                raise ValueError(
+                    f"{type(self).__name__}({name}={url!r}) is not an address: it must begin "
+                    f"with http:// or https://, like {DEFAULT_BASE_URL}."
+                )
 
         store = self.Settings.complete()
         store.prompt_cache_key = f"pipecat-{uuid.uuid4().hex}"
@@ -169,36 +178,15 @@ class MistralLLMService(Turns, Sight):
         check_settings(store)
 
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
-            api_key=key, base_url=base_url, settings=store, **kwargs
+            api_key=key,
+            base_url=base_url,
+            fallback_api_key=(fallback_api_key or "").strip() or None,
+            fallback_base_url=fallback_base_url,
+            warm_up=warm_up,
+            settings=store,
+            **kwargs,
         )
         self._register_event_handler("on_fault_handled")
-
-    def create_client(self, *args: Any, **kwargs: Any) -> AsyncOpenAI:
-        """Create the HTTP client; called once, when the service is made.
-
-        Override it to set a proxy or certificates. The service closes the client in `cleanup()`.
-
-        Args:
-            *args: As in Pipecat's OpenAI service: `api_key`, `base_url`, `organization`, ….
-            **kwargs: The same by name.
-
-        Returns:
-            The client.
-        """
-        self._client_arguments = (args, kwargs)
-        return super().create_client(  # pyright: ignore[reportUnknownMemberType]
-            *args, **kwargs
-        )
-
-    async def cleanup(self) -> None:
-        """Release what the service holds, its connections among it."""
-        await super().cleanup()
-        await self._client.close()
-
-    def _open_client(self) -> AsyncOpenAI:
-        """The client; a new one where a question comes after `cleanup()`, as a summary may."""
-        args, kwargs = self._client_arguments
-        return self.create_client(*args, **kwargs) if self._client.is_closed() else self._client
 
     def build_chat_completion_params(
         self, params_from_context: OpenAILLMInvocationParams
@@ -214,7 +202,7 @@ class MistralLLMService(Turns, Sight):
         """
         settings = self._settings
         params: dict[str, Any] = {
-            "model": settings.model,
+            "model": self.route.model,
             "stream": True,
             **params_from_context,
             "temperature": settings.temperature,
@@ -242,15 +230,16 @@ class MistralLLMService(Turns, Sight):
         """
         self._log_llm_response(context)
         params = self.build_chat_completion_params(await self._invocation_params(context))
+        client, connect = self.client_of(self.route), self._settings.limits().connect
         if not self._retry_on_timeout:
-            return await open_reply(self._client, params)
+            return await open_reply(client, params, connect=connect)
         try:
             return await asyncio.wait_for(
-                open_reply(self._client, params), timeout=self._retry_timeout_secs
+                open_reply(client, params, connect=connect), timeout=self._retry_timeout_secs
             )
         except (TimeoutError, APITimeoutError):
             logger.debug(f"{self}: no answer in {self._retry_timeout_secs} s, asking once more")
-            return await open_reply(self._client, params)
+            return await open_reply(client, params, connect=connect)
 
     async def run_inference(
         self,
@@ -273,40 +262,39 @@ class MistralLLMService(Turns, Sight):
         Raises:
             MistralError: If the request fails.
         """
-        params = self.build_chat_completion_params(
-            await self._invocation_params(context, system_instruction)
-        )
-        if max_tokens is not None:
-            params["max_tokens"] = max_tokens
         schema = self._check_response_schema(response_schema)
-        if schema is not None:
-            params["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": "response", "schema": schema, "strict": True},
-            }
-        prefix = RepeatedPrefix(self._rules_run.prefix)
-        chunk = await self._fetch(params)
-        words = [event.text for event in ReplyReader().feed(chunk) if isinstance(event, Text)]
-        return (prefix.feed("".join(words)) + prefix.finish()) or None
-
-    async def _fetch(self, params: dict[str, Any]) -> Chunk:
         attempts = Attempts(self._settings.limits(), time.monotonic())
-        client = self._open_client()
-        try:
-            while True:
-                try:
-                    return await fetch_reply(client, params)
-                except Exception as e:
-                    error = error_of(e, client.api_key)
-                    if error is None:
-                        raise
-                    again = attempts.after(error, time.monotonic(), spoke=False)
-                    if again is None:
-                        raise error from None
-                    await asyncio.sleep(again.delay)
-        finally:
-            if client is not self._client:
-                await client.close()
+        while True:
+            route = self.choose_route(context)
+            params = self.build_chat_completion_params(
+                await self._invocation_params(context, system_instruction)
+            )
+            if max_tokens is not None:
+                params["max_tokens"] = max_tokens
+            if schema is not None:
+                params["response_format"] = {
+                    "type": "json_schema",
+                    "json_schema": {"name": "response", "schema": schema, "strict": True},
+                }
+            client = self.open_client_of(route)
+            try:
+                chunk = await fetch_reply(client, params, connect=attempts.limits.connect)
+            except Exception as e:
+                error = error_of(e, client.api_key)
+                if error is None:
+                    raise
+                _, moved = self.failed(route, error, context)
+                again = attempts.after(error, time.monotonic(), spoke=False, moved=moved)
+                if again is None:
+                    raise self.told(route, error) from None
+                await asyncio.sleep(again.delay)
+                continue
+            finally:
+                if client is not self.client_of(route):
+                    await client.close()
+            prefix = RepeatedPrefix(self._rules_run.prefix)
+            words = [event.text for event in ReplyReader().feed(chunk) if isinstance(event, Text)]
+            return (prefix.feed("".join(words)) + prefix.finish()) or None
 
     async def _update_settings(self, delta: LLMSettings) -> dict[str, Any]:
         """Apply an update, whole or not at all.
@@ -372,7 +360,7 @@ class MistralLLMService(Turns, Sight):
         effort = given(self._settings.reasoning_effort)
         if effort is None and not given(self._settings.use_provider_thinking_default):
             # As Pipecat's other services do: a voice answers at once unless it is told to think.
-            return fastest_effort(str(self._settings.model))
+            return fastest_effort(self.route.model)
         return effort
 
     async def _invocation_params(

@@ -69,11 +69,18 @@ class MistralLLMSettings(OpenAILLMSettings):
             them.
         repeated_calls: What happens to a call that is like another of the same turn but for its
             id: `run` (the default) runs both, `reuse` answers it from the first one's result.
+        connect_timeout: Seconds to a connection, TLS included (default 2).
         first_token_timeout: Seconds that a request may take to its first output (default 4).
         stall_timeout: Seconds between two outputs after which a stream counts as dead (default 3).
         turn_timeout: Seconds, from the beginning of a turn or a fault in mid-sentence, within
             which it is saved or the error told (default 9).
         max_attempts: Requests that one turn may cost (default 3); 1 tries nothing again.
+        hedging: Whether a second request goes out beside one that is late; the first to speak
+            wins, the other is closed (default True).
+        hedge_after: Seconds after which it goes out. By default the 95th percentile of this
+            session's own last 20 turns, no less than one second (two while it is young).
+        fallback_models: Models to ask, in this order, where the bot's own is full, gone or failing
+            again and again; at the service's `fallback_base_url` if it has one.
         max_images: Pictures that a request has at most: 0 to 8, which is what Mistral takes and the
             default. The newest stay; fewer cost less and answer sooner.
         max_images_bytes: Bytes of all pictures of a request together, as they are sent (default
@@ -106,10 +113,14 @@ class MistralLLMSettings(OpenAILLMSettings):
     keep_thoughts: bool | None | NotGiven = _not_given()
     repeated_calls: str | None | NotGiven = _not_given()
     empty_reply_text: str | None | NotGiven = _not_given()
+    connect_timeout: float | None | NotGiven = _not_given()
     first_token_timeout: float | None | NotGiven = _not_given()
     stall_timeout: float | None | NotGiven = _not_given()
     turn_timeout: float | None | NotGiven = _not_given()
     max_attempts: int | None | NotGiven = _not_given()
+    hedging: bool | None | NotGiven = _not_given()
+    hedge_after: float | None | NotGiven = _not_given()
+    fallback_models: list[str] | None | NotGiven = _not_given()
     max_images: int | None | NotGiven = _not_given()
     max_images_bytes: int | None | NotGiven = _not_given()
     images_of_last_turn_only: bool | None | NotGiven = _not_given()
@@ -120,6 +131,7 @@ class MistralLLMSettings(OpenAILLMSettings):
         """How long a turn may take, and how often it is tried."""
         default = Limits()
         return Limits(
+            connect=given(self.connect_timeout, default.connect),
             first_token=given(self.first_token_timeout, default.first_token),
             stall=given(self.stall_timeout, default.stall),
             turn=given(self.turn_timeout, default.turn),
@@ -231,9 +243,17 @@ _ALLOWED: dict[str, tuple[Any, str]] = {
     "repeated_calls": (Literal["run", "reuse"], '"run" or "reuse"'),
     **{
         name: (Annotated[float, Field(gt=0, le=600)], "a number of seconds above 0, up to 600")
-        for name in ("first_token_timeout", "stall_timeout", "turn_timeout")
+        for name in (
+            "connect_timeout",
+            "first_token_timeout",
+            "stall_timeout",
+            "turn_timeout",
+            "hedge_after",
+        )
     },
     "max_attempts": (Annotated[int, Field(ge=1, le=10)], "a whole number from 1 to 10"),
+    "hedging": (bool, "True or False"),
+    "fallback_models": (list[Annotated[str, Field(min_length=1)]], "a list of models' names"),
     "max_images": (Annotated[int, Field(ge=0, le=8)], "a whole number from 0 to 8"),
     "max_images_bytes": (
         Annotated[int, Field(ge=1, le=80_000_000)],

@@ -1,16 +1,68 @@
 """What a reply says becomes Pipecat's frames and metrics: here, and nowhere else."""
 
+from dataclasses import asdict, dataclass
+
 from pipecat.frames.frames import (
     LLMThoughtEndFrame,
     LLMThoughtStartFrame,
     LLMThoughtTextFrame,
+    MetricsFrame,
 )
-from pipecat.metrics.metrics import LLMTokenUsage
+from pipecat.metrics.metrics import LLMTokenUsage, MetricsData
 from pipecat.services.openai.llm import OpenAILLMService
 
 from mistral_service.conversation.thoughts import OWN
+from mistral_service.reply.attempts import Handled
 from mistral_service.reply.events import Text, Thought
 from mistral_service.wire.chunks import Usage
+
+
+@dataclass
+class TurnCounts:
+    """What a turn took.
+
+    Parameters:
+        attempts: Requests sent, second ones beside the first included.
+        hedges: Requests sent beside one that was late.
+        hedges_won: Those of them that spoke first.
+        resumes: Sentences that were cut and went on.
+        fallbacks: Times that another model, or endpoint, was asked.
+        faults: Faults that were met on the way.
+    """
+
+    attempts: int = 1
+    hedges: int = 0
+    hedges_won: int = 0
+    resumes: int = 0
+    fallbacks: int = 0
+    faults: int = 0
+
+    def count(self, handled: Handled) -> None:
+        """Count a fault that was met."""
+        self.faults += 1
+        self.attempts += handled.done != "outrun"
+        self.resumes += handled.done == "resumed"
+        self.fallbacks += handled.done == "moved"
+
+
+class MistralTurnMetrics(MetricsData):
+    """What one turn took; pushed at its end, where metrics are enabled.
+
+    Parameters:
+        attempts: Requests sent, second ones beside the first included; 1 for a plain turn.
+        hedges: Requests sent beside one that was late.
+        hedges_won: Those of them that spoke first.
+        resumes: Sentences that were cut and went on.
+        fallbacks: Times that another model, or endpoint, was asked.
+        faults: Faults that were met on the way.
+    """
+
+    attempts: int
+    hedges: int
+    hedges_won: int
+    resumes: int
+    fallbacks: int
+    faults: int
 
 
 class Voice(OpenAILLMService):
@@ -64,3 +116,11 @@ class Voice(OpenAILLMService):
                 reasoning_tokens=sum(reasoning) if reasoning else None,
             )
         )
+
+    async def measure_turn(self, counts: TurnCounts) -> None:
+        """Report what a turn took."""
+        if self.can_generate_metrics() and self.metrics_enabled:
+            data = MistralTurnMetrics(
+                processor=self.name, model=str(self._settings.model), **asdict(counts)
+            )
+            await self.push_frame(MetricsFrame(data=[data]))

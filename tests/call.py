@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
+import psutil
 from pipecat.frames.frames import (
     EndFrame,
     ErrorFrame,
@@ -153,3 +155,13 @@ class Call:
             for data in frame.data
             if isinstance(data, kind) and data.processor == self.service.name
         ]
+
+
+def established(base_url: str) -> int:
+    """Sockets of this process that are connected to an endpoint."""
+    port = urlsplit(base_url).port
+    return sum(
+        1
+        for c in psutil.Process().net_connections("tcp")
+        if c.raddr and c.raddr.port == port and c.status == psutil.CONN_ESTABLISHED
+    )

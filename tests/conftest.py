@@ -40,8 +40,12 @@ def service_for() -> Callable[..., MistralLLMService]:
     """Make services that talk to an endpoint: `service_for(mistral, temperature=0.2)`."""
 
     def make(mistral: LocalMistral, **options) -> MistralLLMService:
-        names = {"api_key", "settings", "default_headers", "run_in_parallel", "retry_on_timeout"}
-        given = {k: options.pop(k) for k in list(options) if k in names or k.startswith("retry_")}
+        names = {"api_key", "settings", "default_headers", "run_in_parallel", "warm_up"}
+        given = {
+            k: options.pop(k)
+            for k in list(options)
+            if k in names or (k.startswith(("retry_", "fallback_")) and k != "fallback_models")
+        }
         given.setdefault("api_key", "test-key")
         if options:
             given["settings"] = MistralLLMService.Settings(**options)

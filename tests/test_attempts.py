@@ -11,7 +11,7 @@ from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 
 from mistral_service.local import LocalMistral, Reply
 from mistral_service.local.pieces import Delta, Headers, Wait
-from mistral_service.reply.attempts import Attempts, Limits
+from mistral_service.reply.attempts import Attempts, Handled, Limits
 from mistral_service.reply.overlap import Overlap
 from mistral_service.reply.prefix import RepeatedPrefix
 from mistral_service.wire.errors import MistralError, Reason
@@ -145,17 +145,18 @@ async def test_a_fault_before_the_first_word_costs_a_moment_and_no_word(
 ):
     mistral = serve(fault, Reply("Here I am."))
     service = service_for(mistral, **QUICK)
-    handled: list[tuple[Reason, int]] = []
+    told: list[Handled] = []
 
     @service.event_handler("on_fault_handled")
-    async def on_fault_handled(_service, error, attempt) -> None:
-        handled.append((error.reason, attempt))
+    async def on_fault_handled(_service, error, handled) -> None:
+        assert error.retryable
+        told.append(handled)
 
     async with Call(service, tools=tools) as call:
         assert await call.say("Hello.") == "Here I am."
         assert not call.errors
         assert call.service.is_usable
-    assert [attempt for _, attempt in handled] == [2]
+    assert [(each.done, each.attempt) for each in told] == [("retried", 2)]
     assert len(mistral.exchanges) == 2
 
 

@@ -1,6 +1,7 @@
 """Odd replies: thoughts, nothing at all, words that end too soon. Each has its way out."""
 
 import json
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -52,16 +53,9 @@ async def test_thoughts_are_frames_of_their_own(serve, service_for):
         LLMTextFrame,
         LLMFullResponseEndFrame,
     )
-    assert [type(frame) for frame in call.frames if isinstance(frame, kinds)] == [
-        LLMFullResponseStartFrame,
-        LLMThoughtStartFrame,
-        LLMThoughtTextFrame,
-        LLMThoughtTextFrame,
-        LLMThoughtEndFrame,
-        LLMTextFrame,
-        LLMTextFrame,
-        LLMFullResponseEndFrame,
-    ]
+    # How many frames the words take is the network's choice.
+    came = [type(frame) for frame in call.frames if isinstance(frame, kinds)]
+    assert [kind for kind, _ in groupby(came)] == list(kinds)
     assert "greets" not in str(call.context.get_messages())
 
 
@@ -164,12 +158,22 @@ async def test_a_reply_cut_before_its_first_word_is_told_at_once(serve, service_
     assert len(mistral.exchanges) == 1
 
 
-async def test_a_reply_that_ends_in_an_error_is_told_after_its_words(serve, service_for):
-    mistral = serve(Reply("One moment", finish_reason="error"))
+async def test_a_reply_that_ends_in_an_error_goes_on_in_another(serve, service_for):
+    mistral = serve(Reply("One moment", finish_reason="error"), Reply("One moment, please."))
+    async with Call(service_for(mistral)) as call:
+        assert await call.say("Hello.") == "One moment, please."
+    assert not call.errors
+
+
+async def test_a_reply_that_keeps_ending_in_errors_is_told_after_its_words(serve, service_for):
+    mistral = serve(
+        Reply("One moment", finish_reason="error"), Reply(finish_reason="error", times=None)
+    )
     async with Call(service_for(mistral)) as call:
         assert await call.say("Hello.") == "One moment"
     [error] = call.errors
     assert "'error'" in error.error
+    assert len(mistral.exchanges) == 3
 
 
 async def test_both_attempts_count_for_usage_in_one_report(serve, service_for):

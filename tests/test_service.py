@@ -5,9 +5,8 @@ import os
 import socket
 import time
 
-import psutil
 import pytest
-from call import Call
+from call import Call, established
 from loguru import logger
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
@@ -40,20 +39,6 @@ TOOLS = [
     )
     for name in ("weather", "time")
 ]
-
-
-def established(port: int) -> int:
-    """Sockets of this process that are connected to a port."""
-    return sum(
-        1
-        for c in psutil.Process().net_connections("tcp")
-        if c.raddr and c.raddr.port == port and c.status == psutil.CONN_ESTABLISHED
-    )
-
-
-def port_of(mistral) -> int:
-    return int(mistral.base_url.split(":")[2].split("/")[0])
-
 
 # --- making it ----------------------------------------------------------------------------------
 
@@ -121,7 +106,10 @@ async def test_a_reply_is_words_between_start_and_end(serve, service_for):
         for frame in call.frames
         if isinstance(frame, LLMFullResponseStartFrame | LLMTextFrame | LLMFullResponseEndFrame)
     ]
-    assert kinds == [LLMFullResponseStartFrame, *[LLMTextFrame] * 5, LLMFullResponseEndFrame]
+    # How many frames the words take is the network's choice.
+    assert kinds[0] is LLMFullResponseStartFrame
+    assert kinds[-1] is LLMFullResponseEndFrame
+    assert set(kinds[1:-1]) == {LLMTextFrame}
     assert call.context.get_messages()[-1] == {
         "role": "assistant",
         "content": "Good morning, how are you?",
@@ -171,7 +159,7 @@ async def test_thinking_counts_for_first_byte_and_not_for_the_first_answer(serve
     async with Call(service_for(mistral)) as call:
         await call.say("Hello.")
     [ttfat] = call.metrics(TTFATMetricsData)
-    assert ttfat.thinking_time >= 0.4
+    assert ttfat.thinking_time >= 0.3
 
 
 async def test_usage_and_processing_time_are_reported(serve, service_for):
@@ -384,7 +372,7 @@ async def test_a_refusal_is_told_in_words_and_in_the_right_category(
 
 async def test_an_unknown_model_is_told_by_name(serve, service_for):
     mistral = serve(Reply("Hi."))
-    async with Call(service_for(mistral, model="mistral-nonesuch")) as call:
+    async with Call(service_for(mistral, model="mistral-nonesuch", warm_up=False)) as call:
         await call.say("Hello.")
     [error] = call.errors
     assert "Settings(model=…)" in error.error
@@ -485,20 +473,20 @@ async def test_usage_is_reported_of_a_reply_that_is_interrupted(serve, service_f
 
 async def test_cleanup_closes_the_sockets(serve, service_for):
     mistral = serve(Reply("Hi."))
-    service = service_for(mistral)
+    service = service_for(mistral, warm_up=False)
     async with Call(service) as call:
         await call.say("Hello.")
-        assert established(port_of(mistral)) == 1
-    await call.until(lambda: established(port_of(mistral)) == 0)
+        assert established(mistral.base_url) == 1
+    await call.until(lambda: established(mistral.base_url) == 0)
     assert service._client.is_closed()
 
 
 async def test_a_finished_reply_leaves_its_connection_for_the_next(serve, service_for):
     mistral = serve(*[Reply("Hi.")] * 4)
-    async with Call(service_for(mistral)) as call:
+    async with Call(service_for(mistral, warm_up=False)) as call:
         for _ in range(4):
             await call.say("Hello.")
-        assert established(port_of(mistral)) == 1
+        assert established(mistral.base_url) == 1
 
 
 # --- beside the conversation --------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +29,8 @@ from mistral_service.local.pieces import (
     Refusal,
     Wait,
 )
+
+_NO_HEADERS: Mapping[str, str] = {}
 
 
 @dataclass
@@ -169,8 +171,8 @@ class _Answer(Response):
                     return
                 case Wait(seconds):
                     await asyncio.sleep(seconds)
-                case Headers():
-                    await self._begin(send)
+                case Headers(headers):
+                    await self._begin(send, headers)
                 case Cut():
                     await self._begin(send)
                     raise _Broken
@@ -212,7 +214,7 @@ class _Answer(Response):
         self._exchange.status = 200
         await JSONResponse(form.whole())(scope, receive, send)
 
-    async def _begin(self, send: Send) -> None:
+    async def _begin(self, send: Send, more: Mapping[str, str] = _NO_HEADERS) -> None:
         if self._begun:
             return
         self._begun = True
@@ -221,6 +223,7 @@ class _Answer(Response):
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"cache-control", b"no-cache"),
             (b"mistral-correlation-id", ReplyFormat(self._body).id.encode()),
+            *((name.encode(), value.encode()) for name, value in more.items()),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 

@@ -72,7 +72,13 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """The headers go out now, not with the first chunk."""
+    """The headers go out now, not with the first chunk.
+
+    Parameters:
+        headers: Further headers.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)

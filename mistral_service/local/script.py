@@ -37,7 +37,7 @@ class Reply:
         usage: The `usage` object, verbatim; by default it is counted, roughly.
         status: The HTTP status; 400 and above make it a refusal with `body` and `headers`.
         body: A refusal's body: JSON, or text that is sent as it is.
-        headers: A refusal's further headers.
+        headers: Further headers of the answer.
         raw: In place of chunks: the bytes of the stream, verbatim.
         wait: Seconds before anything is sent, headers included.
         first_wait: Seconds between the headers and the first chunk.
@@ -108,8 +108,8 @@ class Reply:
         pieces: list[Piece] = [Wait(self.wait)] if self.wait else []
         if self.status >= 400:
             return [*pieces, Refusal(self.status, self.body, self.headers)]
-        if self.first_wait:
-            pieces += [Headers(), Wait(self.first_wait)]
+        if self.first_wait or self.headers:
+            pieces += [Headers(self.headers), Wait(self.first_wait)]
         if self.raw is not None:
             pieces.append(Raw(self.raw))
             return pieces

@@ -8,6 +8,7 @@ has to fit into what is left of it.
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from mistral_service.wire.errors import MistralError, Reason
 
@@ -23,14 +24,18 @@ class Limits:
     """How long a turn may take, in seconds, and how often it is tried.
 
     Parameters:
+        connect: To a connection, TLS included. Half a second is slow; two leave room for one lost
+            packet, which is sent again after one.
         first_token: From the request to the first output of an attempt, thinking included.
             Mistral's models begin within one; four leave room for a slow second.
         stall: From one output to the next. A stream that pauses so long has died.
-        turn: From the beginning of the turn, or from the fault in mid-sentence, to the last
-            moment at which an attempt may still be waited for: then the caller is told.
-        attempts: Requests that a turn may cost.
+        turn: From the beginning of the turn, or from the last output, to the last moment at which
+            an attempt may still be waited for: then the caller is told. A reply that keeps
+            speaking may take as long as it likes.
+        attempts: Requests that a turn may cost, a second one sent beside the first included.
     """
 
+    connect: float = 2.0
     first_token: float = 4.0
     stall: float = 3.0
     turn: float = 9.0
@@ -48,6 +53,25 @@ class TryAgain:
     delay: float
 
 
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """What was done about a fault, for those who count.
+
+    Parameters:
+        done: `retried`: the same was asked again. `resumed`: the sentence that was cut goes on.
+            `moved`: another model, or endpoint, was asked, going on where there was a sentence.
+            `outrun`: the second request, sent beside the one that failed, was already under way.
+        attempt: The number of the request that this leads to, 2 for the first after a fault.
+        delay: Seconds of the pause before it.
+        model: The model that it asks.
+    """
+
+    done: Literal["retried", "resumed", "moved", "outrun"]
+    attempt: int
+    delay: float
+    model: str
+
+
 @dataclass
 class Attempts:
     """The attempts of one turn.
@@ -56,12 +80,15 @@ class Attempts:
         limits: How long, how often.
         began: When the turn began, on the clock of `now` everywhere below.
         jitter: A random number from 0 to 1.
+        made: Requests sent so far, the one under way included.
+        hedges: Those of them that went out beside another.
     """
 
     limits: Limits
     began: float
     jitter: Callable[[], float] = random.random
     made: int = 1
+    hedges: int = 0
     _until: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,7 +100,17 @@ class Attempts:
         # a model which is always slow still answers.
         return self._until - now if self.made > 1 else self.limits.first_token
 
-    def after(self, error: MistralError, now: float, *, spoke: bool) -> TryAgain | None:
+    def hedge(self) -> bool:
+        """Decide about a second request beside the one that is under way: one in a turn."""
+        if self.hedges or self.made >= self.limits.attempts:
+            return False
+        self.made += 1
+        self.hedges += 1
+        return True
+
+    def after(
+        self, error: MistralError, now: float, *, spoke: bool, moved: bool = False
+    ) -> TryAgain | None:
         """Decide about another attempt after a fault.
 
         Args:
@@ -81,20 +118,26 @@ class Attempts:
             now: When it happened.
             spoke: Whether words were said by then; the caller then waits from now on, not since
                 the turn began.
+            moved: Whether another model or endpoint would be asked, which needs no pause and may
+                take what this one has refused.
 
         Returns:
             When to try again; None to give up and tell the error.
         """
         if spoke:
             self._until = max(self._until, now + self.limits.turn)
-        if not error.retryable or self.made >= self.limits.attempts:
+        if self.made >= self.limits.attempts or not (moved or error.retryable):
             return None
-        delay = error.retry_after
-        if delay is None:
-            # A stream that timed out has cost enough already.
-            pause = 0.0 if error.reason is Reason.TIMEOUT else _FIRST_PAUSE * 2 ** (self.made - 1)
-            delay = pause * (0.5 + self.jitter())
+        delay = 0.0 if moved else self._pause(error)
         if now + delay + _WORTH_TRYING > self._until:
             return None
         self.made += 1
         return TryAgain(delay)
+
+    def _pause(self, error: MistralError) -> float:
+        if error.retry_after is not None:
+            return error.retry_after
+        if error.reason is Reason.TIMEOUT:
+            return 0.0  # a stream that timed out has cost enough already
+        earlier = self.made - self.hedges - 1
+        return _FIRST_PAUSE * 2**earlier * (0.5 + self.jitter())

@@ -6,7 +6,7 @@ pieces may lack the id, repeat it, or carry another. So calls are gathered until
 and a piece finds its call by index, by id, or by following what came before.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall
@@ -79,6 +79,30 @@ class ReplyReader:
             yield from _events_of(part)
         for piece in chunk.tool_calls:
             self._gather(piece)
+
+    def feed_all(self, chunks: Iterable[Chunk]) -> list[Event]:
+        """Take the chunks that came in one read.
+
+        Args:
+            chunks: The chunks.
+
+        Returns:
+            What they say, in order; words that follow each other are one event.
+        """
+        events: list[Event] = []
+        words: list[str] = []
+        for chunk in chunks:
+            for event in self.feed(chunk):
+                if isinstance(event, Text):
+                    words.append(event.text)
+                    continue
+                if words:
+                    events.append(Text("".join(words)))
+                    words = []
+                events.append(event)
+        if words:
+            events.append(Text("".join(words)))
+        return events
 
     @property
     def calling(self) -> bool:

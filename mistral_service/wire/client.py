@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 from openai import (
+    DEFAULT_TIMEOUT,
     NOT_GIVEN,
     APIConnectionError,
     APIError,
@@ -20,13 +21,16 @@ from openai import (
     AsyncOpenAI,
     AsyncStream,
     Omit,
+    Timeout,
 )
 from openai._types import NotGiven
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from mistral_service.wire.chunks import Chunk, chunk_from_mapping, parse_chunk
+from mistral_service.wire.encoding import encode
 from mistral_service.wire.errors import MistralError, Reason
-from mistral_service.wire.request import encodable, request_body
+from mistral_service.wire.models import Catalogue
+from mistral_service.wire.request import request_body
 from mistral_service.wire.sse import EventTooLong, SSEDecoder
 
 _PATH = "/chat/completions"
@@ -36,7 +40,7 @@ _DRAIN_SECONDS = 0.1
 
 
 async def open_reply(
-    client: AsyncOpenAI, params: Mapping[str, Any]
+    client: AsyncOpenAI, params: Mapping[str, Any], *, connect: float | None = None
 ) -> AsyncStream[ChatCompletionChunk]:
     """Send a request and wait for the headers of its streamed reply.
 
@@ -44,6 +48,7 @@ async def open_reply(
         client: The client whose connections and key are used.
         params: Parameters of the chat completion, under OpenAI's or Mistral's names; the client's
             own options (`extra_headers`, `timeout`, …) are understood.
+        connect: Seconds to a connection; by default the client's own limit.
 
     Returns:
         The stream, not yet read. Read it with `read_chunks`, and close it.
@@ -51,27 +56,19 @@ async def open_reply(
     Raises:
         openai.APIError: If the request is refused or nobody answers.
     """
-
-    async def post(body: dict[str, Any]) -> AsyncStream[ChatCompletionChunk]:
-        return await client.post(
-            _PATH,
-            body=body,
-            options=_options(params),
-            cast_to=ChatCompletionChunk,
-            stream=True,
-            stream_cls=AsyncStream[ChatCompletionChunk],
-        )
-
-    body = request_body({**params, "stream": True}, unset=_UNSET)
-    try:
-        return await post(body)
-    except UnicodeEncodeError:
-        return await post(encodable(body))
+    return await client.post(
+        _PATH,
+        content=encode(request_body({**params, "stream": True}, unset=_UNSET)),
+        options=_options(client, params, connect, stream=True),
+        cast_to=ChatCompletionChunk,
+        stream=True,
+        stream_cls=AsyncStream[ChatCompletionChunk],
+    )
 
 
 async def read_chunks(
     stream: AsyncStream[ChatCompletionChunk] | AsyncIterator[ChatCompletionChunk],
-) -> AsyncGenerator[Chunk]:
+) -> AsyncGenerator[list[Chunk]]:
     """Read a streamed reply.
 
     Args:
@@ -79,7 +76,7 @@ async def read_chunks(
             `get_chat_completions`, an iterator of the OpenAI client's chunks.
 
     Yields:
-        The chunks, until the stream says that it is done, or ends.
+        The chunks of each read, at least one, until the stream says that it is done, or ends.
 
     Raises:
         MistralError: If something in the stream is no chunk.
@@ -87,7 +84,7 @@ async def read_chunks(
     """
     if not isinstance(stream, AsyncStream):
         async for chunk in stream:
-            yield chunk_from_mapping(chunk.model_dump())
+            yield [chunk_from_mapping(chunk.model_dump())]
         return
 
     decoder = SSEDecoder()
@@ -95,23 +92,38 @@ async def read_chunks(
     reads = stream.response.aiter_bytes()
     try:
         async for data in reads:
-            for payload in decoder.feed(data):
-                if payload.startswith(_DONE):
-                    await _drain(reads)
-                    return
-                chunk = parse_chunk(payload)
-                ended = ended or chunk.finish_reason is not None
-                yield chunk
+            chunks, done, fault = _parsed(decoder.feed(data))
+            if chunks:
+                ended = ended or any(chunk.finish_reason is not None for chunk in chunks)
+                yield chunks
+            if fault is not None:
+                raise fault
+            if done:
+                await _drain(reads)
+                return
     except EventTooLong as e:
         raise MistralError(Reason.STREAM, str(e)) from e
-    for payload in decoder.finish():
-        if payload.startswith(_DONE):
-            return
-        chunk = parse_chunk(payload)
-        ended = ended or chunk.finish_reason is not None
-        yield chunk
-    if not ended:
+    chunks, done, fault = _parsed(decoder.finish())
+    if chunks:
+        ended = ended or any(chunk.finish_reason is not None for chunk in chunks)
+        yield chunks
+    if fault is not None:
+        raise fault
+    if not ended and not done:
         raise MistralError(Reason.STREAM, "it stopped before its end")
+
+
+def _parsed(payloads: list[bytes]) -> tuple[list[Chunk], bool, MistralError | None]:
+    """The chunks of some payloads, up to the end of the reply or what is no chunk."""
+    chunks: list[Chunk] = []
+    for payload in payloads:
+        if payload.startswith(_DONE):
+            return chunks, True, None
+        try:
+            chunks.append(parse_chunk(payload))
+        except MistralError as e:
+            return chunks, False, e
+    return chunks, False, None
 
 
 async def _drain(reads: AsyncIterator[bytes]) -> None:
@@ -126,12 +138,15 @@ async def _drain(reads: AsyncIterator[bytes]) -> None:
                 pass
 
 
-async def fetch_reply(client: AsyncOpenAI, params: Mapping[str, Any]) -> Chunk:
+async def fetch_reply(
+    client: AsyncOpenAI, params: Mapping[str, Any], *, connect: float | None = None
+) -> Chunk:
     """Send a request and wait for its whole reply.
 
     Args:
         client: The client whose connections and key are used.
         params: As for `open_reply`.
+        connect: As for `open_reply`.
 
     Returns:
         The reply, as one chunk.
@@ -140,17 +155,34 @@ async def fetch_reply(client: AsyncOpenAI, params: Mapping[str, Any]) -> Chunk:
         openai.APIError: If the request is refused or nobody answers.
         MistralError: If the answer is no chat completion.
     """
-
-    async def post(body: dict[str, Any]) -> ChatCompletion:
-        return await client.post(_PATH, body=body, options=_options(params), cast_to=ChatCompletion)
-
-    body = request_body({**params, "stream": False}, unset=_UNSET)
-    try:
-        reply = await post(body)
-    except UnicodeEncodeError:
-        reply = await post(encodable(body))
+    reply = await client.post(
+        _PATH,
+        content=encode(request_body({**params, "stream": False}, unset=_UNSET)),
+        options=_options(client, params, connect),
+        cast_to=ChatCompletion,
+    )
     # The schema of the client knows no thinking, and would warn of it.
     return chunk_from_mapping(reply.model_dump(warnings=False))
+
+
+async def fetch_models(client: AsyncOpenAI, seconds: float) -> Catalogue:
+    """Ask which models there are, and what they can do.
+
+    Args:
+        client: The client whose connections and key are used.
+        seconds: How long to wait.
+
+    Returns:
+        The catalogue; empty if the answer is no list of models.
+
+    Raises:
+        openai.APIError: If the request is refused or nobody answers.
+        TimeoutError: If the answer takes longer.
+    """
+    options: Any = {"max_retries": 0, "follow_redirects": False}
+    async with asyncio.timeout(seconds):
+        body = await client.get("/models", options=options, cast_to=object)
+    return Catalogue.from_reply(body)
 
 
 def error_of(exception: Exception, key: str = "") -> MistralError | None:
@@ -171,6 +203,14 @@ def _understood(exception: Exception) -> MistralError | None:
     if isinstance(exception, MistralError):
         return exception
     if isinstance(exception, APIStatusError):
+        if exception.status_code < 400:
+            # The client follows no redirect: whoever it leads to is not who was asked.
+            to = exception.response.headers.get("location", "")
+            return MistralError(
+                Reason.REQUEST,
+                f"it has moved to {to}, so set base_url to where it is now",
+                status_code=exception.status_code,
+            )
         return MistralError.from_response(
             exception.status_code,
             # Not `exception.body`: the client has unwrapped that, and lost what stood beside it.
@@ -178,7 +218,8 @@ def _understood(exception: Exception) -> MistralError | None:
             exception.response.headers,
         )
     if isinstance(exception, APITimeoutError):
-        return MistralError(Reason.TIMEOUT)
+        connecting = type(exception.__cause__).__name__ == "ConnectTimeout"
+        return MistralError(Reason.TIMEOUT, "no connection came about" if connecting else "")
     if isinstance(exception, APIConnectionError):
         return MistralError(Reason.UNREACHABLE, _cause(exception))
     if isinstance(exception, APIError):
@@ -192,16 +233,34 @@ def _understood(exception: Exception) -> MistralError | None:
     return None
 
 
-def _options(params: Mapping[str, Any]) -> Any:
+def _options(
+    client: AsyncOpenAI,
+    params: Mapping[str, Any],
+    connect: float | None,
+    *,
+    stream: bool = False,
+) -> Any:
     """The client's own options, in the form that its `post` takes."""
-    # Whether to try again is decided in one place (`reply/attempts.py`), and not here.
-    options: dict[str, Any] = {"max_retries": 0}
-    if params.get("extra_headers"):
-        options["headers"] = params["extra_headers"]
+    options: dict[str, Any] = {
+        # Whether to try again is decided in one place (`reply/attempts.py`), and not here.
+        "max_retries": 0,
+        # Nobody else is told what the caller said: an address that has moved is an error.
+        "follow_redirects": False,
+        "headers": {"Content-Type": "application/json", **(params.get("extra_headers") or {})},
+    }
     if params.get("extra_query"):
         options["params"] = params["extra_query"]
     if params.get("timeout", NOT_GIVEN) is not NOT_GIVEN:
         options["timeout"] = params["timeout"]
+    elif connect is not None:
+        limits = Timeout(client.timeout)
+        options["timeout"] = Timeout(
+            connect=connect if limits.connect is None else min(connect, limits.connect),
+            # A stream is watched by who reads it; ten minutes mean that nobody has chosen.
+            read=None if stream and client.timeout == DEFAULT_TIMEOUT else limits.read,
+            write=limits.write,
+            pool=limits.pool,
+        )
     return options
 
 

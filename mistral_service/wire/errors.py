@@ -6,12 +6,12 @@ int or null; the body may be `{"object": "error"}`, `{"detail": …}`, `{"messag
 `MistralError` with a `Reason`.
 """
 
-import json
-import math
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import Any, cast
+
+from mistral_service.wire.encoding import decode
+from mistral_service.wire.rate import RateBudget, retry_after
 
 
 class Reason(Enum):
@@ -140,6 +140,7 @@ class MistralError(Exception):
         type: Mistral's error type: `"invalid_request_message_order"`.
         retry_after: Seconds after which the server asks to come back; None if it does not say.
         correlation_id: What Mistral's support asks for, from `mistral-correlation-id`.
+        budget: What the answer told of the account's rate budget; None if nothing.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class MistralError(Exception):
         type: str | None = None,
         retry_after: float | None = None,
         correlation_id: str | None = None,
+        budget: RateBudget | None = None,
     ) -> None:
         self.reason = reason
         self.detail = _cut(detail)
@@ -160,6 +162,7 @@ class MistralError(Exception):
         self.type = type
         self.retry_after = retry_after
         self.correlation_id = correlation_id
+        self.budget = budget
         super().__init__(self._sentence())
 
     @property
@@ -175,14 +178,23 @@ class MistralError(Exception):
         """
         if len(key) < _SHORTEST_KEY or key not in self.detail:
             return self
+        return self.but(detail=self.detail.replace(key, "[key]"))
+
+    def but(self, *, detail: str) -> "MistralError":
+        """The same error, told in other words.
+
+        Args:
+            detail: The words that take the place of the server's.
+        """
         return MistralError(
             self.reason,
-            self.detail.replace(key, "[key]"),
+            detail,
             status_code=self.status_code,
             code=self.code,
             type=self.type,
             retry_after=self.retry_after,
             correlation_id=self.correlation_id,
+            budget=self.budget,
         )
 
     @classmethod
@@ -217,7 +229,8 @@ class MistralError(Exception):
             status_code=status_code,
             code=found.code,
             type=found.type,
-            retry_after=_seconds(headers.get("retry-after"), headers.get("date")),
+            retry_after=retry_after(headers),
+            budget=RateBudget.from_headers(headers),
             correlation_id=headers.get("mistral-correlation-id") or found.request_id,
         )
 
@@ -299,30 +312,10 @@ def _decoded(body: object) -> object:
     if not isinstance(body, str):
         return body
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
+        return decode(body)
+    except ValueError:
         # A proxy's HTML page says nothing in its tags.
         return "" if body.lstrip().startswith("<") else body
-
-
-def _seconds(value: str | None, date: str | None) -> float | None:
-    """`Retry-After` in seconds, from either of its forms: a number, or a date.
-
-    A date is counted from the server's own `Date`, so that the clocks need not agree.
-    """
-    try:
-        seconds = float(value) if value else math.nan
-    except ValueError:
-        seconds = _between(date, value)
-    return seconds if 0 <= seconds < math.inf else None
-
-
-def _between(first: str | None, second: str | None) -> float:
-    try:
-        one, two = parsedate_to_datetime(first or ""), parsedate_to_datetime(second or "")
-        return (two - one).total_seconds()
-    except (ValueError, TypeError):
-        return math.nan
 
 
 def _cut(text: str) -> str:

@@ -4,7 +4,6 @@ Mistral's schema is closed: one field that it does not know and the request is r
 what OpenAI's clients know and Mistral does not is renamed or left out here, in one place.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,19 +51,3 @@ def request_body(params: Mapping[str, Any], *, unset: tuple[type, ...] = ()) -> 
         body.pop("tool_choice", None)
         body.pop("parallel_tool_calls", None)
     return body
-
-
-def encodable(body: dict[str, Any]) -> dict[str, Any]:
-    """The same body without lone surrogates, which cannot be written as UTF-8.
-
-    A broken transcript may hold one; it would fail its turn and, standing in the history, every
-    later one.
-
-    Args:
-        body: A body that failed to encode.
-
-    Returns:
-        A copy in which lone surrogates have become "?".
-    """
-    text = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace").decode()
-    return json.loads(text)

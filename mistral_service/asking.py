@@ -1,0 +1,250 @@
+"""One attempt: a request, or two of which the first to speak wins, held to its deadlines."""
+
+import asyncio
+import json
+import time
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from loguru import logger
+from pipecat.processors.aggregators.llm_context import LLMContext
+
+from mistral_service.conversation.adapter import MistralLLMAdapter
+from mistral_service.conversation.run import Run
+from mistral_service.functions import FunctionCalls
+from mistral_service.reply.attempts import Attempts, Handled
+from mistral_service.reply.deadline import Deadline
+from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall
+from mistral_service.reply.hedge import Pace
+from mistral_service.reply.overlap import Overlap
+from mistral_service.reply.prefix import RepeatedPrefix
+from mistral_service.reply.race import Request, Stream, first_to_speak
+from mistral_service.reply.routes import Route
+from mistral_service.routing import Routing
+from mistral_service.settings import MistralLLMSettings, given
+from mistral_service.voice import TurnCounts, Voice
+from mistral_service.wire.chunks import Usage
+from mistral_service.wire.client import error_of
+from mistral_service.wire.errors import MistralError, Reason
+from mistral_service.wire.rate import RateBudget
+
+# How much longer a stream may pause where functions are offered: a call of some hundred tokens
+# takes Mistral's models two or three seconds to write.
+_CALLS_TAKE_LONGER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one request has brought.
+
+    Parameters:
+        spoke: Whether words were said.
+        calls: The functions that were called.
+        end: How it ended.
+    """
+
+    spoke: bool
+    calls: list[ToolCall]
+    end: Finish
+
+
+@dataclass
+class Turn:
+    """How far a turn has come.
+
+    Parameters:
+        context: The conversation.
+        attempts: What it may still try.
+        route: Where its last request went.
+        asked: What is asked: the context, or the context and a word to go on.
+        cut: The words after which the last reply was cut; empty unless it was.
+        said: All words so far.
+        usages: What each request has cost.
+        counts: What it took.
+        timed_out: Whether a timeout was told to handlers.
+    """
+
+    context: LLMContext
+    attempts: Attempts
+    route: Route
+    asked: LLMContext
+    cut: str = ""
+    said: list[str] = field(default_factory=list[str])
+    usages: list[Usage] = field(default_factory=list[Usage])
+    counts: TurnCounts = field(default_factory=TurnCounts)
+    timed_out: bool = False
+
+
+class Asking(Voice, FunctionCalls, Routing):
+    """Sends a request and says what comes, as it comes."""
+
+    _settings: MistralLLMSettings  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._pace = Pace()
+
+    async def ask(self, turn: Turn) -> Reply:
+        """Make one attempt.
+
+        Raises:
+            MistralError: If no first output comes in time, or no further one, or the reply ends
+                with an error; and whatever the client raises.
+        """
+        loop = asyncio.get_running_loop()
+        limits = turn.attempts.limits
+        first_until = loop.time() + turn.attempts.first_token_within(time.monotonic())
+        deadline = Deadline(first_until)
+        request: Request[Run] | None = None
+        waited = limits.first_token
+        try:
+            with deadline:
+                request = await self._first_to_speak(turn)
+                deadline.until = None
+                run, reader = request.note or Run(), request.reader
+                # Beside functions a stream is silent while the model writes a call: calls come
+                # whole.
+                waited = limits.stall * (_CALLS_TAKE_LONGER if run.has_tools else 1)
+                new = _New(run.prefix, turn.cut)
+                before = len(turn.said)
+                quiet_until = first_until
+                async with aclosing(request.events()) as replies:
+                    async for events in replies:
+                        # What has come is said in peace: the deadlines are the server's.
+                        deadline.until = None
+                        for event in events:
+                            await self._tell(event, new, turn.said)
+                        if reader.calling:
+                            await self.measure_call()
+                        now = loop.time()
+                        if events or reader.calling:
+                            quiet_until = now + max(limits.turn, waited)
+                        # A stream of chunks without anything in them is a silence too.
+                        deadline.until = min(now + waited, quiet_until)
+        except TimeoutError:
+            if not deadline.expired:
+                raise  # a time limit of somebody else's
+            what = "no first token came" if request is None else "nothing more came"
+            raise MistralError(Reason.TIMEOUT, f"{what} in {waited:g} s") from None
+        finally:
+            # An interruption cancels this task: the connection closes here, first of all.
+            if request is not None:
+                await request.close()
+                if request.reader.model:
+                    self.set_full_model_name(request.reader.model)
+                if request.reader.usage:
+                    turn.usages.append(request.reader.usage)
+        if rest := new.finish():
+            turn.said.append(rest)
+            await self.say(Text(rest))
+        await self.end_thought()
+        *calls, last = reader.finish()
+        end = cast(Finish, last)
+        if end.reason == "error":
+            raise MistralError(Reason.STREAM, "the reply ended with 'error'")
+        self._routes.answered(turn.route)
+        called = [_as_in_context(call, run) for call in calls if isinstance(call, ToolCall)]
+        return Reply(self._is_speech("".join(turn.said[before:])), called, end)
+
+    async def handled(self, turn: Turn, error: MistralError, handled: Handled) -> None:
+        """Tell those who listen what was done about a fault."""
+        logger.warning(
+            f"{self}: {handled.done} with {handled.model}, request {handled.attempt} of the turn, "
+            f"in {handled.delay:.2f} s, after: {error}"
+        )
+        turn.counts.count(handled)
+        await self._call_event_handler(  # pyright: ignore[reportUnknownMemberType]
+            "on_fault_handled", error, handled
+        )
+
+    async def _first_to_speak(self, turn: Turn) -> Request[Run]:
+        """Send the request, and another beside it if it is late."""
+        began = time.monotonic()
+        after = given(self._settings.hedge_after)
+        hedges = given(self._settings.hedging) is not False
+        after = self._pace.hedge_after(began, after) if hedges else None
+        if after is not None and after >= turn.attempts.limits.first_token:
+            after = None
+
+        async def send() -> tuple[Stream, Run]:
+            stream = await self.get_chat_completions(turn.asked)
+            # A service that overrides `get_chat_completions` may return any iterator.
+            response: Any = getattr(stream, "response", None)
+            if response is not None:
+                self._pace.budget(RateBudget.from_headers(response.headers), time.monotonic())
+            return stream, self._rules_run
+
+        first = Request(send)
+
+        def second() -> Request[Run] | None:
+            # What was told of the budget since then counts.
+            now = time.monotonic()
+            if self._pace.hedge_after(now, after) is None or not turn.attempts.hedge():
+                return None
+            turn.counts.hedges += 1
+            turn.counts.attempts += 1
+            return Request(send)
+
+        async def lost(exception: Exception) -> None:
+            error = error_of(exception, self.client_of(turn.route).api_key)
+            if error is None:
+                raise exception
+            self._pace.budget(error.budget, time.monotonic())
+            await self.handled(
+                turn, error, Handled("outrun", turn.attempts.made, 0.0, turn.route.model)
+            )
+
+        won = await first_to_speak(first, after, second, lost)
+        if won.spoke:
+            self._pace.spoke(time.monotonic() - began)
+        if won is not first:
+            turn.counts.hedges_won += 1
+        return won
+
+    async def _tell(self, event: Event, new: "_New", said: list[str]) -> None:
+        """Say what is new in an event."""
+        if isinstance(event, Text):
+            event = Text(new.feed(event.text))
+            said.append(event.text)
+        if isinstance(event, Text | Thought) and event.text:
+            keep_thoughts = bool(given(self._settings.keep_thoughts))
+            await self.say(event, keep_thoughts=keep_thoughts)
+
+    def _is_speech(self, words: str) -> bool:
+        """Whether a caller hears anything of these words."""
+        if self._filter_incomplete_user_turns:
+            # The marker of a complete turn is taken out on the way; one of an incomplete turn
+            # stands for a silence that the framework asked for.
+            words = words.replace(self._user_turn_completion_config.complete_marker, "")
+        return bool(words.strip())
+
+    @property
+    def _rules_run(self) -> Run:
+        adapter: object = self.get_llm_adapter()
+        return adapter.run_of_this_task if isinstance(adapter, MistralLLMAdapter) else Run()
+
+
+class _New:
+    """What is new in a reply that may repeat what was said before it."""
+
+    def __init__(self, prefix: str, cut: str) -> None:
+        self._prefix = RepeatedPrefix(prefix)
+        # With a prefix the repetition is exact; without, the model was asked in words to go on.
+        self._overlap = Overlap("" if prefix else cut)
+
+    def feed(self, text: str) -> str:
+        return self._overlap.feed(self._prefix.feed(text))
+
+    def finish(self) -> str:
+        return self._overlap.feed(self._prefix.finish()) + self._overlap.finish()
+
+
+def _as_in_context(call: ToolCall, run: Run) -> ToolCall:
+    """A call with the ids and names that the context has, where Mistral was told others."""
+    arguments = call.arguments
+    for sent, original in run.call_ids.items():
+        # A call may name another, as Pipecat's `cancel_…` functions do.
+        arguments = arguments.replace(f'"{sent}"', json.dumps(original))
+    call_id = run.call_ids.get(call.id, call.id) if call.id else None
+    return ToolCall(call_id, run.names.get(call.name, call.name), arguments)

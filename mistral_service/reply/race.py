@@ -1,0 +1,134 @@
+"""One request, or two of which the first to speak wins.
+
+The one part of this room with tasks in it: deciding when a second request goes out is
+`reply/hedge.py`'s.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+from openai import AsyncStream
+
+from mistral_service.reply.events import Event
+from mistral_service.reply.reader import ReplyReader
+from mistral_service.wire.chunks import Chunk
+from mistral_service.wire.client import read_chunks
+
+Stream = AsyncStream[Any] | AsyncIterator[Any]
+
+T = TypeVar("T")
+
+
+class Request(Generic[T]):
+    """One request and its reply, as far as it has been read.
+
+    Attributes:
+        reader: What has read the reply.
+        stream: The reply's stream; None until its headers are there.
+        note: What the sender has noted of the request; None until it is sent.
+        spoke: Whether there was any output: words, thoughts, a call.
+    """
+
+    def __init__(self, send: Callable[[], Awaitable[tuple[Stream, T]]]) -> None:
+        """Prepare a request.
+
+        Args:
+            send: Sends it; returns its stream, and a note for whoever takes the reply.
+        """
+        self.reader = ReplyReader()
+        self.stream: Stream | None = None
+        self.note: T | None = None
+        self.spoke = False
+        self._send = send
+        self._chunks: AsyncGenerator[list[Chunk]] | None = None
+        self._first: list[Event] = []
+
+    async def begin(self) -> None:
+        """Send it, and read until it says something, or ends."""
+        self.stream, self.note = await self._send()
+        self._chunks = read_chunks(self.stream)
+        async for chunks in self._chunks:
+            self._first = self.reader.feed_all(chunks)
+            if self._first or self.reader.calling:
+                self.spoke = True
+                return
+
+    async def events(self) -> AsyncGenerator[list[Event]]:
+        """The events of each read, from the first that says something."""
+        if self.spoke and self._chunks is not None:
+            yield self._first
+            async for chunks in self._chunks:
+                yield self.reader.feed_all(chunks)
+
+    async def close(self) -> None:
+        """Close the connection, or let it serve the next request if the reply was read whole."""
+        if self._chunks is not None:
+            await self._chunks.aclose()
+        for name in ("close", "aclose"):
+            close = getattr(self.stream, name, None)
+            if close is not None:
+                await close()
+                return
+
+
+async def first_to_speak(
+    request: Request[T],
+    after: float | None,
+    second: Callable[[], Request[T] | None],
+    lost: Callable[[Exception], Awaitable[None]],
+) -> Request[T]:
+    """Begin a request, and another beside it if it is late.
+
+    Args:
+        request: The request.
+        after: Seconds of silence after which `second` is asked for another; None for never.
+        second: Makes the other request, or none.
+        lost: Told of a request that failed while the other goes on.
+
+    Returns:
+        The request that spoke first, or the last to end without a word. The other is closed, and
+        both are where this is cancelled or fails.
+
+    Raises:
+        Exception: What the last of them failed with.
+    """
+    running = {asyncio.create_task(request.begin()): request}
+    won: Request[T] | None = None
+    silent: Request[T] | None = None
+    try:
+        while True:
+            done, _ = await asyncio.wait(
+                running, timeout=after, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                after = None
+                other = second()
+                if other is not None:
+                    running[asyncio.create_task(other.begin())] = other
+            for task in done:
+                ended = running[task]
+                failure = task.exception()
+                if failure is None and ended.spoke:
+                    won = ended
+                    return won
+                del running[task]
+                if failure is None:
+                    silent = ended
+                elif running and isinstance(failure, Exception):
+                    await ended.close()
+                    await lost(failure)
+                elif silent is None:
+                    running[task] = ended  # to be closed with the rest
+                    raise failure
+            if not running and silent is not None:
+                won = silent
+                return won
+    finally:
+        others = {task: each for task, each in running.items() if each is not won}
+        for task in others:
+            task.cancel()
+        # Cancelled from outside once more, the tasks still end: each closes what it has opened.
+        await asyncio.gather(*others, return_exceptions=True)
+        for each in [*others.values(), *([silent] if silent and silent is not won else [])]:
+            await each.close()

@@ -1,0 +1,199 @@
+"""The HTTP client: one pool of connections for all sessions of a process.
+
+The face of it is the client that `openai` takes, so that what users know of that holds. The
+connections under it are aiohttp's, which Pipecat brings along: its parser is written in C, and what
+has come over the wire since the last look comes as one read, where httpx makes a read of every
+token. A TLS context takes twenty milliseconds and most of a megabyte, so all sessions share one,
+and those that run in one event loop share their connections. Each session still has a client of its
+own, which it may close without asking the others.
+"""
+
+import asyncio
+import contextlib
+import functools
+import socket
+import ssl
+from collections.abc import AsyncIterator, Generator
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+import aiohttp
+from multidict import CIMultiDict
+from openai import DefaultAsyncHttpxClient
+from yarl import URL
+
+if TYPE_CHECKING:
+    import httpx2 as httpx
+else:
+    # `openai` brings httpx or its successor httpx2.
+    httpx = import_module(DefaultAsyncHttpxClient.__mro__[-2].__module__.partition(".")[0])
+
+MAX_REPLY_BYTES = 64 * 1024 * 1024
+"""Bytes that one reply may have as it comes over the wire: a thousand times what a long one has."""
+
+MAX_REFUSAL_BYTES = 64 * 1024
+"""Bytes that are read of a refusal. An error quotes 300 characters of it; a body that is longer, or
+that unpacks to more, is cut here."""
+
+_IDLE_SECONDS = 600.0
+"""Seconds that a connection is kept without use: no pause in a call is longer. A server that closes
+it earlier is noticed when it does."""
+
+_PROBE_SECONDS = 20
+"""Seconds after which the system asks an idle connection whether it still lives. Networks forget
+connections, and do not say so."""
+
+
+class ReplyTooLong(httpx.TransportError):
+    """A reply grew past `MAX_REPLY_BYTES`."""
+
+
+def http_client() -> Any:
+    """Make an HTTP client whose connections are shared with all others of its kind.
+
+    Proxies and certificates are taken from the environment (`HTTPS_PROXY`, `NO_PROXY`,
+    `SSL_CERT_FILE`, …). Connections stay open between turns, so that no turn pays for a handshake;
+    the last client that is closed closes them. Redirects are not followed.
+
+    Returns:
+        A client for `AsyncOpenAI(http_client=…)`. It may be made before there is an event loop, and
+        used in several.
+    """
+    return DefaultAsyncHttpxClient(transport=_SharedTransport(), follow_redirects=False)
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    return httpx.create_ssl_context()
+
+
+def _socket(address: Any) -> socket.socket:
+    family, kind, protocol = address[:3]
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", _PROBE_SECONDS), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
+
+
+class _Pool:
+    """The connections of one event loop."""
+
+    def __init__(self) -> None:
+        self.users: WeakSet[_SharedTransport] = WeakSet()
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0, ssl=_tls(), keepalive_timeout=_IDLE_SECONDS, socket_factory=_socket
+            ),
+            auto_decompress=False,  # the client does that
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
+            trust_env=True,
+        )
+
+    def drop(self) -> None:
+        """Forget connections whose event loop is closed."""
+        with contextlib.suppress(RuntimeError):
+            self.session.detach()
+
+
+_pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
+
+
+def _pool() -> _Pool:
+    loop = asyncio.get_running_loop()
+    if loop not in _pools:
+        for ended in [each for each in list(_pools) if each.is_closed()]:
+            _pools.pop(ended).drop()
+        _pools[loop] = _Pool()
+    return _pools[loop]
+
+
+class _SharedTransport(httpx.AsyncBaseTransport):
+    """Sends over the pool of whichever loop it is used in."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        pool = _pool()
+        pool.users.add(self)
+        limits: dict[str, float | None] = request.extensions.get("timeout", {})
+        body = await request.aread()
+        with _errors_of_httpx(request):
+            response = await pool.session.request(
+                request.method,
+                URL(str(request.url), encoded=True),
+                headers=CIMultiDict(
+                    (name.decode("latin-1"), value.decode("latin-1"))
+                    for name, value in request.headers.raw
+                ),
+                data=body or None,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(
+                    total=None,
+                    connect=limits.get("pool"),
+                    sock_connect=limits.get("connect"),
+                    sock_read=limits.get("read"),
+                ),
+            )
+        return httpx.Response(
+            response.status,
+            headers=response.raw_headers,
+            stream=_Bounded(response, request),
+            extensions={"reason_phrase": (response.reason or "").encode("latin-1", "replace")},
+        )
+
+    async def aclose(self) -> None:
+        for loop, pool in list(_pools.items()):
+            pool.users.discard(self)
+            # Connections can only be closed in the loop that they belong to.
+            if loop is asyncio.get_running_loop() and not pool.users:
+                del _pools[loop]
+                await pool.session.close()
+
+
+class _Bounded(httpx.AsyncByteStream):
+    """The bytes of a response, up to a bound."""
+
+    def __init__(self, response: aiohttp.ClientResponse, request: httpx.Request) -> None:
+        self._response = response
+        self._request = request
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        refused = self._response.status >= 300
+        left = MAX_REFUSAL_BYTES if refused else MAX_REPLY_BYTES
+        with _errors_of_httpx(self._request):
+            async for data in self._response.content.iter_any():
+                left -= len(data)
+                if left < 0 and not refused:
+                    raise ReplyTooLong(f"the reply has more than {MAX_REPLY_BYTES} bytes")
+                yield data
+                if left < 0:
+                    return
+
+    async def aclose(self) -> None:
+        if self._response.content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()
+
+
+@contextlib.contextmanager
+def _errors_of_httpx(request: httpx.Request) -> Generator[None]:
+    """Name aiohttp's errors as the client knows them."""
+    try:
+        yield
+    except aiohttp.ConnectionTimeoutError as e:
+        raise httpx.ConnectTimeout(str(e), request=request) from e
+    except aiohttp.ServerTimeoutError as e:
+        raise httpx.ReadTimeout(str(e), request=request) from e
+    except aiohttp.ClientProxyConnectionError as e:
+        raise httpx.ProxyError(str(e), request=request) from e
+    except aiohttp.ClientConnectorError as e:
+        raise httpx.ConnectError(str(e), request=request) from e
+    except aiohttp.InvalidURL as e:
+        raise httpx.UnsupportedProtocol(str(e), request=request) from e
+    except aiohttp.ServerDisconnectedError as e:
+        raise httpx.RemoteProtocolError(str(e), request=request) from e
+    except (aiohttp.ClientError, ConnectionError) as e:
+        raise httpx.ReadError(str(e), request=request) from e
