@@ -12,7 +12,7 @@ ARGS   ?=
 # The bot on the page, and the tests, are the only ones to speak: nothing is fetched from a hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test test-fast lint types bench lock clean
+.PHONY: help demo test test-fast lint types bench faults lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show what there is
@@ -35,9 +35,13 @@ types: $(VENV)/.dev ## Check types, strictly
 	$(BIN)/pyright
 
 bench: $(VENV)/.dev ## Measure beside Pipecat's own service
+	@$(BIN)/python benchmarks/speed.py
 	@$(BIN)/python benchmarks/beside_pipecat.py
 	@$(BIN)/python benchmarks/messages.py
 	@$(BIN)/python benchmarks/pictures.py
+
+faults: $(VENV)/.dev ## Let every fault happen, and write docs/faults.md
+	@$(BIN)/python tests/test_fault_matrix.py --write
 
 lock: $(VENV)/.dev ## Pin the dependencies anew
 	$(PIP) install -q uv

@@ -1,22 +1,17 @@
 """Our service beside the one that Pipecat ships, in one run: `make bench`.
 
-Every figure is a ratio or a count taken in the same process, one service after the other, several
-times in turn, medians; the machine's speed drops out. Both talk over real HTTP to the strict local
-endpoint, which runs in a process of its own so that its work is not counted.
+What each does, taken in the same process, one service after the other, several times in turn,
+medians. Both talk over real HTTP to the strict local endpoint. What they cost is in `speed.py`.
 """
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -40,7 +35,6 @@ from mistral_service.local import LocalMistral, Reply, Script  # noqa: E402
 Make = Callable[[str], LLMService]
 Measure = Callable[[Make], Awaitable[object]]
 
-TOKENS = 2000
 TOOLS = [
     FunctionSchema(name=name, description="", properties={}, required=[]) for name in ("one", "two")
 ]
@@ -52,43 +46,6 @@ def ours(base_url: str, **settings: object) -> LLMService:
 
 def theirs(base_url: str, **settings: object) -> LLMService:
     return Theirs(api_key="k", base_url=base_url, settings=Theirs.Settings(**settings))
-
-
-class Endpoint:
-    """The strict endpoint in a process of its own, with a script."""
-
-    def __init__(self, *replies: dict) -> None:
-        with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
-            json.dump(list(replies), file)
-        self._file = Path(file.name)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mistral_service.local", "--port", "0", "--script", file.name],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        self.base_url = self._process.stdout.readline().split()[-1]
-
-    async def __aenter__(self) -> "Endpoint":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(10)
-        self._file.unlink()
-
-
-async def cpu_per_token(make: Make) -> float:
-    """Microseconds of CPU for a token of a burst, in a pipeline of the service and a sink."""
-    async with AsyncExitStack() as stack:
-        endpoint = await stack.enter_async_context(
-            Endpoint({"text": "word " * TOKENS, "times": None})
-        )
-        call = await stack.enter_async_context(Call(make(endpoint.base_url)))
-        await call.say("Warm up.")
-        before = time.process_time()
-        await call.say("Go on.")
-        return (time.process_time() - before) / TOKENS * 1e6
 
 
 async def reported_first_byte(make: Make) -> float:
@@ -184,7 +141,6 @@ async def broken_call_is_told(make: Make) -> str:
 
 # What, how it is measured, how it is shown, and whether a ratio says something.
 ROWS: list[tuple[str, Measure, str, bool]] = [
-    ("CPU per token, burst of 2,000 (µs)", cpu_per_token, "{:.0f}", True),
     ("reported time to first byte, words after 0.30 s (s)", reported_first_byte, "{:.2f}", False),
     ("interruption to closed connection (ms)", close_after_interruption, "{:.1f}", True),
     ("sockets left after 10 calls", sockets_left, "{}", False),

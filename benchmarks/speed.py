@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -140,8 +141,10 @@ async def cpu_per_token(make: Callable[[str], Any], base_url: str) -> float:
         return spent / sink.words * 1e6
 
 
-async def cpu_to_first_byte(make: Callable[[str], Any], base_url: str) -> float:
-    """Milliseconds of CPU from a context to the first byte sent: 500 messages, 8 pictures."""
+async def cpu_to_first_byte(
+    make: Callable[[str], Any], base_url: str, length: int = 500, pictures: int = 8
+) -> float:
+    """Milliseconds of CPU from a context to the first byte sent."""
     from asyncio import selector_events
     from io import BytesIO
 
@@ -154,10 +157,10 @@ async def cpu_to_first_byte(make: Callable[[str], Any], base_url: str) -> float:
     jpeg = BytesIO()
     picture.save(jpeg, "JPEG", quality=85)
     messages: list[Any] = []
-    for number in range(246):
+    for number in range(length // 2 - pictures):
         messages.append({"role": "user", "content": f"Question {number}, put in some words. " * 3})
         messages.append({"role": "assistant", "content": f"Answer {number}, in a sentence. " * 5})
-    for number in range(8):
+    for number in range(pictures):
         # What Pipecat makes of a camera's frame.
         messages.append(
             await LLMContext.create_image_message(
@@ -305,19 +308,38 @@ def pairs(times: int, measure: Callable[[str], float]) -> tuple[float, float, fl
     return statistics.median(ours), statistics.median(theirs), ratio
 
 
-def most_sessions(who: str, base_url: str) -> float:
-    """The most sessions whose tokens are in time, by trying ever more."""
-    best, step = 0, 8
-    count = 8
-    while step >= 2 and count < 400:
-        if measured("p99_delay", who, base_url, count) < DELAYED:
-            best = count
-            count += step
-            step = step * 2 if best >= 2 * step else step
+def most_sessions(who: str, base_url: str, finest: int = 2) -> int:
+    """The most sessions whose tokens are in time: doubled until they are late, then halved in."""
+    good, bad = 0, 8
+    while measured("p99_delay", who, base_url, bad) < DELAYED:
+        good, bad = bad, bad * 2
+    while bad - good > finest:
+        middle = (good + bad) // 2
+        if measured("p99_delay", who, base_url, middle) < DELAYED:
+            good = middle
         else:
-            step //= 2
-            count = best + step
-    return best
+            bad = middle
+    return good
+
+
+@contextmanager
+def far_away(seconds: float) -> Iterator[Callable[[str], float]]:
+    """A server over TLS so many seconds away each way; yields what measures a first turn there."""
+    with tempfile.TemporaryDirectory() as folder:
+        cert = certificate(Path(folder))
+        with server(tokens=5, cert=cert) as base_url:
+            there = int(base_url.rsplit(":", 1)[1].split("/")[0])
+            loop = asyncio.new_event_loop()
+            way = loop.run_until_complete(far(there, seconds))
+            thread = threading.Thread(target=loop.run_forever, daemon=True)
+            thread.start()
+            here = f"https://localhost:{way.sockets[0].getsockname()[1]}/v1"
+            trusted = {"SSL_CERT_FILE": str(Path(folder) / "cert.pem")}
+            try:
+                yield lambda who: measured("first_turn", who, here, **trusted)
+            finally:
+                loop.call_soon_threadsafe(loop.stop)
+                thread.join(10)
 
 
 def rows(times: int, only: str) -> Iterator[tuple[str, str, Callable[[], tuple[float, ...]]]]:
@@ -334,25 +356,8 @@ def rows(times: int, only: str) -> Iterator[tuple[str, str, Callable[[], tuple[f
         return ours, theirs, ours / theirs
 
     def over_tls() -> tuple[float, ...]:
-        with tempfile.TemporaryDirectory() as folder:
-            cert = certificate(Path(folder))
-            with server(tokens=5, cert=cert) as base_url:
-                there = int(base_url.rsplit(":", 1)[1].split("/")[0])
-
-                async def run() -> tuple[float, ...]:
-                    way = await far(there, 0.04)
-                    here = f"https://localhost:{way.sockets[0].getsockname()[1]}/v1"
-                    environment = {"SSL_CERT_FILE": str(Path(folder) / "cert.pem")}
-
-                    def measure(who: str) -> float:
-                        return measured("first_turn", who, here, **environment)
-
-                    try:
-                        return await asyncio.to_thread(pairs, times, measure)
-                    finally:
-                        way.close()
-
-                return asyncio.run(run())
+        with far_away(0.04) as first_turn_of:
+            return pairs(times, first_turn_of)
 
     all_rows = [
         row("CPU per token, burst of 2,000 (µs)", "{:.1f}", "cpu_per_token", tokens=TOKENS),
@@ -371,6 +376,47 @@ def rows(times: int, only: str) -> Iterator[tuple[str, str, Callable[[], tuple[f
     yield from (row for row in all_rows if only in row[0])
 
 
+def plot(path: Path) -> None:
+    """Draw what the table cannot show: how the costs grow."""
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update({"font.size": 9, "svg.hashsalt": "speed", "axes.grid": True})
+    figure, (history, crowd, first) = pyplot.subplots(1, 3, figsize=(11, 3.2))
+    colours = {"ours": "#fa5111", "theirs": "#8a8f98"}
+    names = {"ours": "ours", "theirs": "Pipecat's own"}
+    for who, colour in colours.items():
+        style = {"color": colour, "label": names[who], "marker": "o", "markersize": 3}
+        lengths = [20, 100, 250, 500, 1000]
+        with server(tokens=1) as base_url:
+            costs = [measured("cpu_to_first_byte", who, base_url, n, 8) for n in lengths]
+        history.plot(lengths, costs, **style)
+        counts, delays = [], []
+        with server(tokens=200, rate=50) as base_url:
+            for count in (4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64):
+                counts.append(count)
+                delays.append(measured("p99_delay", who, base_url, count))
+                if delays[-1] > 4 * DELAYED:
+                    break
+        crowd.plot(counts, delays, **style)
+        trips, waits = [20, 80, 160], []
+        for trip in trips:
+            with far_away(trip / 2000) as first_turn_of:
+                waits.append(first_turn_of(who))
+        first.plot(trips, waits, **style)
+    history.set(
+        title="CPU to the first byte", xlabel="messages (8 pictures among them)", ylabel="ms"
+    )
+    crowd.set(title="99th percentile of added delay", ylabel="ms", ylim=(0, 3 * DELAYED))
+    crowd.set_xlabel("sessions at 50 tokens/s on one core")
+    crowd.axhline(DELAYED, color="#444", linewidth=0.8, linestyle=":")
+    first.set(title="First turn's first word, over TLS", xlabel="round trip (ms)", ylabel="ms")
+    for axes in (history, crowd, first):
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
+
+
 def main(times: int, only: str) -> None:
     print("| | ours | Pipecat's own | ratio |")
     print("|---|---|---|---|")
@@ -385,11 +431,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=3, help="pairs of each (default: 3)")
     parser.add_argument("--only", default="", help="rows whose name has this in it")
+    parser.add_argument("--plot", type=Path, help="draw how the costs grow, into this file")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         what, who, base_url, *more = given.one
         measure: Callable[..., Awaitable[float]] = ONE[what]
         print(asyncio.run(measure(maker(who), base_url, *map(int, more))))
+    elif given.plot:
+        plot(given.plot)
     else:
         main(given.times, given.only)

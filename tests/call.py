@@ -21,9 +21,13 @@ from pipecat.metrics.metrics import MetricsData
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
-from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
+from pipecat.processors.aggregators.llm_response_universal import (
+    LLMContextAggregatorPair,
+    LLMUserAggregatorParams,
+)
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.services.llm_service import LLMService
+from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
 
 F = TypeVar("F", bound=Frame)
@@ -52,6 +56,7 @@ class Call:
         context: What has been said, as Pipecat keeps it.
         frames: What has come out of the service, downstream, in order.
         told: What has come out of it upstream: errors among them.
+        past: What has gone past the aggregator, too, and so is settled in the context.
     """
 
     def __init__(self, service: LLMService, *messages: dict[str, Any], **options: Any) -> None:
@@ -59,7 +64,10 @@ class Call:
         self.context = LLMContext(messages=list(messages), tools=options.pop("tools", []) or [])
         self.frames: list[Frame] = []
         self.told: list[Frame] = []
-        self.aggregators = aggregators = LLMContextAggregatorPair(self.context)
+        self.past: list[Frame] = []
+        # Nobody speaks aloud, so nobody needs a model that hears when they have finished.
+        writes = LLMUserAggregatorParams(user_turn_strategies=ExternalUserTurnStrategies())
+        self.aggregators = aggregators = LLMContextAggregatorPair(self.context, user_params=writes)
         self.worker = PipelineWorker(
             Pipeline(
                 [
@@ -68,6 +76,7 @@ class Call:
                     service,
                     _Ear(FrameDirection.DOWNSTREAM, self.frames),
                     aggregators.assistant(),
+                    _Ear(FrameDirection.DOWNSTREAM, self.past),
                 ]
             ),
             params=PipelineParams(enable_metrics=True, enable_usage_metrics=True),

@@ -89,7 +89,7 @@ async def read_chunks(
 
     decoder = SSEDecoder()
     ended = False
-    reads = stream.response.aiter_bytes()
+    reads = _reads(stream.response)
     try:
         async for data in reads:
             chunks, done, fault = _parsed(decoder.feed(data))
@@ -111,6 +111,14 @@ async def read_chunks(
         raise fault
     if not ended and not done:
         raise MistralError(Reason.STREAM, "it stopped before its end")
+
+
+def _reads(response: Any) -> AsyncIterator[bytes]:
+    """The bytes of a response, as they come."""
+    if response.headers.get("content-encoding"):
+        return response.aiter_bytes()
+    # What needs no unpacking need not pass through the client's layers, token by token.
+    return aiter(response.stream)
 
 
 def _parsed(payloads: list[bytes]) -> tuple[list[Chunk], bool, MistralError | None]:
@@ -228,6 +236,8 @@ def _understood(exception: Exception) -> MistralError | None:
     names = {base.__name__ for base in type(exception).__mro__}
     if "TimeoutException" in names or isinstance(exception, TimeoutError):
         return MistralError(Reason.TIMEOUT)
+    if "DecodingError" in names:
+        return MistralError(Reason.STREAM, str(exception))
     if "TransportError" in names or isinstance(exception, ConnectionError | ssl.SSLError):
         return MistralError(Reason.UNREACHABLE, str(exception))
     return None

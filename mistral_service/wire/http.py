@@ -9,6 +9,7 @@ own, which it may close without asking the others.
 """
 
 import asyncio
+import atexit
 import contextlib
 import functools
 import socket
@@ -93,29 +94,37 @@ class _Pool:
             trust_env=True,
         )
 
-    def drop(self) -> None:
-        """Forget connections whose event loop is closed."""
-        with contextlib.suppress(RuntimeError):
-            self.session.detach()
-
 
 _pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
 
 
-def _pool() -> _Pool:
+async def _pool() -> _Pool:
     loop = asyncio.get_running_loop()
     if loop not in _pools:
-        for ended in [each for each in list(_pools) if each.is_closed()]:
-            _pools.pop(ended).drop()
         _pools[loop] = _Pool()
+        await _forget()
     return _pools[loop]
+
+
+async def _forget() -> None:
+    """Forget the connections of event loops that were closed without closing them."""
+    for loop in [each for each in list(_pools) if each.is_closed()]:
+        with contextlib.suppress(RuntimeError):
+            if (pool := _pools.pop(loop, None)) is not None:
+                await pool.session.close()
+
+
+@atexit.register
+def _at_exit() -> None:
+    if _pools:
+        asyncio.run(_forget())
 
 
 class _SharedTransport(httpx.AsyncBaseTransport):
     """Sends over the pool of whichever loop it is used in."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        pool = _pool()
+        pool = await _pool()
         pool.users.add(self)
         limits: dict[str, float | None] = request.extensions.get("timeout", {})
         body = await request.aread()
@@ -163,7 +172,7 @@ class _Bounded(httpx.AsyncByteStream):
         refused = self._response.status >= 300
         left = MAX_REFUSAL_BYTES if refused else MAX_REPLY_BYTES
         with _errors_of_httpx(self._request):
-            async for data in self._response.content.iter_any():
+            while data := await self._response.content.readany():
                 left -= len(data)
                 if left < 0 and not refused:
                     raise ReplyTooLong(f"the reply has more than {MAX_REPLY_BYTES} bytes")
@@ -197,3 +206,8 @@ def _errors_of_httpx(request: httpx.Request) -> Generator[None]:
         raise httpx.RemoteProtocolError(str(e), request=request) from e
     except (aiohttp.ClientError, ConnectionError) as e:
         raise httpx.ReadError(str(e), request=request) from e
+    except RuntimeError as e:
+        # What aiohttp says of a body whose framing is broken, if the break is met between reads.
+        if "onnection closed" not in str(e):
+            raise
+        raise httpx.RemoteProtocolError(str(e), request=request) from e

@@ -74,7 +74,8 @@ class SSEDecoder:
         if b"\n" not in data and b"\r" not in data:
             lines: list[bytes] = []
         else:
-            *lines, rest = _LINE_END.split(bytes(self._rest))
+            whole = bytes(self._rest)
+            *lines, rest = _LINE_END.split(whole) if b"\r" in whole else whole.split(b"\n")
             self._after_cr = data.endswith(b"\r")
             self._rest = bytearray(rest)
         if len(self._rest) + self._size > MAX_EVENT_BYTES:
