@@ -373,6 +373,8 @@ class MistralLLMService(Turns, Sight):
             options["takes_thoughts"] = bool(given(self._settings.keep_thoughts))
             options["form"] = self._settings.form()
             options["budget"] = self._settings.budget()
+            card = self.card_of(self.route)
+            options["sees"] = card.vision if card is not None else None
         params = await adapter.get_llm_invocation_params(
             context,
             system_instruction=system_instruction
@@ -380,7 +382,7 @@ class MistralLLMService(Turns, Sight):
             convert_developer_to_user=not self.supports_developer_role,
             **options,
         )
-        await self.tell_of_pictures(self._rules_run, str(self._settings.model))
+        await self.tell_of_pictures(self._rules_run, self.route.model)
         return params
 
 

@@ -375,14 +375,8 @@ def test_the_pictures_of_all_turns_but_the_last_can_be_left_out(history, kept: l
 async def test_a_model_without_vision_gets_the_words_and_it_is_told_once(serve, service_for):
     mistral = serve(ANY)
     service = service_for(mistral, model="open-mistral-nemo")
-    adapter = service.get_llm_adapter()
-    invoke = adapter.get_llm_invocation_params
-
-    async def blind(*args, **options):
-        return await invoke(*args, **{**options, "sees": False})
-
-    adapter.get_llm_invocation_params = blind
     async with Call(service, shown("This.", TINY[0])) as call:
+        await call.until(lambda: service.card_of(service.route))  # GET /v1/models has told of it
         await call.say("What is it?")
         await call.say("And now?")
     assert last(mistral)["messages"][0]["content"].startswith(f"This.\n{UNSEEN_PICTURE}")
