@@ -5,7 +5,7 @@ Each conversation has a service of its own in a pipeline of its own, with both a
 no other turn has and with the calls of functions that belong to it, unless it fails: by chance, but
 by the same chance for the same seed. Every turn is held against what it should have been.
 
-Figures on two shared cores are in `docs/soak.md`. What is counted does not depend on the machine.
+What it found is in `docs/soak.md`.
 """
 
 import argparse

@@ -8,9 +8,6 @@ from contextlib import contextmanager
 import pytest
 from call import Call
 from loguru import logger
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pipecat.frames.frames import LLMFullResponseEndFrame
 from pipecat.processors.aggregators.llm_context import LLMContext
@@ -27,9 +24,9 @@ QUICK = {"connect_timeout": 0.5, "first_token_timeout": 0.6, "stall_timeout": 0.
 class Overheard:
     """Everything that a process tells: both kinds of logs at their most talkative, and spans."""
 
-    def __init__(self) -> None:
+    def __init__(self, spans: InMemorySpanExporter) -> None:
         self.lines: list[str] = []
-        self.spans = InMemorySpanExporter()
+        self.spans = spans
 
     @property
     def text(self) -> str:
@@ -38,8 +35,8 @@ class Overheard:
 
 
 @pytest.fixture
-def overheard() -> Iterator[Overheard]:
-    heard = Overheard()
+def overheard(spans: InMemorySpanExporter) -> Iterator[Overheard]:
+    heard = Overheard(spans)
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -56,14 +53,7 @@ def overheard() -> Iterator[Overheard]:
     root.addHandler(handler)
     for name in levels:
         logging.getLogger(name).setLevel(logging.DEBUG)
-
-    provider = trace.get_tracer_provider()
-    if not isinstance(provider, TracerProvider):
-        provider = TracerProvider()
-        trace.set_tracer_provider(provider)
-    provider.add_span_processor(SimpleSpanProcessor(heard.spans))
     yield heard
-    heard.spans.shutdown()
     logger.remove(sink)
     root.removeHandler(handler)
     for name, level in levels.items():
