@@ -54,7 +54,7 @@ class Usage:
     reasoning_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every token, and that takes twice as long
 class Chunk:
     """One chunk of a streamed reply.
 
