@@ -263,9 +263,9 @@ IN_THE_STREAM = [
         only_with_tools=True,
     ),
     Fault("closed after the last word", [Trouble(Chunks(6), FIN)]),
-    Fault("closed after the `finish_reason`", [Trouble(Chunks(7), FIN)]),
-    Fault("reset after the `finish_reason`", [Trouble(Chunks(7), RST)]),
-    Fault("silence after the `finish_reason`", [Trouble(Chunks(7), SILENCE)]),
+    Fault("closed after the `finish_reason`", [Trouble(Chunks(7), FIN)], attempts=1),
+    Fault("reset after the `finish_reason`", [Trouble(Chunks(7), RST)], attempts=1),
+    Fault("silence after the `finish_reason`", [Trouble(Chunks(7), SILENCE)], attempts=1),
     Fault("the end without `[DONE]`", [Trouble(Chunks(7), END)], attempts=1),
     Fault("an open connection after `[DONE]`", [Trouble(Chunks(8), SILENCE)], attempts=1),
     Fault(
