@@ -125,6 +125,8 @@ _DISGUISED_REFUSAL = "3600"
 
 _SHORTEST_KEY = 8
 
+_CUT_OFF = "…"
+
 MAX_SHOWN = 300
 """Characters of the server's own words that an error quotes."""
 
@@ -176,9 +178,16 @@ class MistralError(Exception):
         Args:
             key: The key; one of less than eight characters is no secret but a stand-in.
         """
-        if len(key) < _SHORTEST_KEY or key not in self.detail:
+        if len(key) < _SHORTEST_KEY:
             return self
-        return self.but(detail=self.detail.replace(key, "[key]"))
+        detail = self.detail.replace(key, "[key]")
+        if detail.endswith(_CUT_OFF):
+            # The cut may have gone through the middle of it.
+            shown = detail.removesuffix(_CUT_OFF)
+            lengths = range(len(key) - 1, _SHORTEST_KEY // 2, -1)
+            part = next((n for n in lengths if shown.endswith(key[:n])), 0)
+            detail = shown[: len(shown) - part] + _CUT_OFF
+        return self if detail == self.detail else self.but(detail=detail)
 
     def but(self, *, detail: str) -> "MistralError":
         """The same error, told in other words.
@@ -320,4 +329,4 @@ def _decoded(body: object) -> object:
 
 def _cut(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + _CUT_OFF
