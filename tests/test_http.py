@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from call import Call, established
-from openai import APIStatusError, AsyncOpenAI
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 from pipecat.frames.frames import LLMFullResponseEndFrame
 
 from mistral_service import MistralError, MistralLLMService, Reason
@@ -205,7 +205,7 @@ async def test_the_environment_may_except_an_address_from_the_proxy(serve, monke
 
 async def test_a_proxy_of_an_unknown_kind_is_told(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "socks5://user:secret@127.0.0.1:9")
-    with pytest.raises(Exception) as caught:
+    with pytest.raises(APIConnectionError) as caught:
         await ask("http://mistral.example/v1")
     error = error_of(caught.value)
     assert error.reason is Reason.UNREACHABLE
