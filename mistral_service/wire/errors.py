@@ -125,6 +125,8 @@ _DISGUISED_REFUSAL = "3600"
 
 _SHORTEST_KEY = 8
 
+_CUT_OFF = "…"
+
 MAX_SHOWN = 300
 """Characters of the server's own words that an error quotes."""
 
@@ -182,9 +184,9 @@ class MistralError(Exception):
         def struck(text: str | None) -> str | None:
             text = text and text.replace(key, "[key]")
             # Words that were cut may end with the beginning of it.
-            parts = (f"{key[:length]}…" for length in range(len(key) - 1, 3, -1))
+            parts = (key[:length] + _CUT_OFF for length in range(len(key) - 1, 3, -1))
             part = text and next((each for each in parts if text.endswith(each)), None)
-            return text.removesuffix(part) + "[key]…" if text and part else text
+            return text.removesuffix(part) + "[key]" + _CUT_OFF if text and part else text
 
         return MistralError(
             self.reason,
@@ -341,4 +343,4 @@ def _time(seconds: float) -> str:
 
 def _cut(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + _CUT_OFF
