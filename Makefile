@@ -12,7 +12,7 @@ ARGS   ?=
 # The bot on the page, and the tests, are the only ones to speak: nothing is fetched from a hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test test-fast lint types bench faults lock clean
+.PHONY: help demo test test-fast lint types bench faults screenshots lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show what there is
@@ -41,6 +41,9 @@ bench: $(VENV)/.dev ## Measure beside Pipecat's own service
 
 faults: $(VENV)/.dev ## Let every fault happen, and write docs/faults.md
 	@$(BIN)/python tests/test_fault_matrix.py --write
+
+screenshots: $(VENV)/.dev ## Make the pictures of the terminal in docs/images
+	@$(BIN)/python docs/screenshots.py
 
 lock: $(VENV)/.dev ## Pin the dependencies anew
 	$(PIP) install -q uv
