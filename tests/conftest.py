@@ -1,10 +1,14 @@
 """What the tests share: an endpoint, a pipeline, and a way to see what comes out of it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from loguru import logger
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from mistral_service import MistralLLMService
 from mistral_service.local import LocalMistral
@@ -46,6 +50,19 @@ def service_for() -> Callable[..., MistralLLMService]:
         return MistralLLMService(base_url=mistral.base_url, **given)
 
     return make
+
+
+@pytest.fixture
+def spans() -> Iterator[InMemorySpanExporter]:
+    """The spans that are traced during a test; a process has one provider of them for ever."""
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        provider = TracerProvider()
+        trace.set_tracer_provider(provider)
+    exporter = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    yield exporter
+    exporter.shutdown()
 
 
 async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
