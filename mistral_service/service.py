@@ -27,20 +27,17 @@ from mistral_service.reply.events import Text
 from mistral_service.reply.prefix import RepeatedPrefix
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.settings import (
-    DEFAULT_MODEL,
     UNSET,
     BadSetting,
     MistralLLMSettings,
     check_settings,
-    fastest_effort,
     given,
 )
 from mistral_service.sight import Sight
 from mistral_service.turn import Turns
-from mistral_service.wire.client import error_of, fetch_reply, open_reply
+from mistral_service.wire.client import DEFAULT_BASE_URL, error_of, fetch_reply, open_reply
 from mistral_service.wire.errors import MistralError, Reason
-
-DEFAULT_BASE_URL = "https://api.mistral.ai/v1"
+from mistral_service.wire.models import DEFAULT_MODEL, fastest_effort
 
 # Settings that Mistral knows by the same name, with the same values.
 _SENT_AS_THEY_ARE = (

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 
 import pytest
 from loguru import logger
@@ -12,7 +11,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from mistral_service import MistralLLMService
-from mistral_service.local import Checks, LocalMistral, Reply, Script
+from mistral_service.local import LocalMistral
+from mistral_service.local.pytest_plugin import MistralServer, mistral_server
+
+__all__ = ["mistral_server"]  # the plugin's, whether or not the checkout is installed anew
 
 logger.remove()
 
@@ -26,17 +28,9 @@ def _no_key_from_outside(monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., LocalMistral]]:
-    """Start strict endpoints: `serve(Reply("Hello."), Reply(status=429))`."""
-    with ExitStack() as stack:
-
-        def start(*replies: Reply, checks: Checks | None = None, **options) -> LocalMistral:
-            script = Script(*replies)
-            mistral = stack.enter_context(LocalMistral(script, checks, **options))
-            mistral.script = script
-            return mistral
-
-        yield start
+def serve(mistral_server: MistralServer) -> MistralServer:
+    """Start strict endpoints, as users' tests do: `serve(Reply("Hello."), Reply(status=429))`."""
+    return mistral_server
 
 
 @pytest.fixture

@@ -33,6 +33,9 @@ from mistral_service.wire.models import Catalogue
 from mistral_service.wire.request import request_body
 from mistral_service.wire.sse import EventTooLong, SSEDecoder
 
+DEFAULT_BASE_URL = "https://api.mistral.ai/v1"
+"""Where Mistral's API is."""
+
 _PATH = "/chat/completions"
 _UNSET = (NotGiven, Omit)
 _DONE = b"[DONE]"

@@ -69,7 +69,8 @@ def http_client() -> Any:
 
 
 @functools.cache
-def _tls() -> ssl.SSLContext:
+def tls_context() -> ssl.SSLContext:
+    """The TLS context that all clients share; certificates are those of the environment."""
     return httpx.create_ssl_context()
 
 
@@ -90,7 +91,7 @@ class _Pool:
         self.users: WeakSet[_SharedTransport] = WeakSet()
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, ssl=_tls(), keepalive_timeout=_IDLE_SECONDS, socket_factory=_socket
+                limit=0, ssl=tls_context(), keepalive_timeout=_IDLE_SECONDS, socket_factory=_socket
             ),
             auto_decompress=False,  # the client does that
             cookie_jar=aiohttp.DummyCookieJar(),
