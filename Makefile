@@ -38,6 +38,7 @@ bench: $(VENV)/.dev ## Measure beside Pipecat's own service
 	@$(BIN)/python benchmarks/speed.py
 	@$(BIN)/python benchmarks/beside_pipecat.py
 	@$(BIN)/python benchmarks/messages.py
+	@$(BIN)/python benchmarks/pictures.py
 
 faults: $(VENV)/.dev ## Let every fault happen, and write docs/faults.md
 	@$(BIN)/python tests/test_fault_matrix.py --write

@@ -16,7 +16,7 @@ from mistral_service.settings import MistralLLMSettings, given
 from mistral_service.wire.client import error_of, fetch_models
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.http import http_client
-from mistral_service.wire.models import Catalogue
+from mistral_service.wire.models import Catalogue, ModelCard
 
 _WARM_UP_SECONDS = 10.0
 """Seconds after which the list of models is not waited for any longer: a caller speaks by then."""
@@ -133,6 +133,11 @@ class Routing(OpenAILLMService):
         route = self._route_of_task.get(None)
         return route if route in self._all_routes() else self._all_routes()[0]
 
+    def card_of(self, route: Route) -> ModelCard | None:
+        """What a route's endpoint has said of its model; None as long as it has said nothing."""
+        catalogue = self._catalogues.get(route.endpoint)
+        return catalogue.find(route.model) if catalogue is not None else None
+
     def client_of(self, route: Route) -> AsyncOpenAI:
         """The client of a route's endpoint."""
         if route.endpoint and self._fallback_client is not None:
@@ -181,7 +186,7 @@ class Routing(OpenAILLMService):
         catalogue = self._catalogues.get(route.endpoint)
         if catalogue is None or not catalogue.is_mistrals:
             return True
-        card = catalogue.find(route.model)
+        card = self.card_of(route)
         if card is None or card.chat is False:
             return False
         if card.function_calling is False and given(context.tools):
@@ -240,9 +245,17 @@ def _has_pictures(context: LLMContext) -> bool:
         if isinstance(message, LLMSpecificMessage):
             continue
         content = cast("dict[str, Any]", message).get("content")
-        if isinstance(content, list) and any(
-            isinstance(part, dict) and cast("dict[str, Any]", part).get("type") == "image_url"
-            for part in cast("list[object]", content)
-        ):
+        if isinstance(content, list) and any(map(_is_picture, cast("list[Any]", content))):
             return True
     return False
+
+
+def _is_picture(part: Any) -> bool:
+    if not isinstance(part, dict):
+        return False
+    fields = cast("dict[str, Any]", part)
+    file: Any = fields.get("file")
+    if fields.get("type") in ("file_base64", "file_url") and isinstance(file, dict):
+        kind = cast("dict[str, Any]", file).get("mime_type")
+        return str(kind).startswith("image/")
+    return fields.get("type") == "image_url"

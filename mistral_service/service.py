@@ -35,6 +35,7 @@ from mistral_service.settings import (
     fastest_effort,
     given,
 )
+from mistral_service.sight import Sight
 from mistral_service.turn import Turns
 from mistral_service.wire.client import error_of, fetch_reply, open_reply
 from mistral_service.wire.errors import MistralError, Reason
@@ -77,7 +78,7 @@ _CATEGORIES: dict[Reason, ErrorCategory] = {
 }
 
 
-class MistralLLMService(Turns):
+class MistralLLMService(Turns, Sight):
     """A Pipecat LLM service that talks to Mistral's chat completions API.
 
     It takes the place of `pipecat.services.mistral.llm.MistralLLMService`: the same constructor,
@@ -370,13 +371,19 @@ class MistralLLMService(Turns):
         if isinstance(adapter, MistralLLMAdapter):
             options["tool_choice"] = given(self._settings.tool_choice)
             options["takes_thoughts"] = bool(given(self._settings.keep_thoughts))
-        return await adapter.get_llm_invocation_params(
+            options["form"] = self._settings.form()
+            options["budget"] = self._settings.budget()
+            card = self.card_of(self.route)
+            options["sees"] = card.vision if card is not None else None
+        params = await adapter.get_llm_invocation_params(
             context,
             system_instruction=system_instruction
             or assert_given(self._settings.system_instruction),
             convert_developer_to_user=not self.supports_developer_role,
             **options,
         )
+        await self.tell_of_pictures(self._rules_run, self.route.model)
+        return params
 
 
 def _least(*limits: Any) -> int | None:

@@ -11,6 +11,8 @@ from pipecat.services.openai.base_llm import OpenAILLMSettings
 from pipecat.utils.types import NOT_GIVEN, NotGiven
 from pydantic import Field, TypeAdapter, ValidationError
 
+from mistral_service.conversation.encoding import Form, seen_side
+from mistral_service.conversation.run import Budget
 from mistral_service.reply.attempts import Limits
 
 DEFAULT_MODEL = "mistral-small-latest"
@@ -79,6 +81,17 @@ class MistralLLMSettings(OpenAILLMSettings):
             session's own last 20 turns, no less than one second (two while it is young).
         fallback_models: Models to ask, in this order, where the bot's own is full, gone or failing
             again and again; at the service's `fallback_base_url` if it has one.
+        max_images: Pictures that a request has at most: 0 to 8, which is what Mistral takes and the
+            default. The newest stay; fewer cost less and answer sooner.
+        max_images_bytes: Bytes of all pictures of a request together, as they are sent (default
+            6,000,000: eight full pictures). The newest is sent in any case.
+        images_of_last_turn_only: Whether pictures are left out of all turns but the last.
+        image_side: Pixels to which the longer side of a picture is scaled down. Defaults to what
+            the model sees: 1540, or 1024 for Pixtral.
+        image_quality: Quality of the JPEGs, from 1 to 95. Defaults to 75, the lowest at which the
+            least legible line on a page of small text keeps a likeness (SSIM) of 0.95: 284 kB for
+            a camera's frame of 1540×866. At 50 these are 0.91 and 181 kB, at 90 0.99 and 530 kB
+            (`benchmarks/pictures.py`).
         empty_reply_text: What is said where the model twice has nothing to say, such as "Sorry,
             could you say that again?". By default None: an `ErrorFrame` tells it.
     """
@@ -108,6 +121,11 @@ class MistralLLMSettings(OpenAILLMSettings):
     hedging: bool | None | NotGiven = _not_given()
     hedge_after: float | None | NotGiven = _not_given()
     fallback_models: list[str] | None | NotGiven = _not_given()
+    max_images: int | None | NotGiven = _not_given()
+    max_images_bytes: int | None | NotGiven = _not_given()
+    images_of_last_turn_only: bool | None | NotGiven = _not_given()
+    image_side: int | None | NotGiven = _not_given()
+    image_quality: int | None | NotGiven = _not_given()
 
     def limits(self) -> Limits:
         """How long a turn may take, and how often it is tried."""
@@ -118,6 +136,22 @@ class MistralLLMSettings(OpenAILLMSettings):
             stall=given(self.stall_timeout, default.stall),
             turn=given(self.turn_timeout, default.turn),
             attempts=given(self.max_attempts, default.attempts),
+        )
+
+    def form(self) -> Form:
+        """How a picture is sent."""
+        return Form(
+            side=given(self.image_side, seen_side(str(self.model))),
+            quality=given(self.image_quality, Form().quality),
+        )
+
+    def budget(self) -> Budget:
+        """How many pictures a request may have."""
+        default = Budget()
+        return Budget(
+            images=given(self.max_images, default.images),
+            total_bytes=given(self.max_images_bytes, default.total_bytes),
+            last_turn_only=bool(given(self.images_of_last_turn_only)),
         )
 
     @classmethod
@@ -220,6 +254,14 @@ _ALLOWED: dict[str, tuple[Any, str]] = {
     "max_attempts": (Annotated[int, Field(ge=1, le=10)], "a whole number from 1 to 10"),
     "hedging": (bool, "True or False"),
     "fallback_models": (list[Annotated[str, Field(min_length=1)]], "a list of models' names"),
+    "max_images": (Annotated[int, Field(ge=0, le=8)], "a whole number from 0 to 8"),
+    "max_images_bytes": (
+        Annotated[int, Field(ge=1, le=80_000_000)],
+        "a whole number of bytes from 1 to 80,000,000",
+    ),
+    "images_of_last_turn_only": (bool, "True or False"),
+    "image_side": (Annotated[int, Field(ge=32, le=10_000)], "pixels from 32 to 10,000"),
+    "image_quality": (Annotated[int, Field(ge=1, le=95)], "a whole number from 1 to 95"),
     "empty_reply_text": (Annotated[str, Field(min_length=1)], "a text, or None"),
     "use_provider_thinking_default": (bool, "True or False"),
     "filter_incomplete_user_turns": (bool, "True or False"),

@@ -272,3 +272,29 @@ async def test_an_interruption_in_a_pause_between_attempts_ends_the_turn(serve, 
         assert await call.say("Wait.") == "Too late."
         assert not call.errors
     assert len(mistral.exchanges) == 2
+
+
+# --- with the defaults, on a real clock -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("hangs", [{"wait": 60}, {"first_wait": 60}])
+async def test_with_the_defaults_a_request_that_hangs_costs_less_than_six_seconds(
+    serve, service_for, hangs
+):
+    mistral = serve(Reply("Late.", **hangs), Reply("Here I am."))
+    async with Call(service_for(mistral)) as call:
+        began = time.monotonic()
+        assert await call.say("Hello.") == "Here I am."
+        assert time.monotonic() - began < 6
+
+
+async def test_with_the_defaults_a_turn_that_cannot_be_saved_is_told_within_ten_seconds(
+    serve, service_for
+):
+    mistral = serve(Reply("Late.", wait=60, times=None))
+    async with Call(service_for(mistral)) as call:
+        began = time.monotonic()
+        await call.begin("Hello.")
+        await call.until(lambda: call.errors, seconds=12)
+        assert time.monotonic() - began < 10
+        assert call.service.is_usable

@@ -1,7 +1,10 @@
 """The examples, run as a user would run them."""
 
+import json
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,24 @@ def test_the_restaurant_holds_its_call_with_functions_and_an_interruption(tmp_pa
     assert [exchange.refused for exchange in mistral.exchanges] == [None] * 6
     story = next(e for e in mistral.exchanges if "story" in str(e.request["messages"][-1]))
     assert story.left  # the caller interrupted it, and its connection was closed
+
+
+def test_the_bot_that_sees_runs_offline_and_offers_the_camera():
+    port = free_port()
+    bot = subprocess.Popen(
+        [sys.executable, str(EXAMPLES / "vision_bot.py"), "--offline", "--port", str(port)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert bot.stdout is not None
+        assert any(f"http://127.0.0.1:{port}/" in line for line in bot.stdout)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status", timeout=20) as answer:
+            assert json.load(answer)["camera"] is True
+        bot.send_signal(signal.SIGINT)
+        assert bot.wait(20) == 0
+    finally:
+        bot.kill()
 
 
 def test_settings_change_in_mid_call():

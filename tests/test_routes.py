@@ -181,6 +181,23 @@ async def test_a_fallback_that_cannot_call_functions_is_not_asked(service_for):
         assert models_asked(mistral) == ["mistral-small-latest", "able"]
 
 
+async def test_a_fallback_that_does_not_see_is_not_asked_about_a_picture(service_for):
+    models = [
+        Model("mistral-small-latest", vision=True),
+        Model("blind"),
+        Model("able", vision=True),
+    ]
+    dot = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
+    shown = {"type": "image_url", "image_url": {"url": dot}}
+    script = Script(Reply(**FULL), Reply("A dot."))
+    with LocalMistral(script, Checks(models=models)) as mistral:
+        service = service_for(mistral, fallback_models=["blind", "able"])
+        async with Call(service, {"role": "user", "content": [shown]}) as call:
+            await call.until(lambda: service._catalogues)
+            assert await call.say("What is it?") == "A dot."
+        assert models_asked(mistral) == ["mistral-small-latest", "able"]
+
+
 async def test_fallback_models_can_change_in_mid_call(serve, service_for):
     mistral = serve(Reply("One."), Reply(**FULL), Reply("Two."))
     async with Call(service_for(mistral)) as call:

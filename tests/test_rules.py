@@ -354,10 +354,7 @@ def test_r10_the_newest_eight_pictures_stay():
     assert shown.count("image_url") == 16  # the type and the field
     assert "0.png" not in shown
     assert "9.png" in shown
-    assert sent[0]["content"] == [
-        {"type": "text", "text": "See 0."},
-        {"type": "text", "text": PICTURE_FROM_EARLIER},
-    ]
+    assert sent[0]["content"] == f"See 0.\n{PICTURE_FROM_EARLIER}"
 
 
 @pytest.mark.parametrize("name", ["server.tool", "a b", "é", "", "x" * 65])

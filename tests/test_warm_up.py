@@ -143,7 +143,9 @@ async def test_a_call_that_ends_in_mid_warm_up_leaves_nothing():
             await call.until(lambda: heard)
         assert not call.errors
         await call.until(lambda: not established(f"http://127.0.0.1:{port}/v1"))
-        assert not [task for task in asyncio.all_tasks() if "warm_up" in task.get_name()]
+        await call.until(
+            lambda: not [task for task in asyncio.all_tasks() if "warm_up" in task.get_name()]
+        )
         heard[0].close()
 
 

@@ -18,10 +18,13 @@ from pipecat.processors.aggregators.llm_context import (
 )
 from pipecat.utils.types import is_given
 
+from mistral_service.conversation.encoding import Form
 from mistral_service.conversation.foreign import readable
-from mistral_service.conversation.parts import text_of
+from mistral_service.conversation.images import pictures_to_send
+from mistral_service.conversation.parts import PictureError, text_of
+from mistral_service.conversation.pictures import Pictures
 from mistral_service.conversation.rules import apply_rules
-from mistral_service.conversation.run import Message, Run
+from mistral_service.conversation.run import Budget, Message, Run
 from mistral_service.conversation.thoughts import OWN, thought_of
 from mistral_service.conversation.tools import mistrals_choice, mistrals_tools
 
@@ -35,6 +38,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
 
     def __init__(self) -> None:
         super().__init__()
+        self.pictures = Pictures()
         self._last_run = Run()
         # A summary may be asked for while a turn runs: each task has its own last request.
         self._run_of_task: ContextVar[Run] = ContextVar("run_of_task")
@@ -66,6 +70,9 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         convert_developer_to_user: bool = False,
         tool_choice: Any = None,
         takes_thoughts: bool = False,
+        sees: bool | None = None,
+        form: Form | None = None,
+        budget: Budget | None = None,
     ) -> OpenAILLMInvocationParams:
         """Make the parameters of a request from a context.
 
@@ -78,6 +85,9 @@ class MistralLLMAdapter(OpenAILLMAdapter):
             tool_choice: Which functions may be called, where the context does not say.
             takes_thoughts: Whether the model takes the thoughts of earlier turns that the context
                 has kept; they are left out where it does not.
+            sees: Whether the model sees pictures; None, where that is not known, counts as yes.
+            form: How pictures are sent; by default as Mistral's newer models see them.
+            budget: How many pictures are sent; by default as many as Mistral takes.
 
         Returns:
             `messages`, `tools` and `tool_choice` for the request's body.
@@ -92,9 +102,18 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         tools, names = mistrals_tools(offered)
         choice = context.tool_choice if is_given(context.tool_choice) else tool_choice
 
-        run = Run(has_tools=bool(tools) and choice != "none", takes_thoughts=takes_thoughts)
+        form = form or Form()
+        run = Run(
+            has_tools=bool(tools) and choice != "none",
+            takes_thoughts=takes_thoughts,
+            sees=sees,
+            budget=budget,
+        )
         run.names = names
         messages = self._messages(context, system_instruction, run)
+        if sees is not False and (urls := pictures_to_send(messages, run)):
+            run.pictures = await self.pictures.make_ready(urls, run.budget.images, form)
+        messages = apply_rules(messages, run)
         if messages[-1].get("prefix"):
             run.prefix = text_of(messages[-1]["content"])
         self._last_run = run
@@ -109,6 +128,40 @@ class MistralLLMAdapter(OpenAILLMAdapter):
                 "tool_choice": OPENAI_NOT_GIVEN if choice is None else mistrals_choice(choice),
             },
         )
+
+    @staticmethod
+    async def create_image_message(
+        *,
+        format: str,
+        size: tuple[int, int],
+        image: bytes,
+        text: str | None = None,
+        role: str = "user",
+    ) -> LLMContextMessage:
+        """Make a message with a picture, as `LLMContext.create_image_message` does.
+
+        Pipecat's own knows the pixel formats that Pillow has names for, encodes them in full size,
+        and takes encoded files on trust; this one knows what `image_of` in
+        `mistral_service.conversation.pixels` knows, and encodes as Mistral sees it.
+
+        Args:
+            format: The pixel format, or the MIME type of an encoded picture.
+            size: Width and height of raw pixels.
+            image: The pixels, or the encoded picture.
+            text: Words beside the picture.
+            role: Whose message it is.
+
+        Returns:
+            The message, for any context.
+
+        Raises:
+            PictureError: If the picture cannot be read.
+        """
+        made = await Pictures().frame(image, size, format, Form())
+        if isinstance(made, PictureError):
+            raise made
+        url = f"data:{made.mime_type};base64,{base64.b64encode(made.data).decode()}"
+        return LLMContext.create_image_url_message(role=role, url=url, text=text)
 
     def supports_file_url(self, url: str, mime_type: str) -> bool:
         """Whether Mistral fetches a file itself: pictures and documents on the web, it does."""
@@ -126,7 +179,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
                 messages.append(plain)
                 places.append(index)
         run.begin(messages, places)
-        return apply_rules(messages, run)
+        return messages
 
     def _plain(self, message: LLMContextMessage) -> Message | None:
         """A message as a plain dict: Mistral's own and standard ones as they are."""

@@ -8,7 +8,23 @@ Part = dict[str, Any]
 PICTURE_FROM_EARLIER = "[picture from earlier]"
 """What stands where a picture stood that the request has no room for (R10)."""
 
+UNREADABLE_PICTURE = "[picture that could not be read]"
+"""What stands where a picture stood that is broken, or too large to be one."""
+
+UNSEEN_PICTURE = "[picture that you cannot see]"
+"""What stands where a picture stood in a request to a model without vision."""
+
 _DETAILS = ("low", "auto", "high")
+
+
+class PictureError(ValueError):
+    """A picture cannot be sent; the message says why, in words to stand behind a colon.
+
+    Attributes:
+        told: Whether it has been told, which is done once for each picture.
+    """
+
+    told = False
 
 
 def text_of(content: Any) -> str:

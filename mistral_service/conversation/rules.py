@@ -17,7 +17,7 @@ from mistral_service.conversation.calls import (
     ids_of_nine_characters,
     results_follow_their_calls,
 )
-from mistral_service.conversation.images import no_more_pictures_than_allowed
+from mistral_service.conversation.images import pictures_within_the_budget
 from mistral_service.conversation.parts import (
     Part,
     as_parts,
@@ -302,6 +302,7 @@ def the_last_message_asks_for_a_reply(messages: Messages, run: Run) -> Messages:
 
 
 RULES: Sequence[Rule] = (
+    pictures_within_the_budget,
     thoughts_return_to_their_place,
     only_fields_of_the_schema,
     parts_where_they_may_stand,
@@ -316,7 +317,6 @@ RULES: Sequence[Rule] = (
     neighbours_merge,
     the_user_begins,
     the_last_message_asks_for_a_reply,
-    no_more_pictures_than_allowed,
 )
 """The rules in the order in which they run: each may rely on those before it."""
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mistral_service.conversation.parts import PictureError
+
 Message = dict[str, Any]
 Messages = list[Message]
 
@@ -26,30 +28,60 @@ class Change:
         return f"{self.rule}, message {self.index}: {self.reason}"
 
 
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How many pictures a request may have.
+
+    Parameters:
+        images: The most pictures; Mistral takes eight.
+        total_bytes: The most bytes that they may have together, as they are sent. The newest is
+            sent, however large.
+        last_turn_only: Whether the pictures of earlier turns are left out.
+    """
+
+    images: int = 8
+    total_bytes: int = 6_000_000
+    last_turn_only: bool = False
+
+
 class Run:
     """What the rules are told of the request, and what they tell of their work.
 
     Attributes:
         has_tools: Whether functions are offered in the request.
         takes_thoughts: Whether the model takes the thoughts of earlier turns.
-        max_images: The most pictures that the request may have.
+        sees: Whether the model sees pictures; None where that is not known.
+        budget: How many pictures the request may have.
+        pictures: What is sent in place of a picture's URL, or why it cannot be sent; by default
+            the URL itself.
         changes: What was changed, in the order of the rules.
         call_ids: The ids of calls as they are sent → as they stand in the context, where the two
             differ.
         names: The names of functions as they are sent → as the user gave them, where the two
             differ.
+        unseen: How many pictures were left out because the model does not see.
+        faults: What is wrong with pictures that could not be sent.
         prefix: The words that the reply will repeat before it goes on; empty if there are none.
     """
 
     def __init__(
-        self, *, has_tools: bool = False, takes_thoughts: bool = False, max_images: int = 8
+        self,
+        *,
+        has_tools: bool = False,
+        takes_thoughts: bool = False,
+        sees: bool | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.has_tools = has_tools
         self.takes_thoughts = takes_thoughts
-        self.max_images = max_images
+        self.sees = sees
+        self.budget = budget or Budget()
+        self.pictures: Mapping[str, str | PictureError] = {}
         self.changes: list[Change] = []
         self.call_ids: dict[str, str] = {}
         self.names: dict[str, str] = {}
+        self.unseen = 0
+        self.faults: list[PictureError] = []
         self.prefix = ""
         self._given: Sequence[Message] = ()
         self._given_places: Sequence[int] = ()

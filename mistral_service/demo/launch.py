@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from loguru import logger
@@ -21,8 +22,6 @@ from mistral_service.local.server import bind
 
 if TYPE_CHECKING:
     from loguru import Record
-
-    from mistral_service.demo.server import Bot
 
 SPEECH_MODULES = {
     "local": ("pipecat.services.whisper.stt", "pipecat.services.piper.tts"),
@@ -61,7 +60,7 @@ def launch(options: argparse.Namespace) -> None:
         with step("Loading speech"):
             for module in SPEECH_MODULES[options.speech]:
                 importlib.import_module(module)
-            bot = load_bot(options.bot)
+            module = load_bot(options.bot)
         if local:
             with step(f"Loading {engine.model}"):
                 local.wait_until_ready(lambda: print(".", end="", flush=True))
@@ -79,7 +78,10 @@ def launch(options: argparse.Namespace) -> None:
         print(f"\n  Answers come from {engine.line}.")
         print(f"  Open http://{page_host(options.host)}:{port}/ and speak; Ctrl-C ends it.\n")
         sys.stdout.flush()
-        serve(sock, bot, {"engine": engine.line, "model": engine.model, "local": engine.local})
+        status = {"engine": engine.line, "model": engine.model, "local": engine.local}
+        # A bot that looks says so, and the page offers the camera.
+        status["camera"] = bool(getattr(module, "CAMERA", False))
+        serve(sock, module.bot, status)
 
 
 def quiet(verbose: bool) -> None:
@@ -119,12 +121,13 @@ def gguf(model: Path | None) -> Path | None:
     return model
 
 
-def load_bot(path: Path) -> "Bot":
-    """The function `bot` of a Python file."""
+def load_bot(path: Path) -> ModuleType:
+    """A Python file with a function `bot`."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise DemoError(f"There is no Python file {path}: give --bot the path of a bot.")
     module = importlib.util.module_from_spec(spec)
+    sys.path.append(str(path.parent.resolve()))  # for what stands beside it
     try:
         spec.loader.exec_module(module)
     except Exception as e:
@@ -135,7 +138,7 @@ def load_bot(path: Path) -> "Bot":
         raise DemoError(
             f"{path} has no `async def bot(runner_args)`: add one, or name another with --bot."
         )
-    return module.bot
+    return module
 
 
 def page_host(host: str) -> str:

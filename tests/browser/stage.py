@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import soxr
+from PIL import Image
 from piper import PiperVoice
 from playwright.sync_api import Browser, sync_playwright
 
@@ -88,8 +89,8 @@ def chromium() -> str:
 
 
 @contextmanager
-def browser(microphone: Path | None = None) -> Iterator[Browser]:
-    """Headless Chromium that hears a WAV file as its microphone, or has no microphone at all."""
+def browser(microphone: Path | None = None, camera: Path | None = None) -> Iterator[Browser]:
+    """Headless Chromium with a WAV file as its microphone and a Y4M file as its camera, or none."""
     arguments = ["--allow-loopback-in-peer-connection"]
     if os.geteuid() == 0:
         arguments.append("--no-sandbox")
@@ -100,6 +101,8 @@ def browser(microphone: Path | None = None) -> Iterator[Browser]:
             "--use-fake-device-for-media-stream",
             f"--use-file-for-fake-audio-capture={microphone}%noloop",
         ]
+    if camera:
+        arguments.append(f"--use-file-for-fake-video-capture={camera}")
     with sync_playwright() as playwright:
         chrome = playwright.chromium.launch(
             executable_path=chromium(), args=arguments, ignore_default_args=["--mute-audio"]
@@ -108,6 +111,19 @@ def browser(microphone: Path | None = None) -> Iterator[Browser]:
             yield chrome
         finally:
             chrome.close()
+
+
+def film(path: Path, picture: Image.Image) -> Path:
+    """Write a Y4M file of a second of one picture."""
+    luma, *chroma = picture.convert("YCbCr").split()
+    half = (picture.width // 2, picture.height // 2)
+    # Video keeps black at 16 and white at 235.
+    planes = [luma.point(lambda y: y * 219 / 255 + 16)]
+    planes += [plane.point(lambda c: (c - 128) * 224 / 255 + 128).resize(half) for plane in chroma]
+    frame = b"FRAME\n" + b"".join(plane.tobytes() for plane in planes)
+    head = f"YUV4MPEG2 W{picture.width} H{picture.height} F10:1 Ip A1:1 C420jpeg\n"
+    path.write_bytes(head.encode() + 10 * frame)
+    return path
 
 
 def speak(path: Path, *parts: float | str) -> Path:

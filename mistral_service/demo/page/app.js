@@ -1,6 +1,6 @@
 // The page: what a call reports becomes a state, a transcript and the figures of the last turn.
 
-import { Call, CallError, openMicrophone } from "./call.js";
+import { Call, CallError, openCamera, openMicrophone } from "./call.js";
 import { PARTS, TOTAL } from "./latency.js";
 import { Meter } from "./meter.js";
 import { Transcript } from "./transcript.js";
@@ -21,6 +21,7 @@ const transcript = new Transcript($("turns"));
 let state = "idle";
 let call = null;
 let botSpeaks = false;
+let botLooks = false;
 
 function show(next) {
   state = next;
@@ -30,6 +31,7 @@ function show(next) {
   $("hint").textContent = hint;
   $("connect").textContent = call ? "Disconnect" : "Connect";
   $("mute").hidden = !call || ["asking", "connecting"].includes(next);
+  $("look").hidden = $("mute").hidden || $("camera").hidden;
 }
 
 function complain(text) {
@@ -41,11 +43,13 @@ async function connect() {
   complain("");
   transcript.clear();
   $("empty").hidden = true;
-  let microphone;
+  let microphone, camera;
   try {
     show("asking");
     $("connect").disabled = true;
     microphone = await openMicrophone();
+    await known;
+    if (botLooks) camera = await openCamera().catch((error) => complain(error.message));
   } catch (error) {
     $("empty").hidden = false;
     complain(error.message);
@@ -55,10 +59,13 @@ async function connect() {
     $("connect").disabled = false;
   }
 
-  const mine = (call = new Call(microphone));
+  const mine = (call = new Call(microphone, camera));
   const meter = new Meter($("meter").children, () => (state === "speaking" ? "bot" : "user"));
   meter.listen("user", microphone);
   mute(false);
+  $("camera").srcObject = camera ?? null;
+  $("camera").hidden = !camera;
+  showLook(true);
   call.addEventListener("voice", ({ detail: stream }) => {
     $("voice").srcObject = stream;
     meter.listen("bot", stream);
@@ -67,7 +74,8 @@ async function connect() {
   call.addEventListener("hung-up", () => complain("The demo ended the call: connect again."));
   call.addEventListener("ended", () => {
     meter.close();
-    $("voice").srcObject = null;
+    $("voice").srcObject = $("camera").srcObject = null;
+    $("camera").hidden = true;
     transcript.end();
     botSpeaks = false;
     call = null;
@@ -91,6 +99,11 @@ function mute(muted) {
   $("mute").setAttribute("aria-pressed", muted);
   $("mute").textContent = muted ? "Unmute" : "Mute";
   call.mute(muted);
+}
+
+function showLook(shown) {
+  $("look").setAttribute("aria-pressed", !shown);
+  $("look").textContent = shown ? "Camera off" : "Camera on";
 }
 
 /** What one RTVI message means for the state and the transcript. */
@@ -166,7 +179,9 @@ function make(tag, properties, part) {
 
 async function showEngine() {
   try {
-    const { engine } = await (await fetch("/api/status")).json();
+    const { engine, camera } = await (await fetch("/api/status")).json();
+    botLooks = camera;
+    $("ask-what-it-sees").hidden = !camera;
     $("engine").textContent = `Answers come from ${engine}.`;
   } catch {
     complain("The demo does not answer: start it again, then reload this page.");
@@ -175,8 +190,13 @@ async function showEngine() {
 
 $("connect").addEventListener("click", () => (call ? call.close() : connect()));
 $("mute").addEventListener("click", () => mute($("mute").getAttribute("aria-pressed") !== "true"));
+$("look").addEventListener("click", () => {
+  const shown = $("look").getAttribute("aria-pressed") === "true";
+  call.look(shown);
+  showLook(shown);
+});
 addEventListener("pagehide", () => call?.close());
 
 drawParts();
-showEngine();
+const known = showEngine();
 show("idle");

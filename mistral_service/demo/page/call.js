@@ -3,6 +3,7 @@
 
 const RTVI_LABEL = "rtvi-ai";
 const RTVI_VERSION = "2.2.0";
+const CAMERA_RECEIVER = 1; // the microphone is 0
 const PING_MS = 1000; // Pipecat takes a browser that is silent for three seconds for gone.
 const GATHER_MS = 3000;
 const CONNECT_MS = 15000;
@@ -37,18 +38,39 @@ export async function openMicrophone() {
   }
 }
 
+/** The camera, or a CallError that says what to do about it. */
+export async function openCamera() {
+  try {
+    // The bot looks at single pictures, so that few of them a second are enough.
+    return await navigator.mediaDevices.getUserMedia({
+      video: { width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { ideal: 10 } },
+    });
+  } catch (error) {
+    const words = {
+      NotAllowedError: "The camera is blocked: allow it in the browser’s address bar.",
+      NotFoundError: "No camera was found.",
+      NotReadableError: "The camera is taken by another program.",
+    };
+    const why = words[error.name] ?? `The camera cannot be used (${error.message}).`;
+    throw new CallError(`${why} The bot hears you all the same, but sees nothing.`);
+  }
+}
+
 /** Events: "message" (detail: an RTVI message), "voice" (detail: a MediaStream), and at the end
  * "ended", after "hung-up" if it was the other side that ended the call. */
 export class Call extends EventTarget {
   #peer = new RTCPeerConnection();
   #microphone;
+  #camera;
   #channel;
   #ping;
   over = false;
 
-  constructor(microphone) {
+  /** `camera` may be missing: few bots look. */
+  constructor(microphone, camera) {
     super();
     this.#microphone = microphone;
+    this.#camera = camera;
   }
 
   /** Resolves once media and messages flow. */
@@ -60,9 +82,13 @@ export class Call extends EventTarget {
 
     const [track] = this.#microphone.getAudioTracks();
     this.#peer.addTransceiver(track, { direction: "sendrecv", streams: [this.#microphone] });
-    this.#peer.addEventListener("track", ({ track }) =>
-      this.#emit("voice", new MediaStream([track])),
-    );
+    if (this.#camera) {
+      const [picture] = this.#camera.getVideoTracks();
+      this.#peer.addTransceiver(picture, { direction: "sendonly", streams: [this.#camera] });
+    }
+    this.#peer.addEventListener("track", ({ track }) => {
+      if (track.kind === "audio") this.#emit("voice", new MediaStream([track]));
+    });
     this.#peer.addEventListener("connectionstatechange", () => {
       if (["failed", "closed"].includes(this.#peer.connectionState)) this.#hungUp();
     });
@@ -90,11 +116,20 @@ export class Call extends EventTarget {
     for (const track of this.#microphone.getAudioTracks()) track.enabled = !muted;
   }
 
+  /** Show the bot the camera, or nothing; it is told which. */
+  look(shown) {
+    for (const track of this.#camera.getVideoTracks()) track.enabled = shown;
+    const message = { type: "trackStatus", receiver_index: CAMERA_RECEIVER, enabled: shown };
+    this.#channel.send(JSON.stringify({ type: "signalling", message }));
+  }
+
   close() {
     if (this.over) return;
     this.over = true;
     clearInterval(this.#ping);
-    for (const track of this.#microphone.getTracks()) track.stop();
+    for (const stream of [this.#microphone, this.#camera]) {
+      for (const track of stream?.getTracks() ?? []) track.stop();
+    }
     this.#peer.close();
     this.#emit("ended");
   }

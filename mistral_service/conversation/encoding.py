@@ -1,0 +1,231 @@
+"""A picture as a model sees it best for its bytes: one pure function."""
+
+import io
+import time
+from dataclasses import dataclass
+from typing import Any, cast
+
+from PIL import Image
+
+from mistral_service.conversation.parts import PictureError
+from mistral_service.conversation.pixels import Size, image_of
+
+DEFAULT_QUALITY = 75
+"""The JPEG quality: the lowest at which even the worst line of small text keeps an SSIM of 0.95
+(`benchmarks/pictures.py`)."""
+
+SEEN_SIDE = 1540
+"""Pixels of the longer side that Mistral's models see; they scale down what is larger."""
+
+SEEN_SIDE_OF_PIXTRAL = 1024
+"""The same for Pixtral, which sees less."""
+
+_MOST_PIXELS = 64_000_000  # 8,000 × 8,000: what a telephone's camera takes
+_MOST_BYTES = 64 * 1024 * 1024
+# A picture that needs no change is left as it is up to here; beyond, JPEG is tried for size.
+_SMALL_BYTES = 256 * 1024
+
+_READ = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "ICO", "PPM")
+# What Mistral's API takes, and with what a whole file of each type ends (WebP tells its length).
+_ENDS: dict[str, bytes] = {
+    "JPEG": b"\xff\xd9",
+    "PNG": b"IEND\xaeB`\x82",
+    "GIF": b";",
+    "WEBP": b"",
+}
+# What says how to decode a file; all else that Pillow finds beside the pixels is metadata.
+_NO_METADATA = frozenset(
+    {"jfif", "jfif_version", "jfif_unit", "jfif_density", "adobe", "adobe_transform", "dpi"}
+    | {"gamma", "srgb", "chromaticity", "transparency", "interlace"}
+    | {"version", "background", "extension", "loop", "duration", "timestamp"}
+)
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def seen_side(model: str) -> int:
+    """Pixels of a picture's longer side that a model sees."""
+    return SEEN_SIDE_OF_PIXTRAL if "pixtral" in model.lower() else SEEN_SIDE
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a picture is sent.
+
+    Parameters:
+        side: The most pixels that its longer side may have.
+        quality: The quality of the JPEG, 1 to 95.
+    """
+
+    side: int = SEEN_SIDE
+    quality: int = DEFAULT_QUALITY
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A picture ready to be sent.
+
+    Parameters:
+        data: The file.
+        mime_type: Its type.
+        size: Width and height.
+    """
+
+    data: bytes
+    mime_type: str
+    size: Size
+
+
+def encode(data: bytes, size: Size, name: str | None, form: Form) -> Encoded | PictureError:
+    """Make a picture ready to be sent.
+
+    It is scaled down to the form's side, never up, turned as its EXIF orientation says, and freed
+    of its metadata; what is transparent in it stands on white, and of what moves the first frame
+    is taken. It becomes a JPEG, unless it comes encoded in a type that Mistral takes and needs no
+    change: that it keeps, if it is small.
+
+    Args:
+        data: Raw pixels, or an encoded file.
+        size: Width and height of raw pixels; an encoded file knows its own.
+        name: The pixel format, as `image_of` takes it, or the MIME type of an encoded file.
+        form: How the picture is to be sent.
+
+    Returns:
+        The picture, or why there is none: returned and not raised, since a traceback would keep
+        the bytes alive for as long as the error is remembered.
+    """
+    data = bytes(data)  # of an array, its bytes
+    try:
+        if name and name.startswith("image/"):
+            return _encoded(data, form)
+        return _raw(data, size, name, form)
+    except PictureError as e:
+        why = str(e)
+    except Exception as e:
+        # Pillow meets hostile bytes with errors of a dozen types.
+        why = f"{e}" or type(e).__name__
+    return PictureError(why)
+
+
+def _raw(data: bytes, size: Size, name: str | None, form: Form) -> Encoded:
+    if min(size) < 1:
+        raise PictureError(f"{size[0]}×{size[1]} pixels show nothing")
+    _check_pixels(size)
+    return _jpeg(_scaled(_opaque(image_of(data, size, name)), form.side), form)
+
+
+def _encoded(data: bytes, form: Form) -> Encoded:
+    if not data:
+        raise PictureError("it is empty")
+    if len(data) > _MOST_BYTES:
+        raise PictureError(f"it has {len(data):,} bytes, more than {_MOST_BYTES:,}")
+    try:
+        image = Image.open(io.BytesIO(data), formats=_READ)
+    except Image.UnidentifiedImageError:
+        raise PictureError("it is of no type that can be read, or broken") from None
+    with image:
+        _check_pixels(image.size)
+        kind = cast(str, image.format)
+        turn, clean = _metadata(image)
+        fits = max(image.size) <= form.side
+        kept: Encoded | None = None
+        if kind in _ENDS and fits and clean and not getattr(image, "is_animated", False):
+            image.load()  # raises if the file is broken
+            if _whole(data, kind):
+                kept = Encoded(data, Image.MIME[kind], image.size)
+                if len(data) <= _SMALL_BYTES:
+                    return kept
+        else:
+            # A JPEG can be decoded at a half or a quarter; twice the target keeps it sharp.
+            width, height = _fitted(image.size, form.side)
+            image.draft(None, (2 * width, 2 * height))
+        flat = _scaled(_opaque(image), form.side)
+        made = _jpeg(flat.transpose(turn) if turn is not None else flat, form)
+        return kept if kept and len(kept.data) <= len(made.data) else made
+
+
+def _check_pixels(size: Size) -> None:
+    if size[0] * size[1] > _MOST_PIXELS:
+        raise PictureError(
+            f"{size[0]:,}×{size[1]:,} pixels are too many: {_MOST_PIXELS:,} are the most"
+        )
+
+
+def _metadata(image: Image.Image) -> tuple[Image.Transpose | None, bool]:
+    """How the image is to be turned, and whether there is nothing in it to be dropped."""
+    segments = {name for name, _ in cast("list[Any]", getattr(image, "applist", []))}
+    clean = _NO_METADATA.issuperset(map(str, image.info)) and segments <= {"APP0", "APP14"}
+    if clean and image.format not in ("TIFF", "AVIF"):
+        return None, True
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1)), False
+    except Exception:  # broken metadata does not break a picture
+        return None, False
+
+
+def _whole(data: bytes, kind: str) -> bool:
+    """Whether a file ends where its type says, with nothing cut off and nothing hidden behind."""
+    if kind == "WEBP":
+        return len(data) == int.from_bytes(data[4:8], "little") + 8
+    return data.endswith(_ENDS[kind])
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """The image in a mode that JPEG knows; what is transparent stands on white."""
+    if image.mode in ("RGB", "L", "YCbCr") and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        # More than eight bits are scaled to eight; Pillow's own conversion would clip them.
+        low, high = (0, 65535) if ";16" in image.mode else cast("Any", image.getextrema())
+        scale = 255 / ((high - low) or 1)
+        image = image.convert("F")
+        return image.point(lambda value: value * scale - low * scale).convert("L")
+    if not image.has_transparency_data:
+        return image.convert("L" if image.mode == "1" else "RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image.getchannel("A"))
+    return white
+
+
+def _scaled(image: Image.Image, side: int) -> Image.Image:
+    size = _fitted(image.size, side)
+    if size == image.size:
+        return image
+    # Of small text this filter keeps a likeness of 0.92 (SSIM) where a bilinear one keeps 0.88.
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _fitted(size: Size, side: int) -> Size:
+    longer = max(size)
+    if longer <= side:
+        return size
+    width, height = (max(1, round(length * side / longer)) for length in size)
+    return width, height
+
+
+class _InPieces(io.BytesIO):
+    """A file that lets other threads run between the pieces that are written to it.
+
+    Pillow keeps Python's lock while it makes a JPEG, in pieces of 64 kB: without this, the event
+    loop would stand still for the whole of it (measured: 1 ms in place of 4).
+    """
+
+    def write(self, data: Any) -> int:
+        time.sleep(0)
+        return super().write(data)
+
+
+def _jpeg(image: Image.Image, form: Form) -> Encoded:
+    image.info = {}  # a comment in it would be written again
+    data = _InPieces()
+    image.save(data, "JPEG", quality=form.quality)
+    return Encoded(data.getvalue(), "image/jpeg", image.size)
