@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any, cast
 
 from loguru import logger
@@ -22,6 +23,7 @@ from pipecat.utils.types import assert_given
 
 from mistral_service.conversation.adapter import MistralLLMAdapter
 from mistral_service.conversation.tools import ToolsNotPassable
+from mistral_service.costs import Price
 from mistral_service.reply.attempts import Attempts
 from mistral_service.reply.events import Text
 from mistral_service.reply.prefix import RepeatedPrefix
@@ -34,6 +36,7 @@ from mistral_service.settings import (
     given,
 )
 from mistral_service.sight import Sight
+from mistral_service.tracing import trace_error
 from mistral_service.turn import Turns
 from mistral_service.wire.client import DEFAULT_BASE_URL, error_of, fetch_reply, open_reply
 from mistral_service.wire.errors import MistralError, Reason
@@ -114,6 +117,7 @@ class MistralLLMService(Turns, Sight):
         fallback_base_url: str | None = None,
         fallback_api_key: str | None = None,
         warm_up: bool = True,
+        prices: Mapping[str, Price] | None = None,
         **kwargs: Any,
     ) -> None:
         """Make the service.
@@ -135,6 +139,8 @@ class MistralLLMService(Turns, Sight):
             fallback_api_key: The key there. Defaults to `api_key`.
             warm_up: Whether the connection is opened when the pipeline starts, and key and model
                 held against what the endpoint says of its models, in the background.
+            prices: What each model's tokens cost, such as `mistral_service.costs.PRICES`: with it,
+                `MistralTurnMetrics` and the span of a turn tell what the turn cost. Off by default.
             **kwargs: As Pipecat's OpenAI service takes them: `default_headers`,
                 `run_in_parallel`, `retry_on_timeout`, `retry_timeout_secs`,
                 `function_call_timeout_secs`, ….
@@ -180,6 +186,7 @@ class MistralLLMService(Turns, Sight):
             fallback_api_key=(fallback_api_key or "").strip() or None,
             fallback_base_url=fallback_base_url,
             warm_up=warm_up,
+            prices=prices,
             settings=store,
             **kwargs,
         )
@@ -326,6 +333,8 @@ class MistralLLMService(Turns, Sight):
             if error is None:
                 raise
             await self.cancel_ttfb_metrics()
+            if self._tracing_enabled:
+                trace_error(error)
             if error.status_code in (400, 413, 422):
                 # As Pipecat does: a file that came with this turn may be what was refused, and
                 # would be again on every turn to come.
