@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from openai import (
     DEFAULT_TIMEOUT,
@@ -33,14 +33,20 @@ from mistral_service.wire.models import Catalogue
 from mistral_service.wire.request import request_body
 from mistral_service.wire.sse import EventTooLong, SSEDecoder
 
-_PATH = "/chat/completions"
+CHAT = "/chat/completions"
+"""Where chat completions are asked for."""
+
 _UNSET = (NotGiven, Omit)
 _DONE = b"[DONE]"
 _DRAIN_SECONDS = 0.1
 
 
 async def open_reply(
-    client: AsyncOpenAI, params: Mapping[str, Any], *, connect: float | None = None
+    client: AsyncOpenAI,
+    params: Mapping[str, Any],
+    *,
+    connect: float | None = None,
+    path: str = CHAT,
 ) -> AsyncStream[ChatCompletionChunk]:
     """Send a request and wait for the headers of its streamed reply.
 
@@ -49,6 +55,7 @@ async def open_reply(
         params: Parameters of the chat completion, under OpenAI's or Mistral's names; the client's
             own options (`extra_headers`, `timeout`, …) are understood.
         connect: Seconds to a connection; by default the client's own limit.
+        path: The endpoint, one that streams chunks.
 
     Returns:
         The stream, not yet read. Read it with `read_chunks`, and close it.
@@ -57,7 +64,7 @@ async def open_reply(
         openai.APIError: If the request is refused or nobody answers.
     """
     return await client.post(
-        _PATH,
+        path,
         content=encode(request_body({**params, "stream": True}, unset=_UNSET)),
         options=_options(client, params, connect, stream=True),
         cast_to=ChatCompletionChunk,
@@ -164,13 +171,42 @@ async def fetch_reply(
         MistralError: If the answer is no chat completion.
     """
     reply = await client.post(
-        _PATH,
+        CHAT,
         content=encode(request_body({**params, "stream": False}, unset=_UNSET)),
         options=_options(client, params, connect),
         cast_to=ChatCompletion,
     )
     # The schema of the client knows no thinking, and would warn of it.
     return chunk_from_mapping(reply.model_dump(warnings=False))
+
+
+async def fetch_object(
+    client: AsyncOpenAI, path: str, params: Mapping[str, Any], *, connect: float | None = None
+) -> dict[str, Any]:
+    """Send a request to an endpoint that answers with one JSON object.
+
+    Args:
+        client: The client whose connections and key are used.
+        path: The endpoint.
+        params: As for `open_reply`.
+        connect: As for `open_reply`.
+
+    Returns:
+        The object.
+
+    Raises:
+        openai.APIError: If the request is refused or nobody answers.
+        MistralError: If the answer is no JSON object.
+    """
+    body = await client.post(
+        path,
+        content=encode(request_body(params, unset=_UNSET)),
+        options=_options(client, params, connect),
+        cast_to=object,
+    )
+    if not isinstance(body, dict):
+        raise MistralError(Reason.SERVER, "what it answered is no JSON object")
+    return cast("dict[str, Any]", body)
 
 
 async def fetch_models(client: AsyncOpenAI, seconds: float) -> Catalogue:
