@@ -50,3 +50,13 @@ def test_the_guide_to_the_endpoints_runs(monkeypatch, capsys):
     told = capsys.readouterr().out
     for words in ("At your service.", "day='Friday' people=4", "2 1024", "3.14 * r * r", "() 0.01"):
         assert words in told
+
+
+def test_the_guide_to_portkey_makes_what_it_shows():
+    guide = (ROOT / "docs" / "portkey.md").read_text()
+    snippets = re.findall(r"^```python\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
+    made: dict = {}
+    for snippet in snippets:
+        exec(compile(snippet.replace('"…"', '"any"'), "portkey.md", "exec"), made)
+    assert made["headers"]["x-portkey-provider"] == "mistral-ai"
+    assert "8787" in repr(made["client"])

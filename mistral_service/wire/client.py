@@ -11,6 +11,7 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, cast
 
+from loguru import logger
 from openai import (
     DEFAULT_TIMEOUT,
     NOT_GIVEN,
@@ -26,6 +27,7 @@ from openai import (
 from openai._types import NotGiven
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from mistral_service.wire import portkey
 from mistral_service.wire.chunks import Chunk, chunk_from_mapping, parse_chunk
 from mistral_service.wire.encoding import encode
 from mistral_service.wire.errors import MistralError, Reason
@@ -39,6 +41,9 @@ CHAT = "/chat/completions"
 _UNSET = (NotGiven, Omit)
 _DONE = b"[DONE]"
 _DRAIN_SECONDS = 0.1
+
+# Settings of which it was told that a gateway drops them: once is enough.
+_told: set[str] = set()
 
 
 async def open_reply(
@@ -65,7 +70,7 @@ async def open_reply(
     """
     return await client.post(
         path,
-        content=encode(request_body({**params, "stream": True}, unset=_UNSET)),
+        content=_body(client, path, {**params, "stream": True}),
         options=_options(client, params, connect, stream=True),
         cast_to=ChatCompletionChunk,
         stream=True,
@@ -172,7 +177,7 @@ async def fetch_reply(
     """
     reply = await client.post(
         CHAT,
-        content=encode(request_body({**params, "stream": False}, unset=_UNSET)),
+        content=_body(client, CHAT, {**params, "stream": False}),
         options=_options(client, params, connect),
         cast_to=ChatCompletion,
     )
@@ -200,7 +205,7 @@ async def fetch_object(
     """
     body = await client.post(
         path,
-        content=encode(request_body(params, unset=_UNSET)),
+        content=_body(client, path, params),
         options=_options(client, params, connect),
         cast_to=object,
     )
@@ -277,6 +282,21 @@ def _understood(exception: Exception) -> MistralError | None:
     if "TransportError" in names or isinstance(exception, ConnectionError | ssl.SSLError):
         return MistralError(Reason.UNREACHABLE, str(exception))
     return None
+
+
+def _body(client: AsyncOpenAI, path: str, params: Mapping[str, Any]) -> bytes:
+    """The body as Mistral takes it, or as a gateway passes it on."""
+    body = request_body(params, unset=_UNSET)
+    if portkey.is_between(client.default_headers, str(client.base_url)):
+        body, lost = portkey.as_it_passes(body, path)
+        new = [name for name in lost if name not in _told]
+        if new:
+            _told.update(new)
+            logger.warning(
+                f"Portkey's gateway does not pass on {', '.join(new)}: where Mistral should have "
+                "it, set base_url to the gateway's …/v1/proxy, which passes on everything."
+            )
+    return encode(body)
 
 
 def _options(
