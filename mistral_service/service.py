@@ -1,7 +1,6 @@
 """The Mistral LLM service: Pipecat's hooks, wired to the parts that do the work."""
 
 import asyncio
-import os
 import time
 import uuid
 from collections.abc import Mapping
@@ -38,7 +37,8 @@ from mistral_service.settings import (
 from mistral_service.sight import Sight
 from mistral_service.tracing import trace_error
 from mistral_service.turn import Turns
-from mistral_service.wire.client import DEFAULT_BASE_URL, error_of, fetch_reply, open_reply
+from mistral_service.wire.access import DEFAULT_BASE_URL, address_for, check_address, key_for
+from mistral_service.wire.client import error_of, fetch_reply, open_reply
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.models import DEFAULT_MODEL, fastest_effort
 
@@ -75,6 +75,7 @@ _CATEGORIES: dict[Reason, ErrorCategory] = {
     Reason.STREAM: ErrorCategory.SERVER,
     Reason.EMPTY: ErrorCategory.SERVER,
     Reason.CALL: ErrorCategory.SERVER,
+    Reason.FORM: ErrorCategory.SERVER,
 }
 
 
@@ -149,25 +150,10 @@ class MistralLLMService(Turns, Sight):
             ValueError: If there is no key, `base_url` is not an http(s) address, or a setting has a
                 value that is not allowed (`BadSetting`).
         """
-        key = (api_key or os.environ.get("MISTRAL_API_KEY") or "").strip()
-        if not key:
-            raise ValueError(
-                f"{type(self).__name__} needs a key: pass api_key=… or set the environment "
-                "variable MISTRAL_API_KEY (keys are made at console.mistral.ai)."
-            )
-        if not key.isascii() or not key.isprintable():
-            raise ValueError(
-                f"The key of {type(self).__name__} has characters that no key has (a line break, "
-                "or quotes that are not ASCII): copy it again."
-            )
-        if not base_url or base_url == DEFAULT_BASE_URL:
-            base_url = os.environ.get("MISTRAL_BASE_URL") or DEFAULT_BASE_URL
-        for name, url in (("base_url", base_url), ("fallback_base_url", fallback_base_url)):
-            if url and not url.startswith(("http://", "https://")):
-                raise ValueError(
-                    f"{type(self).__name__}({name}={url!r}) is not an address: it must begin "
-                    f"with http:// or https://, like {DEFAULT_BASE_URL}."
-                )
+        owner = type(self).__name__
+        key = key_for(owner, api_key)
+        base_url = address_for(owner, base_url)
+        check_address(owner, "fallback_base_url", fallback_base_url)
 
         store = self.Settings.complete()
         store.prompt_cache_key = f"pipecat-{uuid.uuid4().hex}"

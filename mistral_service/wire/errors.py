@@ -34,6 +34,7 @@ class Reason(Enum):
         STREAM: The stream had something in it that is no chunk.
         EMPTY: The reply had no words and no call in it.
         CALL: The model calls a function in a way that leads nowhere, and was told so.
+        FORM: The reply has not the form that was asked for.
     """
 
     KEY = "key"
@@ -52,6 +53,7 @@ class Reason(Enum):
     STREAM = "stream"
     EMPTY = "empty"
     CALL = "call"
+    FORM = "form"
 
     @property
     def retryable(self) -> bool:
@@ -79,7 +81,7 @@ _ADVICE: dict[Reason, str] = {
     Reason.UNKNOWN_MODEL: "Mistral does not know the model: check Settings(model=…)",
     Reason.HISTORY: "Mistral refused the history",
     Reason.REQUEST: "Mistral refused the request",
-    Reason.TOO_LARGE: "The conversation is too long for the model",
+    Reason.TOO_LARGE: "The request is too long for the model",
     Reason.RATE_LIMIT: "Mistral's rate limit is reached",
     Reason.QUOTA: "The Mistral account has no credit left",
     Reason.CAPACITY: "The model is at capacity",
@@ -89,6 +91,7 @@ _ADVICE: dict[Reason, str] = {
     Reason.STREAM: "Mistral's reply broke off with an error",
     Reason.EMPTY: "Mistral replied with no words and no call",
     Reason.CALL: "The model's function call leads nowhere",
+    Reason.FORM: "The reply has not the form that was asked for",
 }
 
 _STATUS_REASONS: dict[int, Reason] = {
@@ -110,6 +113,7 @@ _CODE_REASONS: dict[str, Reason] = {
     "1300": Reason.RATE_LIMIT,
     "1500": Reason.UNKNOWN_MODEL,
     "3201": Reason.BLOCKED,
+    "3210": Reason.TOO_LARGE,
     "3230": Reason.HISTORY,
     "3280": Reason.HISTORY,
 }
