@@ -120,7 +120,7 @@ class Asking(Voice, FunctionCalls, Routing):
                 waited = limits.stall * (_CALLS_TAKE_LONGER if run.has_tools else 1)
                 new = _New(run.prefix, turn.cut)
                 before = len(turn.said)
-                quiet_until = first_until
+                quiet_until, progress = first_until, 0
                 async with aclosing(request.events()) as replies:
                     async for events in replies:
                         # What has come is said in peace: the deadlines are the server's.
@@ -130,9 +130,9 @@ class Asking(Voice, FunctionCalls, Routing):
                         if reader.calling:
                             await self.measure_call()
                         now = loop.time()
-                        if events or reader.calling:
-                            quiet_until = now + max(limits.turn, waited)
-                        # A stream of chunks without anything in them is a silence too.
+                        if reader.progress > progress:
+                            quiet_until, progress = now + max(limits.turn, waited), reader.progress
+                        # A stream of chunks with nothing in them, or blanks, is a silence too.
                         deadline.until = min(now + waited, quiet_until)
         except TimeoutError:
             if not deadline.expired:
