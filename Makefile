@@ -12,7 +12,7 @@ ARGS   ?=
 # The bot on the page, and the tests, are the only ones to speak: nothing is fetched from a hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test test-fast lint types bench faults lock clean
+.PHONY: help demo test test-fast lint types bench faults soak lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show what there is
@@ -42,6 +42,9 @@ bench: $(VENV)/.dev ## Measure beside Pipecat's own service
 
 faults: $(VENV)/.dev ## Let every fault happen, and write docs/faults.md
 	@$(BIN)/python tests/test_fault_matrix.py --write
+
+soak: $(VENV)/.dev ## Hold 500 conversations of 20 turns with a model that often fails
+	@$(BIN)/python benchmarks/soak.py $(ARGS)
 
 lock: $(VENV)/.dev ## Pin the dependencies anew
 	$(PIP) install -q uv

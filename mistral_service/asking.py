@@ -106,10 +106,10 @@ class Asking(Voice, FunctionCalls, Routing):
         """
         loop = asyncio.get_running_loop()
         limits = turn.attempts.limits
-        first_until = loop.time() + turn.attempts.first_token_within(time.monotonic())
+        waited = turn.attempts.first_token_within(time.monotonic())
+        first_until = loop.time() + waited
         deadline = Deadline(first_until)
         request: Request[Run] | None = None
-        waited = limits.first_token
         try:
             with deadline:
                 request = await self._first_to_speak(turn)
@@ -138,7 +138,7 @@ class Asking(Voice, FunctionCalls, Routing):
             if not deadline.expired:
                 raise  # a time limit of somebody else's
             what = "no first token came" if request is None else "nothing more came"
-            raise MistralError(Reason.TIMEOUT, f"{what} in {waited:g} s") from None
+            raise MistralError(Reason.TIMEOUT, f"{what} in {waited:.2g} s") from None
         finally:
             # An interruption cancels this task: the connection closes here, first of all.
             if request is not None:

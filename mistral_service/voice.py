@@ -1,6 +1,7 @@
 """What a reply says becomes Pipecat's frames and metrics: here, and nowhere else."""
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from pipecat.frames.frames import (
     LLMThoughtEndFrame,
@@ -72,6 +73,16 @@ class Voice(OpenAILLMService):
     """Speaks what a reply says, thinks what it thinks, and measures both."""
 
     _thinking = False
+    _silent = True
+
+    async def start_ttfb_metrics(self, **options: Any) -> None:
+        """Begin to wait for the first output of a turn.
+
+        Args:
+            **options: As in Pipecat.
+        """
+        self._silent = True
+        await super().start_ttfb_metrics(**options)
 
     async def say(self, event: Text | Thought, *, keep_thoughts: bool = False) -> None:
         """Push one event of a reply.
@@ -83,9 +94,12 @@ class Voice(OpenAILLMService):
             event: The words, or the thought.
             keep_thoughts: Whether a thought is kept in the context.
         """
-        await self.stop_ttfb_metrics()
+        if self._silent:
+            self._silent = False
+            await self.stop_ttfb_metrics()
         if isinstance(event, Text):
-            await self.end_thought()
+            if self._thinking:
+                await self.end_thought()
             await self._push_llm_text(event.text)
             return
         if not self._thinking:

@@ -6,6 +6,10 @@ from contextlib import ExitStack
 
 import pytest
 from loguru import logger
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from mistral_service import MistralLLMService
 from mistral_service.local import Checks, LocalMistral, Reply, Script
@@ -52,6 +56,19 @@ def service_for() -> Callable[..., MistralLLMService]:
         return MistralLLMService(base_url=mistral.base_url, **given)
 
     return make
+
+
+@pytest.fixture
+def spans() -> Iterator[InMemorySpanExporter]:
+    """The spans that are traced during a test; a process has one provider of them for ever."""
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        provider = TracerProvider()
+        trace.set_tracer_provider(provider)
+    exporter = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    yield exporter
+    exporter.shutdown()
 
 
 async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:

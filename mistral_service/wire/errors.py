@@ -176,9 +176,26 @@ class MistralError(Exception):
         Args:
             key: The key; one of less than eight characters is no secret but a stand-in.
         """
-        if len(key) < _SHORTEST_KEY or key not in self.detail:
+        if len(key) < _SHORTEST_KEY:
             return self
-        return self.but(detail=self.detail.replace(key, "[key]"))
+
+        def struck(text: str | None) -> str | None:
+            text = text and text.replace(key, "[key]")
+            # Words that were cut may end with the beginning of it.
+            parts = (f"{key[:length]}…" for length in range(len(key) - 1, 3, -1))
+            part = text and next((each for each in parts if text.endswith(each)), None)
+            return text.removesuffix(part) + "[key]…" if text and part else text
+
+        return MistralError(
+            self.reason,
+            struck(self.detail) or "",
+            status_code=self.status_code,
+            code=struck(self.code),
+            type=struck(self.type),
+            retry_after=self.retry_after,
+            correlation_id=struck(self.correlation_id),
+            budget=self.budget,
+        )
 
     def but(self, *, detail: str) -> "MistralError":
         """The same error, told in other words.
@@ -251,7 +268,7 @@ class MistralError(Exception):
     def _sentence(self) -> str:
         marks = [str(m) for m in (self.status_code, self.code) if m is not None]
         advice = _ADVICE[self.reason] + (f" ({', '.join(dict.fromkeys(marks))})" if marks else "")
-        when = f" Try again in {self.retry_after:g} s." if self.retry_after else ""
+        when = f" Try again in {_time(self.retry_after)}." if self.retry_after else ""
         return (f"{advice}: {self.detail}" if self.detail else f"{advice}.") + when
 
 
@@ -280,7 +297,7 @@ class _Found:
             )
         elif isinstance(body, Mapping):
             data = cast("Mapping[str, Any]", body)
-            self.guardrail = self.guardrail or "guardrails" in data
+            self.guardrail = self.guardrail or data.get("guardrails") is not None
             if self.code is None and isinstance(data.get("code"), str | int):
                 self.code = str(data["code"])
             if self.type is None and isinstance(data.get("type"), str):
@@ -316,6 +333,10 @@ def _decoded(body: object) -> object:
     except ValueError:
         # A proxy's HTML page says nothing in its tags.
         return "" if body.lstrip().startswith("<") else body
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:g} s" if seconds < 7200 else f"{seconds / 3600:,.0f} hours"
 
 
 def _cut(text: str) -> str:
