@@ -2,12 +2,11 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from call import Call
-from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from mistral_service import MistralTurnMetrics
@@ -15,25 +14,11 @@ from mistral_service.costs import PRICES, Price, cost_of, total
 from mistral_service.local import Checks, Reply
 from mistral_service.wire.chunks import Usage
 
-EXPORTER = InMemorySpanExporter()
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _provider():
-    provider = trace.get_tracer_provider()
-    if not isinstance(provider, TracerProvider):  # a process has one, for ever
-        provider = TracerProvider()
-        trace.set_tracer_provider(provider)
-    provider.add_span_processor(SimpleSpanProcessor(EXPORTER))
-
-
-@pytest.fixture(autouse=True)
-def _no_spans():
-    EXPORTER.clear()
-
-
-def spans() -> list[ReadableSpan]:
-    return [span for span in EXPORTER.get_finished_spans() if span.name == "llm"]
+@pytest.fixture
+def turns(spans: InMemorySpanExporter) -> Callable[[], list[ReadableSpan]]:
+    """The spans of the turns that have ended."""
+    return lambda: [span for span in spans.get_finished_spans() if span.name == "llm"]
 
 
 def traced(service, *messages, **options) -> Call:
@@ -48,11 +33,11 @@ USAGE = {
 }
 
 
-async def test_a_plain_turn_says_what_it_took(serve, service_for):
+async def test_a_plain_turn_says_what_it_took(serve, service_for, turns):
     mistral = serve(Reply("Good morning.", usage=USAGE))
     async with traced(service_for(mistral, temperature=0.2)) as call:
         await call.say("Hello.")
-    (span,) = spans()
+    (span,) = turns()
     told = dict(span.attributes or {})
     assert told["gen_ai.provider.name"] == "mistral_ai"
     assert told["gen_ai.request.model"] == "mistral-small-latest"
@@ -77,18 +62,18 @@ async def test_a_plain_turn_says_what_it_took(serve, service_for):
     assert not span.events
 
 
-async def test_repaired_messages_are_counted_and_their_rules_named(serve, service_for):
+async def test_repaired_messages_are_counted_and_their_rules_named(serve, service_for, turns):
     mistral = serve(Reply("Yes."))
     lost = {"role": "tool", "tool_call_id": "call_1", "content": "It rained."}
     late = {"role": "developer", "content": "Be brief."}
     async with traced(service_for(mistral), {"role": "user", "content": "Hi."}, lost, late) as call:
         await call.say("Did it rain?")
-    told = dict(spans()[0].attributes or {})
+    told = dict(turns()[0].attributes or {})
     assert int(told["mistral.repaired_messages"]) >= 2
     assert told["mistral.rules"] == ("R1", "R4", "R12")
 
 
-async def test_a_fault_on_the_way_is_an_event_of_the_span(serve, service_for):
+async def test_a_fault_on_the_way_is_an_event_of_the_span(serve, service_for, turns):
     refused = {"mistral-correlation-id": "abc-1"}
     mistral = serve(
         Reply(status=503, body={"message": "full"}, headers=refused),
@@ -97,7 +82,7 @@ async def test_a_fault_on_the_way_is_an_event_of_the_span(serve, service_for):
     )
     async with traced(service_for(mistral)) as call:
         assert await call.say("Count.") == "One two three four five."
-    (span,) = spans()
+    (span,) = turns()
     told = dict(span.attributes or {})
     assert (told["mistral.attempts"], told["mistral.faults"], told["mistral.resumes"]) == (3, 2, 1)
     assert told["mistral.correlation_id"] != "abc-1"
@@ -115,11 +100,11 @@ async def test_a_fault_on_the_way_is_an_event_of_the_span(serve, service_for):
     assert (second.attributes or {})["mistral.handled"] == "resumed"
 
 
-async def test_a_second_request_is_counted(serve, service_for):
+async def test_a_second_request_is_counted(serve, service_for, turns):
     mistral = serve(Reply("Too late.", first_wait=5), Reply("Here."))
     async with traced(service_for(mistral, hedge_after=0.1)) as call:
         assert await call.say("Hello.") == "Here."
-    told = dict(spans()[0].attributes or {})
+    told = dict(turns()[0].attributes or {})
     assert (told["mistral.attempts"], told["mistral.hedges"], told["mistral.hedges_won"]) == (
         2,
         1,
@@ -128,14 +113,14 @@ async def test_a_second_request_is_counted(serve, service_for):
 
 
 async def test_an_error_that_ends_a_turn_ends_its_span_with_reason_and_correlation_id(
-    serve, service_for
+    serve, service_for, turns
 ):
     mistral = serve(
         Reply(status=401, body={"detail": "No"}, headers={"mistral-correlation-id": "abc-2"})
     )
     async with traced(service_for(mistral, warm_up=False)) as call:
         await call.say("Hello.")
-    (span,) = spans()
+    (span,) = turns()
     told = dict(span.attributes or {})
     assert not span.status.is_ok
     assert told["error.type"] == "key"
@@ -145,19 +130,19 @@ async def test_an_error_that_ends_a_turn_ends_its_span_with_reason_and_correlati
     assert "test-key" not in str(span.to_json())
 
 
-async def test_an_interrupted_turn_leaves_its_span_too(serve, service_for):
+async def test_an_interrupted_turn_leaves_its_span_too(serve, service_for, turns):
     mistral = serve(Reply("word " * 100, pause=0.02))
     async with traced(service_for(mistral)) as call:
         await call.begin("Tell me a story.")
         await call.until(lambda: "word" in call.words)
         await call.interrupt()
-        await call.until(spans)
-    told = dict(spans()[0].attributes or {})
+        await call.until(turns)
+    told = dict(turns()[0].attributes or {})
     assert told["mistral.attempts"] == 1
     assert "word" in str(told["output"])
 
 
-async def test_kept_thoughts_do_not_disturb_the_span(serve, service_for):
+async def test_kept_thoughts_do_not_disturb_the_span(serve, service_for, turns):
     thinking = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}]
     mistral = serve(
         Reply(deltas=[{"content": thinking}, {"content": "Hi."}]),
@@ -168,18 +153,18 @@ async def test_kept_thoughts_do_not_disturb_the_span(serve, service_for):
     async with traced(service) as call:
         await call.say("Hello.")
         await call.say("How are you?")
-    first, second = [dict(span.attributes or {}) for span in spans()]
+    first, second = [dict(span.attributes or {}) for span in turns()]
     assert first["output"] == "Hi."
     assert "How are you?" in str(second["input"])
     assert "Hm." in str(second["input"])
     assert second["mistral.attempts"] == 1
 
 
-async def test_nothing_is_traced_where_tracing_is_off(serve, service_for):
+async def test_nothing_is_traced_where_tracing_is_off(serve, service_for, turns):
     mistral = serve(Reply(status=503, body={}), Reply("Hi."))
     async with Call(service_for(mistral)) as call:
         assert await call.say("Hello.") == "Hi."
-    assert not spans()
+    assert not turns()
 
 
 def test_the_service_itself_loads_no_opentelemetry():
@@ -194,14 +179,14 @@ def test_the_service_itself_loads_no_opentelemetry():
 # --- costs ---------------------------------------------------------------------------------------
 
 
-async def test_a_turn_tells_its_cost_where_prices_are_given(serve, service_for):
+async def test_a_turn_tells_its_cost_where_prices_are_given(serve, service_for, turns):
     mistral = serve(Reply("Hello.", usage=USAGE))
     async with traced(service_for(mistral, prices=PRICES)) as call:
         await call.say("Hi.")
     cost = (360 * 0.15 + 640 * 0.015 + 50 * 0.6) / 1_000_000
     (metrics,) = call.metrics(MistralTurnMetrics)
     assert metrics.cost == pytest.approx(cost)
-    assert (spans()[0].attributes or {})["mistral.cost"] == pytest.approx(cost)
+    assert (turns()[0].attributes or {})["mistral.cost"] == pytest.approx(cost)
 
 
 async def test_a_fallback_is_paid_at_its_own_price(serve, service_for):
@@ -226,13 +211,13 @@ async def test_a_fallback_is_paid_at_its_own_price(serve, service_for):
 
 
 @pytest.mark.parametrize("prices", [None, {"another-model": Price(1, 1)}])
-async def test_an_unknown_price_is_no_cost(serve, service_for, prices):
+async def test_an_unknown_price_is_no_cost(serve, service_for, turns, prices):
     mistral = serve(Reply("Hello.", usage=USAGE))
     async with traced(service_for(mistral, prices=prices)) as call:
         await call.say("Hi.")
     (metrics,) = call.metrics(MistralTurnMetrics)
     assert metrics.cost is None
-    assert "mistral.cost" not in (spans()[0].attributes or {})
+    assert "mistral.cost" not in (turns()[0].attributes or {})
 
 
 def _usage(cached: int | None = 640) -> Usage:
