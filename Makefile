@@ -12,7 +12,7 @@ ARGS   ?=
 # The bot on the page, and the tests, are the only ones to speak: nothing is fetched from a hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test test-fast lint types bench faults lock clean
+.PHONY: help demo test test-fast test-pythons lint types bench faults soak docs screenshots dist lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show what there is
@@ -26,6 +26,9 @@ test: $(VENV)/.dev $(VENV)/.libgomp $(VENV)/.chromium $(VENV)/.gateway ## Run ev
 
 test-fast: $(VENV)/.dev $(VENV)/.libgomp ## Run the tests that need no browser
 	$(BIN)/python -m pytest -m "not browser" $(ARGS)
+
+test-pythons: $(VENV)/.dev ## Run the core's tests with every Python from 3.11 that is installed
+	@$(BIN)/python tests/pythons.py
 
 lint: $(VENV)/.dev ## Check style and format
 	$(BIN)/ruff check .
@@ -43,6 +46,19 @@ bench: $(VENV)/.dev ## Measure beside Pipecat's own service
 faults: $(VENV)/.dev ## Let every fault happen, and write docs/faults.md
 	@$(BIN)/python tests/test_fault_matrix.py --write
 
+docs: $(VENV)/.dev ## Build the documentation site into site/; a broken link is an error
+	@$(BIN)/python docs/reference.py
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+dist: $(VENV)/.dev ## Build the wheel and the source distribution into dist/
+	$(BIN)/python -m build --no-isolation
+
+screenshots: $(VENV)/.dev ## Make the pictures of the terminal in docs/images
+	@$(BIN)/python docs/screenshots.py
+
+soak: $(VENV)/.dev ## Hold 500 conversations of 20 turns with a model that often fails
+	@$(BIN)/python benchmarks/soak.py $(ARGS)
+
 lock: $(VENV)/.dev ## Pin the dependencies anew
 	$(PIP) install -q uv
 	cd requirements && for set in dev demo; do \
@@ -53,7 +69,7 @@ lock: $(VENV)/.dev ## Pin the dependencies anew
 	    --generate-hashes --no-annotate --custom-compile-command "make lock" weights.in -o weights.txt
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) tests/gateway/node_modules artifacts dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) tests/gateway/node_modules artifacts dist site .pytest_cache .ruff_cache .hypothesis
 
 # --- what is needed -----------------------------------------------------------------------------
 

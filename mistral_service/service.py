@@ -3,6 +3,7 @@
 import asyncio
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any, cast
 
 from loguru import logger
@@ -21,24 +22,25 @@ from pipecat.utils.types import assert_given
 
 from mistral_service.conversation.adapter import MistralLLMAdapter
 from mistral_service.conversation.tools import ToolsNotPassable
+from mistral_service.costs import Price
 from mistral_service.reply.attempts import Attempts
 from mistral_service.reply.events import Text
 from mistral_service.reply.prefix import RepeatedPrefix
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.settings import (
-    DEFAULT_MODEL,
     UNSET,
     BadSetting,
     MistralLLMSettings,
     check_settings,
-    fastest_effort,
     given,
 )
 from mistral_service.sight import Sight
+from mistral_service.tracing import trace_error
 from mistral_service.turn import Turns
 from mistral_service.wire.access import DEFAULT_BASE_URL, address_for, check_address, key_for
 from mistral_service.wire.client import error_of, fetch_reply, open_reply
 from mistral_service.wire.errors import MistralError, Reason
+from mistral_service.wire.models import DEFAULT_MODEL, fastest_effort
 
 # Settings that Mistral knows by the same name, with the same values.
 _SENT_AS_THEY_ARE = (
@@ -116,6 +118,7 @@ class MistralLLMService(Turns, Sight):
         fallback_base_url: str | None = None,
         fallback_api_key: str | None = None,
         warm_up: bool = True,
+        prices: Mapping[str, Price] | None = None,
         **kwargs: Any,
     ) -> None:
         """Make the service.
@@ -137,6 +140,8 @@ class MistralLLMService(Turns, Sight):
             fallback_api_key: The key there. Defaults to `api_key`.
             warm_up: Whether the connection is opened when the pipeline starts, and key and model
                 held against what the endpoint says of its models, in the background.
+            prices: What each model's tokens cost, such as `mistral_service.costs.PRICES`: with it,
+                `MistralTurnMetrics` and the span of a turn tell what the turn cost. Off by default.
             **kwargs: As Pipecat's OpenAI service takes them: `default_headers`,
                 `run_in_parallel`, `retry_on_timeout`, `retry_timeout_secs`,
                 `function_call_timeout_secs`, ….
@@ -167,6 +172,7 @@ class MistralLLMService(Turns, Sight):
             fallback_api_key=(fallback_api_key or "").strip() or None,
             fallback_base_url=fallback_base_url,
             warm_up=warm_up,
+            prices=prices,
             settings=store,
             **kwargs,
         )
@@ -313,6 +319,8 @@ class MistralLLMService(Turns, Sight):
             if error is None:
                 raise
             await self.cancel_ttfb_metrics()
+            if self._tracing_enabled:
+                trace_error(error)
             if error.status_code in (400, 413, 422):
                 # As Pipecat does: a file that came with this turn may be what was refused, and
                 # would be again on every turn to come.

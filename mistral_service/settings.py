@@ -1,7 +1,6 @@
 """What can be set, before and during a conversation, and what each setting may be."""
 
 import json
-import re
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, cast
 
@@ -14,9 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from mistral_service.conversation.encoding import Form, seen_side
 from mistral_service.conversation.run import Budget
 from mistral_service.reply.attempts import Limits
-
-DEFAULT_MODEL = "mistral-small-latest"
-"""The model asked when none is named: Pipecat's own service asks the same."""
+from mistral_service.wire.models import DEFAULT_MODEL
 
 UNSET = (NotGiven, OpenAINotGiven, Omit)
 """The types whose instances mean "not given", Pipecat's and the OpenAI client's."""
@@ -161,23 +158,6 @@ class MistralLLMSettings(OpenAILLMSettings):
         for name in {f.name for f in fields(cls)} - {f.name for f in fields(OpenAILLMSettings)}:
             setattr(settings, name, None)
         return settings
-
-
-# Mistral's models that think when asked, and take `reasoning_effort` `none` and `high`.
-_THINKS_WHEN_ASKED = re.compile(r"mistral-(small|medium)(-latest|-26\d\d|$)")
-
-
-def fastest_effort(model: str) -> str | None:
-    """The `reasoning_effort` that makes a model answer at once.
-
-    Args:
-        model: The model's name.
-
-    Returns:
-        `none` for Mistral's models that think when asked; None, which sends nothing, for others:
-        they do not know the parameter, or cannot help thinking.
-    """
-    return "none" if _THINKS_WHEN_ASKED.match(model) else None
 
 
 class BadSetting(ValueError):

@@ -1,6 +1,7 @@
 """What a reply says becomes Pipecat's frames and metrics: here, and nowhere else."""
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from pipecat.frames.frames import (
     LLMThoughtEndFrame,
@@ -55,6 +56,8 @@ class MistralTurnMetrics(MetricsData):
         resumes: Sentences that were cut and went on.
         fallbacks: Times that another model, or endpoint, was asked.
         faults: Faults that were met on the way.
+        cost: What it cost in dollars, roughly, by the `prices` that the service was given; None
+            without them, and for a model that is not among them.
     """
 
     attempts: int
@@ -63,12 +66,23 @@ class MistralTurnMetrics(MetricsData):
     resumes: int
     fallbacks: int
     faults: int
+    cost: float | None = None
 
 
 class Voice(OpenAILLMService):
     """Speaks what a reply says, thinks what it thinks, and measures both."""
 
     _thinking = False
+    _silent = True
+
+    async def start_ttfb_metrics(self, **options: Any) -> None:
+        """Begin to wait for the first output of a turn.
+
+        Args:
+            **options: As in Pipecat.
+        """
+        self._silent = True
+        await super().start_ttfb_metrics(**options)
 
     async def say(self, event: Text | Thought, *, keep_thoughts: bool = False) -> None:
         """Push one event of a reply.
@@ -80,9 +94,12 @@ class Voice(OpenAILLMService):
             event: The words, or the thought.
             keep_thoughts: Whether a thought is kept in the context.
         """
-        await self.stop_ttfb_metrics()
+        if self._silent:
+            self._silent = False
+            await self.stop_ttfb_metrics()
         if isinstance(event, Text):
-            await self.end_thought()
+            if self._thinking:
+                await self.end_thought()
             await self._push_llm_text(event.text)
             return
         if not self._thinking:
@@ -117,10 +134,13 @@ class Voice(OpenAILLMService):
             )
         )
 
-    async def measure_turn(self, counts: TurnCounts) -> None:
+    async def measure_turn(self, counts: TurnCounts, cost: float | None) -> None:
         """Report what a turn took."""
         if self.can_generate_metrics() and self.metrics_enabled:
             data = MistralTurnMetrics(
-                processor=self.name, model=str(self._settings.model), **asdict(counts)
+                processor=self.name,
+                model=str(self._settings.model),
+                cost=cost,
+                **asdict(counts),
             )
             await self.push_frame(MetricsFrame(data=[data]))

@@ -2,13 +2,19 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 
 import pytest
 from loguru import logger
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from mistral_service import MistralLLMService
-from mistral_service.local import Checks, LocalMistral, Reply, Script
+from mistral_service.local import LocalMistral
+from mistral_service.local.pytest_plugin import MistralServer, mistral_server
+
+__all__ = ["mistral_server"]  # the plugin's, whether or not the checkout is installed anew
 
 logger.remove()
 
@@ -22,17 +28,9 @@ def _no_key_from_outside(monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., LocalMistral]]:
-    """Start strict endpoints: `serve(Reply("Hello."), Reply(status=429))`."""
-    with ExitStack() as stack:
-
-        def start(*replies: Reply, checks: Checks | None = None, **options) -> LocalMistral:
-            script = Script(*replies)
-            mistral = stack.enter_context(LocalMistral(script, checks, **options))
-            mistral.script = script
-            return mistral
-
-        yield start
+def serve(mistral_server: MistralServer) -> MistralServer:
+    """Start strict endpoints, as users' tests do: `serve(Reply("Hello."), Reply(status=429))`."""
+    return mistral_server
 
 
 @pytest.fixture
@@ -40,7 +38,7 @@ def service_for() -> Callable[..., MistralLLMService]:
     """Make services that talk to an endpoint: `service_for(mistral, temperature=0.2)`."""
 
     def make(mistral: LocalMistral, **options) -> MistralLLMService:
-        names = {"api_key", "settings", "default_headers", "run_in_parallel", "warm_up"}
+        names = {"api_key", "settings", "default_headers", "run_in_parallel", "warm_up", "prices"}
         given = {
             k: options.pop(k)
             for k in list(options)
@@ -52,6 +50,19 @@ def service_for() -> Callable[..., MistralLLMService]:
         return MistralLLMService(base_url=mistral.base_url, **given)
 
     return make
+
+
+@pytest.fixture
+def spans() -> Iterator[InMemorySpanExporter]:
+    """The spans that are traced during a test; a process has one provider of them for ever."""
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        provider = TracerProvider()
+        trace.set_tracer_provider(provider)
+    exporter = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    yield exporter
+    exporter.shutdown()
 
 
 async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:

@@ -4,8 +4,8 @@
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from rough_road import Bytes, Chunks, Ending, Marker, Place, Trouble, response
 
@@ -46,7 +46,7 @@ class Fault:
         tls: Whether the client speaks TLS, and the road does with a certificate that nobody
             trusts ("untrusted"), or not at all ("none").
         only_with_tools: Whether it can only happen where functions are offered.
-        turn_timeout: Another `turn_timeout` than the matrix has, in seconds.
+        limits: Settings that are other than `LIMITS`.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Fault:
     port_closed: bool = False
     tls: str | None = None
     only_with_tools: bool = False
-    turn_timeout: float | None = None
+    limits: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def words(self, *, tools: bool) -> str:
         """The words that a caller hears in a turn."""
@@ -141,6 +141,11 @@ OUT_OF_ORDER = b"data: " + json.dumps(ORDER).encode() + b"\n\n"
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
 MEGABYTE = 2**20
 
+# Where nothing ever comes, nobody needs to wait for it for long.
+NEVER = {"turn_timeout": 1.5}
+# A busy machine is slow with single bytes.
+PATIENT = {"first_token_timeout": 5.0, "stall_timeout": 5.0}
+
 AT_THE_DOOR: list[Fault] = [
     Fault("the port is closed for a moment", attempts=1, port_closed=True),
     Fault("the port is closed", told=Reason.UNREACHABLE, attempts=0, port_closed=True, always=True),
@@ -168,7 +173,7 @@ AT_THE_DOOR: list[Fault] = [
         told=Reason.TIMEOUT,
         tls="none",
         always=True,
-        turn_timeout=1.5,
+        limits=NEVER,
     ),
 ]
 
@@ -181,7 +186,7 @@ BEFORE_THE_STREAM = [
         [Trouble(Place.REQUEST, SILENCE)],
         told=Reason.TIMEOUT,
         always=True,
-        turn_timeout=1.5,
+        limits=NEVER,
     ),
     Fault(
         "every connection is reset after the request",
@@ -258,12 +263,17 @@ IN_THE_STREAM = [
         only_with_tools=True,
     ),
     Fault("closed after the last word", [Trouble(Chunks(6), FIN)]),
-    Fault("closed after the `finish_reason`", [Trouble(Chunks(7), FIN)]),
-    Fault("reset after the `finish_reason`", [Trouble(Chunks(7), RST)]),
-    Fault("silence after the `finish_reason`", [Trouble(Chunks(7), SILENCE)]),
+    Fault("closed after the `finish_reason`", [Trouble(Chunks(7), FIN)], attempts=1),
+    Fault("reset after the `finish_reason`", [Trouble(Chunks(7), RST)], attempts=1),
+    Fault("silence after the `finish_reason`", [Trouble(Chunks(7), SILENCE)], attempts=1),
     Fault("the end without `[DONE]`", [Trouble(Chunks(7), END)], attempts=1),
     Fault("an open connection after `[DONE]`", [Trouble(Chunks(8), SILENCE)], attempts=1),
-    Fault("a reply that comes byte by byte", [Trouble(Chunks(0), GOES_ON, pause=0)], attempts=1),
+    Fault(
+        "a reply that comes byte by byte",
+        [Trouble(Chunks(0), GOES_ON, pause=0)],
+        attempts=1,
+        limits=PATIENT,
+    ),
     Fault(
         "a chunk with a megabyte of padding",
         [Trouble(Chunks(1), GOES_ON, event("", p="x" * MEGABYTE))],

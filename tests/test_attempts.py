@@ -1,6 +1,7 @@
 """Deadlines, second attempts, and sentences finished after a cut."""
 
 import asyncio
+import re
 import time
 
 import pytest
@@ -213,7 +214,7 @@ async def test_a_turn_that_cannot_be_saved_is_told_in_time(serve, service_for):
         began = time.monotonic()
         await call.say("Hello.")
         [error] = call.errors
-        assert "no first token came in 0.5 s" in error.error
+        assert re.search(r"no first token came in 0\.\d+ s", error.error)
         assert time.monotonic() - began < 3
         assert call.service.is_usable
         # The server notices a moment after we have closed.

@@ -89,8 +89,7 @@ class Journey:
         base_url = road.base_url
         if fault.tls:
             base_url = base_url.replace("http:", "https:")
-        limits = {"turn_timeout": fault.turn_timeout} if fault.turn_timeout else {}
-        service = service_for(base_url, **limits)
+        service = service_for(base_url, **fault.limits)
         if fault.port_closed and not fault.always:
 
             @service.event_handler("on_fault_handled")
@@ -254,7 +253,7 @@ def test_a_fault_ends_as_the_table_says(came: dict[str, float | BaseException], 
     if isinstance(result, BaseException):
         raise result
     # Whatever happens, the caller hears of it within the turn's time; twice that is slack.
-    assert result < 2 * (fault.turn_timeout or LIMITS["turn_timeout"])
+    assert result < 2 * LIMITS["turn_timeout"]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

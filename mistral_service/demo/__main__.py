@@ -14,10 +14,13 @@ PACKAGED_BOT = Path(__file__).parent / "voice_bot.py"
 SOURCE_BOT = Path(__file__).parents[2] / "examples" / "voice_bot.py"
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+_PROGRAM = "python -m mistral_service.demo"
+
+
+def parse(arguments: Sequence[str] | None, program: str = _PROGRAM) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m mistral_service.demo",
+        prog=program,
         description="A spoken conversation through MistralLLMService, in the browser.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
@@ -51,9 +54,9 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = _PROGRAM) -> int:
     """Run the demo until Ctrl-C; returns the exit status."""
-    options = parse(arguments)
+    options = parse(arguments, program)
     # Read by the libraries when they are first imported. Two cores carry four models: a second
     # thread for one of them starves the others. And a model that is not on disk is an error to
     # report at once, not a download to wait for.

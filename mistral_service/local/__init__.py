@@ -14,8 +14,27 @@ In a test::
 By itself: `python -m mistral_service.local --port 8080`.
 """
 
-from mistral_service.local.checks import Checks
-from mistral_service.local.script import Reply, Script
-from mistral_service.local.server import LocalMistral
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mistral_service.local.checks import Checks
+    from mistral_service.local.script import Reply, Script
+    from mistral_service.local.server import LocalMistral
 
 __all__ = ["Checks", "LocalMistral", "Reply", "Script"]
+
+# Loaded when first asked for: pytest loads the plugin in this package for everybody who has it
+# installed, with the extra `local` or without.
+_HOMES = {
+    "Checks": "mistral_service.local.checks",
+    "LocalMistral": "mistral_service.local.server",
+    "Reply": "mistral_service.local.script",
+    "Script": "mistral_service.local.script",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,16 +14,19 @@ from mistral_service.local.script import Script
 from mistral_service.local.server import bind, serve
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(
+    arguments: list[str] | None = None, program: str = "python -m mistral_service.local"
+) -> int:
     """Run the endpoint.
 
     Args:
         arguments: The command line; by default the process's own.
+        program: What the command line calls the program.
 
     Returns:
         The exit status: 0 when it was told to end, 1 where it could not begin.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser(program).parse_args(arguments)
     signal.signal(signal.SIGTERM, _end)
     try:
         checks = Checks(versions=options.accept.split(","))
@@ -49,9 +52,9 @@ def _engine(options: argparse.Namespace) -> Engine:
     return ModelEngine(path, threads=options.threads)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m mistral_service.local",
+        prog=program,
         description="A Mistral endpoint on this machine, as strict as the real one.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")

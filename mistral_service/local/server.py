@@ -11,6 +11,7 @@ import uvicorn
 from mistral_service.local.app import Exchange, create_app
 from mistral_service.local.checks import Checks
 from mistral_service.local.pieces import Engine
+from mistral_service.local.script import Script
 
 _START_SECONDS = 30.0
 
@@ -93,6 +94,17 @@ class LocalMistral:
         """The address for a client's `base_url`: `http://127.0.0.1:PORT/v1`."""
         host = self._address[0]
         return f"http://{f'[{host}]' if ':' in host else host}:{self._port}/v1"
+
+    @property
+    def script(self) -> Script:
+        """The replies to come, to add to them while it runs.
+
+        Raises:
+            TypeError: If no script answers, but a model.
+        """
+        if not isinstance(self._engine, Script):
+            raise TypeError(f"{type(self._engine).__name__} answers here, and follows no script")
+        return self._engine
 
     def start(self) -> "LocalMistral":
         """Listen; returns when requests are answered."""

@@ -54,7 +54,7 @@ class Usage:
     reasoning_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every token, and that takes twice as long
 class Chunk:
     """One chunk of a streamed reply.
 
@@ -131,7 +131,7 @@ def chunk_from_mapping(data: Mapping[str, Any]) -> Chunk:
         tool_calls=tuple(_tool_call(_mapping(call)) for call in _list(calls) if call)
         if calls
         else (),
-        finish_reason=finish_reason if isinstance(finish_reason, str) else None,
+        finish_reason=(finish_reason or None) if isinstance(finish_reason, str) else None,
         usage=usage,
     )
 

@@ -100,24 +100,30 @@ async def read_chunks(
         return
 
     decoder = SSEDecoder()
-    ended = False
+    ended = done = False
     reads = _reads(stream.response)
     try:
         async for data in reads:
             chunks, done, fault = _parsed(decoder.feed(data))
             if chunks:
-                ended = ended or any(chunk.finish_reason is not None for chunk in chunks)
+                ended = any(chunk.finish_reason is not None for chunk in chunks)
                 yield chunks
             if fault is not None:
                 raise fault
-            if done:
-                await _drain(reads)
-                return
+            if done or ended:
+                break
+        if done or ended:
+            async for data in _rest(reads):
+                # The tokens may be told of after the end; for a fault it is too late.
+                chunks, done, _ = _parsed([] if done else decoder.feed(data))
+                if chunks:
+                    yield chunks
+            return
     except EventTooLong as e:
         raise MistralError(Reason.STREAM, str(e)) from e
     chunks, done, fault = _parsed(decoder.finish())
     if chunks:
-        ended = ended or any(chunk.finish_reason is not None for chunk in chunks)
+        ended = any(chunk.finish_reason is not None for chunk in chunks)
         yield chunks
     if fault is not None:
         raise fault
@@ -146,16 +152,17 @@ def _parsed(payloads: list[bytes]) -> tuple[list[Chunk], bool, MistralError | No
     return chunks, False, None
 
 
-async def _drain(reads: AsyncIterator[bytes]) -> None:
-    """Read what follows the last event, so that the connection can serve the next turn.
+async def _rest(reads: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    """What follows the end of a reply, read so that the connection can serve the next turn.
 
     That is the end mark of the body, which comes with the last event or right after it. A server
-    that keeps the body open costs one connection rather than the caller's time.
+    that keeps the body open, or breaks it off, costs one connection rather than the caller's time.
     """
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_DRAIN_SECONDS):
-            async for _ in reads:
-                pass
+    with contextlib.suppress(Exception):
+        while True:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                data = await anext(reads)
+            yield data
 
 
 async def fetch_reply(

@@ -129,6 +129,8 @@ _DISGUISED_REFUSAL = "3600"
 
 _SHORTEST_KEY = 8
 
+_CUT_OFF = "…"
+
 MAX_SHOWN = 300
 """Characters of the server's own words that an error quotes."""
 
@@ -180,9 +182,26 @@ class MistralError(Exception):
         Args:
             key: The key; one of less than eight characters is no secret but a stand-in.
         """
-        if len(key) < _SHORTEST_KEY or key not in self.detail:
+        if len(key) < _SHORTEST_KEY:
             return self
-        return self.but(detail=self.detail.replace(key, "[key]"))
+
+        def struck(text: str | None) -> str | None:
+            text = text and text.replace(key, "[key]")
+            # Words that were cut may end with the beginning of it.
+            parts = (key[:length] + _CUT_OFF for length in range(len(key) - 1, 3, -1))
+            part = text and next((each for each in parts if text.endswith(each)), None)
+            return text.removesuffix(part) + "[key]" + _CUT_OFF if text and part else text
+
+        return MistralError(
+            self.reason,
+            struck(self.detail) or "",
+            status_code=self.status_code,
+            code=struck(self.code),
+            type=struck(self.type),
+            retry_after=self.retry_after,
+            correlation_id=struck(self.correlation_id),
+            budget=self.budget,
+        )
 
     def but(self, *, detail: str) -> "MistralError":
         """The same error, told in other words.
@@ -255,7 +274,7 @@ class MistralError(Exception):
     def _sentence(self) -> str:
         marks = [str(m) for m in (self.status_code, self.code) if m is not None]
         advice = _ADVICE[self.reason] + (f" ({', '.join(dict.fromkeys(marks))})" if marks else "")
-        when = f" Try again in {self.retry_after:g} s." if self.retry_after else ""
+        when = f" Try again in {_time(self.retry_after)}." if self.retry_after else ""
         return (f"{advice}: {self.detail}" if self.detail else f"{advice}.") + when
 
 
@@ -284,7 +303,7 @@ class _Found:
             )
         elif isinstance(body, Mapping):
             data = cast("Mapping[str, Any]", body)
-            self.guardrail = self.guardrail or "guardrails" in data
+            self.guardrail = self.guardrail or data.get("guardrails") is not None
             if self.code is None and isinstance(data.get("code"), str | int):
                 self.code = str(data["code"])
             if self.type is None and isinstance(data.get("type"), str):
@@ -322,6 +341,10 @@ def _decoded(body: object) -> object:
         return "" if body.lstrip().startswith("<") else body
 
 
+def _time(seconds: float) -> str:
+    return f"{seconds:g} s" if seconds < 7200 else f"{seconds / 3600:,.0f} hours"
+
+
 def _cut(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + _CUT_OFF

@@ -1,8 +1,28 @@
-"""The models that a key may ask, as `GET /v1/models` tells them."""
+"""The models that a key may ask, as `GET /v1/models` tells them, and what is known without it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
+
+DEFAULT_MODEL = "mistral-small-latest"
+"""The model asked when none is named: Pipecat's own service asks the same."""
+
+# Mistral's models that think when asked, and take `reasoning_effort` `none` and `high`.
+_THINKS_WHEN_ASKED = re.compile(r"mistral-(small|medium)(-latest|-26\d\d|$)")
+
+
+def fastest_effort(model: str) -> str | None:
+    """The `reasoning_effort` that makes a model answer at once.
+
+    Args:
+        model: The model's name.
+
+    Returns:
+        `none` for Mistral's models that think when asked; None, which sends nothing, for others:
+        they do not know the parameter, or cannot help thinking.
+    """
+    return "none" if _THINKS_WHEN_ASKED.match(model) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,17 @@ class SSEDecoder:
         Raises:
             EventTooLong: If one event has more than `MAX_EVENT_BYTES`.
         """
+        if not self._rest and not self._data and not self._at_start and not self._after_cr:
+            # Nearly every read of a voice's stream: one event, whole.
+            end = len(data) - 2
+            if (
+                data.startswith(b"data: ")
+                and data.endswith(b"\n\n")
+                and data.find(b"\n") == end
+                and b"\r" not in data
+                and end <= MAX_EVENT_BYTES
+            ):
+                return [data[6:end]]
         if self._after_cr and data:
             # The CR has ended its line already; an LF after it belongs to the same line end.
             data = data.removeprefix(b"\n")

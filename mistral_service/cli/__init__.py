@@ -1,0 +1,19 @@
+"""The command line: `mistral-service doctor`, `lint`, `chat`, `models`, `serve`, `demo`."""
+
+import sys
+
+
+def main() -> int:
+    """Run the command line.
+
+    Returns:
+        The exit status: 0 where all is well, 1 where something is not, 2 where the command line
+        itself was wrong.
+    """
+    try:
+        from mistral_service.cli.app import app
+    except ImportError as e:
+        print(e, file=sys.stderr)
+        return 1
+    app(prog_name="mistral-service")
+    return 0

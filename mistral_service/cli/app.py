@@ -1,0 +1,256 @@
+"""The commands and their options."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Generator
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from mistral_service import __version__
+from mistral_service.wire.access import DEFAULT_BASE_URL
+from mistral_service.wire.client import error_of, fetch_models
+from mistral_service.wire.models import DEFAULT_MODEL
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.text import Text
+except ImportError as e:
+    raise ImportError(
+        f"The command line needs a package that is missing ({e}): "
+        "pip install 'pipecat-mistral-service[cli]'."
+    ) from None
+
+from mistral_service.cli import catalogue, doctor, examine, lint
+from mistral_service.cli.chat import Chat
+from mistral_service.cli.endpoint import Endpoint, Problem
+
+_MODELS_SECONDS = 10.0
+_INTERRUPTED = 130  # what shells report of a program that Ctrl-C has ended
+
+app = typer.Typer(
+    help="Tools around pipecat-mistral-service, the Mistral LLM service for Pipecat.",
+    epilog="The key is read from MISTRAL_API_KEY, and never shown.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+BaseURL = Annotated[
+    str,
+    typer.Option(envvar="MISTRAL_BASE_URL", help="Where the endpoint is.", metavar="URL"),
+]
+ModelName = Annotated[
+    str, typer.Option(envvar="MISTRAL_MODEL", help="The model to ask.", metavar="NAME")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command("doctor")
+def doctor_command(
+    base_url: BaseURL = DEFAULT_BASE_URL,
+    model: ModelName = DEFAULT_MODEL,
+    tries: Annotated[int, typer.Option(min=0, max=100, help="Replies to time.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Look whether a bot could speak: key, endpoint, TLS, clock, model, time to the first word.
+
+    Ends with status 1 if it could not.
+    """
+
+    async def look() -> list[examine.Finding]:
+        async with aclosing(examine.examine(Endpoint.given(base_url), model, tries)) as findings:
+            if as_json:
+                return [finding async for finding in findings]
+            return await doctor.show(findings, Console())
+
+    with _told():
+        found = asyncio.run(look())
+        if as_json:
+            report = {
+                "healthy": doctor.healthy(found),
+                "base_url": base_url,
+                "model": model,
+                "findings": [finding.as_json() for finding in found],
+            }
+            _print_json(report)
+        raise typer.Exit(0 if doctor.healthy(found) else 1)
+
+
+@app.command("lint")
+def lint_command(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="JSON: a list of messages, or a request with messages and tools; - reads "
+            "standard input.",
+            metavar="FILE.json…",
+            show_default=False,
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Show what the message rules would change in a history, and why.
+
+    Ends with status 1 if they would change something, with 2 if a file is no history.
+    """
+    console = Console()
+    reports: list[dict[str, Any]] = []
+    with _told(status=2):
+        for path in files:
+            name = "standard input" if path == Path("-") else str(path)
+            text = sys.stdin.read() if path == Path("-") else lint.read_file(path)
+            messages, has_tools = lint.read_history(text, name)
+            report = lint.lint(messages, has_tools=has_tools)
+            reports.append({"file": name, **report.as_json()})
+            if not as_json:
+                lint.show(report, name, console)
+        if as_json:
+            _print_json(reports[0] if len(reports) == 1 else reports)
+        raise typer.Exit(0 if all(report["clean"] for report in reports) else 1)
+
+
+@app.command("chat")
+def chat_command(
+    words: Annotated[
+        str | None,
+        typer.Argument(help="Say this and end with the answer.", show_default=False),
+    ] = None,
+    base_url: BaseURL = DEFAULT_BASE_URL,
+    model: ModelName = DEFAULT_MODEL,
+    image: Annotated[
+        Path | None,
+        typer.Option(help="A picture to show with the first words.", show_default=False),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="An instruction for the model.", show_default=False)
+    ] = None,
+    tools: Annotated[bool, typer.Option(help="Offer a clock and a calculator.")] = True,
+) -> None:
+    """Talk with a model in the terminal: streamed, with functions and pictures.
+
+    Ctrl-C interrupts an answer, Ctrl-D ends the conversation, `/image FILE` shows a picture with
+    the next words.
+    """
+    console = Console(highlight=False)
+    with _told(), asyncio.Runner() as runner:
+        endpoint = Endpoint.given(base_url)
+        client = endpoint.client()
+        chat = Chat(client, model, console, system=system, with_tools=tools)
+        try:
+            if image is not None:
+                chat.show_image(image)
+            if words is not None:
+                runner.run(chat.say(words))
+                return
+            if sys.stdin.isatty():
+                console.print(Text(f"{model} at {endpoint.base_url}; Ctrl-D ends.", "dim"))
+            _converse(chat, console, runner)
+        finally:
+            runner.run(client.close())
+
+
+def _converse(chat: Chat, console: Console, runner: asyncio.Runner) -> None:
+    """Take the user's words until there are no more."""
+    while True:
+        try:
+            words = console.input("[bold cyan]you ›[/] " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        # What goes wrong with one answer is told, and the conversation goes on.
+        with _told(status=None):
+            if words.startswith("/image "):
+                chat.show_image(Path(words.removeprefix("/image ").strip()).expanduser())
+                console.print(Text("It is shown with your next words.", "dim"))
+            elif words:
+                runner.run(chat.say(words))
+
+
+@app.command("models")
+def models_command(base_url: BaseURL = DEFAULT_BASE_URL, as_json: AsJson = False) -> None:
+    """List the models that the key may ask, and what they can do."""
+
+    async def fetch() -> catalogue.Catalogue:
+        async with Endpoint.given(base_url).client() as client:
+            return await fetch_models(client, _MODELS_SECONDS)
+
+    with _told():
+        found = asyncio.run(fetch())
+        if as_json:
+            _print_json(catalogue.as_json(found))
+        elif found.cards:
+            catalogue.show(found, Console())
+        else:
+            raise Problem(f"{base_url} lists no models.")
+
+
+# Their options are those of the two programs themselves, `--help` among them.
+_PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
+
+
+@app.command("serve", context_settings=_PASSED_ON, add_help_option=False)
+def serve_command(context: typer.Context) -> None:
+    """Run the strict local endpoint (as python -m mistral_service.local does)."""
+    with _told():
+        try:
+            from mistral_service.local.__main__ import main
+        except ImportError as e:
+            raise Problem(
+                f"A package is missing ({e}): pip install 'pipecat-mistral-service[local]'."
+            ) from None
+        raise typer.Exit(main(context.args, program="mistral-service serve"))
+
+
+@app.command("demo", context_settings=_PASSED_ON, add_help_option=False)
+def demo_command(context: typer.Context) -> None:
+    """Speak with a bot in the browser (as python -m mistral_service.demo does)."""
+    from mistral_service.demo.__main__ import main
+
+    with _told():
+        raise typer.Exit(main(context.args, program="mistral-service demo"))
+
+
+@contextmanager
+def _told(status: int | None = 1) -> Generator[None]:
+    """Tell what goes wrong in a sentence; end with `status`, or go on where it is None."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except KeyboardInterrupt:
+        Console(stderr=True).print(Text("(interrupted)", "dim"))
+        if status is not None:
+            raise typer.Exit(_INTERRUPTED) from None
+    except Exception as e:
+        if os.environ.get("MISTRAL_SERVICE_TRACEBACK"):
+            raise
+        Console(stderr=True).print(Text(_sentence(e), "red"), soft_wrap=True)
+        if status is not None:
+            raise typer.Exit(status) from None
+
+
+def _sentence(exception: Exception) -> str:
+    if isinstance(exception, Problem):
+        return str(exception)
+    if error := error_of(exception, os.environ.get("MISTRAL_API_KEY", "").strip()):
+        return str(error)
+    return (
+        f"A fault of mistral-service itself, {type(exception).__name__}: {exception} "
+        "(MISTRAL_SERVICE_TRACEBACK=1 shows where; please report it)"
+    )
+
+
+def _print_json(data: object) -> None:
+    typer.echo(json.dumps(data, ensure_ascii=False, indent=2))

@@ -1,0 +1,195 @@
+"""`mistral-service chat`: a conversation in the terminal."""
+
+import asyncio
+import base64
+import json
+import mimetypes
+import time
+import unicodedata
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from openai import AsyncOpenAI
+from rich.console import Console
+from rich.text import Text as Line
+
+from mistral_service.cli import tools
+from mistral_service.cli.endpoint import Problem, events_of
+from mistral_service.conversation.rules import apply_rules
+from mistral_service.conversation.run import Messages, Run
+from mistral_service.reply.events import Finish, Text, Thought, ToolCall
+from mistral_service.wire.chunks import Usage
+from mistral_service.wire.models import fastest_effort
+
+_MAX_ROUNDS = 5
+_MAX_IMAGE_BYTES = 10_000_000  # Mistral's own limit
+
+
+class Chat:
+    """A conversation with a model, printed as it goes.
+
+    Attributes:
+        messages: What has been said.
+    """
+
+    def __init__(
+        self,
+        client: AsyncOpenAI,
+        model: str,
+        console: Console,
+        *,
+        system: str | None = None,
+        with_tools: bool = True,
+    ) -> None:
+        """Begin a conversation.
+
+        Args:
+            client: Who to ask.
+            model: The model.
+            console: Where to print.
+            system: An instruction for the whole conversation.
+            with_tools: Whether the model may call the clock and the calculator.
+        """
+        self.messages: Messages = [{"role": "system", "content": system}] if system else []
+        self._client = client
+        self._model = model
+        self._console = console
+        self._tools = tools.TOOLS if with_tools else []
+        self._image: dict[str, Any] | None = None
+
+    def show_image(self, path: Path) -> None:
+        """Show the model a picture with the next message.
+
+        Args:
+            path: A PNG, JPEG, WebP or GIF file of at most 10 MB.
+
+        Raises:
+            Problem: If it is something else.
+        """
+        kind = mimetypes.guess_type(path.name)[0] or ""
+        if kind not in ("image/png", "image/jpeg", "image/webp", "image/gif"):
+            raise Problem(f"{path} is no picture: Mistral sees PNG, JPEG, WebP and GIF files.")
+        try:
+            data = path.read_bytes()
+        except OSError as e:
+            raise Problem(f"{path} cannot be read: {e.strerror}.") from None
+        if len(data) > _MAX_IMAGE_BYTES:
+            raise Problem(f"{path} has {len(data) / 1e6:.0f} MB: Mistral sees up to 10 MB.")
+        url = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+        self._image = {"type": "image_url", "image_url": {"url": url}}
+
+    async def say(self, words: str) -> None:
+        """Say something, and print what the model answers.
+
+        Args:
+            words: What the user says.
+
+        Raises:
+            openai.APIError: If the request is refused or nobody answers.
+            MistralError: If the reply breaks off.
+        """
+        # The loop rests while the user types: now it hears of connections that were closed.
+        await asyncio.sleep(0.01)
+        content: Any = words
+        if self._image is not None:
+            content = [{"type": "text", "text": words}, self._image]
+            self._image = None
+        self.messages.append({"role": "user", "content": content})
+        for _ in range(_MAX_ROUNDS):
+            if not await self._answer():
+                return
+        self._console.print(Line(f"(stopped after {_MAX_ROUNDS} rounds of functions)", "yellow"))
+
+    async def _answer(self) -> bool:
+        """One reply; returns whether functions were called, so that another follows."""
+        run = Run(has_tools=bool(self._tools))
+        params = {
+            "model": self._model,
+            "messages": apply_rules(self.messages, run),
+            "tools": self._tools,
+            "reasoning_effort": fastest_effort(self._model),
+        }
+        began = time.perf_counter()
+        first: float | None = None
+        said = ""
+        calls: list[ToolCall] = []
+        finish = Finish(None, self._model, None)
+        try:
+            async with aclosing(events_of(self._client, params)) as events:
+                async for event in events:
+                    if isinstance(event, Text | Thought) and first is None:
+                        first = time.perf_counter() - began
+                    match event:
+                        case Text(text):
+                            said += text
+                            self._print(text)
+                        case Thought(text):
+                            self._print(text, "dim italic")
+                        case ToolCall():
+                            calls.append(event)
+                        case Finish():
+                            finish = event
+        finally:
+            # Also where the user interrupts it, or it breaks: what was heard has been said.
+            if said:
+                self.messages.append({"role": "assistant", "content": said})
+                self._console.print(end="" if said.endswith("\n") else "\n")
+        if calls:
+            self._call(calls)
+        took = time.perf_counter() - began
+        self._console.print(Line(_footer(finish, first, took), "dim"))
+        return bool(calls)
+
+    def _call(self, calls: list[ToolCall]) -> None:
+        made = [
+            {
+                "id": call.id or f"call{len(self.messages):05}{place}",
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments or "{}"},
+            }
+            for place, call in enumerate(calls)
+        ]
+        self.messages.append({"role": "assistant", "content": "", "tool_calls": made})
+        for call, sent in zip(calls, made, strict=True):
+            result = tools.call(call.name, call.arguments)
+            self._console.print(Line(f"→ {_shown(call)} = {_printable(result)}", "magenta"))
+            self.messages.append({"role": "tool", "tool_call_id": sent["id"], "content": result})
+
+    def _print(self, text: str, style: str = "") -> None:
+        line = Line(_printable(text), style)
+        self._console.print(line, end="", soft_wrap=True)
+
+
+def _footer(finish: Finish, first: float | None, took: float) -> str:
+    marks = [finish.model]
+    if finish.usage is not None:
+        marks.append(_tokens(finish.usage))
+    if first is not None:
+        marks.append(f"first word {first:.2f} s")
+        if finish.usage is not None and finish.usage.completion_tokens > 1 and took > first:
+            speed = (finish.usage.completion_tokens - 1) / (took - first)
+            marks.append(f"{speed:.0f} tokens a second" if speed < 1000 else "all at once")
+    marks.append(f"{took:.2f} s in all")
+    if finish.reason not in ("stop", "tool_calls", None):
+        marks.append(f"ended by {finish.reason}")
+    return "  " + " · ".join(marks)
+
+
+def _tokens(usage: Usage) -> str:
+    cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
+    return f"{usage.prompt_tokens}{cached} + {usage.completion_tokens} tokens"
+
+
+def _shown(call: ToolCall) -> str:
+    try:
+        arguments: Any = json.loads(call.arguments)
+        given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    except (ValueError, AttributeError):
+        given = call.arguments
+    return _printable(f"{call.name}({given})")
+
+
+def _printable(text: str) -> str:
+    """The text without what would steer the terminal."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
