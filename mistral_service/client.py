@@ -392,6 +392,7 @@ class MistralClient:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         return [vector for batch in found for vector in batch]
 
     async def _embed(self, texts: Sequence[str], params: dict[str, Any]) -> list[Vector]:

@@ -244,6 +244,21 @@ async def test_a_text_that_is_too_long_by_itself_is_told(serve, client_for):
     assert raised.value.reason is Reason.TOO_LARGE
 
 
+async def test_with_a_batch_that_fails_the_others_end(serve, client_for):
+    mistral = serve(
+        Reply(path="embeddings", when="bad", status=422, body={"detail": "no"}, wait=0.1),
+        Reply(path="embeddings", when="word", wait=20, times=None),
+    )
+    texts = ["bad " * 8000, "word " * 6000, "word " * 6000]
+    with pytest.raises(MistralError) as raised:
+        await asyncio.wait_for(client_for(mistral).embed(texts), 5)
+    assert raised.value.reason is Reason.REQUEST
+    async with asyncio.timeout(3):
+        while not all(exchange.ended for exchange in mistral.exchanges):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert [exchange.left for exchange in mistral.exchanges].count(True) == 2
+
+
 async def test_no_text_costs_no_request(serve, client_for):
     mistral = serve()
     client = client_for(mistral)
