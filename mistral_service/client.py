@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Literal, TypedDict, Unpack, cast
+from typing import Any, Unpack, cast
 
 from openai import AsyncOpenAI
 
@@ -21,6 +21,7 @@ from mistral_service.endpoints.answers import (
 )
 from mistral_service.endpoints.batches import batches_of
 from mistral_service.endpoints.form import M, form_of, read_as, read_json
+from mistral_service.endpoints.parameters import ChatParameters, SamplingParameters
 from mistral_service.endpoints.requests import Requests
 from mistral_service.reply.attempts import Limits
 from mistral_service.reply.events import Event, Text, ToolCall
@@ -43,62 +44,6 @@ _TOO_LONG = "3210"
 """Mistral's code for a batch that has too many texts or tokens."""
 
 Message = Mapping[str, Any]
-
-
-class Sampling(TypedDict, total=False):
-    """How a reply is chosen.
-
-    Parameters:
-        temperature: From 0, always the likeliest, to 1.5.
-        top_p: Above 0, at most 1: only so much of the likelihood is chosen from.
-        max_tokens: The most tokens of a reply.
-        min_tokens: The fewest.
-        stop: Words at which it ends.
-        random_seed: The same seed, the same reply.
-        metadata: Goes along with the request.
-        prompt_cache_key: Requests of one key share Mistral's cache.
-    """
-
-    temperature: float
-    top_p: float
-    max_tokens: int
-    min_tokens: int
-    stop: str | list[str]
-    random_seed: int
-    metadata: dict[str, Any]
-    prompt_cache_key: str
-
-
-class Asking(Sampling, total=False):
-    """How a chat is answered.
-
-    Parameters:
-        tools: Functions in OpenAI's form, and Mistral's own tools by their type.
-        tool_choice: `auto`, `any`, `none`, or the one function.
-        parallel_tool_calls: Whether several may be called at once.
-        response_format: `{"type": "json_object"}`, or a schema.
-        presence_penalty: From -2 to 2.
-        frequency_penalty: From -2 to 2.
-        reasoning_effort: `none` or `high`.
-        prompt_mode: `reasoning`.
-        prediction: What the reply will probably be.
-        guardrails: Mistral's guardrails, as it takes them.
-        service_tier: `auto` or `standard_only`.
-        safe_prompt: Whether Mistral's safety prompt stands before the messages.
-    """
-
-    tools: Sequence[Mapping[str, Any]]
-    tool_choice: str | dict[str, Any]
-    parallel_tool_calls: bool
-    response_format: dict[str, Any]
-    presence_penalty: float
-    frequency_penalty: float
-    reasoning_effort: Literal["none", "high"]
-    prompt_mode: Literal["reasoning"]
-    prediction: dict[str, Any]
-    guardrails: list[dict[str, Any]]
-    service_tier: Literal["auto", "standard_only"]
-    safe_prompt: bool
 
 
 class MistralClient:
@@ -200,7 +145,7 @@ class MistralClient:
         messages: Sequence[Message],
         *,
         model: str = "mistral-small-latest",
-        **asking: Unpack[Asking],
+        **asking: Unpack[ChatParameters],
     ) -> Answer:
         """Ask for a reply and wait for the whole of it.
 
@@ -208,7 +153,7 @@ class MistralClient:
             messages: The conversation, in OpenAI's or Mistral's form. It may be any: the rules of
                 `docs/rules.md` make of it one that Mistral takes; it is left as it is.
             model: The model.
-            **asking: How it is to answer; see `Asking`.
+            **asking: How it is to answer; see `ChatParameters`.
 
         Returns:
             The reply.
@@ -233,7 +178,7 @@ class MistralClient:
         messages: Sequence[Message],
         *,
         model: str = "mistral-small-latest",
-        **asking: Unpack[Asking],
+        **asking: Unpack[ChatParameters],
     ) -> AsyncGenerator[Event]:
         """Ask for a reply and take it as it comes.
 
@@ -259,7 +204,7 @@ class MistralClient:
         messages: Sequence[Message],
         *,
         model: str = "mistral-small-latest",
-        **asking: Unpack[Asking],
+        **asking: Unpack[ChatParameters],
     ) -> Any:
         """Ask for a reply in JSON mode. The messages should say that JSON is wanted, and which.
 
@@ -283,7 +228,7 @@ class MistralClient:
         messages: Sequence[Message],
         *,
         model: str = "mistral-small-latest",
-        **asking: Unpack[Asking],
+        **asking: Unpack[ChatParameters],
     ) -> M:
         """Ask for a reply in the form of a pydantic model.
 
@@ -311,7 +256,7 @@ class MistralClient:
         suffix: str | None = None,
         *,
         model: str = "codestral-latest",
-        **sampling: Unpack[Sampling],
+        **sampling: Unpack[SamplingParameters],
     ) -> Answer:
         """Ask for what stands between two pieces of code, and wait for the whole of it.
 
@@ -319,7 +264,7 @@ class MistralClient:
             prompt: The code before.
             suffix: The code after; without it the model goes on after the prompt.
             model: The model.
-            **sampling: How it is chosen; see `Sampling`.
+            **sampling: How it is chosen; see `SamplingParameters`.
 
         Returns:
             The reply; its text may be empty, where nothing is missing.
@@ -336,7 +281,7 @@ class MistralClient:
         suffix: str | None = None,
         *,
         model: str = "codestral-latest",
-        **sampling: Unpack[Sampling],
+        **sampling: Unpack[SamplingParameters],
     ) -> AsyncGenerator[Event]:
         """Ask for what stands between two pieces of code, and take it as it comes.
 
@@ -467,7 +412,7 @@ Finished = Callable[[AsyncIterator[Event]], AsyncIterator[Event]]
 
 
 def _chat_params(
-    messages: Sequence[Message], model: str, asking: Asking
+    messages: Sequence[Message], model: str, asking: ChatParameters
 ) -> tuple[dict[str, Any], Finished]:
     """The parameters of a request, and what makes of its events those that the caller expects."""
     params = cast("dict[str, Any]", {**asking})
