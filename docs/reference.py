@@ -20,9 +20,7 @@ that names the setting, the value, and what is allowed: when the service is made
 comes, which is then refused whole. Each can change in mid-conversation:
 
 ```python
-await worker.queue_frame(
-    LLMUpdateSettingsFrame(delta=MistralLLMService.Settings(temperature=0.2))
-)
+await worker.queue_frame(LLMUpdateSettingsFrame(delta=MistralLLMService.Settings(temperature=0.2)))
 ```
 """
 
