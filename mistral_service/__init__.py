@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mistral_service.client import MistralClient
     from mistral_service.conversation.adapter import MistralLLMAdapter
     from mistral_service.service import MistralLLMService
     from mistral_service.settings import MistralLLMSettings
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from mistral_service.wire.errors import MistralError, Reason
 
 __all__ = [
+    "MistralClient",
     "MistralError",
     "MistralLLMAdapter",
     "MistralLLMService",
@@ -28,6 +30,7 @@ __all__ = [
 # Loaded when first asked for: the wire and the local endpoint need no Pipecat, whose import takes
 # two seconds.
 _HOMES = {
+    "MistralClient": "mistral_service.client",
     "MistralError": "mistral_service.wire.errors",
     "MistralLLMAdapter": "mistral_service.conversation.adapter",
     "MistralLLMService": "mistral_service.service",

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -12,6 +13,7 @@ from pipecat.processors.aggregators.llm_context import LLMContext
 
 from mistral_service.conversation.adapter import MistralLLMAdapter
 from mistral_service.conversation.run import Run
+from mistral_service.costs import Price, cost_of
 from mistral_service.functions import FunctionCalls
 from mistral_service.reply.attempts import Attempts, Handled
 from mistral_service.reply.deadline import Deadline
@@ -23,6 +25,7 @@ from mistral_service.reply.race import Request, Stream, first_to_speak
 from mistral_service.reply.routes import Route
 from mistral_service.routing import Routing
 from mistral_service.settings import MistralLLMSettings, given
+from mistral_service.tracing import trace_fault
 from mistral_service.voice import TurnCounts, Voice
 from mistral_service.wire.chunks import Usage
 from mistral_service.wire.client import error_of
@@ -60,8 +63,12 @@ class Turn:
         asked: What is asked: the context, or the context and a word to go on.
         cut: The words after which the last reply was cut; empty unless it was.
         said: All words so far.
-        usages: What each request has cost.
+        usages: What each request has cost in tokens.
+        costs: And in dollars; None where the model has no price.
         counts: What it took.
+        run: What the rules did for its last request.
+        model: The model that answered last, as it calls itself.
+        correlation_id: Mistral's name of the last answer, refusals included.
         timed_out: Whether a timeout was told to handlers.
     """
 
@@ -72,7 +79,11 @@ class Turn:
     cut: str = ""
     said: list[str] = field(default_factory=list[str])
     usages: list[Usage] = field(default_factory=list[Usage])
+    costs: list[float | None] = field(default_factory=list[float | None])
     counts: TurnCounts = field(default_factory=TurnCounts)
+    run: Run = field(default_factory=Run)
+    model: str = ""
+    correlation_id: str | None = None
     timed_out: bool = False
 
 
@@ -81,9 +92,10 @@ class Asking(Voice, FunctionCalls, Routing):
 
     _settings: MistralLLMSettings  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, prices: Mapping[str, Price] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._pace = Pace()
+        self._prices = prices or {}
 
     async def ask(self, turn: Turn) -> Reply:
         """Make one attempt.
@@ -108,7 +120,7 @@ class Asking(Voice, FunctionCalls, Routing):
                 waited = limits.stall * (_CALLS_TAKE_LONGER if run.has_tools else 1)
                 new = _New(run.prefix, turn.cut)
                 before = len(turn.said)
-                quiet_until = first_until
+                quiet_until, progress = first_until, 0
                 async with aclosing(request.events()) as replies:
                     async for events in replies:
                         # What has come is said in peace: the deadlines are the server's.
@@ -118,9 +130,9 @@ class Asking(Voice, FunctionCalls, Routing):
                         if reader.calling:
                             await self.measure_call()
                         now = loop.time()
-                        if events or reader.calling:
-                            quiet_until = now + max(limits.turn, waited)
-                        # A stream of chunks without anything in them is a silence too.
+                        if reader.progress > progress:
+                            quiet_until, progress = now + max(limits.turn, waited), reader.progress
+                        # A stream of chunks with nothing in them, or blanks, is a silence too.
                         deadline.until = min(now + waited, quiet_until)
         except TimeoutError:
             if not deadline.expired:
@@ -131,10 +143,7 @@ class Asking(Voice, FunctionCalls, Routing):
             # An interruption cancels this task: the connection closes here, first of all.
             if request is not None:
                 await request.close()
-                if request.reader.model:
-                    self.set_full_model_name(request.reader.model)
-                if request.reader.usage:
-                    turn.usages.append(request.reader.usage)
+                self._note(request, turn)
         if rest := new.finish():
             turn.said.append(rest)
             await self.say(Text(rest))
@@ -147,6 +156,16 @@ class Asking(Voice, FunctionCalls, Routing):
         called = [_as_in_context(call, run) for call in calls if isinstance(call, ToolCall)]
         return Reply(self._is_speech("".join(turn.said[before:])), called, end)
 
+    def _note(self, request: Request[Run], turn: Turn) -> None:
+        """Take note of who answered, and what it cost."""
+        turn.correlation_id = _headers(request.stream).get("mistral-correlation-id")
+        if request.reader.model:
+            turn.model = request.reader.model
+            self.set_full_model_name(turn.model)
+        if usage := request.reader.usage:
+            turn.usages.append(usage)
+            turn.costs.append(cost_of(usage, self._prices, turn.route.model, turn.model))
+
     async def handled(self, turn: Turn, error: MistralError, handled: Handled) -> None:
         """Tell those who listen what was done about a fault."""
         logger.warning(
@@ -154,6 +173,8 @@ class Asking(Voice, FunctionCalls, Routing):
             f"in {handled.delay:.2f} s, after: {error}"
         )
         turn.counts.count(handled)
+        if self._tracing_enabled:
+            trace_fault(error, handled)
         await self._call_event_handler(  # pyright: ignore[reportUnknownMemberType]
             "on_fault_handled", error, handled
         )
@@ -168,12 +189,12 @@ class Asking(Voice, FunctionCalls, Routing):
             after = None
 
         async def send() -> tuple[Stream, Run]:
-            stream = await self.get_chat_completions(turn.asked)
-            # A service that overrides `get_chat_completions` may return any iterator.
-            response: Any = getattr(stream, "response", None)
-            if response is not None:
-                self._pace.budget(RateBudget.from_headers(response.headers), time.monotonic())
-            return stream, self._rules_run
+            try:
+                stream = await self.get_chat_completions(turn.asked)
+            finally:
+                turn.run = self._rules_run
+            self._pace.budget(RateBudget.from_headers(_headers(stream)), time.monotonic())
+            return stream, turn.run
 
         first = Request(send)
 
@@ -238,6 +259,11 @@ class _New:
 
     def finish(self) -> str:
         return self._overlap.feed(self._prefix.finish()) + self._overlap.finish()
+
+
+def _headers(stream: Any) -> Mapping[str, str]:
+    """An answer's headers; none from a service that overrides `get_chat_completions`."""
+    return getattr(getattr(stream, "response", None), "headers", {})
 
 
 def _as_in_context(call: ToolCall, run: Run) -> ToolCall:

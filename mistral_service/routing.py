@@ -22,6 +22,9 @@ _WARM_UP_SECONDS = 10.0
 """Seconds after which the list of models is not waited for any longer: a caller speaks by then."""
 
 
+_ENDS_THE_SERVICE = (Reason.KEY, Reason.FORBIDDEN, Reason.UNKNOWN_MODEL)
+
+
 class Routing(OpenAILLMService):
     """Holds the clients, chooses the route of each request, and warms up before the first."""
 
@@ -167,10 +170,17 @@ class Routing(OpenAILLMService):
         """What is told of a turn that cannot be saved.
 
         Where a fallback failed, that is still an error of the bot's own model, of which the
-        developer should hear first.
+        developer should hear first. But where a fallback may answer again in a moment, what is
+        wrong with the bot's own key does not end the service.
         """
-        own = self._all_routes()[0]
-        first = self._routes.last_error(own)
+        own, *fallbacks = self._all_routes()
+        first = error if route == own else self._routes.last_error(own)
+        if first is not None and first.reason in _ENDS_THE_SERVICE:
+            errors = [(r, error if r == route else self._routes.last_error(r)) for r in fallbacks]
+            for fallback, passing in errors:
+                if passing is not None and passing.retryable:
+                    words = f"{fallback.model}: {passing.detail}; {own.model}: {first}"
+                    return passing.but(detail=words)
         if route == own or first is None or first is error:
             return error
         return first.but(detail="; ".join(filter(None, (first.detail, f"{route.model}: {error}"))))
@@ -209,7 +219,9 @@ class Routing(OpenAILLMService):
             if error is None:
                 raise
             if error.reason is Reason.KEY and not endpoint:
-                await self.push_error("", exception=error)
+                # Where the fallbacks have a key of their own, the turns go on with them.
+                passes = ErrorCategory.APPLICATION if self._fallback_client else None
+                await self.push_error("", exception=error, category=passes)
             elif error.status_code in (404, 405, 501):
                 logger.debug(f"{self}: the endpoint has no list of models")
             else:

@@ -1,9 +1,9 @@
 """The Mistral LLM service: Pipecat's hooks, wired to the parts that do the work."""
 
 import asyncio
-import os
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any, cast
 
 from loguru import logger
@@ -22,6 +22,7 @@ from pipecat.utils.types import assert_given
 
 from mistral_service.conversation.adapter import MistralLLMAdapter
 from mistral_service.conversation.tools import ToolsNotPassable
+from mistral_service.costs import Price
 from mistral_service.reply.attempts import Attempts
 from mistral_service.reply.events import Text
 from mistral_service.reply.prefix import RepeatedPrefix
@@ -34,8 +35,10 @@ from mistral_service.settings import (
     given,
 )
 from mistral_service.sight import Sight
+from mistral_service.tracing import trace_error
 from mistral_service.turn import Turns
-from mistral_service.wire.client import DEFAULT_BASE_URL, error_of, fetch_reply, open_reply
+from mistral_service.wire.access import DEFAULT_BASE_URL, address_for, check_address, key_for
+from mistral_service.wire.client import error_of, fetch_reply, open_reply
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.models import DEFAULT_MODEL, fastest_effort
 
@@ -72,6 +75,7 @@ _CATEGORIES: dict[Reason, ErrorCategory] = {
     Reason.STREAM: ErrorCategory.SERVER,
     Reason.EMPTY: ErrorCategory.SERVER,
     Reason.CALL: ErrorCategory.SERVER,
+    Reason.FORM: ErrorCategory.SERVER,
 }
 
 
@@ -114,6 +118,7 @@ class MistralLLMService(Turns, Sight):
         fallback_base_url: str | None = None,
         fallback_api_key: str | None = None,
         warm_up: bool = True,
+        prices: Mapping[str, Price] | None = None,
         **kwargs: Any,
     ) -> None:
         """Make the service.
@@ -135,6 +140,8 @@ class MistralLLMService(Turns, Sight):
             fallback_api_key: The key there. Defaults to `api_key`.
             warm_up: Whether the connection is opened when the pipeline starts, and key and model
                 held against what the endpoint says of its models, in the background.
+            prices: What each model's tokens cost, such as `mistral_service.costs.PRICES`: with it,
+                `MistralTurnMetrics` and the span of a turn tell what the turn cost. Off by default.
             **kwargs: As Pipecat's OpenAI service takes them: `default_headers`,
                 `run_in_parallel`, `retry_on_timeout`, `retry_timeout_secs`,
                 `function_call_timeout_secs`, ….
@@ -143,25 +150,10 @@ class MistralLLMService(Turns, Sight):
             ValueError: If there is no key, `base_url` is not an http(s) address, or a setting has a
                 value that is not allowed (`BadSetting`).
         """
-        key = (api_key or os.environ.get("MISTRAL_API_KEY") or "").strip()
-        if not key:
-            raise ValueError(
-                f"{type(self).__name__} needs a key: pass api_key=… or set the environment "
-                "variable MISTRAL_API_KEY (keys are made at console.mistral.ai)."
-            )
-        if not key.isascii() or not key.isprintable():
-            raise ValueError(
-                f"The key of {type(self).__name__} has characters that no key has (a line break, "
-                "or quotes that are not ASCII): copy it again."
-            )
-        if not base_url or base_url == DEFAULT_BASE_URL:
-            base_url = os.environ.get("MISTRAL_BASE_URL") or DEFAULT_BASE_URL
-        for name, url in (("base_url", base_url), ("fallback_base_url", fallback_base_url)):
-            if url and not url.startswith(("http://", "https://")):
-                raise ValueError(
-                    f"{type(self).__name__}({name}={url!r}) is not an address: it must begin "
-                    f"with http:// or https://, like {DEFAULT_BASE_URL}."
-                )
+        owner = type(self).__name__
+        key = key_for(owner, api_key)
+        base_url = address_for(owner, base_url)
+        check_address(owner, "fallback_base_url", fallback_base_url)
 
         store = self.Settings.complete()
         store.prompt_cache_key = f"pipecat-{uuid.uuid4().hex}"
@@ -180,6 +172,7 @@ class MistralLLMService(Turns, Sight):
             fallback_api_key=(fallback_api_key or "").strip() or None,
             fallback_base_url=fallback_base_url,
             warm_up=warm_up,
+            prices=prices,
             settings=store,
             **kwargs,
         )
@@ -326,6 +319,8 @@ class MistralLLMService(Turns, Sight):
             if error is None:
                 raise
             await self.cancel_ttfb_metrics()
+            if self._tracing_enabled:
+                trace_error(error)
             if error.status_code in (400, 413, 422):
                 # As Pipecat does: a file that came with this turn may be what was refused, and
                 # would be again on every turn to come.

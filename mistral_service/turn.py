@@ -7,10 +7,12 @@ from typing import Any
 from pipecat.processors.aggregators.llm_context import LLMContext
 
 from mistral_service.asking import Asking, Reply, Turn
+from mistral_service.costs import total
 from mistral_service.reply.attempts import Attempts, Handled
 from mistral_service.reply.calls import Plan
 from mistral_service.reply.events import Text
 from mistral_service.settings import given
+from mistral_service.tracing import trace_turn
 from mistral_service.wire.client import error_of
 from mistral_service.wire.errors import MistralError, Reason
 
@@ -51,8 +53,10 @@ class Turns(Asking):
                 turn.counts.attempts += 1
                 turn.asked = _reminded(context, plan) if plan.repeated else context
         finally:
+            if self._tracing_enabled:
+                trace_turn(turn)
             await self.measure_usage(turn.usages)
-            await self.measure_turn(turn.counts)
+            await self.measure_turn(turn.counts, total(turn.costs))
 
     async def _after_fault(self, exception: Exception, turn: Turn) -> None:
         """Wait until the next attempt after a fault; raise it where there is none."""
@@ -65,6 +69,7 @@ class Turns(Asking):
                 "on_completion_timeout"
             )
         await self.end_thought()
+        turn.correlation_id = error.correlation_id or turn.correlation_id
         self._pace.budget(error.budget, time.monotonic())
         failed = turn.route
         turn.route, moved = self.failed(failed, error, turn.context)

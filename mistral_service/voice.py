@@ -56,6 +56,8 @@ class MistralTurnMetrics(MetricsData):
         resumes: Sentences that were cut and went on.
         fallbacks: Times that another model, or endpoint, was asked.
         faults: Faults that were met on the way.
+        cost: What it cost in dollars, roughly, by the `prices` that the service was given; None
+            without them, and for a model that is not among them.
     """
 
     attempts: int
@@ -64,6 +66,7 @@ class MistralTurnMetrics(MetricsData):
     resumes: int
     fallbacks: int
     faults: int
+    cost: float | None = None
 
 
 class Voice(OpenAILLMService):
@@ -131,10 +134,13 @@ class Voice(OpenAILLMService):
             )
         )
 
-    async def measure_turn(self, counts: TurnCounts) -> None:
+    async def measure_turn(self, counts: TurnCounts, cost: float | None) -> None:
         """Report what a turn took."""
         if self.can_generate_metrics() and self.metrics_enabled:
             data = MistralTurnMetrics(
-                processor=self.name, model=str(self._settings.model), **asdict(counts)
+                processor=self.name,
+                model=str(self._settings.model),
+                cost=cost,
+                **asdict(counts),
             )
             await self.push_frame(MetricsFrame(data=[data]))

@@ -38,7 +38,7 @@ def service_for() -> Callable[..., MistralLLMService]:
     """Make services that talk to an endpoint: `service_for(mistral, temperature=0.2)`."""
 
     def make(mistral: LocalMistral, **options) -> MistralLLMService:
-        names = {"api_key", "settings", "default_headers", "run_in_parallel", "warm_up"}
+        names = {"api_key", "settings", "default_headers", "run_in_parallel", "warm_up", "prices"}
         given = {
             k: options.pop(k)
             for k in list(options)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mistral_service.conversation.rules import RULES, Run, apply_rules
-from mistral_service.local import Checks
+from mistral_service.local import Checks, LocalMistral, Reply, Script
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = re.findall(
@@ -37,3 +37,26 @@ def test_links_between_documents_lead_somewhere():
     for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_guide_to_the_endpoints_runs(monkeypatch, capsys):
+    guide = (ROOT / "docs" / "endpoints.md").read_text()
+    [snippet] = re.findall(r"^```python\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
+    replies = ["At your service."] * 2 + ['{"day": "Friday", "people": 4}', "3.14 * r * r"]
+    with LocalMistral(Script(*map(Reply, replies))) as mistral:
+        monkeypatch.setenv("MISTRAL_API_KEY", "any")
+        monkeypatch.setenv("MISTRAL_BASE_URL", mistral.base_url)
+        exec(compile(snippet, "endpoints.md", "exec"), {"__name__": "guide"})
+    told = capsys.readouterr().out
+    for words in ("At your service.", "day='Friday' people=4", "2 1024", "3.14 * r * r", "() 0.01"):
+        assert words in told
+
+
+def test_the_guide_to_portkey_makes_what_it_shows():
+    guide = (ROOT / "docs" / "portkey.md").read_text()
+    snippets = re.findall(r"^```python\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
+    made: dict = {}
+    for snippet in snippets:
+        exec(compile(snippet.replace('"…"', '"any"'), "portkey.md", "exec"), made)
+    assert made["headers"]["x-portkey-provider"] == "mistral-ai"
+    assert "8787" in repr(made["client"])

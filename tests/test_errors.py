@@ -115,3 +115,11 @@ def test_a_long_answer_is_cut():
 def test_what_support_asks_for_is_kept():
     error = MistralError.from_response(500, {}, {"mistral-correlation-id": "c1"})
     assert error.correlation_id == "c1"
+
+
+@pytest.mark.parametrize("before", range(MAX_SHOWN - 40, MAX_SHOWN + 1, 3))
+def test_a_key_is_struck_out_even_where_the_server_s_words_are_cut(before: int):
+    key = "kD83hfPq0vTz71LmXw52RbNc69YsGaUj"
+    said = {"message": "x" * (before - 1) + " " + key + " is not known"}
+    shown = str(MistralError.from_response(401, said).without(key))
+    assert not any(key[:length] in shown for length in range(5, len(key) + 1))

@@ -66,3 +66,33 @@ def test_settings_change_in_mid_call():
     assert '{"colour": "orange"}' in ran.stdout
     assert "temperature may not be 7.0: it is a number from 0 to 1.5." in ran.stdout
     assert "Still here." in ran.stdout
+
+
+def test_two_providers_hold_one_call_and_one_steps_in_for_the_other():
+    ran = subprocess.run(
+        [sys.executable, str(EXAMPLES / "switching.py"), "--offline"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stderr
+    for city in ("Paris", "Rome", "Oslo"):
+        assert ran.stdout.count(f"(temperature of {city})") == 1
+    assert "Eighteen degrees in Paris, twenty-four in Rome." in ran.stdout
+    assert "openai:   (temperature of Oslo)\nNine degrees in Oslo." in ran.stdout
+    assert "(the other takes over) In Oslo, at nine." in ran.stdout
+
+
+def test_a_call_is_told_to_opentelemetry():
+    ran = subprocess.run(
+        [sys.executable, str(EXAMPLES / "observability.py"), "--offline"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert '"mistral.rules": ["R5"]' in ran.stdout  # a sentence that was cut goes on
+    assert "'mistral.correlation_id': '0123abcd', 'mistral.handled': 'retried'" in ran.stdout
+    assert "mistral.faults {'gen_ai.request.model': 'mistral-small-latest'}: 2" in ran.stdout
+    assert "mistral.cost {'gen_ai.request.model': 'mistral-small-latest'}: " in ran.stdout
+    assert "gen_ai.server.time_to_first_token" in ran.stdout

@@ -4,13 +4,16 @@ import asyncio
 
 import pytest
 from call import Call
+from conftest import until
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.chat import ChatCompletionChunk
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 
 from mistral_service import MistralTurnMetrics
 from mistral_service.local import Reply
 from mistral_service.reply.hedge import FLOOR, Pace
+from mistral_service.reply.race import Request, first_to_speak
 from mistral_service.wire.rate import WINDOW, RateBudget, retry_after
 
 TOOL = FunctionSchema(name="one", description="For tests.", properties={}, required=[])
@@ -201,3 +204,42 @@ async def test_an_interruption_closes_both(serve, service_for, late):
         assert all(task.done() for task in before)
         assert await call.say("Wait.") == "Yes?"
         assert not call.errors
+
+
+class Answer:
+    """A reply that begins after a while, and takes its time to end when it is cancelled."""
+
+    def __init__(self, wait: float) -> None:
+        self.wait = wait
+        self.ending = asyncio.Event()
+        self.closed = False
+
+    async def __aiter__(self):
+        try:
+            await asyncio.sleep(self.wait)
+            yield ChatCompletionChunk.model_construct(choices=[{"delta": {"content": "One."}}])
+        finally:
+            self.ending.set()
+            await asyncio.sleep(0.02)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+async def test_an_interruption_just_when_one_has_won_closes_both():
+    late, soon = Answer(5), Answer(0.01)
+
+    def request(answer: Answer) -> Request[None]:
+        async def send() -> tuple[Answer, None]:
+            return answer, None
+
+        return Request(send)
+
+    async def lost(_: Exception) -> None: ...
+
+    racing = asyncio.create_task(first_to_speak(request(late), 0.01, lambda: request(soon), lost))
+    await asyncio.wait_for(late.ending.wait(), 5)
+    racing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await racing
+    await until(lambda: late.closed and soon.closed)

@@ -15,7 +15,9 @@ WITHOUT_PIPECAT = [
     *sorted((PACKAGE / "reply").glob("*.py")),
     *sorted((PACKAGE / "local").glob("*.py")),
     *sorted((PACKAGE / "cli").glob("*.py")),
+    *sorted((PACKAGE / "endpoints").glob("*.py")),
     PACKAGE / "conversation" / "rules.py",
+    PACKAGE / "client.py",
 ]
 
 
@@ -37,18 +39,20 @@ def test_the_core_knows_no_pipecat(path: Path):
 def test_the_wire_can_be_used_where_pipecat_is_not_loaded():
     code = (
         "import sys; import mistral_service.wire.sse, mistral_service.reply.reader; "
-        "import mistral_service.conversation.rules; print('pipecat' in sys.modules)"
+        "import mistral_service.conversation.rules, mistral_service.client; "
+        "print('pipecat' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("room", ["wire", "conversation", "reply"])
+@pytest.mark.parametrize("room", ["wire", "conversation", "reply", "endpoints"])
 def test_arrows_point_down(room: str):
     above = {
-        "wire": {"conversation", "reply", "service", "local", "demo"},
-        "conversation": {"reply", "service", "local", "demo"},
-        "reply": {"conversation", "service", "local", "demo"},
+        "wire": {"conversation", "reply", "endpoints", "service", "local", "demo"},
+        "conversation": {"reply", "endpoints", "service", "local", "demo"},
+        "reply": {"conversation", "endpoints", "service", "local", "demo"},
+        "endpoints": {"conversation", "client", "service", "local", "demo"},
     }[room]
     for path in (PACKAGE / room).glob("*.py"):
         rooms = {n.split(".")[1] for n in imported(path) if n.startswith("mistral_service.")}

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from call import Call, established
-from openai import AsyncOpenAI
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 from pipecat.frames.frames import LLMFullResponseEndFrame
 
 from mistral_service import MistralError, MistralLLMService, Reason
@@ -17,7 +17,7 @@ from mistral_service.wire import http
 from mistral_service.wire.client import error_of, open_reply, read_chunks
 from mistral_service.wire.http import http_client
 
-ASKED = {"model": "m", "messages": [{"role": "user", "content": "Hello."}]}
+ASKED = {"model": "mistral-small-latest", "messages": [{"role": "user", "content": "Hello."}]}
 
 
 class Endless(BaseHTTPRequestHandler):
@@ -168,3 +168,51 @@ def test_each_event_loop_has_connections_of_its_own(serve):
     for thread in threads:
         thread.join(20)
     assert said == ["Hi."] * 4
+
+
+async def test_a_password_file_of_the_machine_is_not_the_key(serve, monkeypatch, tmp_path):
+    passwords = tmp_path / "netrc"
+    passwords.write_text("default login somebody password something\n")
+    monkeypatch.setenv("NETRC", str(passwords))
+    mistral = serve(Reply("One."))
+    assert await ask(mistral.base_url) == "One."  # which takes no password for a key
+
+
+async def test_a_user_and_password_in_the_address_are_sent_as_such():
+    with endless(status=307, location="elsewhere") as (url, handler):
+        with pytest.raises(APIStatusError):
+            await ask(url.replace("//", "//me:secret@"))
+        assert handler.keys == ["Basic bWU6c2VjcmV0"]
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("scheme", ["http://us%40er:pw@", "http://", ""])
+async def test_the_environment_names_a_proxy(serve, monkeypatch, name, scheme):
+    proxy = serve(Reply("One."))
+    monkeypatch.setenv(name, proxy.base_url.removesuffix("/v1").replace("http://", scheme))
+    assert await ask("http://mistral.example/v1") == "One."
+    headers = proxy.exchanges[0].headers
+    assert headers["host"] == "mistral.example"
+    assert headers.get("proxy-authorization") == ("Basic dXNAZXI6cHc=" if "@" in scheme else None)
+
+
+async def test_the_environment_may_except_an_address_from_the_proxy(serve, monkeypatch):
+    mistral = serve(Reply("One."))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
+    assert await ask(mistral.base_url) == "One."
+
+
+async def test_a_proxy_of_an_unknown_kind_is_told(monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "socks5://user:secret@127.0.0.1:9")
+    with pytest.raises(APIConnectionError) as caught:
+        await ask("http://mistral.example/v1")
+    error = error_of(caught.value)
+    assert error.reason is Reason.UNREACHABLE
+    assert "socks5" in str(error)
+    assert "secret" not in str(error)
+
+
+async def test_a_gateway_s_long_header_is_read(serve):
+    mistral = serve(Reply("One.", headers={"x-policy": "x" * 20_000}))
+    assert await ask(mistral.base_url) == "One."

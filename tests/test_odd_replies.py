@@ -1,5 +1,6 @@
 """Odd replies: thoughts, nothing at all, words that end too soon. Each has its way out."""
 
+import asyncio
 import json
 from itertools import groupby
 from pathlib import Path
@@ -249,3 +250,29 @@ async def test_every_captured_stream_ends_in_speech_an_action_or_an_error(
         )
     assert bool(ran) == name.startswith(("call", "parallel"))
     assert all(exchange.status == 200 for exchange in mistral.exchanges)
+
+
+_CALL = {"id": "abcdefghi", "function": {"name": "one", "arguments": "{"}}
+
+
+@pytest.mark.parametrize(
+    ("first", "forever"),
+    [
+        ({"content": "\n"}, {"content": "\n"}),
+        ({"content": "Well, "}, {"content": " "}),
+        ({"content": "Well, "}, {"content": ""}),
+        ({"tool_calls": [{"index": 0, **_CALL}]}, {"content": ""}),
+        (
+            {"tool_calls": [{"index": 0, **_CALL}]},
+            {"tool_calls": [{"index": 0, "function": {"name": "", "arguments": "  "}}]},
+        ),
+    ],
+)
+async def test_blanks_without_end_are_a_silence_too(serve, service_for, first, forever):
+    blanks = Reply(deltas=[first, *[forever] * 400], pause=0.02)
+    mistral = serve(blanks, Reply("and so on."))
+    times = {"first_token_timeout": 0.4, "stall_timeout": 0.2, "turn_timeout": 0.7}
+    async with Call(service_for(mistral, hedging=False, **times)) as call:
+        # Eight seconds of blanks are not waited for.
+        said = await asyncio.wait_for(call.say("Hello."), 4)
+        assert said.endswith("and so on.") or call.errors[0].exception.reason is Reason.TIMEOUT

@@ -170,6 +170,19 @@ async def test_where_fallbacks_fail_too_the_own_model_s_error_is_told(serve, ser
         assert service.is_usable
 
 
+async def test_a_fallback_that_fails_for_a_moment_leaves_the_service_usable(serve, service_for):
+    own = serve(*[Reply(status=401, body={"message": "wrong"})] * 9)
+    other = serve(Reply("Here."), Reply(**FULL), Reply(**FULL), Reply(**FULL))
+    service = service_for(own, fallback_base_url=other.base_url, warm_up=False)
+    async with Call(service) as call:
+        assert await call.say("Hello.") == "Here."
+        await call.say("And?")
+        [error] = call.errors
+        assert error.exception.reason is Reason.CAPACITY
+        assert "API key" in error.error  # which is still to be put right
+        assert service.is_usable
+
+
 async def test_a_fallback_that_cannot_call_functions_is_not_asked(service_for):
     models = [Model("mistral-small-latest"), Model("mute", function_calling=False), Model("able")]
     script = Script(Reply(**FULL), Reply("Done."))

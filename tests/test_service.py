@@ -546,17 +546,6 @@ async def test_context_summaries_work(serve, service_for):
     assert (result.summary, result.error) == ("They spoke of the weather.", None)
 
 
-async def test_the_trace_names_mistral_once_with_words_and_tokens(serve, service_for, spans):
-    usage = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
-    mistral = serve(Reply("Hi there.", usage=usage))
-    async with Call(service_for(mistral), enable_tracing=True) as call:
-        await call.say("Hello.")
-    [span] = [span for span in spans.get_finished_spans() if span.name == "llm"]
-    assert span.attributes["gen_ai.provider.name"] == "mistral_ai"
-    assert span.attributes["output"] == "Hi there."
-    assert span.attributes["gen_ai.usage.input_tokens"] == 9
-
-
 async def test_a_subclass_may_replace_the_stream(serve, service_for):
     """`get_chat_completions` may be overridden to return the OpenAI client's own chunks."""
 

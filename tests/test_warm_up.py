@@ -70,6 +70,19 @@ async def test_a_wrong_key_is_told_before_the_caller_speaks():
         assert not mistral.exchanges
 
 
+async def test_a_wrong_key_does_not_end_a_service_that_has_another_endpoint(serve):
+    other = serve(Reply("Here."))
+    with LocalMistral(Script(), api_key="the-right-one") as mistral:
+        service = MistralLLMService(
+            api_key="any", base_url=mistral.base_url, fallback_base_url=other.base_url
+        )
+        async with Call(service) as call:
+            await call.until(lambda: call.errors)
+            assert "MISTRAL_API_KEY" in call.errors[0].error
+            assert service.is_usable
+            assert await call.say("Hello.") == "Here."
+
+
 async def test_an_unknown_model_is_told_before_the_caller_speaks(serve):
     service = service_at(serve().base_url, model="mistral-smal-latest")
     async with Call(service) as call:

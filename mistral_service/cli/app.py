@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mistral_service import __version__
-from mistral_service.wire.client import DEFAULT_BASE_URL, error_of, fetch_models
+from mistral_service.wire.access import DEFAULT_BASE_URL
+from mistral_service.wire.client import error_of, fetch_models
 from mistral_service.wire.models import DEFAULT_MODEL
 
 try:

@@ -12,7 +12,8 @@ from openai import AsyncOpenAI, Timeout
 
 from mistral_service.reply.events import Event
 from mistral_service.reply.reader import ReplyReader
-from mistral_service.wire.client import DEFAULT_BASE_URL, open_reply, read_chunks
+from mistral_service.wire.access import DEFAULT_BASE_URL
+from mistral_service.wire.client import open_reply, read_chunks
 from mistral_service.wire.http import http_client
 
 _LIMITS = Timeout(30.0, connect=5.0)

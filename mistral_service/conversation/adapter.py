@@ -163,6 +163,20 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         url = f"data:{made.mime_type};base64,{base64.b64encode(made.data).decode()}"
         return LLMContext.create_image_url_message(role=role, url=url, text=text)
 
+    def get_messages_for_logging(self, context: LLMContext) -> list[dict[str, Any]]:
+        """Get the messages for a log or a span, without the bytes of pictures and files.
+
+        Args:
+            context: The conversation; left as it is.
+
+        Returns:
+            The messages, all of them mappings that JSON can hold: Pipecat's tracing gives up a span
+            whose messages are not.
+        """
+        shown = context.get_messages(truncate_large_values=True)
+        plain = [self._plain(m) if isinstance(m, LLMSpecificMessage) else m for m in shown]
+        return [cast("Message", message) for message in plain if message is not None]
+
     def supports_file_url(self, url: str, mime_type: str) -> bool:
         """Whether Mistral fetches a file itself: pictures and documents on the web, it does."""
         return url.startswith(("http://", "https://")) and not _is_plain_text(mime_type)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from mistral_service.local import endpoints
 from mistral_service.local.checks import Checks
+from mistral_service.local.engine import ModelNotLoaded
 from mistral_service.local.format import ReplyFormat
 from mistral_service.local.models import find_model
 from mistral_service.local.pieces import (
@@ -29,6 +31,7 @@ from mistral_service.local.pieces import (
     Refusal,
     Wait,
 )
+from mistral_service.local.script import Script
 
 _NO_HEADERS: Mapping[str, str] = {}
 
@@ -45,6 +48,7 @@ class Exchange:
         ended: When the answer ended, or the client left; None until then.
         left: Whether the client left before the end.
         refused: What the judges said against the request; None if they accepted it.
+        path: Which endpoint was asked, without the version: `chat/completions`.
     """
 
     request: Any
@@ -54,6 +58,7 @@ class Exchange:
     ended: float | None = None
     left: bool = False
     refused: Any = None
+    path: str = "chat/completions"
 
 
 class _Broken(Exception):
@@ -73,10 +78,11 @@ def create_app(
         engine: What answers requests that pass.
         checks: The judges; by default as strict as can be.
         api_key: The one key that is right; None takes any, but never none.
-        exchanges: A list to which every chat request is appended.
+        exchanges: A list to which every request is appended that asks for more than the models.
 
     Returns:
-        The application: `POST /v1/chat/completions`, `GET /v1/models`, `GET /v1/models/{id}`.
+        The application: `POST` to `/v1/chat/completions`, `/v1/fim/completions`, `/v1/embeddings`,
+        `/v1/moderations`, `/v1/chat/moderations`; `GET /v1/models`, `GET /v1/models/{id}`.
     """
     judges = checks or Checks()
 
@@ -87,7 +93,9 @@ def create_app(
             return None
         return JSONResponse({"detail": "Unauthorized"}, 401)
 
-    async def chat(request: Request) -> Response:
+    async def answer(
+        request: Request, judge: Callable[[object], Refusal | None], engine: Engine
+    ) -> Response:
         if refusal := refused_key(request):
             return refusal
         try:
@@ -96,13 +104,27 @@ def create_app(
             issue = {"type": "json_invalid", "loc": ["body"], "msg": f"JSON decode error: {e}"}
             return JSONResponse({"detail": [{**issue, "input": {}}]}, 422)
         headers = {k: v for k, v in request.headers.items() if k != "authorization"}
-        exchange = Exchange(body, headers)
+        exchange = Exchange(body, headers, path=request.url.path.removeprefix("/v1/"))
         if exchanges is not None:
             exchanges.append(exchange)
-        if refusal := judges.judge(body):
+        if refusal := judge(body):
             exchange.refused = refusal.body
             return _refusal_response(refusal, exchange)
         return _Answer(engine, body, exchange)
+
+    async def chat(request: Request) -> Response:
+        return await answer(request, judges.judge, engine)
+
+    async def fim(request: Request) -> Response:
+        return await answer(request, lambda body: endpoints.judge_fim(body, judges.models), engine)
+
+    def beside(path: str, judge: endpoints.Judge, compute: Callable[[Json], Json]) -> Route:
+        computed = _Computed(path, engine, compute)
+
+        async def endpoint(request: Request) -> Response:
+            return await answer(request, lambda body: judge(body, judges.models), computed)
+
+        return Route(f"/v1/{path}", endpoint, methods=["POST"])
 
     async def models(request: Request) -> Response:
         if refusal := refused_key(request):
@@ -122,10 +144,37 @@ def create_app(
     return Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/fim/completions", fim, methods=["POST"]),
+            beside("embeddings", endpoints.judge_embedding, endpoints.embeddings),
+            beside("moderations", endpoints.judge_moderation, endpoints.moderations),
+            beside("chat/moderations", endpoints.judge_chat_moderation, endpoints.moderations),
             Route("/v1/models", models),
             Route("/v1/models/{id}", model),
         ]
     )
+
+
+class _Computed:
+    """An engine whose answers are computed, unless a script has another for that path."""
+
+    def __init__(self, path: str, engine: Engine, compute: Callable[[Json], Json]) -> None:
+        self._path = path
+        self._script = engine if isinstance(engine, Script) else None
+        self._compute = compute
+
+    async def answer(self, request: Json) -> AsyncIterator[Piece]:
+        pieces = self._script.pieces_for(request, self._path) if self._script else None
+        if pieces is None:
+            try:
+                computed = await asyncio.to_thread(self._compute, request)
+                pieces = [Raw(json.dumps(computed).encode())]
+            except ModelNotLoaded as e:
+                pieces = [Refusal(503, {"object": "error", "message": str(e)})]
+        for piece in pieces:
+            yield piece
+
+    async def close(self) -> None:
+        """Nothing to release."""
 
 
 class _Answer(Response):

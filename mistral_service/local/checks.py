@@ -93,8 +93,8 @@ class Checks:
             return Refusal(422, {"detail": issues})
         request = cast("Json", body)
         model = find_model(request["model"], self.models)
-        if model is None:
-            return _refusal(f"Invalid model: {request['model']}", "invalid_model", "1500")
+        if model is None or not model.chat:
+            return refusal_of(f"Invalid model: {request['model']}", "invalid_model", "1500")
         if (request.get("max_tokens") or 0) >= model.context:
             issue = {
                 "type": "value_error",
@@ -106,7 +106,7 @@ class Checks:
         effort = request.get("reasoning_effort")
         if effort is not None and effort not in _EFFORTS:
             message = f"reasoning_effort {effort!r} is not supported: choose of {_EFFORTS}"
-            return _refusal(message, "invalid_request_error", "3051")
+            return refusal_of(message, "invalid_request_error", "3051")
         return self._judge_messages(request)
 
     def _judge_messages(self, request: Json) -> Refusal | None:
@@ -114,10 +114,10 @@ class Checks:
         if self.hosted:
             for previous, message in pairwise(messages):
                 if previous["role"] == "tool" and message["role"] == "user":
-                    return _refusal("Unexpected role 'user' after role 'tool'", *_ORDER)
+                    return refusal_of("Unexpected role 'user' after role 'tool'", *_ORDER)
             if messages[-1].get("prefix") and request.get("tools"):
                 message = "Cannot set an assistant prefix with function calling"
-                return _refusal(message, "invalid_request_error", "3051")
+                return refusal_of(message, "invalid_request_error", "3051")
             if refusal := _judge_images(messages):
                 return refusal
         for version in self.versions:
@@ -142,11 +142,11 @@ def _judge_as(version: str, request: Json) -> Refusal | None:
         )
     except MistralCommonException as e:
         kind, code = next((c for t, c in _CODES if isinstance(e, t)), (None, None))
-        return _refusal(str(e), kind or "invalid_request_error", code or "3051")
+        return refusal_of(str(e), kind or "invalid_request_error", code or "3051")
     except ValidationError as e:
-        return _refusal(str(e.errors()[0]["msg"]), "invalid_request_error", "3051")
+        return refusal_of(str(e.errors()[0]["msg"]), "invalid_request_error", "3051")
     except ValueError as e:
-        return _refusal(str(e), "invalid_request_error", "3051")
+        return refusal_of(str(e), "invalid_request_error", "3051")
     return None
 
 
@@ -185,10 +185,10 @@ def _judge_images(messages: list[Json]) -> Refusal | None:
     ]
     if len(urls) > _MAX_IMAGES:
         message = f"At most {_MAX_IMAGES} images are allowed in a request, got {len(urls)}"
-        return _refusal(message, "invalid_request_error", "3051")
+        return refusal_of(message, "invalid_request_error", "3051")
     for url in urls:
         if fault := _image_fault(url):
-            return _refusal(fault, "invalid_request_error", "3310")
+            return refusal_of(fault, "invalid_request_error", "3310")
     return None
 
 
@@ -234,12 +234,19 @@ def _judge_turns(messages: list[Json]) -> Refusal | None:
                 "After the optional system message, conversation roles must alternate "
                 f"user/assistant/user/assistant/...; expected {expected}, got {role}"
             )
-            return _refusal(text, *_ORDER)
+            return refusal_of(text, *_ORDER)
         expected = "assistant" if expected == "user" else "user"
     return None
 
 
-def _refusal(message: str, kind: str, code: str) -> Refusal:
+def refusal_of(message: str, kind: str, code: str) -> Refusal:
+    """A refusal as Mistral words it.
+
+    Args:
+        message: What is wrong, in words.
+        kind: Mistral's type of the error.
+        code: Its code.
+    """
     return Refusal(
         400,
         {

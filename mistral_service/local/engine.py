@@ -103,6 +103,10 @@ class ModelEngine:
 
     async def answer(self, request: Json) -> AsyncIterator[Piece]:
         """Answer with what the model says."""
+        if "prompt" in request:
+            async for piece in self._fill_in(request):
+                yield piece
+            return
         body = _body(request)
         usage: Json | None = None
         finish_reason = "stop"
@@ -124,6 +128,42 @@ class ModelEngine:
         if usage:
             usage = {k: v for k, v in usage.items() if k.endswith("_tokens")}
         yield End(finish_reason, usage)
+
+    async def _fill_in(self, request: Json) -> AsyncIterator[Piece]:
+        """Answer with what stands between prompt and suffix.
+
+        A model that was not taught to fill in goes on after the prompt, the suffix unseen.
+        """
+        body = _fim_body(request)
+        for path in ("/infill", "/completion"):
+            async with self._client.stream("POST", path, json=body) as response:
+                if response.status_code == 501 and path == "/infill":
+                    continue
+                if response.status_code >= 400:
+                    yield _refusal(response.status_code, await response.aread())
+                    return
+                told = asked = 0
+                finish_reason = "stop"
+                async for line in response.aiter_lines():
+                    payload = line.removeprefix("data: ")
+                    if payload == line or payload == "[DONE]":
+                        continue
+                    event = cast("Json", json.loads(payload))
+                    if event.get("content"):
+                        yield Delta({"content": event["content"]})
+                    told = event.get("tokens_predicted") or told
+                    asked = event.get("tokens_evaluated") or asked
+                    if event.get("stop_type") == "limit":
+                        finish_reason = "length"
+                yield End(
+                    finish_reason,
+                    {
+                        "prompt_tokens": asked,
+                        "completion_tokens": told,
+                        "total_tokens": asked + told,
+                    },
+                )
+                return
 
     async def close(self) -> None:
         """Unload the model."""
@@ -152,6 +192,24 @@ def _body(request: Json) -> Json:
         if choice is not None:
             body["tool_choice"] = "required" if choice == "any" else choice
     return body
+
+
+def _fim_body(request: Json) -> Json:
+    stop = cast("str | list[str]", request.get("stop") or [])
+    return {
+        "prompt": request["prompt"],
+        "input_prefix": request["prompt"],
+        "input_suffix": request.get("suffix") or "",
+        "stream": True,
+        "cache_prompt": True,
+        "n_predict": request.get("max_tokens") or DEFAULT_MAX_TOKENS,
+        "stop": [stop] if isinstance(stop, str) else stop,
+        **{
+            _RENAMED.get(name, name): request[name]
+            for name in ("temperature", "top_p", "random_seed")
+            if request.get(name) is not None
+        },
+    }
 
 
 def _message(message: Json) -> Json:

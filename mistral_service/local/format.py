@@ -82,7 +82,8 @@ class ReplyFormat:
 
     def _counted(self) -> Json:
         """A rough count, four characters a token: no tokenizer is loaded for it."""
-        asked = len(json.dumps(self._request["messages"], ensure_ascii=False)) // 4
+        asked_for = self._request.get("messages") or self._request.get("prompt")
+        asked = len(json.dumps(asked_for, ensure_ascii=False)) // 4
         told = (len("".join(self._words)) + len(json.dumps(self._calls))) // 4
         return {
             "prompt_tokens": asked,

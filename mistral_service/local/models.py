@@ -18,6 +18,9 @@ class Model:
         vision: Whether it sees pictures.
         reasoning: Whether it thinks, and so takes `reasoning_effort`.
         fim: Whether it fills in the middle.
+        chat: Whether it answers chat completions.
+        embeds: Whether it makes vectors of texts.
+        moderates: Whether it judges texts.
         temperature: The temperature it runs at by default.
     """
 
@@ -28,6 +31,9 @@ class Model:
     vision: bool = False
     reasoning: bool = False
     fim: bool = False
+    chat: bool = True
+    embeds: bool = False
+    moderates: bool = False
     temperature: float = 0.3
 
     def card(self) -> dict[str, Any]:
@@ -40,12 +46,13 @@ class Model:
             "name": self.id,
             "description": "Answered on this machine, for tests and demos.",
             "capabilities": {
-                "completion_chat": True,
-                "function_calling": self.function_calling,
+                "completion_chat": self.chat,
+                "function_calling": self.chat and self.function_calling,
                 "completion_fim": self.fim,
                 "fine_tuning": False,
                 "vision": self.vision,
                 "reasoning": self.reasoning,
+                "moderation": self.moderates,
             },
             "max_context_length": self.context,
             "aliases": list(self.aliases),
@@ -69,6 +76,8 @@ MODELS: tuple[Model, ...] = (
     Model("devstral-medium-latest"),
     Model("voxtral-small-latest", context=32768),
     Model("open-mistral-nemo", ("mistral-tiny-latest",)),
+    Model("mistral-embed", chat=False, embeds=True, context=8192),
+    Model("mistral-moderation-latest", chat=False, moderates=True, context=32768),
 )
 """Names that Mistral's documentation uses; the real list is longer and changes."""
 

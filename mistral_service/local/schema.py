@@ -11,32 +11,34 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 Json = dict[str, Any]
 
 
-class _Closed(BaseModel):
+class Closed(BaseModel):
+    """A JSON object without any field but those named."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class TextPart(_Closed):
+class TextPart(Closed):
     """Words."""
 
     type: Literal["text"]
     text: str
 
 
-class ImageURL(_Closed):
+class ImageURL(Closed):
     """Where a picture is."""
 
     url: str
     detail: Literal["low", "auto", "high"] | None = None
 
 
-class ImagePart(_Closed):
+class ImagePart(Closed):
     """A picture, by address or as a data URL."""
 
     type: Literal["image_url"]
     image_url: ImageURL | str
 
 
-class DocumentPart(_Closed):
+class DocumentPart(Closed):
     """A document, by address or as a data URL."""
 
     type: Literal["document_url"]
@@ -44,28 +46,28 @@ class DocumentPart(_Closed):
     document_name: str | None = None
 
 
-class AudioPart(_Closed):
+class AudioPart(Closed):
     """Sound, in base64 or by address."""
 
     type: Literal["input_audio"]
     input_audio: str | Json
 
 
-class ReferencePart(_Closed):
+class ReferencePart(Closed):
     """Sources that an answer cites."""
 
     type: Literal["reference"]
     reference_ids: list[int | str]
 
 
-class FilePart(_Closed):
+class FilePart(Closed):
     """A file that was uploaded before."""
 
     type: Literal["file"]
     file_id: str
 
 
-class ThinkingPart(_Closed):
+class ThinkingPart(Closed):
     """Reasoning of an earlier turn."""
 
     type: Literal["thinking"]
@@ -80,14 +82,14 @@ Part = Annotated[
 ]
 
 
-class FunctionCall(_Closed):
+class FunctionCall(Closed):
     """Which function, with what."""
 
     name: str
     arguments: Json | str
 
 
-class ToolCall(_Closed):
+class ToolCall(Closed):
     """A call that the assistant made."""
 
     function: FunctionCall
@@ -96,21 +98,21 @@ class ToolCall(_Closed):
     index: int = 0
 
 
-class SystemMessage(_Closed):
+class SystemMessage(Closed):
     """Instructions."""
 
     role: Literal["system"]
     content: str | list[Annotated[TextPart | ThinkingPart, Field(discriminator="type")]]
 
 
-class UserMessage(_Closed):
+class UserMessage(Closed):
     """What the user says."""
 
     role: Literal["user"]
     content: str | list[Part]
 
 
-class AssistantMessage(_Closed):
+class AssistantMessage(Closed):
     """What the assistant said or called."""
 
     role: Literal["assistant"]
@@ -119,7 +121,7 @@ class AssistantMessage(_Closed):
     prefix: bool = False
 
 
-class ToolMessage(_Closed):
+class ToolMessage(Closed):
     """A function's result."""
 
     role: Literal["tool"]
@@ -133,7 +135,7 @@ Message = Annotated[
 ]
 
 
-class Function(_Closed):
+class Function(Closed):
     """A function that may be called."""
 
     name: str
@@ -142,7 +144,7 @@ class Function(_Closed):
     strict: bool = False
 
 
-class FunctionTool(_Closed):
+class FunctionTool(Closed):
     """A function among the tools."""
 
     type: Literal["function"] = "function"
@@ -162,20 +164,20 @@ class BuiltInTool(BaseModel):
     ]
 
 
-class FunctionName(_Closed):
+class FunctionName(Closed):
     """The name of the function that must be called."""
 
     name: str
 
 
-class NamedToolChoice(_Closed):
+class NamedToolChoice(Closed):
     """The one function that must be called."""
 
     type: Literal["function"] = "function"
     function: FunctionName
 
 
-class JsonSchema(_Closed):
+class JsonSchema(Closed):
     """The schema that a reply must follow."""
 
     name: str
@@ -184,21 +186,21 @@ class JsonSchema(_Closed):
     strict: bool = False
 
 
-class ResponseFormat(_Closed):
+class ResponseFormat(Closed):
     """The form that a reply must have."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     json_schema: JsonSchema | None = None
 
 
-class Prediction(_Closed):
+class Prediction(Closed):
     """What the reply will probably be."""
 
     type: Literal["content"] = "content"
     content: str = ""
 
 
-class ChatCompletionRequest(_Closed):
+class ChatCompletionRequest(Closed):
     """The body of `POST /v1/chat/completions`."""
 
     model: str
@@ -233,17 +235,18 @@ class ChatCompletionRequest(_Closed):
     safe_prompt: bool = False
 
 
-def issues_of(body: object) -> list[Json]:
-    """Hold a body against the schema.
+def issues_of(body: object, form: type[BaseModel] = ChatCompletionRequest) -> list[Json]:
+    """Hold a body against a schema.
 
     Args:
         body: What the client sent, decoded from JSON.
+        form: The schema.
 
     Returns:
         The entries of a 422's `detail`; empty if the body is as it should be.
     """
     try:
-        ChatCompletionRequest.model_validate(body)
+        form.model_validate(body)
     except ValidationError as e:
         return [
             {

@@ -20,6 +20,8 @@ from mistral_service.local.pieces import (
     Wait,
 )
 
+_ENGINES = ("chat/completions", "fim/completions")
+
 STALL_SECONDS = 60.0
 """How long a stalled stream stays open: longer than any caller waits, and not for ever."""
 
@@ -44,8 +46,10 @@ class Reply:
         pause: Seconds between chunks.
         stall_after: The stream says nothing more after so many chunks, and stays open.
         cut_after: The connection breaks after so many chunks.
-        when: Only for requests whose last message matches this regular expression (anywhere in
-            its text, case does not matter).
+        when: Only for requests whose last message, or prompt, or input matches this regular
+            expression (anywhere in its text, case does not matter).
+        path: Only for requests to this endpoint, such as `embeddings` or `moderations`; by default
+            for those that engines answer, `chat/completions` and `fim/completions`.
         times: How often it may be given; None for any number of times.
     """
 
@@ -64,6 +68,7 @@ class Reply:
     stall_after: int | None = None
     cut_after: int | None = None
     when: str | None = None
+    path: str | None = None
     times: int | None = 1
 
     @classmethod
@@ -95,7 +100,7 @@ class Reply:
         if self.when is None:
             return True
         messages = cast("list[Json]", request.get("messages") or [{}])
-        content = messages[-1].get("content") or ""
+        content = messages[-1].get("content") or request.get("prompt") or request.get("input") or ""
         text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
         return re.search(self.when, text, re.IGNORECASE) is not None
 
@@ -184,18 +189,37 @@ class Script:
 
     async def answer(self, request: Json) -> AsyncIterator[Piece]:
         """Answer with the first reply that is left and matches."""
+        path = "fim/completions" if "prompt" in request else "chat/completions"
+        pieces = self.pieces_for(request, path)
+        if pieces is None:
+            asked = request.get("messages", [])[-1:] or request.get("prompt")
+            said = json.dumps(asked, ensure_ascii=False)
+            error = {"object": "error", "message": f"the script has no reply for {said}"}
+            pieces = [Refusal(500, error)]
+        for piece in pieces:
+            yield piece
+            await asyncio.sleep(0)
+
+    def pieces_for(self, request: Json, path: str) -> list[Piece] | None:
+        """Take the reply that a request gets.
+
+        Args:
+            request: The request's body.
+            path: The endpoint that is asked, without the version: `embeddings`.
+
+        Returns:
+            The pieces of the first reply that is left and matches; None where there is none.
+        """
         for number, reply in enumerate(self._replies):
             if reply.times is not None and self._given[number] >= reply.times:
+                continue
+            if path not in (_ENGINES if reply.path is None else (reply.path,)):
                 continue
             if reply.matches(request):
                 self._given[number] += 1
                 self._serial += 1
-                for piece in reply.pieces(self._serial):
-                    yield piece
-                    await asyncio.sleep(0)
-                return
-        said = json.dumps(request.get("messages", [])[-1:], ensure_ascii=False)
-        yield Refusal(500, {"object": "error", "message": f"the script has no reply for {said}"})
+                return reply.pieces(self._serial)
+        return None
 
     async def close(self) -> None:
         """Nothing to release."""

@@ -21,8 +21,9 @@ _ID_LENGTH = 9
 # What Pipecat writes in place of a result: a call that is running, and one that was cancelled.
 _NO_RESULT = ("IN_PROGRESS", "CANCELLED", '{"type": "async_tool"')
 
-# Ids of this form are drawn at random; others may be a server's that counts anew on every turn.
-_OWN_ID = re.compile(r"[a-zA-Z0-9]{9}")
+# Ids of these forms are drawn at random, Mistral's own and those of providers that had the call
+# before; others may be a server's that counts anew on every turn.
+_RANDOM_ID = re.compile(r"[a-zA-Z0-9]{9}|.*[a-zA-Z0-9]{16}")
 
 MAX_REMEMBERED = 1000
 """Calls that the ledger remembers; the oldest are forgotten first."""
@@ -149,7 +150,7 @@ class Ledger:
                     waiting.append(call)
                     continue
                 # A server that counts its ids anew on every turn means a new call.
-                if entry.this_turn or _OWN_ID.fullmatch(call.id):
+                if entry.this_turn or _RANDOM_ID.fullmatch(call.id):
                     if entry.in_context:
                         repeated.append(call)
                         continue

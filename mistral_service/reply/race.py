@@ -45,14 +45,18 @@ class Request(Generic[T]):
         self._first: list[Event] = []
 
     async def begin(self) -> None:
-        """Send it, and read until it says something, or ends."""
-        self.stream, self.note = await self._send()
-        self._chunks = read_chunks(self.stream)
-        async for chunks in self._chunks:
-            self._first = self.reader.feed_all(chunks)
-            if self._first or self.reader.calling:
-                self.spoke = True
-                return
+        """Send it, and read until it says something, or ends; closed, if that fails."""
+        try:
+            self.stream, self.note = await self._send()
+            self._chunks = read_chunks(self.stream)
+            async for chunks in self._chunks:
+                self._first = self.reader.feed_all(chunks)
+                if self._first or self.reader.calling:
+                    self.spoke = True
+                    return
+        except BaseException:
+            await self.close()
+            raise
 
     async def events(self) -> AsyncGenerator[list[Event]]:
         """The events of each read, from the first that says something."""
@@ -116,10 +120,8 @@ async def first_to_speak(
                 if failure is None:
                     silent = ended
                 elif running and isinstance(failure, Exception):
-                    await ended.close()
                     await lost(failure)
                 elif silent is None:
-                    running[task] = ended  # to be closed with the rest
                     raise failure
             if not running and silent is not None:
                 won = silent
@@ -128,7 +130,15 @@ async def first_to_speak(
         others = {task: each for task, each in running.items() if each is not won}
         for task in others:
             task.cancel()
-        # Cancelled from outside once more, the tasks still end: each closes what it has opened.
-        await asyncio.gather(*others, return_exceptions=True)
-        for each in [*others.values(), *([silent] if silent and silent is not won else [])]:
-            await each.close()
+        left = [silent] if silent is not won else []
+        try:
+            await asyncio.gather(*others, return_exceptions=True)
+        except BaseException:
+            left.append(won)  # interrupted by now: nobody takes it
+            raise
+        finally:
+            # Those that are still running close what they have opened.
+            left += [each for task, each in others.items() if task.done()]
+            for each in left:
+                if each is not None:
+                    await each.close()

@@ -53,11 +53,13 @@ class ReplyReader:
     Attributes:
         model: The model that answers, as far as the chunks have said.
         usage: The tokens, as far as the chunks have said; the last report counts.
+        progress: How often something came that is not blank: words, thoughts, a piece of a call.
     """
 
     def __init__(self) -> None:
         self.model = ""
         self.usage: Usage | None = None
+        self.progress = 0
         self._finish_reason: str | None = None
         self._calls: list[_Call] = []
 
@@ -74,10 +76,14 @@ class ReplyReader:
         self.usage = chunk.usage or self.usage
         self._finish_reason = chunk.finish_reason or self._finish_reason
         if chunk.text:
+            self.progress += not chunk.text.isspace()
             yield Text(chunk.text)
         for part in chunk.parts:
-            yield from _events_of(part)
+            for event in _events_of(part):
+                self.progress += not event.text.isspace()
+                yield event
         for piece in chunk.tool_calls:
+            self.progress += bool(piece.name or piece.arguments.strip())
             self._gather(piece)
 
     def feed_all(self, chunks: Iterable[Chunk]) -> list[Event]:
@@ -141,7 +147,7 @@ class ReplyReader:
         call.add(piece)
 
 
-def _events_of(part: Part) -> Iterator[Event]:
+def _events_of(part: Part) -> Iterator[Text | Thought]:
     kind = part.get("type")
     if kind == "text":
         text = part.get("text")

@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Any
+from typing import Any, cast
 
+from loguru import logger
 from openai import (
     DEFAULT_TIMEOUT,
     NOT_GIVEN,
@@ -26,6 +27,7 @@ from openai import (
 from openai._types import NotGiven
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from mistral_service.wire import portkey
 from mistral_service.wire.chunks import Chunk, chunk_from_mapping, parse_chunk
 from mistral_service.wire.encoding import encode
 from mistral_service.wire.errors import MistralError, Reason
@@ -33,17 +35,23 @@ from mistral_service.wire.models import Catalogue
 from mistral_service.wire.request import request_body
 from mistral_service.wire.sse import EventTooLong, SSEDecoder
 
-DEFAULT_BASE_URL = "https://api.mistral.ai/v1"
-"""Where Mistral's API is."""
+CHAT = "/chat/completions"
+"""Where chat completions are asked for."""
 
-_PATH = "/chat/completions"
 _UNSET = (NotGiven, Omit)
 _DONE = b"[DONE]"
 _DRAIN_SECONDS = 0.1
 
+# Settings of which it was told that a gateway drops them: once is enough.
+_told: set[str] = set()
+
 
 async def open_reply(
-    client: AsyncOpenAI, params: Mapping[str, Any], *, connect: float | None = None
+    client: AsyncOpenAI,
+    params: Mapping[str, Any],
+    *,
+    connect: float | None = None,
+    path: str = CHAT,
 ) -> AsyncStream[ChatCompletionChunk]:
     """Send a request and wait for the headers of its streamed reply.
 
@@ -52,6 +60,7 @@ async def open_reply(
         params: Parameters of the chat completion, under OpenAI's or Mistral's names; the client's
             own options (`extra_headers`, `timeout`, …) are understood.
         connect: Seconds to a connection; by default the client's own limit.
+        path: The endpoint, one that streams chunks.
 
     Returns:
         The stream, not yet read. Read it with `read_chunks`, and close it.
@@ -60,8 +69,8 @@ async def open_reply(
         openai.APIError: If the request is refused or nobody answers.
     """
     return await client.post(
-        _PATH,
-        content=encode(request_body({**params, "stream": True}, unset=_UNSET)),
+        path,
+        content=_body(client, path, {**params, "stream": True}),
         options=_options(client, params, connect, stream=True),
         cast_to=ChatCompletionChunk,
         stream=True,
@@ -174,13 +183,42 @@ async def fetch_reply(
         MistralError: If the answer is no chat completion.
     """
     reply = await client.post(
-        _PATH,
-        content=encode(request_body({**params, "stream": False}, unset=_UNSET)),
+        CHAT,
+        content=_body(client, CHAT, {**params, "stream": False}),
         options=_options(client, params, connect),
         cast_to=ChatCompletion,
     )
     # The schema of the client knows no thinking, and would warn of it.
     return chunk_from_mapping(reply.model_dump(warnings=False))
+
+
+async def fetch_object(
+    client: AsyncOpenAI, path: str, params: Mapping[str, Any], *, connect: float | None = None
+) -> dict[str, Any]:
+    """Send a request to an endpoint that answers with one JSON object.
+
+    Args:
+        client: The client whose connections and key are used.
+        path: The endpoint.
+        params: As for `open_reply`.
+        connect: As for `open_reply`.
+
+    Returns:
+        The object.
+
+    Raises:
+        openai.APIError: If the request is refused or nobody answers.
+        MistralError: If the answer is no JSON object.
+    """
+    body = await client.post(
+        path,
+        content=_body(client, path, params),
+        options=_options(client, params, connect),
+        cast_to=object,
+    )
+    if not isinstance(body, dict):
+        raise MistralError(Reason.SERVER, "what it answered is no JSON object")
+    return cast("dict[str, Any]", body)
 
 
 async def fetch_models(client: AsyncOpenAI, seconds: float) -> Catalogue:
@@ -251,6 +289,21 @@ def _understood(exception: Exception) -> MistralError | None:
     if "TransportError" in names or isinstance(exception, ConnectionError | ssl.SSLError):
         return MistralError(Reason.UNREACHABLE, str(exception))
     return None
+
+
+def _body(client: AsyncOpenAI, path: str, params: Mapping[str, Any]) -> bytes:
+    """The body as Mistral takes it, or as a gateway passes it on."""
+    body = request_body(params, unset=_UNSET)
+    if portkey.is_between(client.default_headers, str(client.base_url)):
+        body, lost = portkey.as_it_passes(body, path)
+        new = [name for name in lost if name not in _told]
+        if new:
+            _told.update(new)
+            logger.warning(
+                f"Portkey's gateway does not pass on {', '.join(new)}: where Mistral should have "
+                "it, set base_url to the gateway's …/v1/proxy, which passes on everything."
+            )
+    return encode(body)
 
 
 def _options(

@@ -34,6 +34,7 @@ class Reason(Enum):
         STREAM: The stream had something in it that is no chunk.
         EMPTY: The reply had no words and no call in it.
         CALL: The model calls a function in a way that leads nowhere, and was told so.
+        FORM: The reply has not the form that was asked for.
     """
 
     KEY = "key"
@@ -52,6 +53,7 @@ class Reason(Enum):
     STREAM = "stream"
     EMPTY = "empty"
     CALL = "call"
+    FORM = "form"
 
     @property
     def retryable(self) -> bool:
@@ -79,7 +81,7 @@ _ADVICE: dict[Reason, str] = {
     Reason.UNKNOWN_MODEL: "Mistral does not know the model: check Settings(model=…)",
     Reason.HISTORY: "Mistral refused the history",
     Reason.REQUEST: "Mistral refused the request",
-    Reason.TOO_LARGE: "The conversation is too long for the model",
+    Reason.TOO_LARGE: "The request is too long for the model",
     Reason.RATE_LIMIT: "Mistral's rate limit is reached",
     Reason.QUOTA: "The Mistral account has no credit left",
     Reason.CAPACITY: "The model is at capacity",
@@ -89,6 +91,7 @@ _ADVICE: dict[Reason, str] = {
     Reason.STREAM: "Mistral's reply broke off with an error",
     Reason.EMPTY: "Mistral replied with no words and no call",
     Reason.CALL: "The model's function call leads nowhere",
+    Reason.FORM: "The reply has not the form that was asked for",
 }
 
 _STATUS_REASONS: dict[int, Reason] = {
@@ -110,6 +113,7 @@ _CODE_REASONS: dict[str, Reason] = {
     "1300": Reason.RATE_LIMIT,
     "1500": Reason.UNKNOWN_MODEL,
     "3201": Reason.BLOCKED,
+    "3210": Reason.TOO_LARGE,
     "3230": Reason.HISTORY,
     "3280": Reason.HISTORY,
 }
@@ -124,6 +128,8 @@ _TYPE_REASONS: dict[str, Reason] = {
 _DISGUISED_REFUSAL = "3600"
 
 _SHORTEST_KEY = 8
+
+_CUT_OFF = "…"
 
 MAX_SHOWN = 300
 """Characters of the server's own words that an error quotes."""
@@ -182,9 +188,9 @@ class MistralError(Exception):
         def struck(text: str | None) -> str | None:
             text = text and text.replace(key, "[key]")
             # Words that were cut may end with the beginning of it.
-            parts = (f"{key[:length]}…" for length in range(len(key) - 1, 3, -1))
+            parts = (key[:length] + _CUT_OFF for length in range(len(key) - 1, 3, -1))
             part = text and next((each for each in parts if text.endswith(each)), None)
-            return text.removesuffix(part) + "[key]…" if text and part else text
+            return text.removesuffix(part) + "[key]" + _CUT_OFF if text and part else text
 
         return MistralError(
             self.reason,
@@ -341,4 +347,4 @@ def _time(seconds: float) -> str:
 
 def _cut(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + _CUT_OFF

@@ -17,6 +17,7 @@ import ssl
 from collections.abc import AsyncIterator, Generator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from urllib.request import getproxies, proxy_bypass
 from weakref import WeakSet
 
 import aiohttp
@@ -44,6 +45,9 @@ it earlier is noticed when it does."""
 _PROBE_SECONDS = 20
 """Seconds after which the system asks an idle connection whether it still lives. Networks forget
 connections, and do not say so."""
+
+_MAX_HEADER_BYTES = 64 * 1024
+"""Bytes that one header of an answer may have: gateways write policies and traces into them."""
 
 
 class ReplyTooLong(httpx.TransportError):
@@ -92,7 +96,11 @@ class _Pool:
             auto_decompress=False,  # the client does that
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
-            trust_env=True,
+            max_line_size=_MAX_HEADER_BYTES,
+            max_field_size=_MAX_HEADER_BYTES,
+            # `_proxy` reads the environment: aiohttp would do so in threads, for which a turn might
+            # have to wait, and put a password of ~/.netrc in the place of the key.
+            trust_env=False,
         )
 
 
@@ -121,6 +129,21 @@ def _at_exit() -> None:
         asyncio.run(_forget())
 
 
+def _proxy(url: URL) -> tuple[URL | None, dict[str, str]]:
+    """The proxy that the environment names for an address, and the headers that it wants."""
+    named = {} if proxy_bypass(url.host or "") else getproxies()
+    text = named.get(url.scheme) or named.get("all")
+    if not text:
+        return None, {}
+    proxy = URL(text if "://" in text else f"http://{text}")
+    if proxy.scheme not in ("http", "https"):
+        raise httpx.ProxyError(f"the environment names a proxy of a kind unknown: {proxy.scheme}")
+    if not proxy.user:
+        return proxy, {}
+    password = aiohttp.encode_basic_auth(proxy.user, proxy.password or "")
+    return proxy.with_user(None), {"Proxy-Authorization": password}
+
+
 class _SharedTransport(httpx.AsyncBaseTransport):
     """Sends over the pool of whichever loop it is used in."""
 
@@ -129,15 +152,22 @@ class _SharedTransport(httpx.AsyncBaseTransport):
         pool.users.add(self)
         limits: dict[str, float | None] = request.extensions.get("timeout", {})
         body = await request.aread()
+        # A user and password in it stand in the headers already.
+        url = URL(str(request.url), encoded=True).with_user(None)
+        headers = CIMultiDict(
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw
+        )
+        proxy, for_proxy = _proxy(url)
+        if url.scheme == "http":
+            headers.update(for_proxy)
         with _errors_of_httpx(request):
             response = await pool.session.request(
                 request.method,
-                URL(str(request.url), encoded=True),
-                headers=CIMultiDict(
-                    (name.decode("latin-1"), value.decode("latin-1"))
-                    for name, value in request.headers.raw
-                ),
+                url,
+                headers=headers,
                 data=body or None,
+                proxy=proxy,
+                proxy_headers=for_proxy,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(
                     total=None,

@@ -1,0 +1,502 @@
+"""Mistral's API without a pipeline: models, chat, vectors, filling in, moderation."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Literal, TypedDict, Unpack, cast
+
+from openai import AsyncOpenAI
+
+from mistral_service.conversation.parts import text_of
+from mistral_service.conversation.rules import apply_rules
+from mistral_service.conversation.run import Run, without
+from mistral_service.conversation.tools import mistrals_tools
+from mistral_service.endpoints.answers import (
+    Answer,
+    Moderation,
+    Vector,
+    moderations_of,
+    vectors_of,
+)
+from mistral_service.endpoints.batches import batches_of
+from mistral_service.endpoints.form import M, form_of, read_as, read_json
+from mistral_service.endpoints.requests import Requests
+from mistral_service.reply.attempts import Limits
+from mistral_service.reply.events import Event, Text, ToolCall
+from mistral_service.reply.prefix import RepeatedPrefix
+from mistral_service.wire.access import address_for, check_address, key_for
+from mistral_service.wire.client import CHAT, fetch_models
+from mistral_service.wire.errors import MistralError, Reason
+from mistral_service.wire.http import http_client
+from mistral_service.wire.models import Catalogue
+
+CODESTRAL_BASE_URL = "https://codestral.mistral.ai/v1"
+"""Codestral's own host, for keys that were made for it."""
+
+LIMITS = Limits(connect=5.0, first_token=20.0, stall=10.0, turn=60.0)
+"""How long a request may take by default: nobody waits on a phone, and a batch may take a while."""
+
+_FIM = "/fim/completions"
+
+_TOO_LONG = "3210"
+"""Mistral's code for a batch that has too many texts or tokens."""
+
+Message = Mapping[str, Any]
+
+
+class Sampling(TypedDict, total=False):
+    """How a reply is chosen.
+
+    Parameters:
+        temperature: From 0, always the likeliest, to 1.5.
+        top_p: Above 0, at most 1: only so much of the likelihood is chosen from.
+        max_tokens: The most tokens of a reply.
+        min_tokens: The fewest.
+        stop: Words at which it ends.
+        random_seed: The same seed, the same reply.
+        metadata: Goes along with the request.
+        prompt_cache_key: Requests of one key share Mistral's cache.
+    """
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+    min_tokens: int
+    stop: str | list[str]
+    random_seed: int
+    metadata: dict[str, Any]
+    prompt_cache_key: str
+
+
+class Asking(Sampling, total=False):
+    """How a chat is answered.
+
+    Parameters:
+        tools: Functions in OpenAI's form, and Mistral's own tools by their type.
+        tool_choice: `auto`, `any`, `none`, or the one function.
+        parallel_tool_calls: Whether several may be called at once.
+        response_format: `{"type": "json_object"}`, or a schema.
+        presence_penalty: From -2 to 2.
+        frequency_penalty: From -2 to 2.
+        reasoning_effort: `none` or `high`.
+        prompt_mode: `reasoning`.
+        prediction: What the reply will probably be.
+        guardrails: Mistral's guardrails, as it takes them.
+        service_tier: `auto` or `standard_only`.
+        safe_prompt: Whether Mistral's safety prompt stands before the messages.
+    """
+
+    tools: Sequence[Mapping[str, Any]]
+    tool_choice: str | dict[str, Any]
+    parallel_tool_calls: bool
+    response_format: dict[str, Any]
+    presence_penalty: float
+    frequency_penalty: float
+    reasoning_effort: Literal["none", "high"]
+    prompt_mode: Literal["reasoning"]
+    prediction: dict[str, Any]
+    guardrails: list[dict[str, Any]]
+    service_tier: Literal["auto", "standard_only"]
+    safe_prompt: bool
+
+
+class MistralClient:
+    """A client for Mistral's endpoints.
+
+    It shares its connections with the LLM services of the process, makes histories acceptable with
+    the same rules, tells what goes wrong as the same `MistralError`, and decides as they do
+    whether to try again. Use it as an asynchronous context manager, or close it.
+
+    Example::
+
+        async with MistralClient() as mistral:
+            [vector] = await mistral.embed(["The pool opens at seven."])
+            answer = await mistral.chat([{"role": "user", "content": "When does it open?"}])
+            print(answer.text)
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        codestral_base_url: str | None = None,
+        codestral_api_key: str | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        limits: Limits = LIMITS,
+        concurrency: int = 4,
+    ) -> None:
+        """Make the client; it connects when it is first used.
+
+        Args:
+            api_key: The key. Defaults to the environment variable `MISTRAL_API_KEY`.
+            base_url: Where the API is. Where it is None, the environment variable
+                `MISTRAL_BASE_URL`, if set, has the address.
+            codestral_base_url: Where `fim` and `stream_fim` go instead, such as
+                `CODESTRAL_BASE_URL`.
+            codestral_api_key: The key there. Defaults to `api_key`.
+            default_headers: Headers that every request carries, such as a gateway's.
+            limits: How long a request may take, and how often it is tried.
+            concurrency: The most batches of texts that are under way at once, at least 1.
+
+        Raises:
+            ValueError: If there is no key, an address is none, or `concurrency` is not positive.
+        """
+        owner = type(self).__name__
+        if concurrency < 1:
+            raise ValueError(f"{owner}(concurrency={concurrency}) must be 1 or more.")
+        key = key_for(owner, api_key)
+        self._headers = dict(default_headers or {})
+        self._limits = limits
+        self._main = self._requests(key, address_for(owner, base_url))
+        self._fim = self._main
+        if codestral_base_url:
+            check_address(owner, "codestral_base_url", codestral_base_url)
+            fim_key = key_for(owner, codestral_api_key or key)
+            self._fim = self._requests(fim_key, codestral_base_url)
+        self._batches = asyncio.Semaphore(concurrency)
+
+    def __repr__(self) -> str:
+        return f"MistralClient({str(self._main.client.base_url)!r})"
+
+    async def __aenter__(self) -> "MistralClient":
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        for requests in {self._main, self._fim}:
+            await requests.client.close()
+
+    # --- models -----------------------------------------------------------------------------------
+
+    async def models(self) -> Catalogue:
+        """Ask which models there are, and what they can do.
+
+        Returns:
+            The catalogue: `models.find("mistral-small-latest").vision`.
+
+        Raises:
+            MistralError: If it cannot be had.
+        """
+
+        async def attempt(seconds: float) -> Catalogue:
+            return await fetch_models(self._main.client, seconds)
+
+        return await self._main.within_limits(attempt)
+
+    # --- chat -------------------------------------------------------------------------------------
+
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        model: str = "mistral-small-latest",
+        **asking: Unpack[Asking],
+    ) -> Answer:
+        """Ask for a reply and wait for the whole of it.
+
+        Args:
+            messages: The conversation, in OpenAI's or Mistral's form. It may be any: the rules of
+                `docs/rules.md` make of it one that Mistral takes; it is left as it is.
+            model: The model.
+            **asking: How it is to answer; see `Asking`.
+
+        Returns:
+            The reply.
+
+        Raises:
+            MistralError: If there is none; with the reason `EMPTY` if it says and calls nothing.
+            ToolsNotPassable: If Mistral does not know the tools.
+        """
+        params, finished = _chat_params(messages, model, asking)
+
+        def look(events: list[Event]) -> list[Event]:
+            answer = Answer.of(events)
+            if not answer.text.strip() and not answer.tool_calls and answer.finish_reason == "stop":
+                raise MistralError(Reason.EMPTY)
+            return events
+
+        events = await self._main.whole(CHAT, params, look)
+        return Answer.of([event async for event in finished(_each(events))])
+
+    async def stream_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        model: str = "mistral-small-latest",
+        **asking: Unpack[Asking],
+    ) -> AsyncGenerator[Event]:
+        """Ask for a reply and take it as it comes.
+
+        Args:
+            messages: As for `chat`.
+            model: As for `chat`.
+            **asking: As for `chat`.
+
+        Yields:
+            `Text` and `Thought` in order, every `ToolCall` whole, and a `Finish`
+            (`mistral_service.reply.events`).
+
+        Raises:
+            MistralError: If there is no reply, or it breaks in the middle.
+        """
+        params, finished = _chat_params(messages, model, asking)
+        async with aclosing(self._main.stream(CHAT, params)) as events:
+            async for event in finished(events):
+                yield event
+
+    async def chat_json(
+        self,
+        messages: Sequence[Message],
+        *,
+        model: str = "mistral-small-latest",
+        **asking: Unpack[Asking],
+    ) -> Any:
+        """Ask for a reply in JSON mode. The messages should say that JSON is wanted, and which.
+
+        Args:
+            messages: As for `chat`.
+            model: As for `chat`.
+            **asking: As for `chat`.
+
+        Returns:
+            What the JSON says.
+
+        Raises:
+            MistralError: As `chat`; with the reason `FORM` if the reply is no JSON.
+        """
+        asking["response_format"] = {"type": "json_object"}
+        return read_json(await self.chat(messages, model=model, **asking))
+
+    async def chat_as(
+        self,
+        form: type[M],
+        messages: Sequence[Message],
+        *,
+        model: str = "mistral-small-latest",
+        **asking: Unpack[Asking],
+    ) -> M:
+        """Ask for a reply in the form of a pydantic model.
+
+        Args:
+            form: The model; Mistral is told its JSON schema, strictly.
+            messages: As for `chat`.
+            model: As for `chat`.
+            **asking: As for `chat`.
+
+        Returns:
+            An instance of the model.
+
+        Raises:
+            MistralError: As `chat`; with the reason `FORM`, and what is wrong and where, if the
+                reply is no such thing.
+        """
+        asking["response_format"] = form_of(form)
+        return read_as(form, await self.chat(messages, model=model, **asking))
+
+    # --- filling in -------------------------------------------------------------------------------
+
+    async def fim(
+        self,
+        prompt: str,
+        suffix: str | None = None,
+        *,
+        model: str = "codestral-latest",
+        **sampling: Unpack[Sampling],
+    ) -> Answer:
+        """Ask for what stands between two pieces of code, and wait for the whole of it.
+
+        Args:
+            prompt: The code before.
+            suffix: The code after; without it the model goes on after the prompt.
+            model: The model.
+            **sampling: How it is chosen; see `Sampling`.
+
+        Returns:
+            The reply; its text may be empty, where nothing is missing.
+
+        Raises:
+            MistralError: If there is none.
+        """
+        params = {"model": model, "prompt": prompt, "suffix": suffix, **sampling}
+        return Answer.of(await self._fim.whole(_FIM, params))
+
+    async def stream_fim(
+        self,
+        prompt: str,
+        suffix: str | None = None,
+        *,
+        model: str = "codestral-latest",
+        **sampling: Unpack[Sampling],
+    ) -> AsyncGenerator[Event]:
+        """Ask for what stands between two pieces of code, and take it as it comes.
+
+        Args:
+            prompt: As for `fim`.
+            suffix: As for `fim`.
+            model: As for `fim`.
+            **sampling: As for `fim`.
+
+        Yields:
+            `Text` in order, and a `Finish`.
+
+        Raises:
+            MistralError: If there is no reply, or it breaks in the middle.
+        """
+        params = {"model": model, "prompt": prompt, "suffix": suffix, **sampling}
+        async with aclosing(self._fim.stream(_FIM, params)) as events:
+            async for event in events:
+                yield event
+
+    # --- vectors ----------------------------------------------------------------------------------
+
+    async def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str = "mistral-embed",
+        output_dimension: int | None = None,
+    ) -> list[Vector]:
+        """Make vectors of texts.
+
+        Args:
+            texts: The texts, as many as there are: they are sent in batches that Mistral takes,
+                some at once.
+            model: The model.
+            output_dimension: How many numbers a vector has, for models that leave a choice.
+
+        Returns:
+            A vector for each text, in their order: 1,024 numbers with `mistral-embed`.
+
+        Raises:
+            MistralError: If one batch fails; with the reason `TOO_LARGE` for a single text of more
+                tokens than the model takes (8,192).
+        """
+        if isinstance(texts, str):
+            raise TypeError("embed() takes a list of texts, and was given one text.")
+        params: dict[str, Any] = {"model": model, "output_dimension": output_dimension}
+        tasks = [
+            asyncio.create_task(self._embed(batch, params)) for batch in batches_of(list(texts))
+        ]
+        try:
+            found = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return [vector for batch in found for vector in batch]
+
+    async def _embed(self, texts: Sequence[str], params: dict[str, Any]) -> list[Vector]:
+        try:
+            async with self._batches:
+                reply = await self._main.one("/embeddings", {**params, "input": texts})
+        except MistralError as e:
+            if e.code != _TOO_LONG or len(texts) < 2:
+                raise
+            half = len(texts) // 2
+            first = await self._embed(texts[:half], params)
+            return first + await self._embed(texts[half:], params)
+        return vectors_of(reply, len(texts))
+
+    # --- moderation -------------------------------------------------------------------------------
+
+    async def moderate(
+        self, texts: Sequence[str], *, model: str = "mistral-moderation-latest"
+    ) -> list[Moderation]:
+        """Have texts judged, each by itself.
+
+        Args:
+            texts: The texts.
+            model: The model.
+
+        Returns:
+            A judgement for each, in their order.
+
+        Raises:
+            MistralError: If there is none.
+        """
+        if isinstance(texts, str):
+            raise TypeError("moderate() takes a list of texts, and was given one text.")
+        if not texts:
+            return []
+        reply = await self._main.one("/moderations", {"model": model, "input": list(texts)})
+        return moderations_of(reply, len(texts))
+
+    async def moderate_chat(
+        self, messages: Sequence[Message], *, model: str = "mistral-moderation-latest"
+    ) -> Moderation:
+        """Have the last message of a conversation judged, as it stands in it.
+
+        Args:
+            messages: As for `chat`; the last may be the assistant's.
+            model: The model.
+
+        Returns:
+            The judgement.
+
+        Raises:
+            MistralError: If there is none.
+        """
+        sent = apply_rules([dict(message) for message in messages])
+        # The rules end on a prefix where the assistant spoke last: here it is to be judged.
+        sent[-1] = without(sent[-1], "prefix")
+        reply = await self._main.one("/chat/moderations", {"model": model, "input": sent})
+        return moderations_of(reply, 1)[0]
+
+    def _requests(self, key: str, address: str) -> Requests:
+        client = AsyncOpenAI(
+            api_key=key,
+            base_url=address,
+            default_headers=self._headers,
+            http_client=http_client(),
+            max_retries=0,
+        )
+        return Requests(client, self._limits)
+
+
+Finished = Callable[[AsyncIterator[Event]], AsyncIterator[Event]]
+
+
+def _chat_params(
+    messages: Sequence[Message], model: str, asking: Asking
+) -> tuple[dict[str, Any], Finished]:
+    """The parameters of a request, and what makes of its events those that the caller expects."""
+    params = cast("dict[str, Any]", {**asking})
+    tools, names = mistrals_tools(params.pop("tools", None) or [])
+    given = {name: sent for sent, name in names.items()}
+    choice = asking.get("tool_choice")
+    if isinstance(choice, dict) and (name := str(choice["function"]["name"])) in given:
+        params["tool_choice"] = {"type": "function", "function": {"name": given[name]}}
+    offered = tools if params.get("tool_choice") != "none" else []
+    sent = apply_rules([dict(message) for message in messages], Run(has_tools=bool(offered)))
+    prefix = text_of(sent[-1].get("content")) if sent[-1].get("prefix") else ""
+
+    async def finished(events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+        """Without the words that repeat a prefix, and with the names that functions were given."""
+        repeated = RepeatedPrefix(prefix)
+        async for event in events:
+            if isinstance(event, Text):
+                if text := repeated.feed(event.text):
+                    yield Text(text)
+                continue
+            if rest := repeated.finish():
+                yield Text(rest)
+            if isinstance(event, ToolCall):
+                event = ToolCall(event.id, names.get(event.name, event.name), event.arguments)
+            yield event
+
+    return {"model": model, "messages": sent, "tools": tools, **params}, finished
+
+
+async def _each(events: list[Event]) -> AsyncGenerator[Event]:
+    for event in events:
+        yield event

@@ -1,0 +1,1 @@
+"""Mistral's endpoints without a pipeline: what `MistralClient` is made of."""

@@ -1,0 +1,177 @@
+"""Requests that are tried again within the time that their caller has."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from openai import AsyncOpenAI
+
+from mistral_service.reply.attempts import Attempts, Limits
+from mistral_service.reply.events import Event, Finish
+from mistral_service.reply.reader import ReplyReader
+from mistral_service.wire.client import error_of, fetch_object, open_reply, read_chunks
+from mistral_service.wire.errors import MistralError, Reason
+
+T = TypeVar("T")
+
+
+class Requests:
+    """Asks one address.
+
+    Whether a fault is met with another attempt is decided where a call's turns decide it
+    (`reply/attempts.py`).
+    """
+
+    def __init__(self, client: AsyncOpenAI, limits: Limits) -> None:
+        """Prepare to ask.
+
+        Args:
+            client: The client whose connections, key and headers are used.
+            limits: How long a request may take, and how often it is tried.
+        """
+        self.client = client
+        self.limits = limits
+
+    async def one(self, path: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask for one JSON object.
+
+        Raises:
+            MistralError: If there is none within the limits.
+        """
+
+        async def attempt(seconds: float) -> dict[str, Any]:
+            connect = self.limits.connect
+            async with asyncio.timeout(seconds):
+                return await fetch_object(self.client, path, params, connect=connect)
+
+        return await self.within_limits(attempt)
+
+    async def whole(
+        self,
+        path: str,
+        params: Mapping[str, Any],
+        look: Callable[[list[Event]], list[Event]] = list,
+    ) -> list[Event]:
+        """Ask for a reply and wait for its end.
+
+        It is streamed all the same: only so a connection that has died is told from a long reply.
+
+        Args:
+            path: The endpoint.
+            params: What is asked.
+            look: Looks at the events of a reply before it counts as one; may raise a
+                `MistralError`.
+
+        Raises:
+            MistralError: If there is none within the limits.
+        """
+
+        async def attempt(seconds: float) -> list[Event]:
+            told: list[Event] = []
+            async with aclosing(self._attempt(path, params, seconds)) as reads:
+                async for events in reads:
+                    told += events
+            return look(told)
+
+        return await self.within_limits(attempt)
+
+    async def stream(self, path: str, params: Mapping[str, Any]) -> AsyncGenerator[Event]:
+        """Ask for a reply and take it as it comes.
+
+        A fault before its first event is met with another attempt, a later one is raised: what was
+        given away cannot be taken back.
+
+        Raises:
+            MistralError: If there is no reply within the limits, or it breaks.
+        """
+        attempts = Attempts(self.limits, time.monotonic())
+        began = False
+        while True:
+            try:
+                seconds = attempts.first_token_within(time.monotonic())
+                async with aclosing(self._attempt(path, params, seconds)) as reads:
+                    async for events in reads:
+                        for event in events:
+                            began = True
+                            yield event
+                return
+            except Exception as e:
+                error = self.understood(e)
+                if began:
+                    raise error from None
+                await _pause(attempts, error)
+
+    async def within_limits(self, attempt: Callable[[float], Awaitable[T]]) -> T:
+        """Make an attempt, and others after it where that is worth while.
+
+        Args:
+            attempt: The attempt; it is told how many seconds it may take to its first output.
+
+        Raises:
+            MistralError: If none succeeds.
+        """
+        attempts = Attempts(self.limits, time.monotonic())
+        while True:
+            try:
+                return await attempt(attempts.first_token_within(time.monotonic()))
+            except Exception as e:
+                await _pause(attempts, self.understood(e))
+
+    def understood(self, exception: Exception) -> MistralError:
+        """An exception as a `MistralError` without anything secret in it; others are raised."""
+        error = error_of(exception, self.client.api_key)
+        if error is None:
+            raise exception
+        for name, value in self.client.default_headers.items():
+            # A gateway's keys travel in headers of its own.
+            if name.lower().endswith("key") and isinstance(value, str):
+                error = error.without(value)
+        return error
+
+    async def _attempt(
+        self, path: str, params: Mapping[str, Any], seconds: float
+    ) -> AsyncGenerator[list[Event]]:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        reader = ReplyReader()
+        waited = "no first token came"
+        try:
+            async with asyncio.timeout_at(until):
+                connect = self.limits.connect
+                stream = await open_reply(self.client, params, connect=connect, path=path)
+        except TimeoutError:
+            raise MistralError(Reason.TIMEOUT, f"{waited} in {seconds:g} s") from None
+        try:
+            async with aclosing(read_chunks(stream)) as reads:
+                while True:
+                    try:
+                        # Around each read and nothing else: the time of whoever takes the events
+                        # is not the server's.
+                        async with asyncio.timeout_at(until):
+                            chunks = await anext(reads, None)
+                    except TimeoutError:
+                        raise MistralError(Reason.TIMEOUT, f"{waited} in {seconds:g} s") from None
+                    if chunks is None:
+                        break
+                    events = reader.feed_all(chunks)
+                    if events:
+                        yield events
+                    if events or any(chunk.tool_calls for chunk in chunks):
+                        waited, seconds = "nothing more came", self.limits.stall
+                        until = loop.time() + seconds
+        finally:
+            await stream.close()
+        events = reader.finish()
+        if any(isinstance(event, Finish) and event.reason == "error" for event in events):
+            raise MistralError(Reason.STREAM, "the reply ended with 'error'")
+        yield events
+
+
+async def _pause(attempts: Attempts, error: MistralError) -> None:
+    """Wait for the next attempt; without one, raise what went wrong."""
+    again = attempts.after(error, time.monotonic(), spoke=False)
+    if again is None:
+        raise error from None
+    await asyncio.sleep(again.delay)

@@ -1,0 +1,224 @@
+"""The endpoints beside chat: what a request may be, and what the answer is.
+
+The schemas are those of the official `mistralai` SDK, closed as the API's are; the limits are those
+that the API's refusals name.
+"""
+
+import base64
+import json
+import re
+import struct
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, Field
+
+from mistral_service.local.checks import refusal_of
+from mistral_service.local.models import Model, find_model
+from mistral_service.local.pieces import Json, Refusal
+from mistral_service.local.schema import Closed, Message, issues_of
+
+DIMENSIONS = 1024
+"""Numbers in a vector of `mistral-embed`."""
+
+MAX_INPUTS = 512
+"""Texts of one request: `Too many inputs in request, split into more batches.` (code 3210)."""
+
+MAX_BATCH_TOKENS = 16_384
+"""Tokens of one request: `Too many tokens overall, split into more batches.` (code 3210)."""
+
+MAX_INPUT_TOKENS = 8192
+"""Tokens of one text: `mistral-embed`'s context."""
+
+_TOO_MUCH = ("invalid_request_prompt", "3210")
+
+
+class EmbeddingRequest(Closed):
+    """The body of `POST /v1/embeddings`."""
+
+    model: str
+    input: str | Annotated[list[str], Field(min_length=1)]
+    metadata: Json | None = None
+    output_dimension: int | None = Field(default=None, gt=0)
+    output_dtype: Literal["float", "int8", "uint8", "binary", "ubinary"] = "float"
+    encoding_format: Literal["float", "base64"] = "float"
+
+
+class FIMCompletionRequest(Closed):
+    """The body of `POST /v1/fim/completions`."""
+
+    model: str
+    prompt: str
+    suffix: str | None = None
+    temperature: float | None = Field(default=None, ge=0, le=1.5)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_tokens: int | None = Field(default=None, ge=0)
+    min_tokens: int | None = Field(default=None, ge=0)
+    stream: bool = False
+    stop: str | list[str] | None = None
+    random_seed: int | None = Field(default=None, ge=0)
+    metadata: Json | None = None
+    prompt_cache_key: str | None = None
+
+
+class ModerationRequest(Closed):
+    """The body of `POST /v1/moderations`."""
+
+    model: str
+    input: str | list[str]
+    metadata: Json | None = None
+
+
+class ChatModerationRequest(Closed):
+    """The body of `POST /v1/chat/moderations`."""
+
+    model: str
+    input: list[Message] | list[list[Message]]
+
+
+Judge = Callable[[object, Sequence[Model]], Refusal | None]
+
+
+def judge_embedding(body: object, models: Sequence[Model]) -> Refusal | None:
+    """Judge a request for vectors, as `Checks.judge` does one for a chat."""
+    if refusal := _judge(body, EmbeddingRequest, models, lambda model: model.embeds):
+        return refusal
+    request = cast("Json", body)
+    if request.get("output_dimension") or request.get("output_dtype", "float") != "float":
+        message = f"{request['model']} does not support output_dimension or output_dtype"
+        return refusal_of(message, "invalid_request_error", "3051")
+    texts = texts_of(request)
+    if len(texts) > MAX_INPUTS:
+        return refusal_of("Too many inputs in request, split into more batches.", *_TOO_MUCH)
+    tokens = [_tokens(text) for text in texts]
+    for number, count in enumerate(tokens):
+        if count > MAX_INPUT_TOKENS:
+            message = f"Input id {number} has {count} tokens, exceeding max {MAX_INPUT_TOKENS}."
+            return refusal_of(message, *_TOO_MUCH)
+    if sum(tokens) > MAX_BATCH_TOKENS:
+        return refusal_of("Too many tokens overall, split into more batches.", *_TOO_MUCH)
+    return None
+
+
+def judge_fim(body: object, models: Sequence[Model]) -> Refusal | None:
+    """Judge a request to fill in the middle."""
+    return _judge(body, FIMCompletionRequest, models, lambda model: model.fim)
+
+
+def judge_moderation(body: object, models: Sequence[Model]) -> Refusal | None:
+    """Judge a request to judge texts."""
+    return _judge(body, ModerationRequest, models, lambda model: model.moderates)
+
+
+def judge_chat_moderation(body: object, models: Sequence[Model]) -> Refusal | None:
+    """Judge a request to judge conversations."""
+    return _judge(body, ChatModerationRequest, models, lambda model: model.moderates)
+
+
+def _judge(
+    body: object, form: type[BaseModel], models: Sequence[Model], able: Callable[[Model], bool]
+) -> Refusal | None:
+    if issues := issues_of(body, form):
+        return Refusal(422, {"detail": issues})
+    name = cast("Json", body)["model"]
+    model = find_model(name, models)
+    if model is None or not able(model):
+        return refusal_of(f"Invalid model: {name}", "invalid_model", "1500")
+    return None
+
+
+# --- the answers --------------------------------------------------------------------------------
+
+
+def embeddings(request: Json) -> Json:
+    """Answer a request for vectors: MiniLM's, with zeros up to Mistral's length.
+
+    Raises:
+        ModelNotLoaded: If the model's package is not installed.
+    """
+    # Imported late: an endpoint that is asked for no vectors needs no numpy.
+    from mistral_service.local.minilm import embed
+
+    texts = texts_of(request)
+    written: list[Any] = []
+    for vector in embed(texts):
+        numbers = [*map(float, vector), *[0.0] * (DIMENSIONS - len(vector))]
+        packed = request.get("encoding_format") == "base64"
+        written.append(
+            base64.b64encode(struct.pack(f"<{DIMENSIONS}f", *numbers)).decode()
+            if packed
+            else numbers
+        )
+    tokens = sum(map(_tokens, texts))
+    return {
+        "id": uuid.uuid4().hex,
+        "object": "list",
+        "model": request["model"],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0},
+        "data": [
+            {"object": "embedding", "embedding": vector, "index": index}
+            for index, vector in enumerate(written)
+        ],
+    }
+
+
+_WORDS = {
+    "sexual": "porn|nude|sex",
+    "hate_and_discrimination": "hate|inferior|vermin",
+    "violence_and_threats": "kill|murder|stab|shoot|bomb|beat you",
+    "dangerous_and_criminal_content": "bomb|explosive|launder|counterfeit|steal",
+    "selfharm": "suicide|kill myself|hurt myself|cut myself",
+    "health": "diagnos|dosage|prescri|symptom",
+    "financial": "invest|stock tip|guaranteed return",
+    "law": "sue|lawsuit|legal advice",
+    "pii": r"passport|social security|credit card|\d{4}[ -]\d{4}[ -]\d{4}",
+}
+CATEGORIES = tuple(_WORDS)
+"""The categories of Mistral's moderation, in its order."""
+
+_SURE, _UNLIKELY = 0.98, 0.01
+
+
+def moderations(request: Json) -> Json:
+    """Answer a request to judge texts or conversations.
+
+    The judge knows some words and no meaning: the same text has the same scores every time. Of a
+    conversation the last message is judged, as at Mistral.
+    """
+    return {
+        "id": uuid.uuid4().hex,
+        "model": request["model"],
+        "results": [_moderation(text) for text in texts_of(request)],
+    }
+
+
+def _moderation(text: str) -> Json:
+    scores = {
+        category: _SURE if re.search(rf"\b(?:{words})", text, re.IGNORECASE) else _UNLIKELY
+        for category, words in _WORDS.items()
+    }
+    return {
+        "categories": {category: score > 0.5 for category, score in scores.items()},
+        "category_scores": scores,
+    }
+
+
+def texts_of(request: Json) -> list[str]:
+    """What a request asks about: texts, or the last message of each conversation."""
+    given: Any = request["input"]
+    if isinstance(given, str):
+        return [given]
+    if given and isinstance(given[0], dict):
+        given = [given]
+    return [item if isinstance(item, str) else _last_words(item) for item in given]
+
+
+def _last_words(messages: list[Json]) -> str:
+    content = messages[-1].get("content") or "" if messages else ""
+    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+
+
+def _tokens(text: str) -> int:
+    """A rough count, four bytes a token: no tokenizer is loaded for it."""
+    return len(text.encode("utf-8", "replace")) // 4 + 1
