@@ -48,13 +48,14 @@ faults: $(VENV)/.dev ## Let every fault happen, and write docs/faults.md
 
 docs: $(VENV)/.dev ## Build the documentation site into site/; a broken link is an error
 	@$(BIN)/python docs/reference.py
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 dist: $(VENV)/.dev ## Build the wheel and the source distribution into dist/
 	$(BIN)/python -m build --no-isolation
 
-screenshots: $(VENV)/.dev ## Make the pictures of the terminal in docs/images
+screenshots: $(VENV)/.dev ## Make the pictures in docs/images
 	@$(BIN)/python docs/screenshots.py
+	@$(BIN)/python docs/charts.py
 
 soak: $(VENV)/.dev ## Hold 500 conversations of 20 turns with a model that often fails
 	@$(BIN)/python benchmarks/soak.py $(ARGS)

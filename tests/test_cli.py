@@ -428,3 +428,15 @@ def test_serve_and_demo_take_the_options_of_the_programs_they_are():
     refused = start("serve", "--accept", "v2", "--script", os.devnull)
     assert refused.returncode == 1
     assert "there is no tokenizer version 'v2'" in refused.stderr
+
+
+@pytest.mark.parametrize("missing", ["uvicorn", "xllamacpp"])
+def test_serve_without_its_extra_says_what_to_install(missing: str, tmp_path: Path):
+    (tmp_path / "any.gguf").write_bytes(b"GGUF")
+    ran = start(
+        *("serve", "--port", "0", "--model", str(tmp_path / "any.gguf")),
+        code=f"import sys; sys.modules[{missing!r}] = None",
+    )
+    assert ran.returncode == 1
+    assert "pip install 'pipecat-mistral-service[local]'" in ran.stderr
+    assert "Traceback" not in ran.stderr

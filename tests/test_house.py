@@ -14,6 +14,7 @@ WITHOUT_PIPECAT = [
     *sorted((PACKAGE / "wire").glob("*.py")),
     *sorted((PACKAGE / "reply").glob("*.py")),
     *sorted((PACKAGE / "local").glob("*.py")),
+    *sorted((PACKAGE / "cli").glob("*.py")),
     *sorted((PACKAGE / "endpoints").glob("*.py")),
     PACKAGE / "conversation" / "rules.py",
     PACKAGE / "client.py",

@@ -206,11 +206,13 @@ def serve_command(context: typer.Context) -> None:
     with _told():
         try:
             from mistral_service.local.__main__ import main
+
+            status = main(context.args, program="mistral-service serve")
         except ImportError as e:
             raise Problem(
                 f"A package is missing ({e}): pip install 'pipecat-mistral-service[local]'."
             ) from None
-        raise typer.Exit(main(context.args, program="mistral-service serve"))
+        raise typer.Exit(status)
 
 
 @app.command("demo", context_settings=_PASSED_ON, add_help_option=False)

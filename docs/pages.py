@@ -1,0 +1,90 @@
+"""What mkdocs.yml cannot say: the front page, and the order of the pages.
+
+The front page is the README, and the changelog is a page, so that each is written once. A link
+that leads out of the documentation leads to the repository. A page that is missing from the order
+below is an error, as a broken link is.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parent.parent
+
+ORDER: dict[str, dict[str, str]] = {
+    "Begin": {
+        "Start": "index.md",
+        "From Pipecat's own service": "migration.md",
+        "Settings": "settings.md",
+        "Self-hosted models": "self-hosted.md",
+    },
+    "Features": {
+        "The message rules": "rules.md",
+        "Odd replies": "odd-replies.md",
+        "Faults": "faults.md",
+        "Vision": "vision.md",
+        "Switching models": "switching.md",
+        "Observability": "observability.md",
+    },
+    "Around it": {
+        "In the terminal": "cli.md",
+        "Testing a bot": "testing.md",
+        "Other endpoints": "endpoints.md",
+        "Portkey": "portkey.md",
+        "Haystack": "haystack.md",
+    },
+    "Inside": {
+        "Architecture": "architecture.md",
+        "Benchmarks": "benchmarks.md",
+        "Soak test": "soak.md",
+        "Releasing": "releasing.md",
+        "What changed": "changelog.md",
+    },
+}
+"""The pages by section. Those that are not written yet are left out."""
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that are written elsewhere, and put all of them in order."""
+    readme = (ROOT / "README.md").read_text().replace("](docs/", "](")
+    readme = readme.replace("](CHANGELOG.md)", "](changelog.md)")
+    better = readme.partition("## What is better")[2].partition("\n## ")[0]
+    chart = "![Ours beside Pipecat's own](images/benchmarks.svg)\n"
+    made = {
+        "index.md": readme,
+        "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
+        "benchmarks.md": f"# Benchmarks\n\n{chart}\n{better.partition(chr(10))[2]}",
+    }
+    for name, text in made.items():
+        files.append(File.generated(config, name, content=text))
+
+    written = {file.src_uri for file in files.documentation_pages()}
+    placed = {name for pages in ORDER.values() for name in pages.values()}
+    if lost := sorted(written - placed):
+        raise PluginError(f"{', '.join(lost)}: give it a place in ORDER, in docs/pages.py")
+    nav: list[dict[str, Any]] = []
+    for section, pages in ORDER.items():
+        there = [{title: name} for title, name in pages.items() if name in written]
+        if there:
+            nav.append({section: there})
+    config.nav = nav
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Lead links out of the documentation to the repository."""
+    repository = f"{config.repo_url}/blob/main/"
+
+    def lead(match: re.Match[str]) -> str:
+        target = match[1].removeprefix("../")
+        inside = files.get_file_from_path(match[1]) is not None
+        if inside or not (ROOT / target.partition("#")[0]).exists():
+            return match[0]  # mkdocs says what it thinks of one that leads nowhere
+        return f"]({repository}{target})"
+
+    return re.sub(r"\]\(((?:\.\./)?[\w./-]+(?:#[\w-]+)?)\)", lead, markdown)

@@ -1,0 +1,64 @@
+"""Writes docs/settings.md from the code: `make docs`. A test holds that it is up to date."""
+
+import re
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from pipecat.services.openai.base_llm import OpenAILLMSettings
+
+from mistral_service.settings import _ALLOWED, MistralLLMSettings
+
+PAGE = Path(__file__).parent / "settings.md"
+HEAD = """\
+# Settings
+
+<!-- Written by docs/reference.py from mistral_service/settings.py: change it there. -->
+
+What `MistralLLMService.Settings(…)` takes. A value that is not allowed is refused with a sentence
+that names the setting, the value, and what is allowed: when the service is made, or when an update
+comes, which is then refused whole. Each can change in mid-conversation:
+
+```python
+await worker.queue_frame(LLMUpdateSettingsFrame(delta=MistralLLMService.Settings(temperature=0.2)))
+```
+"""
+
+
+def render() -> str:
+    """The page, from the settings' docstring and their bounds."""
+    inherited = {f.name for f in fields(OpenAILLMSettings)}
+    own = [f.name for f in fields(MistralLLMSettings) if f.name not in inherited]
+    said = _parameters()
+    rows = ["", "## Mistral's own, and ours", "", "| setting | | allowed |", "|---|---|---|"]
+    rows += [f"| `{name}` | {said[name]} | {_allowed(name)} |" for name in own]
+    rows += ["", "## Pipecat's", "", "| setting | allowed |", "|---|---|"]
+    rows += [
+        f"| `{f.name}` | {_allowed(f.name)} |"
+        for f in fields(OpenAILLMSettings)
+        if f.name in _ALLOWED
+    ]
+    rows += ["", "`extra` holds further fields of the request's body, under Mistral's names."]
+    return HEAD + "\n".join(rows) + "\n"
+
+
+def _parameters() -> dict[str, str]:
+    """What the docstring says of each parameter."""
+    text = (MistralLLMSettings.__doc__ or "").partition("Parameters:\n")[2]
+    found = re.findall(
+        r"^        (\w+): (.*?)(?=^        \w+: |\Z)", text, re.DOTALL | re.MULTILINE
+    )
+    return {name: _cell(said) for name, said in found}
+
+
+def _allowed(name: str) -> str:
+    return _cell(_ALLOWED[name][1]) if name in _ALLOWED else ""
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{PAGE}\n")
+    PAGE.write_text(render(), encoding="utf-8")
