@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import pytest
 from call import Call, established
-from pipecat.processors.aggregators.llm_context import LLMContext
 from hypothesis import given
 from hypothesis import strategies as st
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import LLMUpdateSettingsFrame
+from pipecat.processors.aggregators.llm_context import LLMContext
 
 from mistral_service import MistralLLMService, MistralTurnMetrics
 from mistral_service.local import Checks, LocalMistral, Reply, Script
