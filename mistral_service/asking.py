@@ -139,6 +139,11 @@ class Asking(Voice, FunctionCalls, Routing):
                 raise  # a time limit of somebody else's
             what = "no first token came" if request is None else "nothing more came"
             raise MistralError(Reason.TIMEOUT, f"{what} in {waited:.2g} s") from None
+        except asyncio.CancelledError:
+            # Who is interrupted while speaking has answered.
+            if request is not None and request.spoke:
+                self._routes.answered(turn.route)
+            raise
         finally:
             # An interruption cancels this task: the connection closes here, first of all.
             if request is not None:
@@ -154,7 +159,7 @@ class Asking(Voice, FunctionCalls, Routing):
             raise MistralError(Reason.STREAM, "the reply ended with 'error'")
         self._routes.answered(turn.route)
         called = [_as_in_context(call, run) for call in calls if isinstance(call, ToolCall)]
-        return Reply(self._is_speech("".join(turn.said[before:])), called, end)
+        return Reply(self.is_speech("".join(turn.said[before:])), called, end)
 
     def _note(self, request: Request[Run], turn: Turn) -> None:
         """Take note of who answered, and what it cost."""
@@ -232,7 +237,7 @@ class Asking(Voice, FunctionCalls, Routing):
             keep_thoughts = bool(given(self._settings.keep_thoughts))
             await self.say(event, keep_thoughts=keep_thoughts)
 
-    def _is_speech(self, words: str) -> bool:
+    def is_speech(self, words: str) -> bool:
         """Whether a caller hears anything of these words."""
         if self._filter_incomplete_user_turns:
             # The marker of a complete turn is taken out on the way; one of an incomplete turn

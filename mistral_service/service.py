@@ -282,6 +282,7 @@ class MistralLLMService(Turns, Sight):
             finally:
                 if client is not self.client_of(route):
                     await client.close()
+            self._routes.answered(route)
             prefix = RepeatedPrefix(self._rules_run.prefix)
             words = [event.text for event in ReplyReader().feed(chunk) if isinstance(event, Text)]
             return (prefix.feed("".join(words)) + prefix.finish()) or None

@@ -43,7 +43,7 @@ class Turns(Asking):
                     raise MistralError(Reason.CALL, plan.error)
                 await self.start_calls(context, plan.calls)
                 # A continuation that brings nothing new: the sentence was complete when it was cut.
-                spoke = reply.spoke or bool(turn.cut.strip())
+                spoke = reply.spoke or self.is_speech(turn.cut)
                 if plan.leads_on or (spoke and not plan.repeated):
                     return
                 if asked_again or reply.end.reason in _NOT_TRIED_AGAIN:

@@ -207,9 +207,16 @@ async def test_a_thought_after_an_interrupted_thought_begins_anew(serve, service
     assert call.count(LLMThoughtStartFrame) == 2
 
 
-async def test_a_marker_alone_is_no_answer(serve, service_for):
+@pytest.mark.parametrize(
+    "replies",
+    [
+        [Reply("●"), Reply("● Certainly.")],
+        [Reply("● ", cut_after=1), Reply(" "), Reply("● Certainly.")],
+    ],
+)
+async def test_a_marker_alone_is_no_answer(serve, service_for, replies):
     """With turn completion on, the marker is taken out on its way to the voice."""
-    mistral = serve(Reply("●"), Reply("● Certainly."))
+    mistral = serve(*replies)
     async with Call(service_for(mistral)) as call:
         delta = MistralLLMService.Settings(filter_incomplete_user_turns=True)
         await call.worker.queue_frame(LLMUpdateSettingsFrame(delta=delta))

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import pytest
-from call import Call
+from call import Call, established
 from hypothesis import given
 from hypothesis import strategies as st
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import LLMUpdateSettingsFrame
+from pipecat.processors.aggregators.llm_context import LLMContext
 
 from mistral_service import MistralLLMService, MistralTurnMetrics
 from mistral_service.local import Checks, LocalMistral, Reply, Script
@@ -181,6 +182,28 @@ async def test_a_fallback_that_fails_for_a_moment_leaves_the_service_usable(serv
         assert error.exception.reason is Reason.CAPACITY
         assert "API key" in error.error  # which is still to be put right
         assert service.is_usable
+
+
+async def test_a_reply_that_is_interrupted_is_an_answer_too(serve, service_for):
+    speaks = Reply("One and two.", stall_after=1)
+    mistral = serve(Reply(status=500), speaks, Reply(status=500), Reply("Back."))
+    service = service_for(mistral, fallback_models=["other"], hedging=False, warm_up=False)
+    async with Call(service) as call:
+        await call.begin("Hello.")
+        await call.until(lambda: call.words)
+        await call.interrupt()
+        await call.until(lambda: not established(mistral.base_url))
+        assert await call.say("And?") == "Back."
+    assert set(models_asked(mistral)) == {"mistral-small-latest"}
+
+
+async def test_an_answer_beside_the_conversation_ends_a_row_of_failures(serve, service_for):
+    mistral = serve(Reply(status=500), Reply("One."), Reply(status=500), Reply("Two."))
+    service = service_for(mistral, fallback_models=["other"], warm_up=False)
+    for answer in ("One.", "Two."):
+        assert await service.run_inference(LLMContext([{"role": "user", "content": "?"}])) == answer
+    await service.cleanup()
+    assert set(models_asked(mistral)) == {"mistral-small-latest"}
 
 
 async def test_a_fallback_that_cannot_call_functions_is_not_asked(service_for):
