@@ -101,10 +101,14 @@ $(VENV)/.libgomp: | $(VENV)/bin/python
 	  || { echo "Installing libgomp1 for the language model …"; $(APT) update && $(APT) install libgomp1; }
 	@touch $@
 
-# Portkey's gateway, which its tests put before the local endpoint; they are skipped where node is missing.
+# Portkey's gateway, which its tests put before the local endpoint; they are skipped where node is
+# missing. Node trusts its own list of authorities; here it trusts the system's as well.
+SYSTEM_CA := $(wildcard /etc/ssl/certs/ca-certificates.crt)
 $(VENV)/.gateway: tests/gateway/package-lock.json | $(VENV)/bin/python
 	@if command -v npm >/dev/null; \
-	  then npm ci --prefix tests/gateway --ignore-scripts --no-audit --no-fund && touch $@; \
+	  then NODE_EXTRA_CA_CERTS="$${NODE_EXTRA_CA_CERTS:-$(SYSTEM_CA)}" \
+	    npm ci --prefix tests/gateway --ignore-scripts --no-audit --no-fund && touch $@ \
+	    || echo "npm could not install the Portkey gateway: its tests are skipped."; \
 	  else echo "The tests of the Portkey gateway are skipped: they need node and npm."; fi
 
 $(VENV)/.chromium: | $(VENV)/bin/python
