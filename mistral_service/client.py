@@ -26,7 +26,7 @@ from mistral_service.endpoints.requests import Requests
 from mistral_service.reply.attempts import Limits
 from mistral_service.reply.events import Event, Text, ToolCall
 from mistral_service.reply.prefix import RepeatedPrefix
-from mistral_service.wire.access import address_for, check_address, key_for
+from mistral_service.wire.access import address_for, check_address, check_headers, key_for
 from mistral_service.wire.client import CHAT, fetch_models
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.http import http_client
@@ -92,6 +92,7 @@ class MistralClient:
         if concurrency < 1:
             raise ValueError(f"{owner}(concurrency={concurrency}) must be 1 or more.")
         key = key_for(owner, api_key)
+        check_headers(owner, default_headers)
         self._headers = dict(default_headers or {})
         self._limits = limits
         self._main = self._requests(key, address_for(owner, base_url))

@@ -37,7 +37,13 @@ from mistral_service.settings import (
 from mistral_service.sight import Sight
 from mistral_service.tracing import trace_error
 from mistral_service.turn import Turns
-from mistral_service.wire.access import DEFAULT_BASE_URL, address_for, check_address, key_for
+from mistral_service.wire.access import (
+    DEFAULT_BASE_URL,
+    address_for,
+    check_address,
+    check_headers,
+    key_for,
+)
 from mistral_service.wire.client import error_of, fetch_reply, open_reply
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.models import DEFAULT_MODEL, fastest_effort
@@ -154,6 +160,7 @@ class MistralLLMService(Turns, Sight):
         key = key_for(owner, api_key)
         base_url = address_for(owner, base_url)
         check_address(owner, "fallback_base_url", fallback_base_url)
+        check_headers(owner, kwargs.get("default_headers"))
 
         store = self.Settings.complete()
         store.prompt_cache_key = f"pipecat-{uuid.uuid4().hex}"
@@ -224,9 +231,8 @@ class MistralLLMService(Turns, Sight):
         if not self._retry_on_timeout:
             return await open_reply(client, params, connect=connect)
         try:
-            return await asyncio.wait_for(
-                open_reply(client, params, connect=connect), timeout=self._retry_timeout_secs
-            )
+            async with asyncio.timeout(self._retry_timeout_secs):
+                return await open_reply(client, params, connect=connect)
         except (TimeoutError, APITimeoutError):
             logger.debug(f"{self}: no answer in {self._retry_timeout_secs} s, asking once more")
             return await open_reply(client, params, connect=connect)

@@ -172,11 +172,11 @@ async def test_where_both_fail_a_third_is_tried(serve, service_for):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"hedging": False}, {"max_attempts": 1}, {"first_token_timeout": 0.15}]
+    "settings", [{"hedging": False}, {"max_attempts": 1}, {"first_token_timeout": 0.8}]
 )
 async def test_no_second_request_where_none_is_wanted(serve, service_for, settings):
     mistral = serve(Reply("One.", wait=0.1, pause=0.1), Reply("Two."))
-    settings = {**SOON, "hedge_after": 0.05 if "first" not in str(settings) else 0.2, **settings}
+    settings = {**SOON, "hedge_after": 0.05 if "first" not in str(settings) else 0.9, **settings}
     async with Call(service_for(mistral, **settings)) as call:
         assert await call.say("Hello.") == "One."
     assert len(mistral.exchanges) == 1

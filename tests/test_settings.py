@@ -427,3 +427,10 @@ async def test_the_rules_tell_what_they_changed(serve, service_for):
     ]
     await service.cleanup()
     await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("headers", [{"x-name": "Zoë"}, {"x-näme": "Zoe"}, {"x-name": "a\r\nb: c"}])
+def test_headers_that_cannot_be_sent_are_told_when_the_service_is_made(headers):
+    with pytest.raises(ValueError, match="default_headers") as told:
+        MistralLLMService(api_key="k", default_headers=headers)
+    assert next(iter(headers.values())) not in str(told.value)

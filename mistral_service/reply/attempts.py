@@ -29,9 +29,9 @@ class Limits:
         first_token: From the request to the first output of an attempt, thinking included.
             Mistral's models begin within one; four leave room for a slow second.
         stall: From one output to the next. A stream that pauses so long has died.
-        turn: From the beginning of the turn, or from the last output, to the last moment at which
-            an attempt may still be waited for: then the caller is told. A reply that keeps
-            speaking may take as long as it likes.
+        turn: From the beginning of the turn, or from the fault in mid-sentence, to the last moment
+            at which an attempt may still be waited for: then the caller is told. A reply that
+            keeps coming may take as long as it likes.
         attempts: Requests that a turn may cost, a second one sent beside the first included.
     """
 

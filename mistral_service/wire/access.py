@@ -1,6 +1,7 @@
 """The key and the address: where they come from, and what is wrong with them if they are."""
 
 import os
+from collections.abc import Mapping
 
 DEFAULT_BASE_URL = "https://api.mistral.ai/v1"
 """Where Mistral's API is."""
@@ -63,3 +64,21 @@ def check_address(owner: str, name: str, url: str | None) -> None:
             f"{owner}({name}={url!r}) is not an address: it must begin with http:// or https://, "
             f"like {DEFAULT_BASE_URL}."
         )
+
+
+def check_headers(owner: str, headers: Mapping[str, str] | None) -> None:
+    """See whether headers can be sent.
+
+    Args:
+        owner: Who sends them, for the error.
+        headers: The headers. Their values are not quoted: a gateway's key may be one.
+
+    Raises:
+        ValueError: If a name or a value has characters that no header may have.
+    """
+    for name, value in (headers or {}).items():
+        if not f"{name}{value}".isascii() or not f"{name}{value}".isprintable():
+            raise ValueError(
+                f"{owner}(default_headers=…): the header {name!r} may have ASCII characters only, "
+                "and no line breaks."
+            )

@@ -237,7 +237,10 @@ async def fetch_models(client: AsyncOpenAI, seconds: float) -> Catalogue:
     """
     options: Any = {"max_retries": 0, "follow_redirects": False}
     async with asyncio.timeout(seconds):
-        body = await client.get("/models", options=options, cast_to=object)
+        try:
+            body = await client.get("/models", options=options, cast_to=object)
+        except ValueError:  # what says that it is JSON, and is none
+            return Catalogue()
     return Catalogue.from_reply(body)
 
 

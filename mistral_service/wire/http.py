@@ -107,12 +107,15 @@ class _Pool:
 _pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
 
 
-async def _pool() -> _Pool:
+async def _pool_for(user: "_SharedTransport") -> _Pool:
     loop = asyncio.get_running_loop()
-    if loop not in _pools:
-        _pools[loop] = _Pool()
+    pool = _pools.get(loop)
+    if pool is None:
+        pool = _pools[loop] = _Pool()
+        pool.users.add(user)  # before anything else happens: who is used by nobody is closed
         await _forget()
-    return _pools[loop]
+    pool.users.add(user)
+    return pool
 
 
 async def _forget() -> None:
@@ -148,8 +151,7 @@ class _SharedTransport(httpx.AsyncBaseTransport):
     """Sends over the pool of whichever loop it is used in."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        pool = await _pool()
-        pool.users.add(self)
+        pool = await _pool_for(self)
         limits: dict[str, float | None] = request.extensions.get("timeout", {})
         body = await request.aread()
         # A user and password in it stand in the headers already.
