@@ -339,11 +339,11 @@ def test_what_is_no_picture_is_told(serve):
 
 def test_a_conversation_goes_on_after_an_error(serve):
     mistral = serve(
-        Reply(status=503, body={"message": "full"}), Reply("Yes, now."), Reply("Goodbye.")
+        Reply(status=402, body={"message": "empty"}), Reply("Yes, now."), Reply("Goodbye.")
     )
     result = run("chat", said="Are you there?\nAnd now?\nBye.\n")
     assert result.exit_code == 0
-    assert "The model is at capacity (503): full" in result.output
+    assert "account has no credit left (402): empty" in result.output
     assert result.output.index("Yes, now.") < result.output.index("Goodbye.")
     assert len(mistral.exchanges[2].request["messages"]) == 3  # the rules have merged the first two
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from mistral_service import __version__
 from mistral_service.wire.access import DEFAULT_BASE_URL
-from mistral_service.wire.client import error_of, fetch_models
+from mistral_service.wire.client import error_of
 from mistral_service.wire.models import DEFAULT_MODEL
 
 try:
@@ -28,7 +28,6 @@ from mistral_service.cli import catalogue, doctor, examine, lint
 from mistral_service.cli.chat import Chat
 from mistral_service.cli.endpoint import Endpoint, Problem
 
-_MODELS_SECONDS = 10.0
 _INTERRUPTED = 130  # what shells report of a program that Ctrl-C has ended
 
 app = typer.Typer(
@@ -184,7 +183,7 @@ def models_command(base_url: BaseURL = DEFAULT_BASE_URL, as_json: AsJson = False
 
     async def fetch() -> catalogue.Catalogue:
         async with Endpoint.given(base_url).client() as client:
-            return await fetch_models(client, _MODELS_SECONDS)
+            return await client.models()
 
     with _told():
         found = asyncio.run(fetch())

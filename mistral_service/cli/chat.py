@@ -10,14 +10,13 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from openai import AsyncOpenAI
 from rich.console import Console
 from rich.text import Text as Line
 
 from mistral_service.cli import tools
-from mistral_service.cli.endpoint import Problem, events_of
-from mistral_service.conversation.rules import apply_rules
-from mistral_service.conversation.run import Messages, Run
+from mistral_service.cli.endpoint import Problem
+from mistral_service.client import Asking, MistralClient
+from mistral_service.conversation.run import Messages
 from mistral_service.reply.events import Finish, Text, Thought, ToolCall
 from mistral_service.wire.chunks import Usage
 from mistral_service.wire.models import fastest_effort
@@ -35,7 +34,7 @@ class Chat:
 
     def __init__(
         self,
-        client: AsyncOpenAI,
+        client: MistralClient,
         model: str,
         console: Console,
         *,
@@ -86,8 +85,7 @@ class Chat:
             words: What the user says.
 
         Raises:
-            openai.APIError: If the request is refused or nobody answers.
-            MistralError: If the reply breaks off.
+            MistralError: If there is no reply, or it breaks off.
         """
         # The loop rests while the user types: now it hears of connections that were closed.
         await asyncio.sleep(0.01)
@@ -103,20 +101,17 @@ class Chat:
 
     async def _answer(self) -> bool:
         """One reply; returns whether functions were called, so that another follows."""
-        run = Run(has_tools=bool(self._tools))
-        params = {
-            "model": self._model,
-            "messages": apply_rules(self.messages, run),
-            "tools": self._tools,
-            "reasoning_effort": fastest_effort(self._model),
-        }
+        asking: Asking = {"tools": self._tools} if self._tools else {}
+        if fastest_effort(self._model):
+            asking["reasoning_effort"] = "none"
+        reply = self._client.stream_chat(self.messages, model=self._model, **asking)
         began = time.perf_counter()
         first: float | None = None
         said = ""
         calls: list[ToolCall] = []
         finish = Finish(None, self._model, None)
         try:
-            async with aclosing(events_of(self._client, params)) as events:
+            async with aclosing(reply) as events:
                 async for event in events:
                     if isinstance(event, Text | Thought) and first is None:
                         first = time.perf_counter() - began

@@ -1,22 +1,13 @@
-"""Which endpoint the commands speak to, and one reply of it."""
+"""Which endpoint the commands speak to."""
 
 import ipaddress
 import os
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
 
-from openai import AsyncOpenAI, Timeout
-
-from mistral_service.reply.events import Event
-from mistral_service.reply.reader import ReplyReader
+from mistral_service.client import MistralClient
 from mistral_service.wire.access import DEFAULT_BASE_URL
-from mistral_service.wire.client import open_reply, read_chunks
-from mistral_service.wire.http import http_client
 
-_LIMITS = Timeout(30.0, connect=5.0)
 _STAND_IN = "none"
 
 
@@ -91,39 +82,6 @@ class Endpoint:
         except ValueError:
             return self.host == "localhost"
 
-    def client(self) -> AsyncOpenAI:
+    def client(self) -> MistralClient:
         """A client of it, to be used in an `async with` block."""
-        return AsyncOpenAI(
-            api_key=self.key,
-            base_url=self.base_url,
-            http_client=http_client(),
-            max_retries=0,
-            timeout=_LIMITS,
-        )
-
-
-async def events_of(client: AsyncOpenAI, params: Mapping[str, Any]) -> AsyncGenerator[Event]:
-    """Ask for one streamed reply.
-
-    Args:
-        client: Who to ask.
-        params: Parameters of the chat completion, under Mistral's names.
-
-    Yields:
-        What happens in the reply, as it happens; at the end the calls and the `Finish`.
-
-    Raises:
-        openai.APIError: If the request is refused or nobody answers.
-        MistralError: If something in the stream is no chunk.
-    """
-    reader = ReplyReader()
-    stream = await open_reply(client, params)
-    try:
-        async with aclosing(read_chunks(stream)) as reads:
-            async for chunks in reads:
-                for event in reader.feed_all(chunks):
-                    yield event
-    finally:
-        await stream.close()
-    for event in reader.finish():
-        yield event
+        return MistralClient(api_key=self.key, base_url=self.base_url)

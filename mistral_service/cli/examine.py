@@ -9,7 +9,7 @@ import socket
 import ssl
 import statistics
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,11 +22,12 @@ from urllib.request import getproxies, proxy_bypass
 from openai import AsyncOpenAI, Timeout
 
 from mistral_service import __version__
-from mistral_service.cli.endpoint import Endpoint, events_of
-from mistral_service.reply.events import Text, Thought
-from mistral_service.wire.client import error_of
+from mistral_service.cli.endpoint import Endpoint
+from mistral_service.reply.events import Event, Text, Thought
+from mistral_service.reply.reader import ReplyReader
+from mistral_service.wire.client import error_of, open_reply, read_chunks
 from mistral_service.wire.errors import MistralError, Reason
-from mistral_service.wire.http import tls_context
+from mistral_service.wire.http import http_client, tls_context
 from mistral_service.wire.models import Catalogue, ModelCard, fastest_effort
 
 TESTED_PIPECAT = "1.14"
@@ -95,7 +96,12 @@ async def examine(endpoint: Endpoint, model: str, tries: int = 5) -> AsyncGenera
         reached = reached and finding.state is not State.FAULT
     if not reached:
         return
-    async with endpoint.client() as client:
+    async with AsyncOpenAI(
+        api_key=endpoint.key,
+        base_url=endpoint.base_url,
+        http_client=http_client(),
+        max_retries=0,
+    ) as client:
         known = True
         async for finding in _catalogue(client, endpoint.key, model):
             yield finding
@@ -273,7 +279,10 @@ async def _first_words(client: AsyncOpenAI, key: str, model: str, tries: int) ->
     for _ in range(tries):
         began = time.perf_counter()
         try:
-            async with asyncio.timeout(_TRY_SECONDS), aclosing(events_of(client, params)) as events:
+            async with (
+                asyncio.timeout(_TRY_SECONDS),
+                aclosing(_events_of(client, params)) as events,
+            ):
                 async for event in events:
                     if isinstance(event, Text | Thought):
                         seconds.append(time.perf_counter() - began)
@@ -298,3 +307,18 @@ def _error(exception: Exception, key: str) -> MistralError:
     if error is None:
         raise exception
     return error
+
+
+async def _events_of(client: AsyncOpenAI, params: Mapping[str, Any]) -> AsyncGenerator[Event]:
+    """One reply as it comes, asked for once: a second try would hide what is measured."""
+    reader = ReplyReader()
+    stream = await open_reply(client, params)
+    try:
+        async with aclosing(read_chunks(stream)) as reads:
+            async for chunks in reads:
+                for event in reader.feed_all(chunks):
+                    yield event
+    finally:
+        await stream.close()
+    for event in reader.finish():
+        yield event
