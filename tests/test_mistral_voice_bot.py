@@ -163,7 +163,7 @@ async def voice(caller: Caller, since: int) -> float:
 async def test_a_call_over_twilio_is_heard_answered_and_spoken(
     bot, speech, serve, monkeypatch: pytest.MonkeyPatch
 ):
-    mistral: LocalMistral = serve(Reply(GREETING), Reply(ANSWER))
+    mistral: LocalMistral = serve(Reply(GREETING), Reply(ANSWER), api_key="the-one-key")
     monkeypatch.setenv("MISTRAL_BASE_URL", mistral.base_url)
     async with telephone(bot) as caller:
         assert abs(await voice(caller, 0) - pitch_of(GREETING)) < 15
