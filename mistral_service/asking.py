@@ -213,7 +213,7 @@ class Asking(Voice, FunctionCalls, Routing):
             return Request(send)
 
         async def lost(exception: Exception) -> None:
-            error = error_of(exception, self.client_of(turn.route).api_key)
+            error = error_of(exception, self.client_of(turn.route))
             if error is None:
                 raise exception
             self._pace.budget(error.budget, time.monotonic())

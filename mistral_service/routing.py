@@ -215,7 +215,7 @@ class Routing(OpenAILLMService):
         try:
             catalogue = await fetch_models(client, _WARM_UP_SECONDS)
         except Exception as e:
-            error = error_of(e, client.api_key)
+            error = error_of(e, client)
             if error is None:
                 raise
             if error.reason is Reason.KEY and not endpoint:

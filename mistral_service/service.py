@@ -276,7 +276,7 @@ class MistralLLMService(Turns, Sight):
             try:
                 chunk = await fetch_reply(client, params, connect=attempts.limits.connect)
             except Exception as e:
-                error = error_of(e, client.api_key)
+                error = error_of(e, client)
                 if error is None:
                     raise
                 _, moved = self.failed(route, error, context)
@@ -322,7 +322,7 @@ class MistralLLMService(Turns, Sight):
         try:
             await self.answer(context)
         except Exception as e:
-            error = error_of(e, self._client.api_key)
+            error = error_of(e, self._client)
             if error is None:
                 raise
             await self.cancel_ttfb_metrics()

@@ -60,7 +60,7 @@ class Turns(Asking):
 
     async def _after_fault(self, exception: Exception, turn: Turn) -> None:
         """Wait until the next attempt after a fault; raise it where there is none."""
-        error = error_of(exception, self.client_of(turn.route).api_key)
+        error = error_of(exception, self.client_of(turn.route))
         if error is None:
             raise exception
         if error.reason is Reason.TIMEOUT and not turn.timed_out:

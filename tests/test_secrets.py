@@ -159,6 +159,24 @@ async def test_nor_is_the_key_of_a_fallback(overheard: Overheard):
         assert holds_part_of(text, OTHER_KEY) is None
 
 
+async def test_nor_is_the_key_of_a_gateway(overheard: Overheard):
+    with talkative() as mistral:
+        async with Road(mistral.base_url) as road:
+            service = MistralLLMService(
+                api_key=KEY,
+                base_url=road.base_url,
+                default_headers={"x-gateway-api-key": OTHER_KEY},
+                settings=MistralLLMService.Settings(**QUICK, max_attempts=2),
+            )
+            async with Call(service, enable_tracing=True) as call:
+                for trouble in echo(OTHER_KEY):
+                    road.ahead(trouble, always=True)
+                    await turn(call)
+    assert call.errors
+    for text in (overheard.text, told_by(call), repr(service)):
+        assert holds_part_of(text, OTHER_KEY) is None
+
+
 async def test_it_is_not_told_where_nobody_listens(overheard: Overheard):
     with talkative() as mistral:
         async with Road(mistral.base_url, listening=False) as road:

@@ -15,8 +15,9 @@ from rich.text import Text as Line
 
 from mistral_service.cli import tools
 from mistral_service.cli.endpoint import Problem
-from mistral_service.client import Asking, MistralClient
+from mistral_service.client import MistralClient
 from mistral_service.conversation.run import Messages
+from mistral_service.endpoints.parameters import ChatParameters
 from mistral_service.reply.events import Finish, Text, Thought, ToolCall
 from mistral_service.wire.chunks import Usage
 from mistral_service.wire.models import fastest_effort
@@ -101,7 +102,7 @@ class Chat:
 
     async def _answer(self) -> bool:
         """One reply; returns whether functions were called, so that another follows."""
-        asking: Asking = {"tools": self._tools} if self._tools else {}
+        asking: ChatParameters = {"tools": self._tools} if self._tools else {}
         if fastest_effort(self._model):
             asking["reasoning_effort"] = "none"
         reply = self._client.stream_chat(self.messages, model=self._model, **asking)

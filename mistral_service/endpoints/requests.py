@@ -121,13 +121,9 @@ class Requests:
 
     def understood(self, exception: Exception) -> MistralError:
         """An exception as a `MistralError` without anything secret in it; others are raised."""
-        error = error_of(exception, self.client.api_key)
+        error = error_of(exception, self.client)
         if error is None:
             raise exception
-        for name, value in self.client.default_headers.items():
-            # A gateway's keys travel in headers of its own.
-            if name.lower().endswith("key") and isinstance(value, str):
-                error = error.without(value)
         return error
 
     async def _attempt(

@@ -244,18 +244,28 @@ async def fetch_models(client: AsyncOpenAI, seconds: float) -> Catalogue:
     return Catalogue.from_reply(body)
 
 
-def error_of(exception: Exception, key: str = "") -> MistralError | None:
+def error_of(exception: Exception, asked: AsyncOpenAI | str = "") -> MistralError | None:
     """Understand what the client raised.
 
     Args:
         exception: Any exception from the functions above.
-        key: The API key, which some servers repeat in their answer: it is struck out.
+        asked: The client that asked, or its key alone: some servers repeat in their answer the key,
+            or a gateway's own, which travels in a header whose name ends in `key`. They are struck
+            out.
 
     Returns:
         The same as a `MistralError`; None if it has nothing to do with Mistral or the network.
     """
     error = _understood(exception)
-    return error.without(key) if error is not None else None
+    for secret in [asked] if isinstance(asked, str) else _secrets(asked):
+        error = error and error.without(secret)
+    return error
+
+
+def _secrets(client: AsyncOpenAI) -> list[str]:
+    headers = client.default_headers.items()
+    keys = [v for name, v in headers if name.lower().endswith("key") and isinstance(v, str)]
+    return [client.api_key, *keys]
 
 
 def _understood(exception: Exception) -> MistralError | None:

@@ -75,7 +75,7 @@ def test_a_spoken_question_gets_a_spoken_answer(tmp_path: Path):
         # The question is recognised, and answered after it.
         expect(the_question(page)).to_be_visible(timeout=60_000)
         seconds_heard(page)
-        answer = the_question(page).locator("xpath=following-sibling::li[1][@class='bot']")
+        answer = the_question(page).locator("xpath=following-sibling::li[@class='bot'][1]")
         expect(answer).to_contain_text(re.compile(r"\w+ \w+"), timeout=20_000)
         page.wait_for_timeout(1500)
         ARTIFACTS.mkdir(parents=True, exist_ok=True)
