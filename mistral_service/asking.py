@@ -231,11 +231,12 @@ class Asking(Voice, FunctionCalls, Routing):
     async def _tell(self, event: Event, new: "_New", said: list[str]) -> None:
         """Say what is new in an event."""
         if isinstance(event, Text):
-            event = Text(new.feed(event.text))
-            said.append(event.text)
-        if isinstance(event, Text | Thought) and event.text:
-            keep_thoughts = bool(given(self._settings.keep_thoughts))
-            await self.say(event, keep_thoughts=keep_thoughts)
+            text = new.feed(event.text)
+            said.append(text)
+            if text:
+                await self.say(event if text == event.text else Text(text))
+        elif isinstance(event, Thought) and event.text:
+            await self.say(event, keep_thoughts=bool(given(self._settings.keep_thoughts)))
 
     def is_speech(self, words: str) -> bool:
         """Whether a caller hears anything of these words."""
