@@ -1,31 +1,28 @@
 """Mistral's API without a pipeline: models, chat, vectors, filling in, moderation."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 from openai import AsyncOpenAI
 
-from mistral_service.conversation.parts import text_of
+from mistral_service.chat import chat_params
 from mistral_service.conversation.rules import apply_rules
-from mistral_service.conversation.run import Run, without
-from mistral_service.conversation.tools import mistrals_tools
+from mistral_service.conversation.run import without
 from mistral_service.endpoints.answers import (
     Answer,
     Moderation,
     Vector,
     moderations_of,
-    vectors_of,
 )
-from mistral_service.endpoints.batches import batches_of
 from mistral_service.endpoints.form import M, form_of, read_as, read_json
 from mistral_service.endpoints.parameters import ChatParameters, SamplingParameters
 from mistral_service.endpoints.requests import Requests
+from mistral_service.endpoints.vectors import vectors
 from mistral_service.reply.attempts import Limits
-from mistral_service.reply.events import Event, Text, ToolCall
-from mistral_service.reply.prefix import RepeatedPrefix
+from mistral_service.reply.events import Event
 from mistral_service.wire.access import address_for, check_address, check_headers, key_for
 from mistral_service.wire.client import CHAT, fetch_models
 from mistral_service.wire.errors import MistralError, Reason
@@ -39,9 +36,6 @@ LIMITS = Limits(connect=5.0, first_token=20.0, stall=10.0, turn=60.0)
 """How long a request may take by default: nobody waits on a phone, and a batch may take a while."""
 
 _FIM = "/fim/completions"
-
-_TOO_LONG = "3210"
-"""Mistral's code for a batch that has too many texts or tokens."""
 
 Message = Mapping[str, Any]
 
@@ -163,7 +157,7 @@ class MistralClient:
             MistralError: If there is none; with the reason `EMPTY` if it says and calls nothing.
             ToolsNotPassable: If Mistral does not know the tools.
         """
-        params, finished = _chat_params(messages, model, asking)
+        params, finished = chat_params(messages, model, asking)
 
         def look(events: list[Event]) -> list[Event]:
             answer = Answer.of(events)
@@ -195,7 +189,7 @@ class MistralClient:
         Raises:
             MistralError: If there is no reply, or it breaks in the middle.
         """
-        params, finished = _chat_params(messages, model, asking)
+        params, finished = chat_params(messages, model, asking)
         async with aclosing(self._main.stream(CHAT, params)) as events:
             async for event in finished(events):
                 yield event
@@ -330,28 +324,7 @@ class MistralClient:
         if isinstance(texts, str):
             raise TypeError("embed() takes a list of texts, and was given one text.")
         params: dict[str, Any] = {"model": model, "output_dimension": output_dimension}
-        tasks = [
-            asyncio.create_task(self._embed(batch, params)) for batch in batches_of(list(texts))
-        ]
-        try:
-            found = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        return [vector for batch in found for vector in batch]
-
-    async def _embed(self, texts: Sequence[str], params: dict[str, Any]) -> list[Vector]:
-        try:
-            async with self._batches:
-                reply = await self._main.one("/embeddings", {**params, "input": texts})
-        except MistralError as e:
-            if e.code != _TOO_LONG or len(texts) < 2:
-                raise
-            half = len(texts) // 2
-            first = await self._embed(texts[:half], params)
-            return first + await self._embed(texts[half:], params)
-        return vectors_of(reply, len(texts))
+        return await vectors(self._main, texts, params, self._batches)
 
     # --- moderation -------------------------------------------------------------------------------
 
@@ -407,40 +380,6 @@ class MistralClient:
             max_retries=0,
         )
         return Requests(client, self._limits)
-
-
-Finished = Callable[[AsyncIterator[Event]], AsyncIterator[Event]]
-
-
-def _chat_params(
-    messages: Sequence[Message], model: str, asking: ChatParameters
-) -> tuple[dict[str, Any], Finished]:
-    """The parameters of a request, and what makes of its events those that the caller expects."""
-    params = cast("dict[str, Any]", {**asking})
-    tools, names = mistrals_tools(params.pop("tools", None) or [])
-    given = {name: sent for sent, name in names.items()}
-    choice = asking.get("tool_choice")
-    if isinstance(choice, dict) and (name := str(choice["function"]["name"])) in given:
-        params["tool_choice"] = {"type": "function", "function": {"name": given[name]}}
-    offered = tools if params.get("tool_choice") != "none" else []
-    sent = apply_rules([dict(message) for message in messages], Run(has_tools=bool(offered)))
-    prefix = text_of(sent[-1].get("content")) if sent[-1].get("prefix") else ""
-
-    async def finished(events: AsyncIterator[Event]) -> AsyncIterator[Event]:
-        """Without the words that repeat a prefix, and with the names that functions were given."""
-        repeated = RepeatedPrefix(prefix)
-        async for event in events:
-            if isinstance(event, Text):
-                if text := repeated.feed(event.text):
-                    yield Text(text)
-                continue
-            if rest := repeated.finish():
-                yield Text(rest)
-            if isinstance(event, ToolCall):
-                event = ToolCall(event.id, names.get(event.name, event.name), event.arguments)
-            yield event
-
-    return {"model": model, "messages": sent, "tools": tools, **params}, finished
 
 
 async def _each(events: list[Event]) -> AsyncGenerator[Event]:

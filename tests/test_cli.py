@@ -355,7 +355,7 @@ def test_a_model_does_not_steer_the_terminal(serve):
     assert "Hello." in result.output
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send to one process")
 def test_an_interrupted_answer_ends_the_connection(serve):
     mistral = serve(Reply("One two three", pause=20))
     with subprocess.Popen(

@@ -28,8 +28,7 @@ SERVER = GATEWAY / "node_modules" / "@portkey-ai" / "gateway" / "build" / "start
 USER = [{"role": "user", "content": "Hello."}]
 
 needs_node = pytest.mark.skipif(
-    shutil.which("node") is None or not SERVER.exists(),
-    reason="the Portkey gateway needs node, and `npm ci` in tests/gateway, which make test runs",
+    shutil.which("node") is None, reason="the Portkey gateway needs node, which is not installed"
 )
 
 

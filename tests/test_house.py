@@ -18,6 +18,7 @@ WITHOUT_PIPECAT = [
     *sorted((PACKAGE / "endpoints").glob("*.py")),
     PACKAGE / "conversation" / "rules.py",
     PACKAGE / "client.py",
+    PACKAGE / "chat.py",
 ]
 
 

@@ -232,7 +232,7 @@ def words_in(sound: bytes, rate: int) -> str:
 
 
 @pytest.mark.live
-@pytest.mark.skipif(not os.environ.get("MISTRAL_API_KEY"), reason="needs MISTRAL_API_KEY")
+@pytest.mark.skipif(not os.environ.get("MISTRAL_API_KEY"), reason="needs a key of Mistral's API")
 @pytest.mark.timeout(120)
 async def test_a_call_with_mistral_itself(bot, monkeypatch: pytest.MonkeyPatch):
     async def stays(self) -> None:

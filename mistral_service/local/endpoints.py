@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from mistral_service.local.checks import refusal_of
 from mistral_service.local.models import Model, find_model
 from mistral_service.local.pieces import Json, Refusal
-from mistral_service.local.schema import Closed, Message, issues_of
+from mistral_service.local.schema import Closed, Message, Sampled, issues_of
 
 DIMENSIONS = 1024
 """Numbers in a vector of `mistral-embed`."""
@@ -45,21 +45,11 @@ class EmbeddingRequest(Closed):
     encoding_format: Literal["float", "base64"] = "float"
 
 
-class FIMCompletionRequest(Closed):
+class FIMCompletionRequest(Sampled):
     """The body of `POST /v1/fim/completions`."""
 
-    model: str
     prompt: str
     suffix: str | None = None
-    temperature: float | None = Field(default=None, ge=0, le=1.5)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    max_tokens: int | None = Field(default=None, ge=0)
-    min_tokens: int | None = Field(default=None, ge=0)
-    stream: bool = False
-    stop: str | list[str] | None = None
-    random_seed: int | None = Field(default=None, ge=0)
-    metadata: Json | None = None
-    prompt_cache_key: str | None = None
 
 
 class ModerationRequest(Closed):

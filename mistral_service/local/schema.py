@@ -200,11 +200,10 @@ class Prediction(Closed):
     content: str = ""
 
 
-class ChatCompletionRequest(Closed):
-    """The body of `POST /v1/chat/completions`."""
+class Sampled(Closed):
+    """What every request for a reply may say."""
 
     model: str
-    messages: list[Message] = Field(min_length=1)
     temperature: float | None = Field(default=None, ge=0, le=1.5)
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=0)
@@ -213,6 +212,13 @@ class ChatCompletionRequest(Closed):
     stop: str | list[str] | None = None
     random_seed: int | None = Field(default=None, ge=0)
     metadata: Json | None = None
+    prompt_cache_key: str | None = None
+
+
+class ChatCompletionRequest(Sampled):
+    """The body of `POST /v1/chat/completions`."""
+
+    messages: list[Message] = Field(min_length=1)
     response_format: ResponseFormat | None = None
     tools: list[FunctionTool | BuiltInTool] | None = Field(default=None, max_length=128)
     tool_choice: Literal["auto", "none", "any", "required"] | NamedToolChoice | None = None
@@ -230,7 +236,6 @@ class ChatCompletionRequest(Closed):
     reasoning_effort: str | None = None
     prompt_mode: Literal["reasoning"] | None = None
     guardrails: list[Json] | None = None
-    prompt_cache_key: str | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
     safe_prompt: bool = False
 
