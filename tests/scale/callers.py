@@ -10,9 +10,8 @@ from typing import Any
 
 import pipecat.frames.protobufs.frames_pb2 as protobufs
 import websockets
-from websockets.asyncio.client import ClientConnection
-
 from counting import word
+from websockets.asyncio.client import ClientConnection
 
 PROTOCOL = "mistral-call.v1"
 PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)

@@ -5,9 +5,8 @@ import sys
 import time
 
 import ray
-from ray import serve
-
 from cluster import HEAD_PORT, ROOT
+from ray import serve
 
 
 def nodes(count: int) -> None:

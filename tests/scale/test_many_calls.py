@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
-
 from callers import Caller, Heard
 from cluster import Cluster
 
