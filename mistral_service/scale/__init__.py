@@ -1,0 +1,1 @@
+"""Calls on many machines: what they share, and what places them."""
