@@ -35,6 +35,7 @@ from mistral_service.settings import (
     given,
 )
 from mistral_service.sight import Sight
+from mistral_service.surroundings import Keeper
 from mistral_service.tracing import trace_error
 from mistral_service.turn import Turns
 from mistral_service.wire.access import (
@@ -125,6 +126,7 @@ class MistralLLMService(Turns, Sight):
         fallback_api_key: str | None = None,
         warm_up: bool = True,
         prices: Mapping[str, Price] | None = None,
+        keeper: Keeper | None = None,
         **kwargs: Any,
     ) -> None:
         """Make the service.
@@ -148,6 +150,8 @@ class MistralLLMService(Turns, Sight):
                 held against what the endpoint says of its models, in the background.
             prices: What each model's tokens cost, such as `mistral_service.costs.PRICES`: with it,
                 `MistralTurnMetrics` and the span of a turn tell what the turn cost. Off by default.
+            keeper: Who keeps the conversation where another machine finds it. Defaults to that of
+                the surroundings; nobody does on a machine of its own.
             **kwargs: As Pipecat's OpenAI service takes them: `default_headers`,
                 `run_in_parallel`, `retry_on_timeout`, `retry_timeout_secs`,
                 `function_call_timeout_secs`, ….
@@ -180,6 +184,7 @@ class MistralLLMService(Turns, Sight):
             fallback_base_url=fallback_base_url,
             warm_up=warm_up,
             prices=prices,
+            keeper=keeper,
             settings=store,
             **kwargs,
         )

@@ -1,0 +1,1 @@
+"""Calls on many machines: what is shared between them, and kept."""
