@@ -25,9 +25,16 @@ class Turns(Asking):
 
     async def answer(self, context: LLMContext) -> None:
         """Ask until the turn leads somewhere; however it ends, it is not in silence."""
+        past = None if self._keeper is None else await self._keeper.begins(self, context)
+        if past is not None and not past.answer:
+            return  # Another machine has answered.
+        complete = False
         attempts = Attempts(self._settings.limits(), time.monotonic())
         turn = Turn(context, attempts, self.choose_route(context), asked=context)
         self._ledger.repeated_calls = "reuse" if self._settings.repeated_calls == "reuse" else "run"
+        if past is not None and past.cut:
+            turn.cut, turn.said = past.cut, [past.cut]
+            turn.asked = _continued(context, past.cut)
         await self.start_ttfb_metrics()
         asked_again = False
         self._thinking = False  # an interrupted thought is over
@@ -44,15 +51,19 @@ class Turns(Asking):
                 await self.start_calls(context, plan.calls)
                 # A continuation that brings nothing new: the sentence was complete when it was cut.
                 spoke = reply.spoke or self.is_speech(turn.cut)
-                if plan.leads_on or (spoke and not plan.repeated):
+                complete = plan.leads_on or (spoke and not plan.repeated)
+                if complete:
                     return
                 if asked_again or reply.end.reason in _NOT_TRIED_AGAIN:
                     await self._say_that_nothing_came(reply, plan)
+                    complete = True
                     return
                 asked_again, turn.cut = True, ""
                 turn.counts.attempts += 1
                 turn.asked = _reminded(context, plan) if plan.repeated else context
         finally:
+            if self._keeper is not None:
+                await self._keeper.ends(complete=complete)
             if self._tracing_enabled:
                 trace_turn(turn)
             await self.measure_usage(turn.usages)
