@@ -95,6 +95,11 @@ class Past:
 class Keeper(Protocol):
     """Who keeps a conversation where another machine finds it."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether a call that was taken over has not gone on yet."""
+        ...
+
     async def begins(self, service: "Turns", context: "LLMContext") -> Past | None:
         """Take note of a turn that begins.
 

@@ -168,6 +168,22 @@ class CallKeeper:
         self._over = False
         self._later(self._beat())
 
+    @property
+    def waits(self) -> bool:
+        """Whether a call that was taken over has not gone on yet."""
+        return self._resumes
+
+    @property
+    def asked(self) -> str | None:
+        """The caller's last words that are kept, for their client to know that they arrived."""
+        said = (
+            m for m in reversed(self._snapshot.messages) if not isinstance(m, LLMSpecificMessage)
+        )
+        for message in said:
+            if message.get("role") == "user" and isinstance(message.get("content"), str):
+                return str(message.get("content"))
+        return None
+
     # What the service tells.
 
     async def begins(self, service: Turns, context: LLMContext) -> Past | None:
