@@ -1,4 +1,4 @@
-"""A real Redis for tests: started on a free port, stopped, killed, paused, and started again empty."""
+"""A real Redis for tests: on a free port, stopped, killed, paused, and started again empty."""
 
 import os
 import shutil
@@ -40,7 +40,8 @@ class RedisServer:
         )
         until = time.monotonic() + 10
         while not self._answers():
-            assert time.monotonic() < until and self._process.poll() is None, "Redis did not start"
+            assert self._process.poll() is None, "Redis ended at once"
+            assert time.monotonic() < until, "Redis did not answer"
             time.sleep(0.02)
         return self
 
