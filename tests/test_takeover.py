@@ -1,19 +1,27 @@
 """A call goes on after its machine: real Redis, real pipelines, the strict endpoint."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
     CancelFrame,
+    Frame,
     FunctionCallResultFrame,
     LLMFullResponseEndFrame,
     LLMMessagesAppendFrame,
     LLMTextFrame,
     LLMUpdateSettingsFrame,
+    OutputAudioRawFrame,
+    StartFrame,
+    TTSAudioRawFrame,
 )
+from pipecat.services.settings import TTSSettings
+from pipecat.services.tts_service import TTSService
+from pipecat.transports.base_output import BaseOutputTransport
+from pipecat.transports.base_transport import TransportParams
 
 from mistral_service import MistralLLMService
 from mistral_service.local import Reply
@@ -75,6 +83,11 @@ class Machine:
         return [(m["role"], m.get("content") or "") for m in self.call.context.get_messages()]
 
 
+def asked(mistral: Any) -> list[dict[str, Any]]:
+    """The requests that came to the endpoint."""
+    return [e.request for e in mistral.exchanges if e.path.endswith("chat/completions")]
+
+
 async def written(keeper: CallKeeper) -> None:
     """Wait until all of it is in Redis."""
     await until(lambda: not keeper._due and not keeper._writing.locked())
@@ -94,9 +107,9 @@ def tools(handler: Any) -> list[FunctionSchema]:
 
 async def test_a_reply_that_was_cut_goes_on_whole_and_exact(serve, keepers):
     mistral = serve(
-        Reply("Hello.", when="greet"),
-        Reply(STORY, pause=0.05, when="story"),
-        Reply(STORY[len("Once upon a time ") :], when="Once upon"),
+        Reply("Hello."),
+        Reply(STORY, pause=0.05),
+        Reply(STORY[len("Once upon a time ") :]),
         Reply("Good night."),
     )
     async with Machine(mistral, await keepers.open()) as one:
@@ -133,6 +146,123 @@ async def test_without_the_callers_word_the_journal_counts(serve, keepers):
             assert STORY.startswith(words)
 
 
+class Speaks(TTSService):
+    """Speaks each sentence in half a second of silence."""
+
+    async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame, None]:
+        yield TTSAudioRawFrame(bytes(2 * 8000), 16000, 1, context_id=context_id)
+
+
+class Plays(BaseOutputTransport):
+    """Plays as fast as one hears."""
+
+    async def start(self, frame: StartFrame) -> None:
+        await super().start(frame)
+        await self.set_transport_ready(frame)
+
+    async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
+        await asyncio.sleep(len(frame.audio) / 2 / frame.sample_rate)
+        return True
+
+
+def voice() -> list[Any]:
+    return [
+        Speaks(sample_rate=16000, settings=TTSSettings(model=None, voice=None, language=None)),
+        Plays(TransportParams(audio_out_enabled=True, audio_out_sample_rate=16000)),
+    ]
+
+
+async def test_of_a_voice_what_was_spoken_counts_and_not_what_was_written(serve, keepers):
+    sentences = ["The king was old.", "His crown was gone.", "Nobody knew where.", "So it was."]
+    mistral = serve(Reply(" ".join(sentences)), Reply(" And that is all."))
+    async with Machine(mistral, await keepers.open(), voice=voice()) as one:
+        await one.call.begin("Tell me a story.")
+        await one.call.until(lambda: one.call.words.endswith("So it was."))
+        await until(lambda: "crown" in one.keeper._journal.words)
+        await written(one.keeper)
+        keeper = await keepers.open(one.keeper.id)
+        async with Machine(mistral, keeper, voice=voice()) as two:
+            await two.greets()
+            await until(lambda: len(asked(mistral)) == 2)
+            cut = asked(mistral)[-1]["messages"][-1]
+            assert cut == {"role": "assistant", "content": " ".join(sentences[:2]), "prefix": True}
+            whole = " ".join([*sentences[:2], "And that is all."])
+            await two.call.until(lambda: two.said()[-1] == ("assistant", whole))
+            assert two.said()[1:] == [("user", "Tell me a story."), ("assistant", whole)]
+            await until(lambda: keeper._journal.complete)
+            assert keeper._journal.words == whole
+        await one.call.worker.queue_frame(CancelFrame())
+
+
+async def test_a_reply_about_a_result_is_cut_and_goes_on(serve, keepers):
+    ran: list[str] = []
+
+    async def books(params: Any) -> None:
+        ran.append(params.arguments["at"])
+        await params.result_callback({"table": 4})
+
+    words = "It is table four, by the window that looks on the sea."
+    mistral = serve(
+        Reply(tool_calls=[{"name": "book", "arguments": {"at": "8"}}]),
+        Reply(words, pause=0.1),
+        Reply("table four, by the window that looks on the sea."),
+    )
+    async with Machine(mistral, await keepers.open(), tools=tools(books)) as one:
+        await one.call.begin("Book a table.")
+        await one.call.until(lambda: "four, " in one.call.words)
+        keeper = await keepers.open(one.keeper.id, heard="It is table four, ")
+        async with Machine(mistral, keeper, tools=tools(books)) as two:
+            await two.goes_on()
+            assert "It is table four, " + two.call.words == words
+            await two.call.until(lambda: two.said()[-1] == ("assistant", words))
+        assert ran == ["8"]
+        assert [m["role"] for m in asked(mistral)[-1]["messages"]].count("tool") == 1
+
+
+async def test_a_call_is_taken_over_twice_in_one_reply(serve, keepers):
+    mistral = serve(Reply(STORY, pause=0.05), Reply(STORY[17:], pause=0.05), Reply(STORY[33:]))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.call.begin("Tell me a story.")
+        await one.call.until(lambda: STORY[:17] in one.call.words)
+        keeper = await keepers.open(one.keeper.id, heard=STORY[:17])
+        async with Machine(mistral, keeper) as two:
+            await two.greets()
+            await two.call.until(lambda: STORY[17:33] in two.call.words)
+            keeper = await keepers.open(one.keeper.id, heard=STORY[:33])
+            async with Machine(mistral, keeper) as three:
+                await three.goes_on()
+                assert STORY[:33] + three.call.words == STORY
+                await three.call.until(lambda: three.said()[-1] == ("assistant", STORY))
+                assert len(three.said()) == 3
+
+
+async def test_a_turn_costs_few_round_trips(serve, keepers):
+    mistral = serve(Reply(STORY), Reply("Good night."))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.call.say("Tell me a story.")
+        await written(one.keeper)
+        before = keepers.store.stats.operations
+        await one.call.say("Thanks.")
+        await written(one.keeper)
+        await asyncio.sleep(0.3)
+        print("ROUND TRIPS", keepers.store.stats)
+        assert keepers.store.stats.operations - before <= 3
+
+
+async def test_a_call_in_which_nobody_speaks_does_not_expire(serve, redis):
+    store = Store(redis.url)
+    keepers = Keepers(store, keep_seconds=0.3, form=Form())
+    mistral = serve(Reply("Hello."))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.goes_on()
+        await asyncio.sleep(0.9)
+        assert await store._redis.exists("call:" + one.keeper.id)
+        await keepers.open(one.keeper.id)
+        await until(one.keeper.lost.is_set)  # heard by the sign of life, without a turn
+    await asyncio.sleep(0.4)
+    await store.close()
+
+
 async def test_a_reply_that_was_heard_to_its_end_is_not_asked_for_again(serve, keepers):
     mistral = serve(Reply("It is noon."), Reply("You are welcome."))
     async with Machine(mistral, await keepers.open()) as one:
@@ -143,14 +273,14 @@ async def test_a_reply_that_was_heard_to_its_end_is_not_asked_for_again(serve, k
             assert two.call.words == ""
             assert two.said()[1:] == [("user", "What time is it?"), ("assistant", "It is noon.")]
             assert await two.call.say("Thanks.") == "You are welcome."
-    assert len(mistral.requests) == 2
+    assert len(asked(mistral)) == 2
 
 
 async def test_the_callers_unanswered_words_are_answered(serve, keepers):
     mistral = serve(Reply("Too late.", wait=30), Reply("It is noon."))
     async with Machine(mistral, await keepers.open()) as one:
         await one.call.begin("What time is it?")
-        await until(lambda: len(mistral.requests) == 1)
+        await until(lambda: len(asked(mistral)) == 1)
         await written(one.keeper)
         async with Machine(mistral, await keepers.open(one.keeper.id)) as two:
             await two.goes_on()
@@ -198,7 +328,7 @@ async def test_a_function_that_was_started_is_not_run_again(serve, keepers):
             await two.goes_on()
             assert two.call.words == "I cannot tell whether it is booked."
         assert ran == ["one"]
-        told = mistral.requests[-1]["messages"][-1]
+        told = asked(mistral)[-1]["messages"][-1]
         assert told["role"] == "tool"
         assert "was not run again" in told["content"]
         await one.call.worker.queue_frame(CancelFrame())
@@ -218,13 +348,13 @@ async def test_a_result_that_came_is_told(serve, keepers):
     )
     async with Machine(mistral, await keepers.open(), tools=tools(books)) as one:
         await one.call.begin("Book a table.")
-        await until(lambda: len(mistral.requests) == 2)
+        await until(lambda: len(asked(mistral)) == 2)
         await written(one.keeper)
         async with Machine(mistral, await keepers.open(one.keeper.id), tools=tools(books)) as two:
             await two.goes_on()
             assert two.call.words == "It is table 4."
         assert ran == ["8"]
-        assert "4" in mistral.requests[-1]["messages"][-1]["content"]
+        assert "4" in asked(mistral)[-1]["messages"][-1]["content"]
         await one.call.worker.queue_frame(CancelFrame())
 
 
@@ -302,7 +432,7 @@ async def test_settings_that_changed_survive(serve, keepers):
         async with Machine(mistral, keeper) as two:
             await two.goes_on()
             await two.call.say("Vraiment ?")
-        last, before = mistral.requests[-1], mistral.requests[-2]
+        last, before = asked(mistral)[-1], asked(mistral)[-2]
         assert last["temperature"] == 0.2
         assert last["prompt_cache_key"] == before["prompt_cache_key"]
         assert last["messages"][0]["content"].startswith("Speak French.")
