@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from fastapi import FastAPI
 from loguru import logger
@@ -183,7 +183,15 @@ def load_bot(name: str) -> ModuleType:
 
 
 class Replica:
-    """One process: the bot, what it shares with others, and the door to it."""
+    """One process: the bot, what it shares with others, and the door to it.
+
+    Attributes:
+        here: The one of this process, once it is ready.
+        app: Its door.
+    """
+
+    here: ClassVar["Replica | None"] = None
+    app: FastAPI | None = None
 
     def __init__(self, args: Args) -> None:
         """Begin; `ready` does what has to wait.
@@ -197,7 +205,7 @@ class Replica:
         self._beat = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def ready(self) -> FastAPI:
+    async def ready(self) -> None:
         """Everything that a call would otherwise wait for: imports, connections, the key.
 
         Raises:
@@ -220,7 +228,8 @@ class Replica:
         model = os.environ.get("MISTRAL_MODEL") or "mistral-small-latest"
         status = {"engine": f"Mistral, model {model}", "model": model, "local": False}
         status["camera"] = bool(getattr(module, "CAMERA", False))
-        return create_app(self.calls, status, self.healthy)
+        self.app = create_app(self.calls, status, self.healthy)
+        Replica.here = self
 
     async def healthy(self) -> None:
         """Say what is wrong, if something is.
@@ -325,11 +334,14 @@ async def _tell(stats: list[Any]) -> None:
                 metrics.REDIS_FAILURES.record(more)
 
 
-_door = FastAPI(openapi_url=None)
+def door() -> FastAPI:
+    """The door of this process; Ray asks for it once the deployment's constructor has run."""
+    assert Replica.here is not None and Replica.here.app is not None  # noqa: S101
+    return Replica.here.app
 
 
 @serve.deployment(name="calls")
-@serve.ingress(_door)
+@serve.ingress(door)
 class Deployment:
     """What Ray Serve runs in each replica."""
 
@@ -341,8 +353,7 @@ class Deployment:
         """
         metrics.use_ray()
         self._replica = Replica(args)
-        app = await self._replica.ready()
-        _door.mount("/", app)
+        await self._replica.ready()
 
     async def check_health(self) -> None:
         """Ray's question, answered on the event loop that calls run on: a stuck one is late."""
