@@ -151,7 +151,7 @@ export class SocketCall extends EventTarget {
         else this.heard = new Heard();
         return this.#emit("moved", { resumed });
       } catch (error) {
-        if (error.code === REFUSED) return this.#hungUp(error.message);
+        if (error.code === REFUSED) return this.#hungUp(OVER);
       }
     }
   }
@@ -176,6 +176,8 @@ export class SocketCall extends EventTarget {
 const GAVE_UP =
   "The call was lost: no machine took it up within 30 seconds. " +
   "See whether you are online, then connect again.";
+
+const OVER = "The call could not be taken up again, because it is over: connect anew.";
 
 /** Nobody took the call. The message is the server's sentence, if it had one. */
 class NoAnswer extends CallError {
