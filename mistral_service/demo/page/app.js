@@ -16,7 +16,7 @@ const STATES = {
   thinking: ["Thinking", "The answer is being written."],
   speaking: ["Speaking", "Interrupt by speaking."],
   writing: ["Writing", "Interrupt by writing."],
-  moving: ["Reconnecting: the call moves to another machine.", "One moment, nothing is lost."],
+  moving: ["Reconnecting: the call moves to another machine.", "One moment, please."],
 };
 
 const $ = (id) => document.getElementById(id);
