@@ -101,12 +101,20 @@ class Machines:
     caller closes it.
     """
 
-    def __init__(self, bots: list[Bot], *, away: float = 0, **status: Any) -> None:
+    def __init__(
+        self,
+        bots: list[Bot],
+        *,
+        away: float = 0,
+        pipeline: Callable[[WebSocket], Awaitable[None]] | None = None,
+        **status: Any,
+    ) -> None:
         self.lines: list[Line] = []
         self.refusal: tuple[str, int] | None = None
         self._away = away  # s, for which nobody answers after a break
         self._back = 0.0
         self._bots = iter(bots)
+        self._pipeline = pipeline  # a real one, in place of the script
         self._app = app = FastAPI()
 
         @app.get("/api/status")
@@ -134,6 +142,8 @@ class Machines:
             return await websocket.close(code)
         self.lines.append(line := Line(websocket, hello))
         await websocket.send_json({"type": "call", "id": "c4ll", "resumed": hello["id"] == "c4ll"})
+        if self._pipeline:
+            return await self._pipeline(websocket)
         ears = asyncio.create_task(line.listen())
         await line.said("client-ready")
         await line.tell("bot-ready", version="2.2.0")

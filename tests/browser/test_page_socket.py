@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi import WebSocket
 from machines import TONE_HZ, Line, Machines
 from pipecat.frames.frames import (
     Frame,
@@ -21,9 +22,25 @@ from pipecat.frames.frames import (
     TextFrame,
     TranscriptionFrame,
 )
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineWorker
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import (
+    LLMContextAggregatorPair,
+    LLMUserAggregatorParams,
+)
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
+from pipecat.transports.websocket.fastapi import (
+    FastAPIWebsocketParams,
+    FastAPIWebsocketTransport,
+)
+from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
+from pipecat.workers.runner import WorkerRunner
 from playwright.sync_api import Page, expect
 from stage import browser
+
+from mistral_service import MistralLLMService
+from mistral_service.local import LocalMistral, Reply, Script
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(60)]
 
@@ -240,6 +257,50 @@ def test_what_was_written_into_a_broken_line_is_not_lost():
         field.press("Enter")
         expect(field).to_have_value("Hello?")
         expect(page.get_by_role("status")).to_have_text("Listening")
+
+
+def test_a_real_pipeline_is_written_to_and_interrupted():
+    async def bot(websocket: WebSocket) -> None:
+        transport = FastAPIWebsocketTransport(
+            websocket, FastAPIWebsocketParams(serializer=ProtobufFrameSerializer())
+        )
+        user, assistant = LLMContextAggregatorPair(
+            LLMContext(),
+            user_params=LLMUserAggregatorParams(user_turn_strategies=ExternalUserTurnStrategies()),
+        )
+        llm = MistralLLMService(api_key="any", base_url=mistral.base_url)
+        worker = PipelineWorker(
+            Pipeline([transport.input(), user, llm, transport.output(), assistant])
+        )
+
+        @transport.event_handler("on_client_disconnected")
+        async def leave(*_: object) -> None:
+            await worker.cancel()
+
+        runner = WorkerRunner(handle_sigint=False)
+        await runner.add_workers(worker)
+        await runner.run()
+
+    endless = Reply("One two three four five six seven. " * 40, when="count", pause=0.1)
+    script = Script(Reply("Air scatters blue most.", when="sky"), endless, Reply("Four it is."))
+    with LocalMistral(script) as mistral:
+        machines = Machines([], pipeline=bot, text=True)
+        with machines.running() as address, browser() as chrome:
+            page = chrome.new_page()
+            call(page, address)
+            expect(page.get_by_role("status")).to_have_text("Listening", timeout=15_000)
+            field = page.get_by_role("textbox", name="Or write")
+            for words in ("Why is the sky blue?", "Please count.", "Two and two?"):
+                field.fill(words)
+                field.press("Enter")
+                expect(page.locator(".user p").last).to_have_text(words)
+                expect(page.locator(".bot p").last).to_contain_text(
+                    {"W": "most.", "P": "seven.", "T": "Four it is."}[words[0]]
+                )
+            assert page.locator(".bot").count() == 3
+            assert page.locator(".bot p").nth(1).inner_text().count("seven") < 40
+            page.get_by_role("button", name="Disconnect").click()
+            expect(page.get_by_role("status")).to_have_text("Ready")
 
 
 @pytest.mark.parametrize(

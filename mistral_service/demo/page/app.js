@@ -61,7 +61,7 @@ async function connect() {
     microphone = await openMicrophone().catch((error) => {
       if (!botReads) throw error; // one can write to it instead
     });
-    if (botLooks && !bySocket) camera = await openCamera().catch((error) => complain(error.message));
+    if (botLooks) camera = await openCamera().catch((error) => complain(error.message));
   } catch (error) {
     $("empty").hidden = false;
     complain(error.message);
@@ -218,10 +218,10 @@ function make(tag, properties, part) {
 async function showEngine() {
   try {
     const { engine, camera, transport, text } = await (await fetch("/api/status")).json();
-    botLooks = camera;
-    botReads = text === true;
     bySocket = transport === "websocket";
-    $("ask-what-it-sees").hidden = !camera;
+    botLooks = camera && !bySocket;
+    botReads = bySocket && text === true;
+    $("ask-what-it-sees").hidden = !botLooks;
     $("engine").textContent = `Answers come from ${engine}.`;
   } catch {
     complain("The demo does not answer: start it again, then reload this page.");
