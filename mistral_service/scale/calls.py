@@ -32,6 +32,11 @@ class KeptCall(Keeper, Protocol):
     resumed: bool
     lost: asyncio.Event
 
+    @property
+    def asked(self) -> str | None:
+        """The caller's last words that are kept."""
+        ...
+
     async def close(self, *, over: bool) -> None:
         """End the keeping; `over` deletes what was kept."""
         ...

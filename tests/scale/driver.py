@@ -22,6 +22,8 @@ def deploy(port: str, options: str) -> None:
     from mistral_service.scale.app import app
 
     chosen = ast.literal_eval(options)
+    if replicas := chosen.pop("replicas", None):
+        chosen |= {"min_replicas": replicas, "max_replicas": replicas}
     nodes(chosen.pop("nodes", 2))
     serve.start(
         http_options={"host": "127.0.0.1", "port": int(port), "location": "EveryNode"},
