@@ -12,7 +12,7 @@ ARGS   ?=
 # The bot on the page, and the tests, are the only ones to speak: nothing is fetched from a hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test test-fast test-pythons lint types bench faults soak docs screenshots dist lock clean
+.PHONY: help demo test test-fast test-scale test-pythons lint types bench faults soak docs screenshots dist lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show what there is
@@ -21,11 +21,14 @@ help: ## Show what there is
 demo: $(VENV)/.demo $(VENV)/.libgomp ## Speak with the bot in the browser (ARGS="--port 7860")
 	@$(BIN)/python -m mistral_service.demo $(ARGS)
 
-test: $(VENV)/.dev $(VENV)/.libgomp $(VENV)/.chromium $(VENV)/.gateway ## Run every test (ARGS="-k words")
+test: $(VENV)/.dev $(VENV)/.libgomp $(VENV)/.chromium $(VENV)/.gateway $(VENV)/.redis ## Run every test (ARGS="-k words")
 	$(BIN)/python -m pytest $(ARGS)
 
-test-fast: $(VENV)/.dev $(VENV)/.libgomp ## Run the tests that need no browser
+test-fast: $(VENV)/.dev $(VENV)/.libgomp $(VENV)/.redis ## Run the tests that need no browser
 	$(BIN)/python -m pytest -m "not browser" $(ARGS)
+
+test-scale: $(VENV)/.dev $(VENV)/.redis ## Hold 200 calls on two nodes of a cluster, and break what can break
+	$(BIN)/python -m pytest tests/scale --scale=long $(ARGS)
 
 test-pythons: $(VENV)/.dev ## Run the core's tests with every Python from 3.11 that is installed
 	@$(BIN)/python tests/pythons.py
@@ -109,6 +112,12 @@ $(VENV)/.gateway: tests/gateway/package-lock.json | $(VENV)/bin/python
 	  then NODE_EXTRA_CA_CERTS="$${NODE_EXTRA_CA_CERTS:-$(SYSTEM_CA)}" \
 	    npm ci --prefix tests/gateway --ignore-scripts --no-audit --no-fund && touch $@; \
 	  else echo "The tests of the Portkey gateway are skipped: they need node and npm."; fi
+
+# What calls on several machines share lies in Redis; the tests run their own.
+$(VENV)/.redis: | $(VENV)/bin/python
+	@command -v redis-server >/dev/null \
+	  || { echo "Installing Redis for the tests …"; $(APT) update && $(APT) install redis-server; }
+	@touch $@
 
 $(VENV)/.chromium: | $(VENV)/bin/python
 	@command -v chromium chromium-browser google-chrome >/dev/null \

@@ -267,6 +267,12 @@ class Asking(Voice, FunctionCalls, Routing):
         ask = self._admission.ask(self.client_of(turn.route), turn.route.model, turn.asked)
         return self._admission.gate.can_spare(replace(ask, rank=Rank.HEDGE))
 
+    async def say(self, event: Text | Thought, *, keep_thoughts: bool = False) -> None:
+        """Say something, and have it noted where the conversation is kept."""
+        await super().say(event, keep_thoughts=keep_thoughts)
+        if self._keeper is not None and isinstance(event, Text):
+            self._keeper.says(event.text)
+
     async def _tell(self, event: Event, new: "_New", said: list[str]) -> None:
         """Say what is new in an event."""
         if isinstance(event, Text):

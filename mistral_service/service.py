@@ -35,7 +35,7 @@ from mistral_service.settings import (
     given,
 )
 from mistral_service.sight import Sight
-from mistral_service.surroundings import Gate
+from mistral_service.surroundings import Gate, Keeper
 from mistral_service.tracing import trace_error
 from mistral_service.turn import Turns
 from mistral_service.wire.access import (
@@ -127,6 +127,7 @@ class MistralLLMService(Turns, Sight):
         warm_up: bool = True,
         prices: Mapping[str, Price] | None = None,
         gate: Gate | None = None,
+        keeper: Keeper | None = None,
         **kwargs: Any,
     ) -> None:
         """Make the service.
@@ -153,6 +154,8 @@ class MistralLLMService(Turns, Sight):
             gate: Who is asked before every request, where an account is shared by many processes
                 (`mistral_service.scale.budget.SharedBudget`). Defaults to that of the
                 surroundings; on one machine there is none.
+            keeper: Who keeps the conversation where another machine finds it. Defaults to that of
+                the surroundings; nobody does on a machine of its own.
             **kwargs: As Pipecat's OpenAI service takes them: `default_headers`,
                 `run_in_parallel`, `retry_on_timeout`, `retry_timeout_secs`,
                 `function_call_timeout_secs`, ….
@@ -186,6 +189,7 @@ class MistralLLMService(Turns, Sight):
             warm_up=warm_up,
             prices=prices,
             gate=gate,
+            keeper=keeper,
             settings=store,
             **kwargs,
         )

@@ -1,1 +1,1 @@
-"""Calls on many machines: what they share, and what places them."""
+"""Calls on many machines: what places them, and what they share."""

@@ -1,0 +1,206 @@
+"""The calls of one process: how many there are, how each is held, and how each ends."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from loguru import logger
+from pipecat.runner.types import WebSocketRunnerArguments
+from starlette.types import Message
+from starlette.websockets import WebSocket, WebSocketState
+
+from mistral_service.scale import metrics
+from mistral_service.surroundings import Gate, Keeper, Surroundings, surroundings
+
+Bot = Callable[[WebSocketRunnerArguments], Awaitable[None]]
+
+HUNG_UP, UNKNOWN, FAILED, MOVED, FULL = 1000, 1008, 1011, 1012, 1013
+"""Close codes of RFC 6455 and its registry, as this protocol uses them."""
+NEVER_CLOSED = 1006
+LEAVING_S = 5.0
+"""Seconds that a bot has to end once it is told to."""
+_STOP_LONGEST = 400
+"""Characters that Twilio's message of a call's end has at most; audio has more."""
+
+
+class KeptCall(Keeper, Protocol):
+    """A conversation that is kept (`scale/keeper.py`)."""
+
+    id: str
+    resumed: bool
+    lost: asyncio.Event
+
+    async def close(self, *, over: bool) -> None:
+        """End the keeping; `over` deletes what was kept."""
+        ...
+
+
+class Keepers(Protocol):
+    """Who keeps conversations."""
+
+    async def open(
+        self, call_id: str | None, *, heard: str | None, ended: bool, create: bool
+    ) -> KeptCall:
+        """Keep a new conversation, or take one over.
+
+        Raises:
+            LookupError: If there is none to be taken over, and none to `create`.
+        """
+        ...
+
+
+class CallSocket(WebSocket):
+    """A WebSocket that remembers how its client left, and says goodbye no more than once.
+
+    Attributes:
+        left: The close code with which the client went; None while it is there.
+        stopped: Whether Twilio has said that the caller hung up.
+    """
+
+    left: int | None = None
+    stopped = False
+    _held = False
+
+    async def receive(self) -> Message:
+        """The next message, as in Starlette."""
+        message = await super().receive()
+        if message["type"] == "websocket.disconnect":
+            self.left = message.get("code") or NEVER_CLOSED
+        elif (text := message.get("text")) and len(text) <= _STOP_LONGEST and '"stop"' in text:
+            with contextlib.suppress(ValueError, AttributeError):
+                self.stopped = self.stopped or json.loads(text).get("event") == "stop"
+        return message
+
+    def hold(self) -> None:
+        """Let nobody close it but `end`: a bot that is told to leave would say that all is over."""
+        self._held = True
+
+    async def close(self, code: int = HUNG_UP, reason: str | None = None) -> None:
+        """Close it, unless it is closed or held."""
+        if not self._held:
+            await self.end(code, reason)
+
+    async def end(self, code: int, reason: str | None = None) -> None:
+        """Close it, unless it is closed."""
+        if self.left is None and self.application_state is not WebSocketState.DISCONNECTED:
+            with contextlib.suppress(RuntimeError, OSError):  # gone in this very moment
+                await super().close(code, reason)
+
+
+class Calls:
+    """The calls that one process holds.
+
+    Attributes:
+        limit: How many there may be.
+    """
+
+    def __init__(
+        self, bot: Bot, *, limit: int, keepers: Keepers | None = None, gate: Gate | None = None
+    ) -> None:
+        """Prepare for calls.
+
+        Args:
+            bot: Called for every call; returns when it has ended.
+            limit: How many calls there may be at once.
+            keepers: Who keeps the conversations; None keeps none.
+            gate: Who may ask the model; None lets everybody.
+        """
+        self.limit = limit
+        self.keepers = keepers
+        self._bot = bot
+        self._gate = gate
+        self._held: dict[asyncio.Task[None], asyncio.Event] = {}
+        metrics.CAPACITY.record(limit)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def full(self) -> bool:
+        """Whether no further call is taken."""
+        return len(self._held) >= self.limit
+
+    async def hold(
+        self, socket: CallSocket, arguments: WebSocketRunnerArguments, keeper: KeptCall | None
+    ) -> None:
+        """Hold one call, until either side ends it or it moves.
+
+        It goes on in a task of its own: a server that cancels a request whose client has left must
+        not cancel what is left to write down.
+
+        Args:
+            socket: The line to the caller.
+            arguments: What the bot gets.
+            keeper: Who keeps the conversation.
+        """
+        told = keeper.lost if keeper else asyncio.Event()
+        away = asyncio.Event()
+        task = asyncio.create_task(self._hold(socket, arguments, keeper, told, away))
+        self._held[task] = away
+        task.add_done_callback(self._over)
+        metrics.CALLS.record(len(self))
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # Most bots notice that their caller is gone; the others are told.
+            asyncio.get_running_loop().call_later(LEAVING_S, away.set)
+            raise
+
+    async def move(self, within: float) -> None:
+        """Send every call to other replicas, one after the other, and wait until they are gone.
+
+        Args:
+            within: Seconds over which they are spread: those who take them have others to serve.
+        """
+        calls = list(self._held.items())
+        for _, away in calls:
+            away.set()
+            await asyncio.sleep(within / len(calls))
+        if calls:
+            await asyncio.wait([task for task, _ in calls], timeout=2 * LEAVING_S)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        del self._held[task]
+        metrics.CALLS.record(len(self))
+
+    async def _hold(
+        self,
+        socket: CallSocket,
+        arguments: WebSocketRunnerArguments,
+        keeper: KeptCall | None,
+        lost: asyncio.Event,
+        away: asyncio.Event,
+    ) -> None:
+        surroundings.set(Surroundings(self._gate, keeper))  # this task's, and the bot's after it
+        bot = asyncio.create_task(_run(self._bot, arguments))
+        orders = [asyncio.create_task(event.wait()) for event in (lost, away)]
+        await asyncio.wait([bot, *orders], return_when=asyncio.FIRST_COMPLETED)
+        for order in orders:
+            order.cancel()
+        code, how = HUNG_UP, "bot"
+        if not bot.done():
+            socket.hold()
+            bot.cancel()
+            await asyncio.wait([bot], timeout=LEAVING_S)
+            code, how = MOVED, "lost" if lost.is_set() else "moved"
+        elif not bot.cancelled() and (error := bot.exception()):
+            logger.opt(exception=error).error(f"The bot ended: {error}")
+            code, how = FAILED, "failed"
+        elif socket.stopped or socket.left == HUNG_UP:
+            how = "caller"
+        elif socket.left is not None:
+            how = "broken"
+        metrics.ENDED.record(how=how)
+        if keeper:
+            try:
+                await keeper.close(over=how in ("bot", "caller"))
+            except Exception as e:
+                logger.warning(f"A call's end could not be written down: {e}")
+        await socket.end(code, {FAILED: "the bot failed", MOVED: "moved"}.get(code))
+
+
+async def _run(bot: Bot, arguments: WebSocketRunnerArguments) -> None:
+    await bot(arguments)
+

@@ -1,0 +1,291 @@
+"""The door of a process that holds many calls, with a real server and real clients, without Ray."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+import websockets
+from bots import free_port
+from pipecat.runner.types import WebSocketRunnerArguments
+from websockets.asyncio.client import ClientConnection
+
+from mistral_service.scale.calls import Calls
+from mistral_service.scale.ingress import PROTOCOL, create_app
+from mistral_service.surroundings import surroundings
+
+Bot = Callable[[WebSocketRunnerArguments], Awaitable[None]]
+
+
+class Shelf:
+    """Keeps calls in memory, as `scale/keeper.py` does in Redis."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, "Kept"] = {}
+        self.closed: list[tuple[str, bool]] = []
+        self.heard: list[tuple[str | None, bool]] = []
+
+    async def open(
+        self, call_id: str | None, *, heard: str | None, ended: bool, create: bool
+    ) -> Any:
+        self.heard.append((heard, ended))
+        before = self.calls.get(call_id) if call_id else None
+        if call_id and not before and not create:
+            raise LookupError
+        if before:
+            before.lost.set()
+        kept = Kept(self, call_id or f"call-{len(self.closed)}-{len(self.heard)}", bool(before))
+        self.calls[kept.id] = kept
+        return kept
+
+
+class Kept:
+    def __init__(self, shelf: Shelf, call_id: str, resumed: bool) -> None:
+        self.shelf, self.id, self.resumed = shelf, call_id, resumed
+        self.lost = asyncio.Event()
+
+    async def close(self, *, over: bool) -> None:
+        self.shelf.closed.append((self.id, over))
+        if over and self.shelf.calls.get(self.id) is self:
+            del self.shelf.calls[self.id]
+
+
+class Parrot:
+    """A bot that repeats what it is told, until its caller leaves."""
+
+    def __init__(self) -> None:
+        self.bodies: list[Any] = []
+        self.keepers: list[Any] = []
+
+    async def __call__(self, arguments: WebSocketRunnerArguments) -> None:
+        self.bodies.append(arguments.body)
+        self.keepers.append(surroundings.get().keeper)
+        socket = arguments.websocket
+        while (message := await socket.receive())["type"] != "websocket.disconnect":
+            if (said := message.get("text")) == "break":
+                raise RuntimeError("broken")
+            if said == "bye":
+                await socket.close()
+                return
+            await socket.send_text(said)
+
+
+@contextlib.asynccontextmanager
+async def door(calls: Calls, **options: Any) -> AsyncIterator[str]:
+    port = free_port()
+    app = create_app(calls, {"engine": "a script", "model": "script"}, **options)
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def hello(line: ClientConnection, **said: Any) -> dict[str, Any]:
+    await line.send(json.dumps({"type": "call", "id": None, "heard": None, "ended": True, **said}))
+    return json.loads(await line.recv())
+
+
+def dial(host: str, path: str = "/call", protocol: str | None = PROTOCOL) -> Any:
+    return websockets.connect(
+        f"ws://{host}{path}", subprotocols=[protocol] if protocol else None  # type: ignore[list-item]
+    )
+
+
+async def until(told: Callable[[], Any]) -> None:
+    async with asyncio.timeout(10):
+        while not told():
+            await asyncio.sleep(0.01)
+
+
+async def closed(line: ClientConnection) -> tuple[int, str]:
+    with pytest.raises(websockets.ConnectionClosed):
+        async with asyncio.timeout(10):
+            while True:
+                await line.recv()
+    assert line.close_code is not None
+    return line.close_code, line.close_reason or ""
+
+
+async def test_a_caller_who_hangs_up_is_forgotten_and_one_whose_line_breaks_is_not():
+    shelf, parrot = Shelf(), Parrot()
+    calls = Calls(parrot, limit=9, keepers=shelf)
+    async with door(calls) as host:
+        async with dial(host) as line:
+            assert line.subprotocol == PROTOCOL
+            first = await hello(line)
+            assert first["resumed"] is False
+            await line.send("hi")
+            assert await line.recv() == "hi"
+            assert len(calls) == 1
+            line.transport.abort()
+        await until(lambda: shelf.closed)
+        assert shelf.closed == [(first["id"], False)]
+
+        async with dial(host) as line:
+            assert await hello(line, id=first["id"], heard="One two", ended=False) == {
+                "type": "call",
+                "id": first["id"],
+                "resumed": True,
+            }
+        await until(lambda: len(shelf.closed) == 2)
+        assert shelf.closed[1] == (first["id"], True)
+        assert shelf.heard[1] == ("One two", False)
+        assert parrot.bodies[1] == {"call": {"id": first["id"], "resumed": True}}
+        assert parrot.keepers[1].id == first["id"]
+
+        async with dial(host) as line:
+            assert "There is no such call" in (await hello(line, id=first["id"]))["error"]
+            assert (await closed(line))[0] == 1008
+        await until(lambda: not calls)
+
+
+async def test_whose_call_another_machine_took_is_told_to_move():
+    shelf = Shelf()
+    async with door(Calls(Parrot(), limit=9, keepers=shelf)) as host, dial(host) as line:
+        call = await hello(line)
+        async with dial(host) as other:
+            assert (await hello(other, id=call["id"]))["resumed"] is True
+            assert (await closed(line))[0] == 1012
+            await other.send("still here")
+            assert await other.recv() == "still here"
+        await until(lambda: len(shelf.closed) == 2)
+        assert shelf.closed == [(call["id"], False), (call["id"], True)]
+
+
+async def test_calls_are_moved_and_what_was_kept_is_written_before_the_line_closes():
+    shelf = Shelf()
+    ended: list[str] = []
+
+    async def pipeline(arguments: WebSocketRunnerArguments) -> None:
+        try:
+            await Parrot()(arguments)
+        finally:
+            await arguments.websocket.close()  # as Pipecat does at its end: code 1000
+            ended.append("bot")
+
+    calls = Calls(pipeline, limit=9, keepers=shelf)
+    async with door(calls) as host, dial(host) as one, dial(host) as two:
+        await hello(one)
+        await hello(two)
+        await calls.move(within=0.1)
+        assert [over for _, over in shelf.closed] == [False, False]
+        assert [(await closed(line)) for line in (one, two)] == [(1012, "moved")] * 2
+        assert ended == ["bot", "bot"]
+        assert not len(calls)
+
+
+async def test_a_bot_that_fails_tells_so_and_one_that_ends_hangs_up():
+    shelf = Shelf()
+    async with door(Calls(Parrot(), limit=9, keepers=shelf)) as host:
+        async with dial(host) as line:
+            await hello(line)
+            await line.send("break")
+            assert await closed(line) == (1011, "the bot failed")
+        async with dial(host) as line:
+            await hello(line)
+            await line.send("bye")
+            assert (await closed(line))[0] == 1000
+        await until(lambda: len(shelf.closed) == 2)
+        assert [over for _, over in shelf.closed] == [False, True]
+
+
+async def test_beyond_capacity_a_caller_hears_so_at_once():
+    calls = Calls(Parrot(), limit=1, keepers=Shelf())
+    async with door(calls) as host, dial(host) as first:
+        await hello(first)
+        async with dial(host) as second:
+            assert "All lines are taken" in (await hello(second))["error"]
+            assert (await closed(second))[0] == 1013
+        async with dial(host, protocol=None) as stock:
+            assert await closed(stock) == (1013, "All lines are taken: call again in a moment.")
+        await first.close()
+        await until(lambda: not len(calls))
+        async with dial(host) as third:
+            assert (await hello(third))["resumed"] is False
+
+
+@pytest.mark.parametrize(
+    "said", ['{"type": "other"}', "no json", '{"type": "call", "ended": "perhaps"}', b"\x00"]
+)
+async def test_who_does_not_say_the_first_words_is_told_which(said: str | bytes):
+    async with door(Calls(Parrot(), limit=9)) as host, dial(host) as line:
+        await line.send(said)
+        assert "The first message must be" in json.loads(await line.recv())["error"]
+        assert (await closed(line))[0] == 1008
+
+
+async def test_without_redis_calls_work_and_are_not_kept():
+    parrot = Parrot()
+    async with door(Calls(parrot, limit=9)) as host:
+        async with dial(host) as line:
+            call = await hello(line)
+            assert len(call["id"]) >= 32
+            await line.send("hi")
+            assert await line.recv() == "hi"
+        async with dial(host) as line:
+            assert "There is no such call" in (await hello(line, id=call["id"]))["error"]
+        async with dial(host, protocol=None) as stock:
+            await stock.send("hi")
+            assert await stock.recv() == "hi"
+    assert parrot.keepers == [None, None]
+
+
+async def test_a_store_that_is_gone_asks_the_caller_to_come_back():
+    class Gone(Shelf):
+        async def open(self, *_: Any, **__: Any) -> Any:
+            raise ConnectionError("gone")
+
+    async with door(Calls(Parrot(), limit=9, keepers=Gone())) as host, dial(host) as line:
+        assert "call again in a moment" in (await hello(line, id="some"))["error"]
+        assert (await closed(line))[0] == 1013
+
+
+async def test_twilio_comes_back_when_its_stream_breaks_and_is_over_when_the_caller_hangs_up():
+    shelf, parrot = Shelf(), Parrot()
+    start = {"event": "start", "streamSid": "MZ1", "start": {"streamSid": "MZ1", "callSid": "CA1"}}
+    async with door(Calls(parrot, limit=9, keepers=shelf)) as host:
+        async with httpx.AsyncClient() as web:
+            orders = await web.post(f"http://{host}/twilio", headers={"x-forwarded-host": "a.b"})
+        assert '<Stream url="wss://a.b/twilio/media"/>' in orders.text
+        assert '<Redirect method="POST">https://a.b/twilio</Redirect>' in orders.text
+        for resumed, stops in ((False, False), (True, True)):
+            async with dial(host, "/twilio/media", None) as stream:
+                await stream.send(json.dumps({"event": "connected"}))
+                await stream.send(json.dumps(start))
+                await until(lambda: parrot.bodies)
+                assert parrot.bodies.pop() == {"call": {"id": "CA1", "resumed": resumed}}
+                if stops:
+                    await stream.send(json.dumps({"event": "stop", "streamSid": "MZ1"}))
+                    await stream.recv()
+                stream.transport.abort()
+            await until(lambda: shelf.closed)
+            assert shelf.closed.pop() == ("CA1", stops)
+
+
+async def test_the_page_and_the_state_are_served():
+    sick = False
+
+    async def healthy() -> None:
+        if sick:
+            raise RuntimeError("The event loop was stuck for 9.0 s.")
+
+    async with door(Calls(Parrot(), limit=9), healthy=healthy) as host:
+        async with httpx.AsyncClient(base_url=f"http://{host}") as web:
+            assert "<html" in (page := await web.get("/")).text
+            assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+            state = (await web.get("/api/status")).json()
+            assert state["transport"] == "websocket"
+            assert state["engine"] == "a script"
+            assert (await web.get("/healthz")).status_code == 200
+            sick = True
+            ill = await web.get("/healthz")
+    assert (ill.status_code, ill.text) == (503, "The event loop was stuck for 9.0 s.")
