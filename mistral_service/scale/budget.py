@@ -23,9 +23,8 @@ from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.rate import WINDOW, RateBudget
 
 SHARES = {Rank.TURN: 1.0, Rank.NEW_CALL: 0.85, Rank.HEDGE: 0.7}
-"""The part of the budget up to which each rank may go. A caller in mid-call hears a pause at once,
-so their turns have the last 15 % for themselves: about the turns of half the time that a refused
-call takes to come back."""
+"""The part of the budget up to which each rank may go: a caller in mid-call hears a pause at once,
+a new one waits for a greeting anyway, and a hedge is a luxury. Chosen, not measured."""
 
 _ON_THE_WAY = 1
 """Seconds that a request counts beyond the window: two that are let out a minute apart may arrive
@@ -290,7 +289,7 @@ class SharedBudget:
                 self.stats.processes, known = await self._log.alive()
                 # Who was known, and is not any more, meets a Redis that has forgotten everything.
                 known, first = known or first, False
-                for key, account in self._accounts.items():
+                for key, account in list(self._accounts.items()):
                     account.ledger.used(time.time())
                     missing = [e for e in account.ledger.entries if not (known and e.kept)]
                     if missing:
