@@ -30,6 +30,7 @@ ORDER: dict[str, dict[str, str]] = {
         "Vision": "vision.md",
         "Switching models": "switching.md",
         "Observability": "observability.md",
+        "Calls that move": "calls.md",
     },
     "Around it": {
         "In the terminal": "cli.md",

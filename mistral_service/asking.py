@@ -5,12 +5,13 @@ import json
 import time
 from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from loguru import logger
 from pipecat.processors.aggregators.llm_context import LLMContext
 
+from mistral_service.admission import Admission
 from mistral_service.conversation.adapter import MistralLLMAdapter
 from mistral_service.conversation.run import Run
 from mistral_service.costs import Price, cost_of
@@ -25,6 +26,7 @@ from mistral_service.reply.race import Request, Stream, first_to_speak
 from mistral_service.reply.routes import Route
 from mistral_service.routing import Routing
 from mistral_service.settings import MistralLLMSettings, given
+from mistral_service.surroundings import Ask, Gate, Rank, surroundings
 from mistral_service.tracing import trace_fault
 from mistral_service.voice import TurnCounts, Voice
 from mistral_service.wire.chunks import Usage
@@ -70,6 +72,7 @@ class Turn:
         model: The model that answered last, as it calls itself.
         correlation_id: Mistral's name of the last answer, refusals included.
         timed_out: Whether a timeout was told to handlers.
+        unsettled: The request that was let out, while nobody has told what it was counted with.
     """
 
     context: LLMContext
@@ -85,6 +88,7 @@ class Turn:
     model: str = ""
     correlation_id: str | None = None
     timed_out: bool = False
+    unsettled: Ask | None = None
 
 
 class Asking(Voice, FunctionCalls, Routing):
@@ -92,8 +96,16 @@ class Asking(Voice, FunctionCalls, Routing):
 
     _settings: MistralLLMSettings  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __init__(self, *, prices: Mapping[str, Price] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        prices: Mapping[str, Price] | None = None,
+        gate: Gate | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        gate = gate if gate is not None else surroundings.get().gate
+        self._admission = Admission(gate) if gate is not None else None
         self._pace = Pace()
         self._prices = prices or {}
 
@@ -170,6 +182,9 @@ class Asking(Voice, FunctionCalls, Routing):
         if usage := request.reader.usage:
             turn.usages.append(usage)
             turn.costs.append(cost_of(usage, self._prices, turn.route.model, turn.model))
+            if self._admission is not None and turn.unsettled is not None:
+                self._admission.spent(turn.unsettled, usage.total_tokens)
+                turn.unsettled = None
 
     async def handled(self, turn: Turn, error: MistralError, handled: Handled) -> None:
         """Tell those who listen what was done about a fault."""
@@ -193,12 +208,21 @@ class Asking(Voice, FunctionCalls, Routing):
         if after is not None and after >= turn.attempts.limits.first_token:
             after = None
 
-        async def send() -> tuple[Stream, Run]:
+        async def send(hedge: bool = False) -> tuple[Stream, Run]:
+            ask = await self._admitted(turn, hedge)
             try:
                 stream = await self.get_chat_completions(turn.asked)
+            except Exception as e:
+                if ask is not None and self._admission is not None:
+                    self._admission.failed(ask, error_of(e, self.client_of(turn.route)))
+                raise
             finally:
                 turn.run = self._rules_run
-            self._pace.budget(RateBudget.from_headers(_headers(stream)), time.monotonic())
+            budget = RateBudget.from_headers(_headers(stream))
+            self._pace.budget(budget, time.monotonic())
+            if ask is not None and self._admission is not None:
+                settled = self._admission.answered(ask, budget)
+                turn.unsettled = None if settled else ask
             return stream, turn.run
 
         first = Request(send)
@@ -206,11 +230,13 @@ class Asking(Voice, FunctionCalls, Routing):
         def second() -> Request[Run] | None:
             # What was told of the budget since then counts.
             now = time.monotonic()
-            if self._pace.hedge_after(now, after) is None or not turn.attempts.hedge():
+            if self._pace.hedge_after(now, after) is None or not self._can_spare(turn):
+                return None
+            if not turn.attempts.hedge():
                 return None
             turn.counts.hedges += 1
             turn.counts.attempts += 1
-            return Request(send)
+            return Request(lambda: send(hedge=True))
 
         async def lost(exception: Exception) -> None:
             error = error_of(exception, self.client_of(turn.route))
@@ -227,6 +253,25 @@ class Asking(Voice, FunctionCalls, Routing):
         if won is not first:
             turn.counts.hedges_won += 1
         return won
+
+    async def _admitted(self, turn: Turn, hedge: bool) -> Ask | None:
+        """Ask the gate, if there is one, before a request goes out."""
+        if self._admission is None:
+            return None
+        ask = self._admission.ask(self.client_of(turn.route), turn.route.model, turn.asked)
+        return await self._admission.admit(replace(ask, rank=Rank.HEDGE) if hedge else ask)
+
+    def _can_spare(self, turn: Turn) -> bool:
+        if self._admission is None:
+            return True
+        ask = self._admission.ask(self.client_of(turn.route), turn.route.model, turn.asked)
+        return self._admission.gate.can_spare(replace(ask, rank=Rank.HEDGE))
+
+    async def say(self, event: Text | Thought, *, keep_thoughts: bool = False) -> None:
+        """Say something, and have it noted where the conversation is kept."""
+        await super().say(event, keep_thoughts=keep_thoughts)
+        if self._keeper is not None and isinstance(event, Text):
+            self._keeper.says(event.text)
 
     async def _tell(self, event: Event, new: "_New", said: list[str]) -> None:
         """Say what is new in an event."""

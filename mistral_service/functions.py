@@ -16,6 +16,7 @@ from pipecat.services.openai.llm import OpenAILLMService
 
 from mistral_service.reply.calls import Ledger, Plan, Planned
 from mistral_service.reply.events import ToolCall
+from mistral_service.surroundings import Keeper, surroundings
 
 
 class FunctionCalls(OpenAILLMService):
@@ -25,11 +26,17 @@ class FunctionCalls(OpenAILLMService):
     cancellation, groups, events. What is added is the ledger, and an answer for falsy results.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, keeper: Keeper | None = None, **kwargs: Any) -> None:
+        self._keeper = keeper or surroundings.get().keeper
         self._ledger = Ledger()
         self._told: dict[str, str] = {}
         self._queued: set[str] = set()  # where one runs after the other: those that wait
         super().__init__(**kwargs)  # pyright: ignore[reportUnknownMemberType]
+
+    @property
+    def ledger(self) -> Ledger:
+        """What is remembered of this conversation's calls."""
+        return self._ledger
 
     def plan_calls(self, context: LLMContext, calls: Sequence[ToolCall]) -> Plan:
         """Decide about the calls of one reply, as `Ledger.plan` does, knowing the context."""
@@ -48,6 +55,8 @@ class FunctionCalls(OpenAILLMService):
             # Pipecat withdraws a speculative reply that calls; the confirmed turn calls anew.
             self._ledger.forget(calls)
         else:
+            if self._keeper is not None:
+                await self._keeper.calls([call for call in calls if call.told is None])
             self._told.update({call.id: call.told for call in calls if call.told is not None})
             if not self._run_in_parallel:
                 self._queued.update(call.id for call in calls)
@@ -110,7 +119,10 @@ class FunctionCalls(OpenAILLMService):
             **kwargs: Its fields.
         """
         if frame_cls is FunctionCallResultFrame:
-            kwargs["result"] = answerable(kwargs.get("result"))
+            result = kwargs["result"] = answerable(kwargs.get("result"))
+            properties = kwargs.get("properties")
+            if self._keeper is not None and (properties is None or properties.is_final):
+                await self._keeper.returned(str(kwargs.get("tool_call_id")), result)
         await super().broadcast_frame(  # pyright: ignore[reportUnknownMemberType]
             frame_cls, **kwargs
         )

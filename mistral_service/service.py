@@ -35,6 +35,7 @@ from mistral_service.settings import (
     given,
 )
 from mistral_service.sight import Sight
+from mistral_service.surroundings import Gate, Keeper
 from mistral_service.tracing import trace_error
 from mistral_service.turn import Turns
 from mistral_service.wire.access import (
@@ -125,6 +126,8 @@ class MistralLLMService(Turns, Sight):
         fallback_api_key: str | None = None,
         warm_up: bool = True,
         prices: Mapping[str, Price] | None = None,
+        gate: Gate | None = None,
+        keeper: Keeper | None = None,
         **kwargs: Any,
     ) -> None:
         """Make the service.
@@ -148,6 +151,11 @@ class MistralLLMService(Turns, Sight):
                 held against what the endpoint says of its models, in the background.
             prices: What each model's tokens cost, such as `mistral_service.costs.PRICES`: with it,
                 `MistralTurnMetrics` and the span of a turn tell what the turn cost. Off by default.
+            gate: Who is asked before every request, where an account is shared by many processes
+                (`mistral_service.scale.budget.SharedBudget`). Defaults to that of the
+                surroundings; on one machine there is none.
+            keeper: Who keeps the conversation where another machine finds it. Defaults to that of
+                the surroundings; nobody does on a machine of its own.
             **kwargs: As Pipecat's OpenAI service takes them: `default_headers`,
                 `run_in_parallel`, `retry_on_timeout`, `retry_timeout_secs`,
                 `function_call_timeout_secs`, ….
@@ -180,6 +188,8 @@ class MistralLLMService(Turns, Sight):
             fallback_base_url=fallback_base_url,
             warm_up=warm_up,
             prices=prices,
+            gate=gate,
+            keeper=keeper,
             settings=store,
             **kwargs,
         )
@@ -273,12 +283,17 @@ class MistralLLMService(Turns, Sight):
                     "json_schema": {"name": "response", "schema": schema, "strict": True},
                 }
             client = self.open_client_of(route)
+            door, ask = self._admission, None
             try:
+                if door is not None:
+                    ask = await door.admit(door.ask(client, route.model, context, aside=True))
                 chunk = await fetch_reply(client, params, connect=attempts.limits.connect)
             except Exception as e:
                 error = error_of(e, client)
                 if error is None:
                     raise
+                if door is not None and ask is not None:
+                    door.failed(ask, error)
                 _, moved = self.failed(route, error, context)
                 again = attempts.after(error, time.monotonic(), spoke=False, moved=moved)
                 if again is None:
@@ -289,6 +304,8 @@ class MistralLLMService(Turns, Sight):
                 if client is not self.client_of(route):
                     await client.close()
             self._routes.answered(route)
+            if door is not None and ask is not None and chunk.usage is not None:
+                door.gate.spent(ask, chunk.usage.total_tokens)
             prefix = RepeatedPrefix(self._rules_run.prefix)
             words = [event.text for event in ReplyReader().feed(chunk) if isinstance(event, Text)]
             return (prefix.feed("".join(words)) + prefix.finish()) or None

@@ -4,7 +4,7 @@ A bot's own code says nothing of machines. Who runs it on many of them sets the 
 the bot is called; the service looks here when it is made. On one machine there are none.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import IntEnum
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipecat.processors.aggregators.llm_context import LLMContext
 
     from mistral_service.reply.calls import Planned
-    from mistral_service.service import MistralLLMService
+    from mistral_service.turn import Turns
 
 
 class Rank(IntEnum):
@@ -95,7 +95,12 @@ class Past:
 class Keeper(Protocol):
     """Who keeps a conversation where another machine finds it."""
 
-    async def begins(self, service: "MistralLLMService", context: "LLMContext") -> Past | None:
+    @property
+    def waits(self) -> bool:
+        """Whether a call that was taken over has not gone on yet."""
+        ...
+
+    async def begins(self, service: "Turns", context: "LLMContext") -> Past | None:
         """Take note of a turn that begins.
 
         Returns:
@@ -115,8 +120,12 @@ class Keeper(Protocol):
         """
         ...
 
-    async def ends(self, outcome: Mapping[str, object] | None = None) -> None:
-        """Take note of the end of a turn, whichever way it ended."""
+    async def returned(self, call_id: str, result: object) -> None:
+        """Take note of a function's result before anybody else is told."""
+        ...
+
+    async def ends(self, *, complete: bool) -> None:
+        """Take note of the end of a turn; an interruption or an error leaves it incomplete."""
         ...
 
 

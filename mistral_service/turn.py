@@ -4,6 +4,7 @@ import asyncio
 import time
 from typing import Any
 
+from pipecat.frames.frames import LLMRunFrame, StartFrame
 from pipecat.processors.aggregators.llm_context import LLMContext
 
 from mistral_service.asking import Asking, Reply, Turn
@@ -12,6 +13,7 @@ from mistral_service.reply.attempts import Attempts, Handled
 from mistral_service.reply.calls import Plan
 from mistral_service.reply.events import Text
 from mistral_service.settings import given
+from mistral_service.surroundings import Keeper
 from mistral_service.tracing import trace_turn
 from mistral_service.wire.client import error_of
 from mistral_service.wire.errors import MistralError, Reason
@@ -20,14 +22,43 @@ from mistral_service.wire.errors import MistralError, Reason
 _NOT_TRIED_AGAIN = ("length", "model_length", "content_filter")
 
 
+_BOT_BEGINS_WITHIN = 0.25
+"""Seconds in which a bot that greets has asked for its first turn."""
+
+
 class Turns(Asking):
     """Answers turns with what `get_chat_completions` brings."""
 
+    async def start(self, frame: StartFrame) -> None:
+        """Begin to work; a call that was taken over goes on by itself.
+
+        Args:
+            frame: The frame that starts the pipeline.
+        """
+        await super().start(frame)
+        if self._keeper is not None and self._keeper.waits:
+            self.create_task(  # pyright: ignore[reportUnknownMemberType]
+                self._take_up(self._keeper), "take_up"
+            )
+
+    async def _take_up(self, keeper: Keeper) -> None:
+        """Ask for the turn that was cut, where neither the bot nor the caller begins one."""
+        await asyncio.sleep(_BOT_BEGINS_WITHIN)
+        if keeper.waits:
+            await self.pipeline_worker.queue_frame(LLMRunFrame())
+
     async def answer(self, context: LLMContext) -> None:
         """Ask until the turn leads somewhere; however it ends, it is not in silence."""
+        past = None if self._keeper is None else await self._keeper.begins(self, context)
+        if past is not None and not past.answer:
+            return  # Another machine has answered.
+        complete = False
         attempts = Attempts(self._settings.limits(), time.monotonic())
         turn = Turn(context, attempts, self.choose_route(context), asked=context)
         self._ledger.repeated_calls = "reuse" if self._settings.repeated_calls == "reuse" else "run"
+        if past is not None and past.cut:
+            turn.cut, turn.said = past.cut, [past.cut]
+            turn.asked = _continued(context, past.cut)
         await self.start_ttfb_metrics()
         asked_again = False
         self._thinking = False  # an interrupted thought is over
@@ -44,15 +75,19 @@ class Turns(Asking):
                 await self.start_calls(context, plan.calls)
                 # A continuation that brings nothing new: the sentence was complete when it was cut.
                 spoke = reply.spoke or self.is_speech(turn.cut)
-                if plan.leads_on or (spoke and not plan.repeated):
+                complete = plan.leads_on or (spoke and not plan.repeated)
+                if complete:
                     return
                 if asked_again or reply.end.reason in _NOT_TRIED_AGAIN:
                     await self._say_that_nothing_came(reply, plan)
+                    complete = True
                     return
                 asked_again, turn.cut = True, ""
                 turn.counts.attempts += 1
                 turn.asked = _reminded(context, plan) if plan.repeated else context
         finally:
+            if self._keeper is not None:
+                await self._keeper.ends(complete=complete)
             if self._tracing_enabled:
                 trace_turn(turn)
             await self.measure_usage(turn.usages)

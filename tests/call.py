@@ -1,7 +1,7 @@
 """A phone call without a phone: a real pipeline with both context aggregators around a service."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -62,6 +62,7 @@ class Call:
     def __init__(self, service: LLMService, *messages: dict[str, Any], **options: Any) -> None:
         self.service = service
         self.context = LLMContext(messages=list(messages), tools=options.pop("tools", []) or [])
+        voice: Sequence[FrameProcessor] = options.pop("voice", ())
         self.frames: list[Frame] = []
         self.told: list[Frame] = []
         self.past: list[Frame] = []
@@ -75,6 +76,7 @@ class Call:
                     _Ear(FrameDirection.UPSTREAM, self.told),
                     service,
                     _Ear(FrameDirection.DOWNSTREAM, self.frames),
+                    *voice,
                     aggregators.assistant(),
                     _Ear(FrameDirection.DOWNSTREAM, self.past),
                 ]

@@ -19,6 +19,19 @@ __all__ = ["mistral_server"]  # the plugin's, whether or not the checkout is ins
 logger.remove()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--scale=long` breaks all that can break under 200 calls; `make test-scale` gives it."""
+    parser.addoption("--scale", choices=["short", "long"], default="short")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long form of the cluster's tests to `make test-scale`."""
+    if config.getoption("--scale") != "long":
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+
+
 @pytest.fixture(autouse=True)
 def _no_key_from_outside(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """No test but a live one speaks to Mistral, whatever the developer's shell has set."""

@@ -1,10 +1,12 @@
 """What the documents show is what the code does."""
 
+import asyncio
 import json
 import re
 from pathlib import Path
 
 import pytest
+from machines import Line, Machines
 
 from mistral_service.conversation.rules import RULES, Run, apply_rules
 from mistral_service.local import Checks, LocalMistral, Reply, Script
@@ -60,3 +62,35 @@ def test_the_guide_to_portkey_makes_what_it_shows():
         exec(compile(snippet.replace('"…"', '"any"'), "portkey.md", "exec"), made)
     assert made["headers"]["x-portkey-provider"] == "mistral-ai"
     assert "8787" in repr(made["client"])
+
+
+async def test_the_client_of_the_guide_to_calls_stays_in_its_call():
+    guide = (ROOT / "docs" / "calls.md").read_text()
+    [snippet] = re.findall(r"^```python\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
+    client: dict = {}
+    exec(compile(snippet, "calls.md", "exec"), client)
+
+    async def breaks(line: Line) -> int:
+        assert await line.said("send-text") == {"content": "Why is the sky blue?"}
+        await line.tell("bot-llm-started")
+        await line.tell("bot-llm-text", text="Air scatters ")
+        return 1012
+
+    async def goes_on(line: Line) -> None:
+        await line.tell("bot-llm-text", text="blue most.")
+        await line.tell("bot-llm-stopped")
+
+    machines = Machines([breaks, goes_on], away=0.2)
+    with machines.running() as address:
+        url = address.replace("http", "ws") + "call"
+        answer = await asyncio.wait_for(client["ask"](url, "Why is the sky blue?"), 10)
+        assert answer == "Air scatters blue most."
+        machines.refusal = ("All lines are taken: call again in a moment.", 1013)
+        with pytest.raises(RuntimeError, match="All lines are taken"):
+            await client["ask"](url, "And?", patience=0.5)
+    with pytest.raises(RuntimeError, match="the line broke"):
+        await client["ask"](url, "And?", patience=0.5)
+    first, second = (line.hello for line in machines.lines)
+    assert (first["id"], first["heard"], first["ended"]) == (None, None, False)
+    assert (second["id"], second["heard"], second["ended"]) == ("c4ll", "Air scatters ", False)
+    assert machines.lines[1].code == 1000

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from mistral_service.local.checks import VERSIONS, Checks
 from mistral_service.local.engine import ModelEngine, ModelNotLoaded, bundled_model
+from mistral_service.local.limits import RateLimits
 from mistral_service.local.pieces import Engine
 from mistral_service.local.script import Script
 from mistral_service.local.server import bind, serve
@@ -30,9 +31,17 @@ def main(
     signal.signal(signal.SIGTERM, _end)
     try:
         checks = Checks(versions=options.accept.split(","))
+        limits = RateLimits(options.requests_per_minute, options.tokens_per_minute, options.window)
+        limited = options.requests_per_minute or options.tokens_per_minute
         # The port before the model: whoever has the wrong port should not wait to hear of it.
         with bind(options.host, options.port) as listener:
-            serve(listener, _engine(options), checks, api_key=options.api_key)
+            serve(
+                listener,
+                _engine(options),
+                checks,
+                api_key=options.api_key,
+                limits=limits if limited else None,
+            )
     except (ModelNotLoaded, OSError, ValueError) as e:
         print(e, file=sys.stderr)
         return 1
@@ -64,6 +73,14 @@ def _parser(program: str) -> argparse.ArgumentParser:
     answers.add_argument("--script", type=Path, help="a JSON file with the replies to give")
     parser.add_argument("--threads", type=int, default=1, help="of the model (default: 1)")
     parser.add_argument("--api-key", help="the one key that is right (default: any)")
+    parser.add_argument("--requests-per-minute", type=int, help="the account's (default: no limit)")
+    parser.add_argument("--tokens-per-minute", type=int, help="the account's (default: no limit)")
+    parser.add_argument(
+        "--window",
+        type=float,
+        default=60.0,
+        help="seconds that the limits take for a minute (default: %(default)s)",
+    )
     parser.add_argument(
         "--accept",
         default=",".join(VERSIONS),

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -18,6 +18,7 @@ from mistral_service.local import endpoints
 from mistral_service.local.checks import Checks
 from mistral_service.local.engine import ModelNotLoaded
 from mistral_service.local.format import ReplyFormat
+from mistral_service.local.limits import RateLimits
 from mistral_service.local.models import find_model
 from mistral_service.local.pieces import (
     Cut,
@@ -71,6 +72,7 @@ def create_app(
     *,
     api_key: str | None = None,
     exchanges: list[Exchange] | None = None,
+    limits: RateLimits | None = None,
 ) -> Starlette:
     """Make the ASGI application.
 
@@ -79,10 +81,12 @@ def create_app(
         checks: The judges; by default as strict as can be.
         api_key: The one key that is right; None takes any, but never none.
         exchanges: A list to which every request is appended that asks for more than the models.
+        limits: How much may be asked for in a minute; None for as much as one likes.
 
     Returns:
         The application: `POST` to `/v1/chat/completions`, `/v1/fim/completions`, `/v1/embeddings`,
-        `/v1/moderations`, `/v1/chat/moderations`; `GET /v1/models`, `GET /v1/models/{id}`.
+        `/v1/moderations`, `/v1/chat/moderations`; `GET /v1/models`, `GET /v1/models/{id}`; where
+        there are limits, `PUT /limits` changes them, as `RateLimits.change` takes them.
     """
     judges = checks or Checks()
 
@@ -98,8 +102,9 @@ def create_app(
     ) -> Response:
         if refusal := refused_key(request):
             return refusal
+        data = await request.body()
         try:
-            body: Any = json.loads(await request.body(), parse_constant=_no_number)
+            body: Any = json.loads(data, parse_constant=_no_number)
         except (ValueError, RecursionError) as e:
             issue = {"type": "json_invalid", "loc": ["body"], "msg": f"JSON decode error: {e}"}
             return JSONResponse({"detail": [{**issue, "input": {}}]}, 422)
@@ -110,7 +115,10 @@ def create_app(
         if refusal := judge(body):
             exchange.refused = refusal.body
             return _refusal_response(refusal, exchange)
-        return _Answer(engine, body, exchange)
+        refusal, headers = limits.take(data) if limits is not None else (None, _NO_HEADERS)
+        if refusal:
+            return _refusal_response(refusal, exchange)
+        return _Answer(engine, body, exchange, headers)
 
     async def chat(request: Request) -> Response:
         return await answer(request, judges.judge, engine)
@@ -143,6 +151,7 @@ def create_app(
 
     return Starlette(
         routes=[
+            *([_change_of(limits)] if limits is not None else []),
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/fim/completions", fim, methods=["POST"]),
             beside("embeddings", endpoints.judge_embedding, endpoints.embeddings),
@@ -152,6 +161,17 @@ def create_app(
             Route("/v1/models/{id}", model),
         ]
     )
+
+
+def _change_of(limits: RateLimits) -> Route:
+    async def change(request: Request) -> Response:
+        try:
+            limits.change(json.loads(await request.body()))
+        except (TypeError, ValueError) as e:
+            return JSONResponse({"detail": str(e)}, 422)
+        return Response(status_code=204)
+
+    return Route("/limits", change, methods=["PUT"])
 
 
 class _Computed:
@@ -180,10 +200,13 @@ class _Computed:
 class _Answer(Response):
     """Sends what an engine yields while it yields it, and notices when the client leaves."""
 
-    def __init__(self, engine: Engine, body: Json, exchange: Exchange) -> None:
+    def __init__(
+        self, engine: Engine, body: Json, exchange: Exchange, headers: Mapping[str, str]
+    ) -> None:
         self._engine = engine
         self._body = body
         self._exchange = exchange
+        self._headers = headers
         self._begun = False
         self.background = None
 
@@ -216,7 +239,8 @@ class _Answer(Response):
         async for piece in pieces:
             match piece:
                 case Refusal():
-                    await _refusal_response(piece, self._exchange)(scope, receive, send)
+                    refusal = replace(piece, headers={**self._headers, **piece.headers})
+                    await _refusal_response(refusal, self._exchange)(scope, receive, send)
                     return
                 case Wait(seconds):
                     await asyncio.sleep(seconds)
@@ -246,7 +270,8 @@ class _Answer(Response):
         async for piece in pieces:
             match piece:
                 case Refusal():
-                    await _refusal_response(piece, self._exchange)(scope, receive, send)
+                    refusal = replace(piece, headers={**self._headers, **piece.headers})
+                    await _refusal_response(refusal, self._exchange)(scope, receive, send)
                     return
                 case Wait(seconds):
                     await asyncio.sleep(seconds)
@@ -254,14 +279,15 @@ class _Answer(Response):
                     raise _Broken
                 case Raw(data):
                     self._exchange.status = 200
-                    await Response(data, media_type="application/json")(scope, receive, send)
+                    whole = Response(data, 200, self._headers, media_type="application/json")
+                    await whole(scope, receive, send)
                     return
                 case Delta() | End():
                     form.gather(piece)
                 case Headers():
                     pass
         self._exchange.status = 200
-        await JSONResponse(form.whole())(scope, receive, send)
+        await JSONResponse(form.whole(), 200, self._headers)(scope, receive, send)
 
     async def _begin(self, send: Send, more: Mapping[str, str] = _NO_HEADERS) -> None:
         if self._begun:
@@ -272,7 +298,7 @@ class _Answer(Response):
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"cache-control", b"no-cache"),
             (b"mistral-correlation-id", ReplyFormat(self._body).id.encode()),
-            *((name.encode(), value.encode()) for name, value in more.items()),
+            *((name.encode(), value.encode()) for name, value in {**self._headers, **more}.items()),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 

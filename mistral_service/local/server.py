@@ -10,6 +10,7 @@ import uvicorn
 
 from mistral_service.local.app import Exchange, create_app
 from mistral_service.local.checks import Checks
+from mistral_service.local.limits import RateLimits
 from mistral_service.local.pieces import Engine
 from mistral_service.local.script import Script
 
@@ -71,6 +72,7 @@ class LocalMistral:
         api_key: str | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
+        limits: RateLimits | None = None,
     ) -> None:
         """Prepare the endpoint.
 
@@ -80,9 +82,13 @@ class LocalMistral:
             api_key: The one key that is right; None takes any.
             host: The address to listen on.
             port: The port; 0 takes any that is free.
+            limits: How much may be asked for in a minute; None for as much as one likes.
         """
         self.exchanges: list[Exchange] = []
-        self._app = create_app(engine, checks, api_key=api_key, exchanges=self.exchanges)
+        self.limits = limits
+        self._app = create_app(
+            engine, checks, api_key=api_key, exchanges=self.exchanges, limits=limits
+        )
         self._engine = engine
         self._address = (host, port)
         self._server: uvicorn.Server | None = None
@@ -151,7 +157,12 @@ class LocalMistral:
 
 
 def serve(
-    listener: socket.socket, engine: Engine, checks: Checks | None, *, api_key: str | None = None
+    listener: socket.socket,
+    engine: Engine,
+    checks: Checks | None,
+    *,
+    api_key: str | None = None,
+    limits: RateLimits | None = None,
 ) -> None:
     """Run the endpoint until the process is told to end (Ctrl-C, SIGTERM).
 
@@ -160,11 +171,12 @@ def serve(
         engine: What answers; closed at the end.
         checks: The judges.
         api_key: The one key that is right; None takes any.
+        limits: How much may be asked for in a minute; None for as much as one likes.
     """
     host, port = listener.getsockname()[:2]
     print(f"Mistral endpoint: http://{host}:{port}/v1", flush=True)
     config = uvicorn.Config(
-        create_app(engine, checks, api_key=api_key),
+        create_app(engine, checks, api_key=api_key, limits=limits),
         log_level="warning",
         lifespan="off",
         timeout_graceful_shutdown=2,

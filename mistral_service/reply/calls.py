@@ -10,7 +10,7 @@ import re
 import secrets
 import string
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, cast
 
 from mistral_service.reply.events import ToolCall
@@ -169,6 +169,20 @@ class Ledger:
             planned.append(Planned(call_id, call.name, arguments, told))
             self._entries[call_id] = _Entry(*key)
         return self._bounded(planned, repeated, waiting, told_again)
+
+    def kept(self) -> list[dict[str, Any]]:
+        """What is remembered, as JSON can hold it: for another ledger to go on from."""
+        return [{"id": call_id, **asdict(entry)} for call_id, entry in self._entries.items()]
+
+    def go_on_from(self, kept: Iterable[Mapping[str, Any]]) -> None:
+        """Remember what another ledger has remembered.
+
+        Args:
+            kept: What its `kept` returned.
+        """
+        for entry in kept:
+            known = {f.name: entry[f.name] for f in fields(_Entry)}
+            self._entries[str(entry["id"])] = _Entry(**known)
 
     def forget(self, calls: Iterable[Planned]) -> None:
         """Take back calls that were planned and not started."""

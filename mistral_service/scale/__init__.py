@@ -1,1 +1,1 @@
-"""Calls on many machines: Ray Serve places them, Redis holds what they share (extra `scale`)."""
+"""Calls on many machines: what places them, and what they share."""

@@ -3,6 +3,7 @@
 import { Call, CallError, openCamera, openMicrophone } from "./call.js";
 import { PARTS, TOTAL } from "./latency.js";
 import { Meter } from "./meter.js";
+import { SocketCall } from "./socket-call.js";
 import { Transcript } from "./transcript.js";
 
 const STATES = {
@@ -14,6 +15,8 @@ const STATES = {
   hearing: ["Listening", "Go on, I hear you."],
   thinking: ["Thinking", "The answer is being written."],
   speaking: ["Speaking", "Interrupt by speaking."],
+  writing: ["Writing", "Interrupt by writing."],
+  moving: ["Reconnecting: the call moves to another machine.", "One moment, please."],
 };
 
 const $ = (id) => document.getElementById(id);
@@ -22,16 +25,23 @@ let state = "idle";
 let call = null;
 let botSpeaks = false;
 let botLooks = false;
+let botReads = false; // one may write to it
+let bySocket = false;
+let unheard = ""; // what was written, until the bot has it
 
 function show(next) {
   state = next;
   const [name, hint] = STATES[next];
   document.body.dataset.state = next;
   if ($("state").textContent !== name) $("state").textContent = name;
-  $("hint").textContent = hint;
+  const deaf = next === "listening" && !call.hears;
+  $("hint").textContent = deaf ? "Write whenever you like." : hint;
   $("connect").textContent = call ? "Disconnect" : "Connect";
-  $("mute").hidden = !call || ["asking", "connecting"].includes(next);
+  $("mute").hidden = !call?.hears || ["asking", "connecting"].includes(next);
   $("look").hidden = $("mute").hidden || $("camera").hidden;
+  const reachable = call && !["asking", "connecting", "moving"].includes(next);
+  $("write").hidden = !(call && botReads);
+  $("send").disabled = !reachable;
 }
 
 function complain(text) {
@@ -47,8 +57,10 @@ async function connect() {
   try {
     show("asking");
     $("connect").disabled = true;
-    microphone = await openMicrophone();
     await known;
+    microphone = await openMicrophone().catch((error) => {
+      if (!botReads) throw error; // one can write to it instead
+    });
     if (botLooks) camera = await openCamera().catch((error) => complain(error.message));
   } catch (error) {
     $("empty").hidden = false;
@@ -59,9 +71,9 @@ async function connect() {
     $("connect").disabled = false;
   }
 
-  const mine = (call = new Call(microphone, camera));
+  const mine = (call = bySocket ? new SocketCall(microphone) : new Call(microphone, camera));
   const meter = new Meter($("meter").children, () => (state === "speaking" ? "bot" : "user"));
-  meter.listen("user", microphone);
+  if (microphone) meter.listen("user", microphone);
   mute(false);
   $("camera").srcObject = camera ?? null;
   $("camera").hidden = !camera;
@@ -71,13 +83,28 @@ async function connect() {
     meter.listen("bot", stream);
   });
   call.addEventListener("message", ({ detail: message }) => hear(message));
-  call.addEventListener("hung-up", () => complain("The demo ended the call: connect again."));
+  call.addEventListener("moving", () => {
+    botSpeaks = false;
+    transcript.pause();
+    show("moving");
+  });
+  call.addEventListener("moved", ({ detail: { resumed } }) => {
+    if (resumed) transcript.resume();
+    else transcript.end();
+    if (unheard) $("words").value ||= unheard;
+    unheard = "";
+    show("loading");
+  });
+  call.addEventListener("hung-up", ({ detail: sentence }) =>
+    complain(sentence ?? "The demo ended the call: connect again."),
+  );
   call.addEventListener("ended", () => {
     meter.close();
     $("voice").srcObject = $("camera").srcObject = null;
     $("camera").hidden = true;
     transcript.end();
     botSpeaks = false;
+    unheard = "";
     call = null;
     show("idle");
   });
@@ -110,17 +137,28 @@ function showLook(shown) {
 function hear({ type, data }) {
   switch (type) {
     case "bot-ready":
-      return show("listening");
+      return ["connecting", "loading"].includes(state) ? show("listening") : undefined;
     case "user-started-speaking":
       transcript.userBegins();
       return show("hearing");
     case "user-input":
-      return transcript.userSays(data.text, data.final);
+      transcript.userSays(data.text, data.final);
+      if (data.input_type !== "chat") return;
+      unheard = "";
+      transcript.userEnds();
+      return show("thinking");
     case "user-stopped-speaking":
       transcript.userEnds();
       return show("thinking");
     case "bot-llm-started":
-      return state === "speaking" ? undefined : show("thinking");
+      return ["speaking", "writing"].includes(state) ? undefined : show("thinking");
+    case "bot-llm-text":
+      // Of a bot with a voice, the words come when they are said.
+      if (!botReads || call.heard?.voiced) return;
+      transcript.botWrites(data.text);
+      return show("writing");
+    case "bot-llm-stopped":
+      return state === "writing" ? show("listening") : undefined;
     case "bot-started-speaking":
       botSpeaks = true;
       return show("speaking");
@@ -179,9 +217,11 @@ function make(tag, properties, part) {
 
 async function showEngine() {
   try {
-    const { engine, camera } = await (await fetch("/api/status")).json();
-    botLooks = camera;
-    $("ask-what-it-sees").hidden = !camera;
+    const { engine, camera, transport, text } = await (await fetch("/api/status")).json();
+    bySocket = transport === "websocket";
+    botLooks = camera && !bySocket;
+    botReads = bySocket && text === true;
+    $("ask-what-it-sees").hidden = !botLooks;
     $("engine").textContent = `Answers come from ${engine}.`;
   } catch {
     complain("The demo does not answer: start it again, then reload this page.");
@@ -194,6 +234,13 @@ $("look").addEventListener("click", () => {
   const shown = $("look").getAttribute("aria-pressed") === "true";
   call.look(shown);
   showLook(shown);
+});
+$("write").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const words = $("words").value.trim();
+  if (!words || $("send").disabled || !call.write(words)) return;
+  unheard = words;
+  $("words").value = "";
 });
 addEventListener("pagehide", () => call?.close());
 

@@ -64,6 +64,7 @@ export class Call extends EventTarget {
   #camera;
   #channel;
   #ping;
+  hears = true; // it has a microphone
   over = false;
 
   /** `camera` may be missing: few bots look. */

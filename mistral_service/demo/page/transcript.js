@@ -49,11 +49,8 @@ export class Transcript {
 
   /** A sentence of the bot, in the words of RTVI's `bot-output`. */
   botSays({ text, segment_id: id, spoken_status: status, spoken_progress: progress }) {
-    this.userEnds();
-    if (!this.#bot || this.#bot.over) {
-      this.#bot = { item: this.#item("bot", "Bot"), sentences: new Map(), over: false };
-    }
-    const { item, sentences } = this.#bot;
+    const { item, sentences, written } = this.#botBegins();
+    written?.remove(); // it has a voice after all
     if (!sentences.has(id)) {
       const sentence = new Sentence();
       item.querySelector("p").append(sentence.element, " ");
@@ -62,9 +59,32 @@ export class Transcript {
     const sentence = sentences.get(id);
     if (status === "new") sentence.begin(text, this.#pace);
     else if (status === "in-progress") {
-      sentence.show(progress.accumulated_text, progress.remaining_text);
+      sentence.progress(progress.accumulated_text, progress.remaining_text);
     } else this.#pace = sentence.finish(text) ?? this.#pace;
     this.#follow();
+  }
+
+  /** A piece of what a bot without a voice writes. */
+  botWrites(text) {
+    const bot = this.#botBegins();
+    if (!bot.written) bot.item.querySelector("p").append((bot.written = document.createElement("b")));
+    bot.written.append(text);
+    this.#follow();
+  }
+
+  /** Nothing is heard for a while: what is being said stands still. */
+  pause() {
+    for (const sentence of this.#bot?.sentences.values() ?? []) sentence.stop();
+  }
+
+  /** The bot goes on where it was, from another machine: after the words that were heard. */
+  resume() {
+    if (!this.#bot || this.#bot.over) return;
+    for (const sentence of this.#bot.sentences.values()) sentence.cut();
+    // The next sentences may bear the numbers of these.
+    this.#bot.sentences = new Map();
+    this.#bot.written?.append(" ");
+    this.#bot.written = undefined;
   }
 
   /** The user cut the bot off: what was not said stays visible, and is marked. */
@@ -90,6 +110,14 @@ export class Transcript {
     item.times += 1;
     if (item.times > 1) item.querySelector("strong").textContent = `Problem, ${item.times} times`;
     this.#follow();
+  }
+
+  #botBegins() {
+    this.userEnds();
+    if (!this.#bot || this.#bot.over) {
+      this.#bot = { item: this.#item("bot", "Bot"), sentences: new Map(), over: false };
+    }
+    return this.#bot;
   }
 
   #botEnds() {
@@ -128,6 +156,7 @@ class Sentence {
   #rest = document.createElement("i");
   #began = null;
   #timer = null;
+  #heard = ""; // what was certainly said
 
   constructor() {
     this.element.append(this.#said, this.#rest);
@@ -150,9 +179,24 @@ class Sentence {
     this.#rest.textContent = rest;
   }
 
+  /** So far it has been said, as the voice reports. */
+  progress(said, rest) {
+    this.stop();
+    this.#heard = said;
+    this.show(said, rest);
+  }
+
+  /** Leave only what was certainly said: the rest comes again. */
+  cut() {
+    this.stop();
+    this.show(this.#heard, "");
+    if (!this.#heard) this.element.remove();
+  }
+
   /** The sentence has been said; returns its pace, if it can be told. */
   finish(text) {
     this.stop();
+    this.#heard = text;
     this.show(text, "");
     const seconds = this.#began && (performance.now() - this.#began) / 1000;
     return seconds > 0.5 ? text.length / seconds : undefined;

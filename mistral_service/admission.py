@@ -1,0 +1,117 @@
+"""What a service tells the gate of its requests: whose they are, what they cost, how urgent."""
+
+import hashlib
+from typing import Any, cast
+
+from openai import AsyncOpenAI
+from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
+
+from mistral_service.settings import given
+from mistral_service.surroundings import Ask, Gate, Rank
+from mistral_service.wire.errors import MistralError, Reason
+from mistral_service.wire.rate import RateBudget
+
+_CHARACTERS_PER_TOKEN = 3
+"""Characters to a token: English has four, other languages less; rather too many than too few."""
+
+_PICTURE_TOKENS = 1500
+"""Tokens of a picture of a megapixel: Mistral's models make one of every 28 by 28 pixels."""
+
+_GROWTH = 100
+"""Tokens by which a turn is longer than the one before it: a sentence of each side."""
+
+
+class Admission:
+    """One conversation's way through the gate.
+
+    Attributes:
+        gate: The gate.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        self._cost: int | None = None
+        self._goes_on = False
+
+    def ask(
+        self, client: AsyncOpenAI, model: str, context: LLMContext, *, aside: bool = False
+    ) -> Ask:
+        """Describe a request.
+
+        Args:
+            client: The endpoint's; its address and key are the account.
+            model: The model that is asked.
+            context: What is asked.
+            aside: Whether it is asked outside of the conversation, whose last cost says nothing
+                of it.
+        """
+        tokens = None if aside else self._cost
+        # A call that comes from another machine has turns behind it.
+        goes_on = self._goes_on or aside or _turns(context) > 1
+        return Ask(
+            account_of(client),
+            model,
+            _estimate(context) if tokens is None else tokens + _GROWTH,
+            Rank.TURN if goes_on else Rank.NEW_CALL,
+        )
+
+    async def admit(self, ask: Ask) -> Ask:
+        """Pass the gate.
+
+        Returns:
+            What was let out.
+
+        Raises:
+            MistralError: If the gate refuses it.
+        """
+        await self.gate.admit(ask)
+        return ask
+
+    def answered(self, ask: Ask, budget: RateBudget | None) -> bool:
+        """Take note of an answer; returns whether it told what the request was counted with."""
+        self._goes_on = True
+        self.gate.answered(ask, budget)
+        if budget is None or budget.query_cost is None:
+            return False
+        self.spent(ask, int(budget.query_cost))
+        return True
+
+    def spent(self, ask: Ask, tokens: int) -> None:
+        """Take note of what a turn was counted with."""
+        self._cost = tokens
+        self.gate.spent(ask, tokens)
+
+    def failed(self, ask: Ask, error: MistralError | None) -> None:
+        """Take note that a request which was let out has failed."""
+        if error is not None and error.reason is Reason.RATE_LIMIT:
+            self.gate.refused(ask, error)
+
+
+def account_of(client: AsyncOpenAI) -> str:
+    """A name of the account behind a client, which tells neither key nor address."""
+    return hashlib.sha256(f"{client.base_url}\n{client.api_key}".encode()).hexdigest()[:16]
+
+
+def _turns(context: LLMContext) -> int:
+    return sum(message.get("role") == "user" for message in _messages(context))
+
+
+def _estimate(context: LLMContext) -> int:
+    """About how many tokens a context is, before anybody has counted."""
+    characters, pictures = len(str(given(context.tools) or "")), 0
+    for message in _messages(context):
+        content = message.get("content")
+        if isinstance(content, list):
+            for part in cast("list[dict[str, Any]]", content):
+                text = part.get("text")
+                characters += len(text) if isinstance(text, str) else 0
+                pictures += part.get("type") == "image_url"
+        else:
+            characters += len(str(content or ""))
+        characters += len(str(message.get("tool_calls") or ""))
+    return characters // _CHARACTERS_PER_TOKEN + pictures * _PICTURE_TOKENS + _GROWTH
+
+
+def _messages(context: LLMContext) -> list[dict[str, Any]]:
+    messages = context.get_messages()
+    return [cast("dict[str, Any]", m) for m in messages if not isinstance(m, LLMSpecificMessage)]

@@ -1,0 +1,481 @@
+"""The keeper of a call: what a conversation needs to survive its machine is written as it happens.
+
+A turn is written when it begins, its words while they go out, its functions before they start and
+when they return. Nothing but the start of a function waits for Redis, and nothing fails with it:
+while Redis is away the conversation goes on, and the first write after that writes everything.
+"""
+
+import asyncio
+import json
+import re
+import secrets
+from collections.abc import Coroutine, Sequence
+from dataclasses import asdict, fields
+from typing import Any, cast
+
+from loguru import logger
+from pipecat.frames.frames import (
+    BotStoppedSpeakingFrame,
+    LLMContextAssistantTurnFrame,
+    TTSTextFrame,
+)
+from pipecat.observers.base_observer import BaseObserver, FramePushed
+from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
+from pipecat.services.tts_service import TTSService
+from pipecat.transports.base_output import BaseOutputTransport
+
+from mistral_service.reply.calls import Planned
+from mistral_service.scale.past import opened_with, resume, unsettled
+from mistral_service.scale.snapshot import (
+    LIMIT,
+    Form,
+    Journal,
+    Snapshot,
+    Started,
+    keepable,
+    snapshot_from_json,
+    snapshot_to_json,
+)
+from mistral_service.scale.store import (
+    Store,
+    StoreGone,
+    Taken,
+    Written,
+    fence_without_redis,
+)
+from mistral_service.settings import UNSET
+from mistral_service.surroundings import Past
+from mistral_service.turn import Turns
+from mistral_service.wire.errors import MistralError, Reason
+
+JOURNAL_SECONDS = 0.25
+"""How often the words of a reply are written at most."""
+
+AGAIN_SECONDS = 1.0
+"""How long after a write that failed the next one is tried."""
+
+BEATS = 3
+"""Signs of life in the time that a call is kept."""
+
+_BEAT = "beat"
+
+# A snapshot above this is made and compressed beside the event loop.
+_LARGE = 100_000
+
+_CALL_ID = re.compile(r"[A-Za-z0-9_-]{8,128}")
+
+
+class UnknownCall(LookupError):
+    """No call of this id is kept: it is over, was kept too long ago, or never was."""
+
+
+class Keepers:
+    """Opens calls, new ones and those that other machines had; one for each process."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        keep_seconds: float = 60.0,
+        form: Form | None = None,
+        limit: int = LIMIT,
+    ) -> None:
+        """Make the keepers' place.
+
+        Args:
+            store: Where calls are kept.
+            keep_seconds: How long a call is kept after its last sign of life.
+            form: How it is written; by default sealed with the environment's key, if it has one.
+            limit: Bytes that a conversation's messages may have.
+        """
+        self.store = store
+        self.keep_seconds = keep_seconds
+        self.form = form or Form.from_environment()
+        self.limit = limit
+
+    async def open(
+        self,
+        call_id: str | None = None,
+        *,
+        heard: str | None = None,
+        ended: bool = False,
+        create: bool = False,
+    ) -> "CallKeeper":
+        """Begin a call, or take one over: who had it can write no more from here on.
+
+        Args:
+            call_id: The call; None begins one with an id that cannot be guessed.
+            heard: What the caller has heard of the last reply; None where that is not known.
+            ended: Whether they have heard its end.
+            create: Whether an id that is not known begins a call, such as a telephone company's.
+
+        Returns:
+            The call's keeper. While Redis is away a new call goes on, and is kept once it is back.
+
+        Raises:
+            UnknownCall: If no such call is kept, or the id has no form that an id may have.
+            StoreGone: If a call is to be taken over and Redis does not answer.
+            Unreadable: If what was kept cannot be read here (`TooNew`: a newer version could).
+        """
+        new = call_id is None
+        call_id = secrets.token_urlsafe(24) if call_id is None else call_id
+        if not _CALL_ID.fullmatch(call_id):
+            raise UnknownCall("The call's id has no form that an id may have.")
+        try:
+            taken = await self.store.take(call_id, self.keep_seconds, create=new or create)
+        except StoreGone:
+            if not (new or create):
+                raise
+            taken = Taken(fence_without_redis())
+        if taken is None:
+            raise UnknownCall("No such call is kept: it is over, or was kept too long ago.")
+        return CallKeeper(self, call_id, taken, heard, ended)
+
+
+class CallKeeper:
+    """Keeps one call.
+
+    Attributes:
+        id: The call's id.
+        resumed: Whether the call was taken over.
+        lost: Set when the call belongs to another machine, or is over.
+    """
+
+    def __init__(
+        self, keepers: Keepers, call_id: str, taken: Taken, heard: str | None, ended: bool
+    ) -> None:
+        self.id = call_id
+        self.resumed = taken.known
+        self.lost = asyncio.Event()
+        self._keepers = keepers
+        self._form = keepers.form
+        self._fence = taken.fence
+        self._heard, self._ended = heard, ended
+        self._context: LLMContext | None = None
+        self._service: Turns | None = None
+        self._snapshot = Snapshot()
+        self._journal = Journal()
+        self._started: dict[str, Started] = {}
+        self._read(taken)
+        self._resumes = self._snapshot.turn > 0
+        self._owed: _Owed | None = None
+        self._has_voice = False
+        self._llm_done = False
+        self._due: set[str] = set()
+        self._writing = asyncio.Lock()
+        self._journal_waits = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._over = False
+        self._later(self._beat())
+
+    @property
+    def waits(self) -> bool:
+        """Whether a call that was taken over has not gone on yet."""
+        return self._resumes
+
+    @property
+    def asked(self) -> str | None:
+        """The caller's last words that are kept, for their client to know that they arrived."""
+        said = (
+            m for m in reversed(self._snapshot.messages) if not isinstance(m, LLMSpecificMessage)
+        )
+        for message in said:
+            if message.get("role") == "user" and isinstance(message.get("content"), str):
+                return str(message.get("content"))
+        return None
+
+    # What the service tells.
+
+    async def begins(self, service: Turns, context: LLMContext) -> Past | None:
+        """Take note of a turn that begins; after a takeover, put the past in its place."""
+        if self._owed is not None:
+            self._owed.pay(finally_=True)
+            self._owed = None
+        past: Past | None = None
+        if self._service is None:
+            self._watch(service)
+        if self._resumes:
+            self._resumes = False
+            past = await self._resume(service, context)
+        elif not self._snapshot.turn:
+            self._snapshot.opened_with = opened_with(context.get_messages())
+        self._context, turn = context, self._snapshot.turn + 1
+        messages = list(context.get_messages())
+        self._started = unsettled(messages, self._started, turn)
+        self._snapshot = Snapshot(
+            turn, messages, self._snapshot.opened_with, _settings(service), service.ledger.kept()
+        )
+        cut = past.cut if past is not None else ""
+        self._llm_done = False
+        self._journal = Journal(turn, cut, complete=past is not None and not past.answer)
+        if cut:
+            self._owed = _Owed(context, messages[-1] if messages else None, cut)
+        self._soon("snapshot", "journal", "calls")
+        return past
+
+    def says(self, words: str) -> None:
+        """Take note of words that were just handed to the voice."""
+        if self._owed is not None:
+            self._owed.goes_on(words)
+        if not self._has_voice:
+            self._says(self._journal.words + words)
+
+    async def calls(self, calls: Sequence[Planned]) -> None:
+        """Take note of functions before they start, and wait until that is written.
+
+        Raises:
+            MistralError: If the call belongs to another machine by now.
+        """
+        for call in calls:
+            self._started[call.id] = Started(call.name, call.arguments, self._snapshot.turn)
+        if calls:
+            self._due |= {"calls", "journal"}
+            await self._write()
+        if self.lost.is_set():
+            raise MistralError(Reason.CALL, "the call is another machine's by now")
+
+    async def returned(self, call_id: str, result: object) -> None:
+        """Take note of a function's result before anybody else is told."""
+        if call_id in self._started:
+            # As Pipecat writes it into the context.
+            text = json.dumps(result, ensure_ascii=False, default=str) if result else "COMPLETED"
+            self._started[call_id].result = text
+            self._due.add("calls")
+            await self._write()
+
+    async def ends(self, *, complete: bool) -> None:
+        """Take note of the end of a turn."""
+        self._llm_done = complete
+        if not self._has_voice:
+            self._journal.complete = complete
+        self._soon("journal")
+
+    # What the pipeline shows.
+
+    def spoke(self, text: str, spaced: bool) -> None:
+        """Take note of words that were spoken aloud.
+
+        Args:
+            text: The words.
+            spaced: Whether they bring the spaces between them.
+        """
+        before = self._journal.words
+        apart = before and not spaced and not before[-1].isspace()
+        self._journal.complete = False
+        self._says(before + (" " if apart else "") + text)
+
+    def fell_silent(self) -> None:
+        """Take note that nothing is spoken any more: a reply that is at its end has ended."""
+        if self._has_voice and self._llm_done and not self._journal.complete:
+            self._journal.complete = True
+            self._soon("journal")
+
+    def settled(self) -> None:
+        """Take note that the words of a turn have come into the context."""
+        if self._owed is not None and self._owed.pay(finally_=False):
+            self._owed = None
+
+    async def close(self, *, over: bool) -> None:
+        """End the keeping here.
+
+        Args:
+            over: Whether the caller has hung up: what was kept is deleted then. Otherwise it is
+                written once more, for another machine.
+        """
+        if not over:
+            await self._write()
+        self._over = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if over and not self.lost.is_set():
+            try:
+                await self._keepers.store.end(self.id, self._fence, self._keepers.keep_seconds)
+            except StoreGone:
+                logger.warning("A call that is over stays kept until it expires")
+
+    # Taking over.
+
+    def _read(self, taken: Taken) -> None:
+        read = {name: self._form.unpack(data) for name, data in taken.fields.items()}
+        if "snapshot" in read:
+            self._snapshot = snapshot_from_json(read["snapshot"])
+            self._journal = Journal(**read.get("journal", {}))
+            calls = cast("dict[str, dict[str, Any]]", read.get("calls", {}))
+            self._started = {call_id: Started(**call) for call_id, call in calls.items()}
+
+    async def _resume(self, service: Turns, context: LLMContext) -> Past:
+        messages, past = resume(
+            self._snapshot,
+            self._journal,
+            self._started,
+            context.get_messages(),
+            heard=self._heard,
+            ended=self._ended,
+        )
+        context.set_messages(messages)
+        service.ledger.go_on_from(self._snapshot.ledger)
+        settings = cast(Any, service)._settings
+        delta = type(settings)()
+        for f in fields(delta):
+            if f.name in self._snapshot.settings:
+                setattr(delta, f.name, self._snapshot.settings[f.name])
+        await cast(Any, service)._update_settings(delta)
+        logger.info(f"Took over a call in its turn {self._snapshot.turn}")
+        return past
+
+    def _watch(self, service: Turns) -> None:
+        self._service = service
+        processor = service.next
+        while processor is not None:
+            self._has_voice = self._has_voice or isinstance(processor, TTSService)
+            processor = processor.next
+        service.pipeline_worker.add_observer(_Ear(self))
+
+    # Writing.
+
+    def _says(self, words: str) -> None:
+        self._journal.words = words
+        self._due.add("journal")
+        if not self._journal_waits:
+            self._journal_waits = True
+            self._later(self._write_after(JOURNAL_SECONDS))
+
+    def _soon(self, *names: str) -> None:
+        self._due |= set(names)
+        self._later(self._write())
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._over or self.lost.is_set():
+            work.close()
+            return
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _write_after(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self._journal_waits = False
+        await self._write()
+
+    async def _beat(self) -> None:
+        """Keep a call in which nobody speaks from expiring, and hear whether it is still ours."""
+        while True:
+            await asyncio.sleep(self._keepers.keep_seconds / BEATS)
+            self._due.add(_BEAT)
+            await self._write()
+
+    async def _write(self) -> None:
+        """Write what is due; one at a time, and all that has come up meanwhile at once."""
+        async with self._writing:
+            while self._due and not self._over and not self.lost.is_set():
+                names, self._due = self._due, set()
+                try:
+                    packed = {name: await self._packed(name) for name in sorted(names - {_BEAT})}
+                    written = await self._keepers.store.write(
+                        self.id, self._fence, packed, self._keepers.keep_seconds
+                    )
+                except BaseException as e:
+                    self._due |= names
+                    if not isinstance(e, StoreGone):
+                        raise
+                    self._due |= {"snapshot", "journal", "calls"}
+                    if not self._journal_waits:
+                        self._journal_waits = True
+                        self._later(self._write_after(AGAIN_SECONDS))
+                    return
+                if written is Written.FENCED:
+                    self.lost.set()
+                elif written is Written.ANEW and "snapshot" not in names:
+                    self._due = {"snapshot", "journal", "calls"}
+
+    async def _packed(self, name: str) -> bytes:
+        if name == "journal":
+            return self._form.pack(json.dumps(asdict(self._journal)))
+        if name == "calls":
+            calls = {call_id: asdict(call) for call_id, call in self._started.items()}
+            return self._form.pack(json.dumps(calls, default=str))
+        snapshot, limit = self._snapshot, self._keepers.limit
+
+        def pack() -> bytes:
+            return self._form.pack(snapshot_to_json(snapshot, limit))
+
+        large = len(snapshot.messages) > 200 or any(map(_is_large, snapshot.messages))
+        return await asyncio.to_thread(pack) if large else pack()
+
+
+class _Owed:
+    """The words of a cut reply that the context still lacks: its rest will come into it alone."""
+
+    def __init__(self, context: LLMContext, before: Any, cut: str) -> None:
+        self._context = context
+        self._before = before
+        self._cut = cut
+        self._glue: str | None = None
+
+    def goes_on(self, words: str) -> None:
+        if self._glue is None and words:
+            # The context strips a reply of the space that it begins with.
+            self._glue = " " if words[0].isspace() and not self._cut[-1].isspace() else ""
+
+    def pay(self, *, finally_: bool) -> bool:
+        """Put the words before those that came after them.
+
+        Args:
+            finally_: Whether nothing more is to come: then they stand alone, if they must.
+
+        Returns:
+            Whether there is nothing left to do.
+        """
+        messages = list(self._context.get_messages())
+        places = [i for i, message in enumerate(messages) if message is self._before]
+        if not places:
+            return True  # Somebody has made the context anew.
+        place = places[-1] + 1
+        rest = messages[place] if place < len(messages) else None
+        if rest is not None and not isinstance(rest, LLMSpecificMessage):
+            message = cast("dict[str, Any]", rest)
+            words = message.get("content")
+            if message.get("role") == "assistant" and isinstance(words, str) and words:
+                whole = self._cut + (self._glue or "") + words.lstrip()
+                messages[place] = cast(Any, {**message, "content": whole})
+                self._context.set_messages(messages)
+                return True
+        if finally_:
+            messages.insert(place, cast(Any, {"role": "assistant", "content": self._cut.strip()}))
+            self._context.set_messages(messages)
+        return finally_
+
+
+class _Ear(BaseObserver):
+    """Hears what the pipeline says aloud, and when the words of a turn are in the context."""
+
+    def __init__(self, keeper: CallKeeper) -> None:
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
+        self._keeper = keeper
+
+    async def on_push_frame(self, data: FramePushed) -> None:
+        frame = data.frame
+        if isinstance(frame, TTSTextFrame):
+            if isinstance(data.source, BaseOutputTransport):
+                self._keeper.spoke(frame.text, frame.includes_inter_frame_spaces)
+        elif isinstance(frame, BotStoppedSpeakingFrame):
+            self._keeper.fell_silent()
+        elif isinstance(frame, LLMContextAssistantTurnFrame):
+            self._keeper.settled()
+
+
+def _settings(service: Turns) -> dict[str, Any]:
+    settings = cast(Any, service)._settings
+    values = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "extra"}
+    extra = {name: v for name, v in settings.extra.items() if not _SECRET.search(name)}
+    given = {name: v for name, v in values.items() if not isinstance(v, UNSET)}
+    return keepable({**given, "extra": extra})
+
+
+_SECRET = re.compile(r"(?i)(api|secret|access|private)_?-?key|password|authorization|secret")
+
+
+def _is_large(message: Any) -> bool:
+    content: Any = cast(Any, message).get("content") if isinstance(message, dict) else None
+    return isinstance(content, list) or (isinstance(content, str) and len(content) > _LARGE)

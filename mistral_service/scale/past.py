@@ -1,0 +1,178 @@
+"""Where a call goes on that was taken over: pure decisions about what was kept and heard."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from pipecat.processors.aggregators.llm_context import LLMContextMessage, LLMSpecificMessage
+
+from mistral_service.scale.snapshot import Journal, Snapshot, Started
+from mistral_service.surroundings import Past
+
+AHEAD = 4000
+"""Characters that a caller may have heard beyond what was kept of a reply."""
+
+# What Pipecat writes in place of a result as long as there is none.
+_RUNNING = ("IN_PROGRESS", '{"type": "async_tool"')
+
+
+def cut(journal: str, heard: str | None) -> str:
+    """Tell after which words a reply was cut.
+
+    The journal may be a quarter of a second late, and what went out may not have arrived: the
+    caller knows better, as long as what they say fits what was kept.
+
+    Args:
+        journal: The words that went out, as far as they were noted.
+        heard: The words that the caller has heard; None where that is not known.
+
+    Returns:
+        The words.
+    """
+    if heard is None:
+        return journal
+    one, two = _spaced(journal), _spaced(heard)
+    fits = one.startswith(two) or (two.startswith(one) and len(two) <= len(one) + AHEAD)
+    if not fits:
+        return journal
+    return journal if one == two else heard
+
+
+def resume(
+    snapshot: Snapshot,
+    journal: Journal,
+    started: Mapping[str, Started],
+    fresh: Sequence[LLMContextMessage],
+    *,
+    heard: str | None = None,
+    ended: bool = False,
+) -> tuple[list[LLMContextMessage], Past]:
+    """Tell how a conversation goes on.
+
+    Args:
+        snapshot: The conversation when its last turn began.
+        journal: What was said in that turn.
+        started: The functions that were started and may not have their result in `snapshot`.
+        fresh: What stands in the context of the bot that goes on: its opening, which was said long
+            ago and is dropped, and perhaps new words of the caller's.
+        heard: What the caller has heard of the last reply; None where that is not known.
+        ended: Whether they have heard its end.
+
+    Returns:
+        The messages, and what is to be done.
+    """
+    messages = list(snapshot.messages)
+    said = journal.words if journal.turn == snapshot.turn else ""
+    complete = journal.complete and journal.turn == snapshot.turn
+    if not said and heard and _spaced(_last_words(messages)).startswith(_spaced(heard)):
+        heard, ended = None, False  # it was the reply before that was heard
+    words = cut(said, heard)
+    complete = ended or (complete and _spaced(words) == _spaced(said))
+    pending, placed = _settled(messages, started)
+    waits = bool(pending or placed)
+    new = [m for m in fresh if _role(m) == "user" and digest(m) not in snapshot.opened_with]
+    if (complete or waits or new) and words.strip():
+        messages.append(cast(LLMContextMessage, {"role": "assistant", "content": words.strip()}))
+        words = ""
+    for call_id, call in pending.items():
+        messages += _call_and_result(call_id, call)
+    messages += new
+    return messages, Past(words if words.strip() else "", not complete or waits or bool(new))
+
+
+def digest(message: LLMContextMessage) -> str:
+    """A message's mark, by which it is known again."""
+    plain = message.message if isinstance(message, LLMSpecificMessage) else message
+    text = json.dumps(plain, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def opened_with(messages: Sequence[LLMContextMessage]) -> list[str]:
+    """The marks of what stands for the user when a call begins, be it the bot's or the caller's."""
+    return [digest(message) for message in messages if _role(message) == "user"]
+
+
+def unsettled(
+    messages: Sequence[LLMContextMessage], started: Mapping[str, Started], turn: int
+) -> dict[str, Started]:
+    """Of functions that were started, those whose result is not in the context yet.
+
+    Args:
+        messages: The context.
+        started: The functions.
+        turn: The turn that begins: what had its result two turns ago has found its place.
+    """
+    done = {
+        message.get("tool_call_id")
+        for message in map(_plain, messages)
+        if message.get("role") == "tool" and not str(message.get("content")).startswith(_RUNNING)
+    }
+    return {
+        call_id: call
+        for call_id, call in started.items()
+        if call_id not in done and not (call.result is not None and call.turn < turn - 1)
+    }
+
+
+def _settled(
+    messages: list[LLMContextMessage], started: Mapping[str, Started]
+) -> tuple[dict[str, Started], bool]:
+    """Put results in their place.
+
+    Returns:
+        The calls that the messages do not have yet, and whether a result has found its place.
+    """
+    pending = dict(started)
+    placed = False
+    for i, message in enumerate(map(_plain, list(messages))):
+        if message.get("role") != "tool":
+            continue
+        call = pending.pop(str(message.get("tool_call_id")), None)
+        content = str(message.get("content"))
+        if content.startswith(_RUNNING) and (call is not None or content == _RUNNING[0]):
+            told = _told(call) if call is not None else _LOST.format(name="The function")
+            messages[i] = cast(LLMContextMessage, {**message, "content": told})
+            placed = True
+    return pending, placed
+
+
+def _call_and_result(call_id: str, call: Started) -> list[LLMContextMessage]:
+    function = {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
+    return cast(
+        "list[LLMContextMessage]",
+        [
+            {
+                "role": "assistant",
+                "tool_calls": [{"id": call_id, "function": function, "type": "function"}],
+            },
+            {"role": "tool", "content": _told(call), "tool_call_id": call_id},
+        ],
+    )
+
+
+_LOST = (
+    "{name} was started, and its result was lost with the machine that ran it. It was not run "
+    "again: it may have done its work."
+)
+
+
+def _told(call: Started) -> str:
+    return _LOST.format(name=call.name) if call.result is None else call.result
+
+
+def _last_words(messages: Sequence[LLMContextMessage]) -> str:
+    said = [_plain(m).get("content") for m in messages if _role(m) == "assistant"]
+    return next((words for words in reversed(said) if isinstance(words, str)), "")
+
+
+def _plain(message: LLMContextMessage) -> dict[str, Any]:
+    return {} if isinstance(message, LLMSpecificMessage) else cast("dict[str, Any]", message)
+
+
+def _role(message: LLMContextMessage) -> str:
+    return str(_plain(message).get("role"))
+
+
+def _spaced(words: str) -> str:
+    return " ".join(words.split())

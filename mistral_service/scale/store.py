@@ -1,0 +1,207 @@
+"""Where calls are kept: Redis, one hash for each call, and every write fenced.
+
+A call belongs to the machine that took it last. Each taking gets a number above all before it, the
+fence; a write with a smaller one is refused by the script that would have made it, so that a
+machine which was thought dead and is not can do no harm.
+"""
+
+import time
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, cast
+
+from loguru import logger
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+# The fence follows the clock of Redis, so that it grows over a restart that lost everything.
+_TAKE = """
+local held = redis.call('HMGET', KEYS[1], 'fence', 'over', 'snapshot', 'journal', 'calls')
+local known = held[1] and not held[2]
+if not known and ARGV[2] == '0' then return false end
+local now = redis.call('TIME')
+local fence = math.max((tonumber(held[1]) or 0) + 1, now[1] * 1000000 + now[2])
+local written = string.format('%.0f', fence)
+redis.call('HSET', KEYS[1], 'fence', written)
+redis.call('HDEL', KEYS[1], 'over')
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+if not known then return {written, 0} end
+return {written, 1, held[3], held[4], held[5]}
+"""
+
+_WRITE = """
+local held = redis.call('HMGET', KEYS[1], 'fence', 'over')
+if held[1] and (tonumber(held[1]) > tonumber(ARGV[1]) or held[2]) then return 0 end
+redis.call('HSET', KEYS[1], 'fence', ARGV[1], unpack(ARGV, 3))
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+if held[1] then return 1 end
+return 2
+"""
+
+# The fence stays behind for a while: what is over is not made again by a machine that lags.
+_END = """
+local held = redis.call('HGET', KEYS[1], 'fence')
+if held and tonumber(held) > tonumber(ARGV[1]) then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'fence', ARGV[1], 'over', 1)
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+
+
+class StoreGone(ConnectionError):
+    """Redis does not answer."""
+
+
+class Written(IntEnum):
+    """What became of a write.
+
+    Parameters:
+        FENCED: The call belongs to another machine, or is over.
+        KEPT: It was written.
+        ANEW: It was written where nothing was: Redis has lost what it had.
+    """
+
+    FENCED = 0
+    KEPT = 1
+    ANEW = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A call that was taken.
+
+    Parameters:
+        fence: The number that its writes have to carry.
+        known: Whether it was there before.
+        fields: What was kept of it, by name: `snapshot`, `journal`, `calls`.
+    """
+
+    fence: int
+    known: bool = False
+    fields: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+
+
+@dataclass
+class Stats:
+    """What the store has done.
+
+    Parameters:
+        operations: Round trips to Redis.
+        sent: Bytes of what was kept.
+        failures: Round trips that failed.
+        fenced: Writes that were refused since the call belongs to another machine.
+    """
+
+    operations: int = 0
+    sent: int = 0
+    failures: int = 0
+    fenced: int = 0
+
+
+class Store:
+    """Calls in Redis.
+
+    Attributes:
+        stats: What has been done.
+    """
+
+    def __init__(self, url: str, *, prefix: str = "call:", timeout: float = 0.3) -> None:
+        """Prepare; nothing is connected yet.
+
+        Args:
+            url: Where Redis is: `redis://host:6379/0`, or `rediss://…`.
+            prefix: What the names of all keys begin with.
+            timeout: Seconds to connect, and to wait for an answer.
+        """
+        self.stats = Stats()
+        self._prefix = prefix
+        self._gone = False
+        self._redis = cast(Any, Redis).from_url(
+            url,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            # A connection that idled through a restart is dead; every script may run twice.
+            retry=Retry(NoBackoff(), 1),
+            retry_on_error=[ConnectionError],
+        )
+        self._take, self._write, self._end = map(self._redis.register_script, (_TAKE, _WRITE, _END))
+
+    async def take(self, call_id: str, keep_seconds: float, *, create: bool) -> Taken | None:
+        """Take a call, so that who had it before can write no more.
+
+        Args:
+            call_id: The call.
+            keep_seconds: How long it is kept from now on.
+            create: Whether one that is not known begins.
+
+        Returns:
+            The call; None if it is not known.
+
+        Raises:
+            StoreGone: If Redis does not answer.
+        """
+        arguments = [_milliseconds(keep_seconds), int(create)]
+        found = await self._do(self._take(keys=[self._prefix + call_id], args=arguments))
+        if found is None:
+            return None
+        values = dict(zip(("snapshot", "journal", "calls"), found[2:], strict=False))
+        return Taken(int(found[0]), bool(found[1]), {k: v for k, v in values.items() if v})
+
+    async def write(
+        self, call_id: str, fence: int, fields: Mapping[str, bytes], keep_seconds: float
+    ) -> Written:
+        """Write some of what is kept of a call.
+
+        Raises:
+            StoreGone: If Redis does not answer.
+        """
+        arguments: list[Any] = [fence, _milliseconds(keep_seconds)]
+        for name, value in fields.items():
+            arguments += [name, value]
+            self.stats.sent += len(value)
+        written = Written(
+            await self._do(self._write(keys=[self._prefix + call_id], args=arguments))
+        )
+        self.stats.fenced += written is Written.FENCED
+        return written
+
+    async def end(self, call_id: str, fence: int, keep_seconds: float) -> None:
+        """Delete what was kept of a call that is over.
+
+        Raises:
+            StoreGone: If Redis does not answer; it expires then.
+        """
+        arguments = [fence, _milliseconds(keep_seconds)]
+        await self._do(self._end(keys=[self._prefix + call_id], args=arguments))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+
+    async def _do(self, asked: Awaitable[Any]) -> Any:
+        self.stats.operations += 1
+        try:
+            answer = await asked
+        except (RedisError, OSError, TimeoutError) as e:
+            self.stats.failures += 1
+            if not self._gone:
+                self._gone = True
+                logger.error(f"Calls are not kept, since Redis does not answer: {e}")
+            raise StoreGone("Redis does not answer") from e
+        if self._gone:
+            self._gone = False
+            logger.info("Calls are kept again: Redis is back")
+        return answer
+
+
+def fence_without_redis() -> int:
+    """A fence for a call that begins while Redis is away: by this machine's clock, in µs."""
+    return time.time_ns() // 1000
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

@@ -1,0 +1,234 @@
+"""Callers over WebSocket, who note what they hear and come back when the line breaks."""
+
+import asyncio
+import itertools
+import json
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+import pipecat.frames.protobufs.frames_pb2 as protobufs
+import websockets
+from counting import word
+from websockets.asyncio.client import ClientConnection
+
+PROTOCOL = "mistral-call.v1"
+PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
+GIVES_UP = 30.0
+WAITS = 45.0
+
+
+@dataclass
+class Turn:
+    """What a caller said and heard.
+
+    Parameters:
+        says: The caller's words.
+        expects: The words of the whole reply.
+        heard: The words that came.
+        errors: What was told of.
+        seconds: How long it took to the first word.
+    """
+
+    says: str
+    expects: list[str]
+    heard: str = ""
+    errors: list[str] = field(default_factory=list)
+    seconds: float | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether every word was heard once, in order."""
+        return self.heard.split() == self.expects
+
+
+class Caller:
+    """One caller, from the first word to the last."""
+
+    def __init__(self, url: str, number: int, *, turns: int = 3, words: int = 20) -> None:
+        """Prepare a call.
+
+        Args:
+            url: Where calls are taken.
+            number: The caller's number; every word of every reply has it.
+            turns: How many turns; each third books a table.
+            words: How many words each reply has.
+        """
+        self.url = url
+        self.number = number
+        self.turns = [self._turn(k, words) for k in range(1, turns + 1)]
+        self.turn = self.turns[0]
+        self.id: str | None = None
+        self.taken_up: list[float] = []  # seconds from each break until the call was ours again
+        self.lost: str | None = None
+        self._told = asyncio.Event()
+        self._socket: ClientConnection | None = None
+        self._reply = ""  # words of the reply that is being said
+        self._ended = True
+        self._asked = ""
+
+    def _turn(self, k: int, words: int) -> Turn:
+        begin = f"Caller {self.number}, turn {k}: "
+        if k % 3 == 0:
+            return Turn(begin + "book a table.", [word(self.number, k, 1), "booked"])
+        expects = [word(self.number, k, n) for n in range(1, words + 1)]
+        return Turn(begin + f"count to {words}.", expects)
+
+    async def call(self, between: float = 0.5) -> None:
+        """Hold the call."""
+        try:
+            await self._connect()
+        except OSError as e:
+            self.lost = f"no connection: {e}"
+            return
+        listening = asyncio.create_task(self._listen())
+        try:
+            for turn in self.turns:
+                self.turn = turn
+                self._ended, self._reply = True, ""
+                asked = time.monotonic()
+                await self._say(self.turn.says)
+                while not self._is_over() and time.monotonic() < asked + WAITS and not self.lost:
+                    self._told.clear()
+                    try:
+                        await asyncio.wait_for(self._told.wait(), 1)
+                    except TimeoutError:
+                        continue
+                if self.turn.seconds is not None:
+                    self.turn.seconds -= asked
+                if self.lost:
+                    return
+                await asyncio.sleep(between)
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+            if self._socket is not None:
+                await self._socket.close(1000)
+
+    def _is_over(self) -> bool:
+        return len(self.turn.heard.split()) >= len(self.turn.expects) or bool(self.turn.errors)
+
+    async def _connect(self) -> None:
+        socket = await websockets.connect(
+            self.url,
+            subprotocols=[websockets.Subprotocol(PROTOCOL)],
+            open_timeout=10,
+            max_size=None,
+            compression=None,
+        )
+        hello = {"type": "call", "id": self.id, "heard": self._reply, "ended": self._ended}
+        await socket.send(json.dumps(hello))
+        answer = json.loads(await asyncio.wait_for(socket.recv(), 10))
+        if "error" in answer:
+            self.lost = answer["error"]
+            raise ConnectionError(answer["error"])
+        self.id = answer["id"]
+        self._socket = socket
+        about = {"version": "2.2.0", "about": {"library": "tests"}}
+        await self._send("client-ready", about)
+        if self._asked and not self.turn.heard and answer.get("asked") != self._asked:
+            # What was said into a line that was breaking did not arrive.
+            await self._send("send-text", _text(self._asked))
+
+    async def _listen(self) -> None:
+        while True:
+            assert self._socket is not None
+            try:
+                async for data in self._socket:
+                    self._hear(data)
+            except websockets.ConnectionClosed:
+                pass
+            if not await self._come_back():
+                return
+
+    async def _come_back(self) -> bool:
+        broke = time.monotonic()
+        for pause in itertools.chain(PAUSES, itertools.repeat(2.0)):
+            if time.monotonic() - broke > GIVES_UP:
+                break
+            await asyncio.sleep(pause)
+            try:
+                await self._connect()
+            except (OSError, TimeoutError, websockets.WebSocketException) as e:
+                if self.lost:
+                    break
+                last = repr(e)
+                continue
+            self.taken_up.append(time.monotonic() - broke)
+            return True
+        self.lost = self.lost or f"not taken up in {GIVES_UP:.0f} s: {last}"
+        self._told.set()
+        return False
+
+    def _hear(self, data: Any) -> None:
+        frame = protobufs.Frame.FromString(data)
+        if frame.WhichOneof("frame") != "message":
+            return
+        message = json.loads(frame.message.data)
+        match message.get("type"):
+            case "bot-llm-started":
+                if self._ended:
+                    self._reply = ""
+                self._ended = False
+            case "bot-llm-text":
+                if self.turn.seconds is None:
+                    self.turn.seconds = time.monotonic()
+                self.turn.heard += message["data"]["text"]
+                self._reply += message["data"]["text"]
+            case "bot-llm-stopped":
+                self._ended = True
+            case "error":
+                self.turn.errors.append(str(message["data"]))
+        self._told.set()
+
+    async def _say(self, text: str) -> None:
+        while True:
+            socket = self._socket
+            try:
+                self._asked = text
+                await self._send("send-text", _text(text))
+                return
+            except websockets.ConnectionClosed:
+                while self._socket is socket and not self.lost:  # until it is taken up  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+                if self.lost:
+                    return
+
+    async def _send(self, kind: str, data: dict[str, Any]) -> None:
+        assert self._socket is not None
+        message = {"label": "rtvi-ai", "id": uuid.uuid4().hex, "type": kind, "data": data}
+        frame = protobufs.Frame(message=protobufs.MessageFrame(data=json.dumps(message)))
+        await self._socket.send(frame.SerializeToString())
+
+
+def _text(words: str) -> dict[str, Any]:
+    return {"content": words, "options": {"run_immediately": True, "audio_response": True}}
+
+
+@dataclass
+class Heard:
+    """What a crowd of callers has heard, all together."""
+
+    callers: list[Caller]
+    booked: list[str] = field(default_factory=list)
+
+    @property
+    def lost(self) -> list[str]:
+        """Calls that were not taken up."""
+        return [f"{c.number}: {c.lost}" for c in self.callers if c.lost]
+
+    @property
+    def wrong(self) -> list[Turn]:
+        """Turns in which a word was lost, or heard twice, or an error told."""
+        return [t for c in self.callers if not c.lost for t in c.turns if not t.whole]
+
+    @property
+    def taken_up(self) -> list[float]:
+        """Seconds that each call was away, for every break of a line."""
+        return sorted(s for c in self.callers for s in c.taken_up)
+
+    @property
+    def first_words(self) -> list[float]:
+        """Seconds to the first word of every turn."""
+        return sorted(t.seconds for c in self.callers for t in c.turns if t.seconds is not None)

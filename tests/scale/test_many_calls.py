@@ -1,0 +1,156 @@
+"""Calls on two nodes of a cluster, and everything that can break under them.
+
+The short form (`make test`) holds 24 calls and kills a replica; the long one (`make test-scale`)
+holds 200, and breaks all the rest.
+"""
+
+import asyncio
+import math
+import os
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+from callers import Caller, Heard
+from cluster import Cluster
+
+pytestmark = [pytest.mark.scale, pytest.mark.timeout(400)]
+
+RECONNECTS_WITHIN = 2.0
+
+
+@pytest.fixture
+def many(request: pytest.FixtureRequest) -> int:
+    """How many calls are held."""
+    return 200 if request.config.getoption("--scale") == "long" else 24
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes that take calls."""
+    cluster = Cluster()
+    try:
+        cluster.start()
+        cluster.deploy(replicas=4, calls_per_replica=150)
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+async def hold(
+    cluster: Cluster,
+    count: int,
+    happens: Callable[[], Awaitable[object]] | None = None,
+    *,
+    turns: int = 3,
+    words: int = 40,
+    after: float = 4.0,
+    over: float = 4.0,
+) -> Heard:
+    """Hold so many calls; while they are all speaking, something happens."""
+    before = len(cluster.booked())
+    callers = [Caller(cluster.url, n, turns=turns, words=words) for n in range(1, count + 1)]
+
+    async def one(caller: Caller) -> None:
+        await asyncio.sleep(over * caller.number / count)
+        await caller.call()
+
+    calls = [asyncio.create_task(one(caller)) for caller in callers]
+    if happens is not None:
+        await asyncio.sleep(after)
+        await happens()
+    await asyncio.gather(*calls)
+    heard = Heard(callers)
+    heard.booked = cluster.booked()[before:]
+    away = heard.taken_up
+    print(
+        f"\n{count} calls, {count * turns} turns: {len(heard.lost)} calls lost, "
+        f"{len(heard.wrong)} turns not whole, {len(heard.booked)} functions run, "
+        f"{len(away)} calls taken up"
+        + (f" after {away[-1]:.2f} s at most" if away else "")
+        + f", first word {_percentile(heard.first_words, 50):.2f} s, "
+        f"p99 {_percentile(heard.first_words, 99):.2f} s"
+    )
+    for turn in heard.wrong[:5]:
+        print("   ", turn)
+    return heard
+
+
+def _percentile(values: list[float], percent: float) -> float:
+    return values[min(len(values) - 1, math.floor(len(values) * percent / 100))] if values else 0.0
+
+
+def nothing_is_lost(heard: Heard, *, within: float = RECONNECTS_WITHIN) -> None:
+    """Every call was held to its end, every word heard once, every function run once."""
+    assert heard.lost == []
+    assert heard.wrong == []
+    twice = [call for call, times in Counter(heard.booked).items() if times > 1]
+    assert twice == []
+    assert all(seconds < within for seconds in heard.taken_up), heard.taken_up
+
+
+async def test_a_crowd_is_held(cluster: Cluster, many: int):
+    heard = await hold(cluster, many)
+    nothing_is_lost(heard)
+    assert heard.taken_up == []
+    assert len(heard.booked) == many
+
+
+async def test_a_replica_dies_in_mid_sentence(cluster: Cluster, many: int):
+    async def dies() -> None:
+        victim = cluster.replicas()[0]
+        os.kill(victim.pid, signal.SIGKILL)
+
+    heard = await hold(cluster, many, dies)
+    nothing_is_lost(heard)
+    assert heard.taken_up, "nobody was on the replica that died"
+
+
+def test_no_key_is_shown(cluster: Cluster):
+    assert "a-key-that-nobody-may-see" not in cluster.driver("status")
+    for log in (cluster.folder / "ray").rglob("*.*"):
+        if log.is_file() and log.suffix in (".log", ".out", ".err", ".json"):
+            assert b"a-key-that-nobody-may-see" not in log.read_bytes(), log
+
+
+@pytest.mark.long
+async def test_redis_is_restarted_with_nothing_in_it(cluster: Cluster, many: int):
+    async def restarts() -> None:
+        await asyncio.to_thread(cluster.kill, "redis")
+        await asyncio.to_thread(cluster.start_redis)
+
+    nothing_is_lost(await hold(cluster, many, restarts))
+
+
+@pytest.mark.long
+async def test_redis_is_gone_for_20_seconds(cluster: Cluster, many: int):
+    async def is_gone() -> None:
+        await asyncio.to_thread(cluster.kill, "redis")
+        await asyncio.sleep(20)
+        await asyncio.to_thread(cluster.start_redis)
+
+    nothing_is_lost(await hold(cluster, many, is_gone, turns=8))
+
+
+@pytest.mark.long
+async def test_a_new_version_takes_over_under_load(cluster: Cluster, many: int):
+    async def updates() -> None:
+        await asyncio.to_thread(
+            cluster.deploy, replicas=4, calls_per_replica=151, drain_seconds=5.0
+        )
+
+    before = {p.pid for p in cluster.replicas()}
+    nothing_is_lost(await hold(cluster, many, updates, turns=12))
+    assert before.isdisjoint(p.pid for p in cluster.replicas())
+
+
+@pytest.mark.long
+async def test_a_whole_node_dies(cluster: Cluster, many: int):
+    async def dies() -> None:
+        await asyncio.to_thread(cluster.kill, "node")
+
+    heard = await hold(cluster, many, dies)
+    nothing_is_lost(heard)
+    assert heard.taken_up, "nobody was on the node that died"
+    cluster.start_node()

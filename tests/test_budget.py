@@ -1,0 +1,278 @@
+"""Who may ask: the strict endpoint's limits, the ledger, and a service that asks its gate."""
+
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+from call import Call
+from hypothesis import given
+from hypothesis import strategies as st
+from pipecat.processors.aggregators.llm_context import LLMContext
+
+from mistral_service import MistralLLMService
+from mistral_service.local import LocalMistral, RateLimits, Reply, Script
+from mistral_service.scale.budget import SharedBudget
+from mistral_service.scale.ledger import UNIT, Ledger
+from mistral_service.surroundings import Ask, Rank, Surroundings, surroundings
+from mistral_service.wire.errors import MistralError, Reason
+from mistral_service.wire.rate import RateBudget
+
+KEY = "a-key-that-nobody-else-has"
+
+
+class Gatekeeper:
+    """A gate in memory, which refuses as it is told."""
+
+    def __init__(self, *refusals: float, spare: bool = True) -> None:
+        self.refusals = list(refusals)
+        self.spare = spare
+        self.asked: list[Ask] = []
+        self.told: list[RateBudget | None] = []
+        self.limited: list[MistralError] = []
+        self.costs: list[int] = []
+
+    async def admit(self, ask: Ask) -> None:
+        self.asked.append(ask)
+        if self.refusals:
+            raise MistralError(Reason.RATE_LIMIT, "held back", retry_after=self.refusals.pop(0))
+
+    def can_spare(self, ask: Ask) -> bool:
+        return self.spare
+
+    def answered(self, ask: Ask, budget: RateBudget | None) -> None:
+        self.told.append(budget)
+
+    def refused(self, ask: Ask, error: MistralError) -> None:
+        self.limited.append(error)
+
+    def spent(self, ask: Ask, tokens: int) -> None:
+        self.costs.append(tokens)
+
+
+def service(mistral: LocalMistral, gate: Gatekeeper | None = None, **settings) -> MistralLLMService:
+    return MistralLLMService(
+        api_key=KEY,
+        base_url=mistral.base_url,
+        warm_up=False,
+        gate=gate,
+        settings=MistralLLMService.Settings(**settings),
+    )
+
+
+# --- the service and its gate ---------------------------------------------------------------------
+
+
+async def test_the_first_turn_is_a_new_call_and_those_after_it_go_on(serve):
+    gate, mistral = Gatekeeper(), serve(Reply("One."), Reply("Two."))
+    async with Call(service(mistral, gate)) as call:
+        await call.say("Hello?")
+        await call.say("And then?")
+    assert [ask.rank for ask in gate.asked] == [Rank.NEW_CALL, Rank.TURN]
+    assert gate.asked[0].model == "mistral-small-latest"
+    assert len({ask.account for ask in gate.asked}) == 1
+    assert KEY not in str(gate.asked)
+
+
+async def test_a_call_that_comes_with_turns_behind_it_goes_on(serve):
+    gate, mistral = Gatekeeper(), serve(Reply("Two."))
+    before = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "One."}]
+    async with Call(service(mistral, gate), *before) as call:
+        await call.say("And then?")
+    assert gate.asked[0].rank is Rank.TURN
+
+
+async def test_what_a_turn_has_cost_is_what_the_next_one_asks_for(serve):
+    usage = {"prompt_tokens": 900, "completion_tokens": 100, "total_tokens": 1000}
+    gate, mistral = Gatekeeper(), serve(Reply("One.", usage=usage), Reply("Two."))
+    async with Call(service(mistral, gate)) as call:
+        await call.say("Hello?")
+        await call.say("And then?")
+    assert gate.costs[0] == 1000
+    assert 1000 < gate.asked[1].tokens < 1300
+
+
+async def test_what_the_server_counts_wins_over_what_the_reply_says():
+    gate = Gatekeeper()
+    limits = RateLimits(requests_per_minute=10, tokens_per_minute=100_000)
+    with LocalMistral(Script(Reply("One.")), limits=limits) as mistral:
+        async with Call(service(mistral, gate)) as call:
+            await call.say("Hello?")
+    (budget,) = gate.told
+    assert budget is not None
+    assert (budget.request_limit, budget.requests_left) == (10, 9)
+    assert gate.costs == [budget.query_cost]
+
+
+async def test_who_is_held_back_for_a_moment_waits_and_is_answered(serve):
+    gate, mistral = Gatekeeper(0.2), serve(Reply("Here."))
+    async with Call(service(mistral, gate)) as call:
+        assert await call.say("Hello?") == "Here."
+        assert not call.errors
+    assert len(mistral.exchanges) == 1
+    assert len(gate.asked) == 2
+
+
+async def test_who_is_held_back_for_too_long_is_told_at_once_and_nothing_is_sent(serve):
+    gate, mistral = Gatekeeper(40.0), serve(Reply("Never."))
+    async with Call(service(mistral, gate)) as call:
+        await call.say("Hello?")
+        await call.until(lambda: call.errors)
+        (error,) = call.errors
+    for words in ("rate limit", "held back", "40 s"):
+        assert words in error.error
+    assert mistral.exchanges == []
+
+
+async def test_who_is_held_back_asks_the_fallback_model(serve):
+    gate, mistral = Gatekeeper(40.0), serve(Reply("From the other."))
+    async with Call(service(mistral, gate, fallback_models=["mistral-large-latest"])) as call:
+        assert await call.say("Hello?") == "From the other."
+    assert [ask.model for ask in gate.asked] == ["mistral-small-latest", "mistral-large-latest"]
+
+
+async def test_a_refusal_of_the_server_is_told_to_the_gate(serve):
+    refusal = Reply(status=429, body={"code": "1300"}, headers={"retry-after": "0"})
+    gate, mistral = Gatekeeper(), serve(refusal, Reply("Here."))
+    async with Call(service(mistral, gate)) as call:
+        assert await call.say("Hello?") == "Here."
+    assert [error.reason for error in gate.limited] == [Reason.RATE_LIMIT]
+
+
+@pytest.mark.parametrize("spare", [True, False])
+async def test_a_second_request_goes_out_only_where_it_can_be_spared(serve, spare: bool):
+    gate = Gatekeeper(spare=spare)
+    mistral = serve(Reply("Late.", first_wait=0.6), Reply("Soon."))
+    async with Call(service(mistral, gate, hedge_after=0.1, first_token_timeout=3)) as call:
+        assert await call.say("Hello?") == ("Soon." if spare else "Late.")
+    ranks = [Rank.NEW_CALL, Rank.HEDGE] if spare else [Rank.NEW_CALL]
+    assert [ask.rank for ask in gate.asked] == ranks
+
+
+async def test_a_question_beside_the_conversation_asks_the_gate_too(serve):
+    gate, mistral = Gatekeeper(0.1), serve(Reply("A summary."))
+    context = LLMContext(messages=[{"role": "user", "content": "Sum it up."}])
+    assert await service(mistral, gate).run_inference(context) == "A summary."
+    assert [ask.rank for ask in gate.asked] == [Rank.TURN, Rank.TURN]
+    assert len(gate.costs) == 1
+
+
+async def test_a_service_finds_the_gate_in_its_surroundings(serve):
+    gate, mistral = Gatekeeper(), serve(Reply("Here."))
+    token = surroundings.set(Surroundings(gate=gate))
+    try:
+        llm = service(mistral)
+    finally:
+        surroundings.reset(token)
+    async with Call(llm) as call:
+        await call.say("Hello?")
+    assert len(gate.asked) == 1
+
+
+# --- the ledger -----------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.floats(0, 2), st.integers(0, 900)), max_size=60))
+def test_whoever_waits_for_room_keeps_within_the_limits(asks):
+    ledger, now = Ledger(10.0), 0.0
+    for pause, tokens in asks:
+        now += pause
+        ledger.used(now)
+        units = ledger.units(tokens)
+        now += ledger.room_in(now, units, 5, 20) + 1e-6
+        requests, used = ledger.used(now)
+        assert requests < 5
+        assert used == 0 or used + min(units, 20) <= 20
+        ledger.add(now, units, kept=True)
+
+
+@given(st.lists(st.integers(0, 5_000), min_size=1, max_size=80))
+def test_units_are_off_by_less_than_one_in_the_long_run(costs):
+    ledger = Ledger(60.0)
+    taken = sum(ledger.units(tokens) for tokens in costs)
+    assert 0 <= sum(costs) - taken * UNIT < UNIT
+
+
+def test_what_an_estimate_missed_the_next_request_bears():
+    ledger = Ledger(60.0)
+    first = ledger.units(500)
+    ledger.correct(300)
+    assert (first, ledger.units(500)) == (5, 8)
+
+
+# --- the strict endpoint's limits -----------------------------------------------------------------
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@given(st.lists(st.floats(0, 4), max_size=60))
+def test_the_endpoint_never_lets_in_more_than_the_limit_in_any_window(pauses):
+    clock, let_in = Clock(), []
+    limits = RateLimits(3, window=10.0, clock=clock)
+    for pause in pauses:
+        clock.now += pause
+        refusal, _ = limits.take(b"x")
+        if refusal is None:
+            let_in.append(clock.now)
+    for first, fourth in zip(let_in, let_in[3:], strict=False):
+        assert fourth - first >= 10.0
+
+
+def test_a_refusal_has_the_body_and_the_headers_of_mistrals():
+    limits = RateLimits(1, 1_000)
+    limits.take(b"x" * 400)
+    refusal, _ = limits.take(b"x" * 400)
+    assert refusal is not None
+    error = MistralError.from_response(refusal.status, refusal.body, refusal.headers)
+    assert (error.reason, error.code) == (Reason.RATE_LIMIT, "1300")
+    assert error.budget == RateBudget(1, 0, 1_000, 899, 101)
+
+
+def put(mistral: LocalMistral, limits: object) -> int:
+    address = mistral.base_url.removesuffix("/v1") + "/limits"
+    request = urllib.request.Request(address, json.dumps(limits).encode(), method="PUT")
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.status
+    except urllib.error.HTTPError as e:
+        return e.code
+
+
+def test_limits_change_while_the_endpoint_runs():
+    limits = RateLimits(10)
+    with LocalMistral(Script(), limits=limits) as mistral:
+        assert put(mistral, {"requests_per_minute": 5}) == 204
+        assert put(mistral, {"requests_per_minute": 0}) == 422
+        assert put(mistral, {"other": 1}) == 422
+        assert put(mistral, [1]) == 422
+    assert limits.requests_per_minute == 5
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("requests_per_minute", 0),
+        ("tokens_per_minute", -1),
+        ("window", 0.5),
+        ("margin", 1.0),
+        ("name", ""),
+    ],
+)
+def test_an_argument_that_is_not_allowed_is_named_with_what_is(field: str, value: object):
+    with pytest.raises(ValueError, match=rf"^{field} is {value!r}: allowed is "):
+        SharedBudget("redis://localhost", **{field: value})
+
+
+def test_the_address_of_redis_is_not_repeated():
+    with pytest.raises(ValueError, match="redis_url begins with 'http'") as e:
+        SharedBudget("http://:secret@localhost")
+    assert "secret" not in str(e.value)
+    assert "secret" not in repr(SharedBudget("redis://:secret@localhost"))

@@ -1,0 +1,465 @@
+"""A call goes on after its machine: real Redis, real pipelines, the strict endpoint."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
+from pipecat.frames.frames import (
+    CancelFrame,
+    Frame,
+    FunctionCallResultFrame,
+    LLMFullResponseEndFrame,
+    LLMMessagesAppendFrame,
+    LLMTextFrame,
+    LLMUpdateSettingsFrame,
+    OutputAudioRawFrame,
+    StartFrame,
+    TTSAudioRawFrame,
+)
+from pipecat.services.settings import TTSSettings
+from pipecat.services.tts_service import TTSService
+from pipecat.transports.base_output import BaseOutputTransport
+from pipecat.transports.base_transport import TransportParams
+
+from mistral_service import MistralLLMService
+from mistral_service.local import Reply
+from mistral_service.scale.keeper import CallKeeper, Keepers, UnknownCall
+from mistral_service.scale.snapshot import Form
+from mistral_service.scale.store import Store, StoreGone
+from tests.call import Call
+from tests.conftest import until
+from tests.redis_server import RedisServer, redis_server
+
+SYSTEM = {"role": "system", "content": "You are a voice."}
+GREET = {"role": "developer", "content": "Please greet the caller."}
+STORY = "Once upon a time there was a king who had three daughters and no peace at all."
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def keepers(redis: RedisServer) -> AsyncIterator[Keepers]:
+    store = Store(redis.url)
+    yield Keepers(store, form=Form())
+    await store.close()
+
+
+class Machine:
+    """A service, its keeper and the call that goes on there."""
+
+    def __init__(self, mistral: Any, keeper: CallKeeper, **options: Any) -> None:
+        settings = MistralLLMService.Settings(hedging=False, **options.pop("settings", {}))
+        self.keeper = keeper
+        self.service = MistralLLMService(
+            api_key="k", base_url=mistral.base_url, keeper=keeper, settings=settings
+        )
+        self.ran: list[dict[str, Any]] = []
+        self.call = Call(self.service, dict(SYSTEM), **options)
+
+    async def __aenter__(self) -> "Machine":
+        await self.call.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.call.__aexit__()
+        await self.keeper.close(over=False)
+
+    async def greets(self) -> None:
+        """What the bot does when somebody is there."""
+        await self.call.worker.queue_frame(LLMMessagesAppendFrame([dict(GREET)], run_llm=True))
+
+    async def goes_on(self) -> None:
+        ends = self.call.count(LLMFullResponseEndFrame) + 1
+        await self.greets()
+        await self.call.until(lambda: self.call.count(LLMFullResponseEndFrame) >= ends)
+
+    def said(self) -> list[tuple[str, str]]:
+        return [(m["role"], m.get("content") or "") for m in self.call.context.get_messages()]
+
+
+def asked(mistral: Any) -> list[dict[str, Any]]:
+    """The requests that came to the endpoint."""
+    return [e.request for e in mistral.exchanges if e.path.endswith("chat/completions")]
+
+
+async def written(keeper: CallKeeper) -> None:
+    """Wait until all of it is in Redis."""
+    await until(lambda: not keeper._due and not keeper._writing.locked())
+
+
+def tools(handler: Any) -> list[FunctionSchema]:
+    return [
+        FunctionSchema(
+            name="book",
+            description="Books a table.",
+            properties={"at": {"type": "string"}},
+            required=["at"],
+            handler=handler,
+        )
+    ]
+
+
+async def test_a_reply_that_was_cut_goes_on_whole_and_exact(serve, keepers):
+    mistral = serve(
+        Reply("Hello."),
+        Reply(STORY, pause=0.05),
+        Reply(STORY[len("Once upon a time ") :]),
+        Reply("Good night."),
+    )
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.goes_on()
+        await one.call.begin("Tell me a story.")
+        await one.call.until(lambda: "Once upon a time " in one.call.words)
+        two_keeper = await keepers.open(one.keeper.id, heard="Once upon a time ")
+        assert two_keeper.resumed
+        async with Machine(mistral, two_keeper) as two:
+            await two.goes_on()
+            assert "Once upon a time " + two.call.words == STORY
+            await two.call.until(lambda: two.said()[-1][1] == STORY)
+            assert two.said() == [
+                ("system", SYSTEM["content"]),
+                ("developer", GREET["content"]),
+                ("assistant", "Hello."),
+                ("user", "Tell me a story."),
+                ("assistant", STORY),
+            ]
+            assert await two.call.say("Thank you.") == "Good night."
+
+
+async def test_without_the_callers_word_the_journal_counts(serve, keepers):
+    mistral = serve(Reply(STORY, pause=0.04), Reply("REST"))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.call.begin("Tell me a story.")
+        await one.call.until(lambda: one.call.count(LLMTextFrame) >= 9)
+        await written(one.keeper)
+        async with Machine(mistral, await keepers.open(one.keeper.id)) as two:
+            await two.goes_on()
+            await two.call.until(lambda: two.said()[-1][0] == "assistant")
+            words = two.said()[-1][1].removesuffix("REST")
+            assert len(words) > 10
+            assert STORY.startswith(words)
+
+
+class Speaks(TTSService):
+    """Speaks each sentence in half a second of silence."""
+
+    async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame, None]:
+        yield TTSAudioRawFrame(bytes(2 * 8000), 16000, 1, context_id=context_id)
+
+
+class Plays(BaseOutputTransport):
+    """Plays as fast as one hears."""
+
+    async def start(self, frame: StartFrame) -> None:
+        await super().start(frame)
+        await self.set_transport_ready(frame)
+
+    async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
+        await asyncio.sleep(len(frame.audio) / 2 / frame.sample_rate)
+        return True
+
+
+def voice() -> list[Any]:
+    return [
+        Speaks(sample_rate=16000, settings=TTSSettings(model=None, voice=None, language=None)),
+        Plays(TransportParams(audio_out_enabled=True, audio_out_sample_rate=16000)),
+    ]
+
+
+async def test_of_a_voice_what_was_spoken_counts_and_not_what_was_written(serve, keepers):
+    sentences = ["The king was old.", "His crown was gone.", "Nobody knew where.", "So it was."]
+    mistral = serve(Reply(" ".join(sentences)), Reply(" And that is all."))
+    async with Machine(mistral, await keepers.open(), voice=voice()) as one:
+        await one.call.begin("Tell me a story.")
+        await one.call.until(lambda: one.call.words.endswith("So it was."))
+        await until(lambda: "crown" in one.keeper._journal.words)
+        await written(one.keeper)
+        keeper = await keepers.open(one.keeper.id)
+        async with Machine(mistral, keeper, voice=voice()) as two:
+            await two.greets()
+            await until(lambda: len(asked(mistral)) == 2)
+            cut = asked(mistral)[-1]["messages"][-1]
+            assert cut == {"role": "assistant", "content": " ".join(sentences[:2]), "prefix": True}
+            whole = " ".join([*sentences[:2], "And that is all."])
+            await two.call.until(lambda: two.said()[-1] == ("assistant", whole))
+            assert two.said()[1:] == [("user", "Tell me a story."), ("assistant", whole)]
+            await until(lambda: keeper._journal.complete)
+            assert keeper._journal.words == whole
+        await one.call.worker.queue_frame(CancelFrame())
+
+
+async def test_a_reply_about_a_result_is_cut_and_goes_on(serve, keepers):
+    ran: list[str] = []
+
+    async def books(params: Any) -> None:
+        ran.append(params.arguments["at"])
+        await params.result_callback({"table": 4})
+
+    words = "It is table four, by the window that looks on the sea."
+    mistral = serve(
+        Reply(tool_calls=[{"name": "book", "arguments": {"at": "8"}}]),
+        Reply(words, pause=0.1),
+        Reply("table four, by the window that looks on the sea."),
+    )
+    async with Machine(mistral, await keepers.open(), tools=tools(books)) as one:
+        await one.call.begin("Book a table.")
+        await one.call.until(lambda: "four, " in one.call.words)
+        keeper = await keepers.open(one.keeper.id, heard="It is table four, ")
+        async with Machine(mistral, keeper, tools=tools(books)) as two:
+            await two.goes_on()
+            assert "It is table four, " + two.call.words == words
+            await two.call.until(lambda: two.said()[-1] == ("assistant", words))
+        assert ran == ["8"]
+        assert [m["role"] for m in asked(mistral)[-1]["messages"]].count("tool") == 1
+
+
+async def test_a_call_is_taken_over_twice_in_one_reply(serve, keepers):
+    mistral = serve(Reply(STORY, pause=0.05), Reply(STORY[17:], pause=0.05), Reply(STORY[33:]))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.call.begin("Tell me a story.")
+        await one.call.until(lambda: STORY[:17] in one.call.words)
+        keeper = await keepers.open(one.keeper.id, heard=STORY[:17])
+        async with Machine(mistral, keeper) as two:
+            await two.greets()
+            await two.call.until(lambda: STORY[17:33] in two.call.words)
+            keeper = await keepers.open(one.keeper.id, heard=STORY[:33])
+            async with Machine(mistral, keeper) as three:
+                await three.goes_on()
+                assert STORY[:33] + three.call.words == STORY
+                await three.call.until(lambda: three.said()[-1] == ("assistant", STORY))
+                assert len(three.said()) == 3
+
+
+async def test_a_turn_costs_few_round_trips(serve, keepers):
+    mistral = serve(Reply(STORY), Reply("Good night."))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.call.say("Tell me a story.")
+        await written(one.keeper)
+        before = keepers.store.stats.operations
+        await one.call.say("Thanks.")
+        await written(one.keeper)
+        await asyncio.sleep(0.3)
+        print("ROUND TRIPS", keepers.store.stats)
+        assert keepers.store.stats.operations - before <= 3
+
+
+async def test_a_call_in_which_nobody_speaks_does_not_expire(serve, redis):
+    store = Store(redis.url)
+    keepers = Keepers(store, keep_seconds=0.3, form=Form())
+    mistral = serve(Reply("Hello."))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.goes_on()
+        await asyncio.sleep(0.9)
+        assert await store._redis.exists("call:" + one.keeper.id)
+        await keepers.open(one.keeper.id)
+        await until(one.keeper.lost.is_set)  # heard by the sign of life, without a turn
+    await asyncio.sleep(0.4)
+    await store.close()
+
+
+async def test_a_reply_that_was_heard_to_its_end_is_not_asked_for_again(serve, keepers):
+    mistral = serve(Reply("It is noon."), Reply("You are welcome."))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.call.say("What time is it?")
+        keeper = await keepers.open(one.keeper.id, heard="It is noon.", ended=True)
+        async with Machine(mistral, keeper) as two:
+            await two.goes_on()
+            assert two.call.words == ""
+            assert two.said()[1:] == [("user", "What time is it?"), ("assistant", "It is noon.")]
+            assert await two.call.say("Thanks.") == "You are welcome."
+    assert len(asked(mistral)) == 2
+
+
+async def test_the_callers_unanswered_words_are_answered(serve, keepers):
+    mistral = serve(Reply("Too late.", wait=30), Reply("It is noon."))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.call.begin("What time is it?")
+        await until(lambda: len(asked(mistral)) == 1)
+        await written(one.keeper)
+        async with Machine(mistral, await keepers.open(one.keeper.id)) as two:
+            await two.goes_on()
+            assert two.call.words == "It is noon."
+            assert two.said()[1] == ("user", "What time is it?")
+        await one.call.worker.queue_frame(CancelFrame())
+
+
+async def test_new_words_of_the_callers_are_not_taken_for_the_bots_opening(serve, keepers):
+    mistral = serve(Reply("Hello."), Reply("It is noon."))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.goes_on()
+        keeper = await keepers.open(one.keeper.id, heard="Hello.", ended=True)
+        async with Machine(mistral, keeper) as two:
+            assert await two.call.say("What time is it?") == "It is noon."
+            assert [role for role, _ in two.said()] == [
+                "system",
+                "developer",
+                "assistant",
+                "user",
+            ] + (["assistant"] if len(two.said()) > 4 else [])
+
+
+async def test_a_function_that_was_started_is_not_run_again(serve, keepers):
+    ran: list[str] = []
+
+    async def books(params: Any) -> None:
+        ran.append("one")
+        await asyncio.sleep(30)
+
+    async def books_too(params: Any) -> None:
+        ran.append("two")
+        await params.result_callback("done")
+
+    mistral = serve(
+        Reply(tool_calls=[{"name": "book", "arguments": {"at": "8"}}]),
+        Reply("I cannot tell whether it is booked."),
+    )
+    async with Machine(mistral, await keepers.open(), tools=tools(books)) as one:
+        await one.call.begin("Book a table.")
+        await until(lambda: ran)
+        async with Machine(
+            mistral, await keepers.open(one.keeper.id), tools=tools(books_too)
+        ) as two:
+            await two.goes_on()
+            assert two.call.words == "I cannot tell whether it is booked."
+        assert ran == ["one"]
+        told = asked(mistral)[-1]["messages"][-1]
+        assert told["role"] == "tool"
+        assert "was not run again" in told["content"]
+        await one.call.worker.queue_frame(CancelFrame())
+
+
+async def test_a_result_that_came_is_told(serve, keepers):
+    ran: list[str] = []
+
+    async def books(params: Any) -> None:
+        ran.append(params.arguments["at"])
+        await params.result_callback({"table": 4})
+
+    mistral = serve(
+        Reply("Let me see. ", tool_calls=[{"name": "book", "arguments": {"at": "8"}}]),
+        Reply("Too late.", wait=30),
+        Reply("It is table 4."),
+    )
+    async with Machine(mistral, await keepers.open(), tools=tools(books)) as one:
+        await one.call.begin("Book a table.")
+        await until(lambda: len(asked(mistral)) == 2)
+        await written(one.keeper)
+        async with Machine(mistral, await keepers.open(one.keeper.id), tools=tools(books)) as two:
+            await two.goes_on()
+            assert two.call.words == "It is table 4."
+        assert ran == ["8"]
+        assert "4" in asked(mistral)[-1]["messages"][-1]["content"]
+        await one.call.worker.queue_frame(CancelFrame())
+
+
+async def test_who_has_lost_the_call_starts_no_function_and_writes_nothing(serve, keepers):
+    ran: list[str] = []
+
+    async def books(params: Any) -> None:
+        ran.append("ran")
+        await params.result_callback("done")
+
+    mistral = serve(Reply("Hello."), Reply(tool_calls=[{"name": "book", "arguments": {"at": "8"}}]))
+    async with Machine(mistral, await keepers.open(), tools=tools(books)) as one:
+        await one.goes_on()
+        await written(one.keeper)
+        await keepers.open(one.keeper.id)
+        await one.call.begin("Book a table.")
+        await one.call.until(lambda: one.call.errors)
+        assert one.keeper.lost.is_set()
+        assert ran == []
+        assert not one.call.of(FunctionCallResultFrame)
+        assert keepers.store.stats.fenced >= 1
+        third = await keepers.open(one.keeper.id)
+        assert third._snapshot.turn == 1
+        await third.close(over=False)
+
+
+async def test_redis_may_go_and_come_back(serve, keepers, redis):
+    ran: list[str] = []
+
+    async def books(params: Any) -> None:
+        ran.append("ran")
+        await params.result_callback("done")
+
+    mistral = serve(
+        Reply("Hello."),
+        Reply(tool_calls=[{"name": "book", "arguments": {"at": "8"}}]),
+        Reply("It is booked."),
+        Reply("Good night."),
+    )
+    async with Machine(mistral, await keepers.open(), tools=tools(books)) as one:
+        await one.goes_on()
+        redis.stop()
+        await one.call.say("Book a table.", turns=2)
+        assert one.call.words == "Hello.It is booked."
+        assert ran == ["ran"]
+        with pytest.raises(StoreGone):
+            await keepers.open(one.keeper.id)
+        redis.start()
+        await written(one.keeper)
+        assert not one.keeper.lost.is_set()
+        async with Machine(mistral, await keepers.open(one.keeper.id), tools=tools(books)) as two:
+            await two.goes_on()
+            assert [text for role, text in two.said() if role == "user"] == ["Book a table."]
+            assert two.said()[-1] == ("assistant", "It is booked.")
+            assert await two.call.say("Thanks.") == "Good night."
+    assert ran == ["ran"]
+
+
+async def test_a_call_that_begins_without_redis_goes_on(serve, keepers, redis):
+    redis.stop()
+    mistral = serve(Reply("Hello."))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.goes_on()
+        assert one.call.words == "Hello."
+
+
+async def test_settings_that_changed_survive(serve, keepers):
+    mistral = serve(Reply("Hello."), Reply("Salut."), Reply("Oui."))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.goes_on()
+        delta = MistralLLMService.Settings(temperature=0.2, system_instruction="Speak French.")
+        await one.call.worker.queue_frame(LLMUpdateSettingsFrame(delta=delta))
+        await one.call.say("Bonjour.")
+        keeper = await keepers.open(one.keeper.id, heard="Salut.", ended=True)
+        async with Machine(mistral, keeper) as two:
+            await two.goes_on()
+            await two.call.say("Vraiment ?")
+        last, before = asked(mistral)[-1], asked(mistral)[-2]
+        assert last["temperature"] == 0.2
+        assert last["prompt_cache_key"] == before["prompt_cache_key"]
+        assert last["messages"][0]["content"].startswith("Speak French.")
+
+
+async def test_a_call_that_is_over_is_gone(serve, keepers):
+    mistral = serve(Reply("Hello."))
+    keeper = await keepers.open()
+    async with Machine(mistral, keeper) as one:
+        await one.goes_on()
+        await keeper.close(over=True)
+    with pytest.raises(UnknownCall):
+        await keepers.open(keeper.id)
+
+
+@pytest.mark.parametrize("call_id", ["", "short", "x" * 200, "../../etc/passwd", "a b c d e f"])
+async def test_an_id_that_is_none_is_unknown(keepers, call_id):
+    with pytest.raises(UnknownCall):
+        await keepers.open(call_id, create=True)
+
+
+async def test_an_id_of_a_telephone_company_opens_and_takes_over(keepers):
+    one = await keepers.open("CA0123456789abcdef0123456789abcdef", create=True)
+    two = await keepers.open(one.id, create=True)
+    assert (one.resumed, two.resumed) == (False, True)
+    with pytest.raises(UnknownCall):
+        await keepers.open("CA00000000000000000000000000000000")
+    for keeper in (one, two):
+        await keeper.close(over=False)
+    assert two._fence > one._fence
