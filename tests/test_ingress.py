@@ -25,7 +25,7 @@ class Shelf:
     """Keeps calls in memory, as `scale/keeper.py` does in Redis."""
 
     def __init__(self) -> None:
-        self.calls: dict[str, "Kept"] = {}
+        self.calls: dict[str, Kept] = {}
         self.closed: list[tuple[str, bool]] = []
         self.heard: list[tuple[str | None, bool]] = []
 
@@ -96,7 +96,8 @@ async def hello(line: ClientConnection, **said: Any) -> dict[str, Any]:
 
 def dial(host: str, path: str = "/call", protocol: str | None = PROTOCOL) -> Any:
     return websockets.connect(
-        f"ws://{host}{path}", subprotocols=[protocol] if protocol else None  # type: ignore[list-item]
+        f"ws://{host}{path}",
+        subprotocols=[protocol] if protocol else None,  # type: ignore[list-item]
     )
 
 

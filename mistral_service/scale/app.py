@@ -218,7 +218,9 @@ class Replica:
             os.environ["PIPECAT_SETUP_FILES"] = os.pathsep.join(filter(None, [others, here]))
         module = await asyncio.to_thread(load_bot, self.args.bot)
         gate, keepers, stats = await self._shared()
-        if warm_up := cast("Callable[[], Awaitable[None]] | None", getattr(module, "warm_up", None)):
+        if warm_up := cast(
+            "Callable[[], Awaitable[None]] | None", getattr(module, "warm_up", None)
+        ):
             await warm_up()
         await _greet()
         self.calls = Calls(
@@ -271,6 +273,8 @@ class Replica:
             now = time.monotonic()
             self._lag, self._beat = max(0.0, now - self._beat - _WATCH_S), now
             metrics.LAG.record(self._lag)
+            metrics.CALLS.record(len(self.calls or ()))
+            metrics.CAPACITY.record(self.args.calls_per_replica)
             if leaves is None and shutting_down():
                 leaves = now + max(0.0, self.args.drain_seconds - LEAVE_S)
                 logger.info(f"Draining: {len(self.calls or ())} calls may go on for a while")

@@ -117,7 +117,6 @@ class Calls:
         self._bot = bot
         self._gate = gate
         self._held: dict[asyncio.Task[None], asyncio.Event] = {}
-        metrics.CAPACITY.record(limit)
 
     def __len__(self) -> int:
         return len(self._held)
@@ -144,8 +143,7 @@ class Calls:
         away = asyncio.Event()
         task = asyncio.create_task(self._hold(socket, arguments, keeper, told, away))
         self._held[task] = away
-        task.add_done_callback(self._over)
-        metrics.CALLS.record(len(self))
+        task.add_done_callback(self._held.pop)
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -165,10 +163,6 @@ class Calls:
             await asyncio.sleep(within / len(calls))
         if calls:
             await asyncio.wait([task for task, _ in calls], timeout=2 * LEAVING_S)
-
-    def _over(self, task: asyncio.Task[None]) -> None:
-        del self._held[task]
-        metrics.CALLS.record(len(self))
 
     async def _hold(
         self,
@@ -208,4 +202,3 @@ class Calls:
 
 async def _run(bot: Bot, arguments: WebSocketRunnerArguments) -> None:
     await bot(arguments)
-

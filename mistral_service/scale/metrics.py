@@ -5,7 +5,7 @@ Ray puts `ray_` before each name, and `_total` behind that of a counter.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 _SECONDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
 """Where the histogram is fine: around the half second in which a caller expects an answer."""
@@ -75,13 +75,11 @@ FIRST_WORD = Metric(
 )
 FAULTS = Metric("counter", "mistral_turn_faults", "Faults that turns met on their way.")
 COST = Metric("counter", "mistral_cost_dollars", "What turns cost, where prices are known.")
-BUDGET_USED = Metric(
-    "gauge", "mistral_budget_used", "Part of the minute's budget that is spent.", ("of",)
-)
+BUDGET_USED = Metric("gauge", "mistral_budget_used", "Part of the minute's budget that is spent.")
 BUDGET_REFUSALS = Metric(
     "counter", "mistral_budget_refusals", "Requests that the budget held back, by rank.", ("rank",)
 )
-REDIS_FAILURES = Metric("counter", "mistral_redis_failures", "Times Redis failed us.", ("part",))
+REDIS_FAILURES = Metric("counter", "mistral_redis_failures", "Round trips to Redis that failed.")
 LAG = Metric("gauge", "mistral_loop_lag_seconds", "How late the event loop was, at its worst.")
 
 METRICS = (

@@ -1,0 +1,130 @@
+"""What is deployed on Ray Serve: its files, its arguments, its secrets, and what is measured."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pipecat.frames.frames import MetricsFrame
+from pipecat.metrics.metrics import TTFBMetricsData
+from ray.serve.schema import ServeDeploySchema
+
+import mistral_service.scale
+from mistral_service.scale import metrics, turns
+from mistral_service.scale.app import (
+    Args,
+    Replica,
+    app,
+    load_bot,
+    read_args,
+    read_secrets,
+    refuse_visible_secrets,
+)
+
+DEPLOY = Path(mistral_service.scale.__file__).parent / "deploy"
+BOT = str(Path(__file__).parents[1] / "examples" / "many_calls_bot.py")
+
+
+def kubernetes() -> dict[str, Any]:
+    return {d["kind"]: d for d in yaml.safe_load_all((DEPLOY / "kuberay.yaml").read_text())}
+
+
+def test_the_files_that_ship_are_what_ray_and_the_application_understand():
+    service = kubernetes()["RayService"]["spec"]
+    for text in ((DEPLOY / "serve.yaml").read_text(), service["serveConfigV2"]):
+        schema = ServeDeploySchema.model_validate(yaml.safe_load(text))
+        [application] = schema.applications
+        assert application.import_path == f"{app.__module__}:{app.__name__}"
+        assert read_args(application.args).min_replicas >= 2
+
+
+def test_a_pod_has_the_time_that_its_calls_have():
+    service = kubernetes()["RayService"]["spec"]
+    args = yaml.safe_load(service["serveConfigV2"])["applications"][0]["args"]
+    [group] = service["rayClusterConfig"]["workerGroupSpecs"]
+    pod = group["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > args["drain_seconds"]
+    assert service["rayClusterDeletionDelaySeconds"] > args["drain_seconds"]
+    mounted = [volume["secret"]["secretName"] for volume in pod["volumes"]]
+    assert mounted == ["mistral-calls", "mistral-calls-url"]
+
+
+def test_every_figure_of_the_dashboard_is_measured_and_every_measure_is_shown():
+    panels = json.loads((DEPLOY / "grafana.json").read_text())["panels"]
+    shown = {
+        name.removesuffix("_bucket")
+        for panel in panels
+        for target in panel["targets"]
+        for name in re.findall(r"ray_\w+", target["expr"])
+    }
+    assert shown == {metric.exported for metric in metrics.METRICS}
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({}, "args: bot is missing"),
+        ({"bot": "a:b", "calls": 3}, "args: there is no calls: allowed are bot, calls_per_replica"),
+        ({"bot": "a:b", "calls_per_replica": 0}, "args: calls_per_replica is 0: input should be"),
+        ({"bot": "a:b", "min_replicas": 5, "max_replicas": 4}, "max_replicas is 4: allowed is"),
+        ({"bot": "a:b", "api_key": "sk-very-secret"}, "args: api_key looks like a secret"),
+        ({"bot": "a:b", "redis_url": "redis://:very-secret@x"}, "redis_url looks like a secret"),
+    ],
+)
+def test_what_is_wrong_with_the_arguments_is_said(given: dict[str, Any], sentence: str):
+    with pytest.raises(ValueError, match=re.escape(sentence)) as told:
+        read_args(given)
+    assert "very-secret" not in str(told.value)
+
+
+def test_a_key_where_everybody_could_read_it_is_refused():
+    with pytest.raises(ValueError, match="env_vars has MISTRAL_API_KEY, which") as told:
+        refuse_visible_secrets({"env_vars": {"MISTRAL_API_KEY": "very-secret"}})
+    assert "very-secret" not in str(told.value)
+    refuse_visible_secrets({"env_vars": {"MISTRAL_API_KEY_FILE": "/secrets/key"}})
+
+
+def test_secrets_come_from_mounted_files(tmp_path: Path):
+    (tmp_path / "key").write_text("from a file\n")
+    found = {
+        "MISTRAL_API_KEY_FILE": str(tmp_path / "key"),
+        "REDIS_URL": "set",
+        "REDIS_URL_FILE": "-",
+    }
+    read_secrets(found)
+    assert found["MISTRAL_API_KEY"] == "from a file"
+    assert found["REDIS_URL"] == "set"
+    with pytest.raises(ValueError, match="REDIS_URL_FILE: .*none cannot be read"):
+        read_secrets({"REDIS_URL_FILE": str(tmp_path / "none")})
+
+
+@pytest.mark.parametrize("name", ["no.such.module:bot", "json:bot", "/no/such/bot.py"])
+def test_a_bot_that_is_not_there_is_named(name: str):
+    with pytest.raises(ValueError, match=re.escape(f"args: bot is '{name}'")):
+        load_bot(name)
+    assert load_bot(BOT).bot
+
+
+async def test_a_loop_that_was_stuck_is_not_healthy():
+    replica = Replica(Args(bot="a:b"))
+    await replica.healthy()
+    replica._lag = 9.0
+    with pytest.raises(RuntimeError, match="stuck for 9.0 s"):
+        await replica.healthy()
+
+
+def test_what_is_not_measured_costs_nothing_and_what_is_arrives(monkeypatch: pytest.MonkeyPatch):
+    seen: list[float] = []
+    frame = MetricsFrame(
+        data=[
+            TTFBMetricsData(processor="MistralLLMService#0", value=0.0),
+            TTFBMetricsData(processor="MistralLLMService#0", value=0.4),
+            TTFBMetricsData(processor="MistralTTSService#0", value=0.7),
+        ]
+    )
+    turns.note(frame)  # nobody measures
+    monkeypatch.setattr(metrics.FIRST_WORD, "_record", lambda value, tags: seen.append(value))
+    turns.note(frame)
+    assert seen == [0.4]
