@@ -40,7 +40,9 @@ class Turn:
     @property
     def whole(self) -> bool:
         """Whether every word was heard once, in order."""
-        return self.heard.split() == self.expects
+        words = self.heard.split()
+        # A function whose result died with its machine is not run again: the model is told.
+        return words == self.expects or words == [*self.expects[:-1], "unsure"]
 
 
 class Caller:
