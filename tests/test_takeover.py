@@ -194,6 +194,16 @@ async def test_of_a_voice_what_was_spoken_counts_and_not_what_was_written(serve,
         await one.call.worker.queue_frame(CancelFrame())
 
 
+async def test_a_bot_that_waits_for_its_caller_goes_on_by_itself(serve, keepers):
+    mistral = serve(Reply(STORY, pause=0.05), Reply(STORY[17:]))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.call.begin("Tell me a story.")
+        await one.call.until(lambda: STORY[:17] in one.call.words)
+        async with Machine(mistral, await keepers.open(one.keeper.id, heard=STORY[:17])) as two:
+            await two.call.until(lambda: two.said()[-1] == ("assistant", STORY))
+            assert STORY[:17] + two.call.words == STORY
+
+
 async def test_a_reply_about_a_result_is_cut_and_goes_on(serve, keepers):
     ran: list[str] = []
 
@@ -245,7 +255,6 @@ async def test_a_turn_costs_few_round_trips(serve, keepers):
         await one.call.say("Thanks.")
         await written(one.keeper)
         await asyncio.sleep(0.3)
-        print("ROUND TRIPS", keepers.store.stats)
         assert keepers.store.stats.operations - before <= 3
 
 

@@ -229,8 +229,7 @@ class CallKeeper:
         for call in calls:
             self._started[call.id] = Started(call.name, call.arguments, self._snapshot.turn)
         if calls:
-            self._due |= {"calls", "journal"}
-            await self._write()
+            await self._now("calls", "journal")
         if self.lost.is_set():
             raise MistralError(Reason.CALL, "the call is another machine's by now")
 
@@ -240,8 +239,7 @@ class CallKeeper:
             # As Pipecat writes it into the context.
             text = json.dumps(result, ensure_ascii=False, default=str) if result else "COMPLETED"
             self._started[call_id].result = text
-            self._due.add("calls")
-            await self._write()
+            await self._now("calls")
 
     async def ends(self, *, complete: bool) -> None:
         """Take note of the end of a turn."""
@@ -344,6 +342,14 @@ class CallKeeper:
     def _soon(self, *names: str) -> None:
         self._due |= set(names)
         self._later(self._write())
+
+    async def _now(self, *names: str) -> None:
+        """Write and wait for it, unless Redis is known to be away: who waits is in a call."""
+        if self._keepers.store.gone:
+            self._soon(*names)
+        else:
+            self._due |= set(names)
+            await self._write()
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         if self._over or self.lost.is_set():

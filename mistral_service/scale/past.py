@@ -67,6 +67,8 @@ def resume(
     complete = journal.complete and journal.turn == snapshot.turn
     if not said and heard and _spaced(_last_words(messages)).startswith(_spaced(heard)):
         heard, ended = None, False  # it was the reply before that was heard
+    if ended and not (heard or "").strip():
+        heard = None  # They have heard it all, and do not say what.
     words = cut(said, heard)
     complete = ended or (complete and _spaced(words) == _spaced(said))
     pending, placed = _settled(messages, started)

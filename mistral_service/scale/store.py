@@ -15,6 +15,7 @@ from loguru import logger
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 # The fence follows the clock of Redis, so that it grows over a restart that lost everything.
@@ -107,6 +108,7 @@ class Store:
 
     Attributes:
         stats: What has been done.
+        gone: Whether Redis did not answer last time.
     """
 
     def __init__(self, url: str, *, prefix: str = "call:", timeout: float = 0.3) -> None:
@@ -119,14 +121,14 @@ class Store:
         """
         self.stats = Stats()
         self._prefix = prefix
-        self._gone = False
+        self.gone = False
         self._redis = cast(Any, Redis).from_url(
             url,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             # A connection that idled through a restart is dead; every script may run twice.
-            retry=Retry(NoBackoff(), 1),
-            retry_on_error=[ConnectionError],
+            # One that does not answer in time is not asked twice.
+            retry=Retry(NoBackoff(), 1, (RedisConnectionError,)),
         )
         self._take, self._write, self._end = map(self._redis.register_script, (_TAKE, _WRITE, _END))
 
@@ -188,12 +190,12 @@ class Store:
             answer = await asked
         except (RedisError, OSError, TimeoutError) as e:
             self.stats.failures += 1
-            if not self._gone:
-                self._gone = True
+            if not self.gone:
+                self.gone = True
                 logger.error(f"Calls are not kept, since Redis does not answer: {e}")
             raise StoreGone("Redis does not answer") from e
-        if self._gone:
-            self._gone = False
+        if self.gone:
+            self.gone = False
             logger.info("Calls are kept again: Redis is back")
         return answer
 
