@@ -381,7 +381,7 @@ def app(args: dict[str, Any]) -> serve.Application:
 
     told = read_args(args)
     refuse_visible_secrets(ray.get_runtime_context().runtime_env if ray.is_initialized() else {})
-    deployment = cast(Any, Deployment).options(
+    deployment = Deployment.options(
         max_ongoing_requests=told.calls_per_replica + SPARE,
         # Whom no replica has room for hears so at once, and not silence in a queue.
         max_queued_requests=SPARE,
