@@ -54,7 +54,7 @@ async def book_table(params: FunctionCallParams, day: str, people: int):
         people: How many people come.
     """
     if book := os.getenv("BOOK_FILE"):  # a line for every booking: what runs twice is seen there
-        with Path(book).open("a") as lines:
+        with Path(book).open("a") as lines:  # noqa: ASYNC230
             lines.write(f"{params.tool_call_id} {day} {people}\n")
     await asyncio.sleep(float(os.getenv("BOOK_SECONDS", "0.2")))  # a book is slower than a model
     await params.result_callback({"booked": True, "day": day, "people": people})

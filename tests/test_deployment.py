@@ -80,7 +80,7 @@ def test_what_is_wrong_with_the_arguments_is_said(given: dict[str, Any], sentenc
 
 
 def test_a_key_where_everybody_could_read_it_is_refused():
-    with pytest.raises(ValueError, match="env_vars has MISTRAL_API_KEY, which") as told:
+    with pytest.raises(ValueError, match=r"env_vars has MISTRAL_API_KEY, which") as told:
         refuse_visible_secrets({"env_vars": {"MISTRAL_API_KEY": "very-secret"}})
     assert "very-secret" not in str(told.value)
     refuse_visible_secrets({"env_vars": {"MISTRAL_API_KEY_FILE": "/secrets/key"}})
@@ -96,7 +96,7 @@ def test_secrets_come_from_mounted_files(tmp_path: Path):
     read_secrets(found)
     assert found["MISTRAL_API_KEY"] == "from a file"
     assert found["REDIS_URL"] == "set"
-    with pytest.raises(ValueError, match="REDIS_URL_FILE: .*none cannot be read"):
+    with pytest.raises(ValueError, match=r"none cannot be read"):
         read_secrets({"REDIS_URL_FILE": str(tmp_path / "none")})
 
 
@@ -111,7 +111,7 @@ async def test_a_loop_that_was_stuck_is_not_healthy():
     replica = Replica(Args(bot="a:b"))
     await replica.healthy()
     replica._lag = 9.0
-    with pytest.raises(RuntimeError, match="stuck for 9.0 s"):
+    with pytest.raises(RuntimeError, match=r"stuck for 9\.0 s"):
         await replica.healthy()
 
 

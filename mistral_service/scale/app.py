@@ -10,7 +10,7 @@ import contextlib
 import importlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, cast
@@ -88,7 +88,7 @@ def read_args(given: Mapping[str, Any]) -> Args:
     for name in given:
         if any(word in name.lower() for word in ("key", "secret", "password", "token_", "url")):
             raise ValueError(
-                f"args: {name} looks like a secret, and args are shown in Ray's dashboard and dumps: "
+                f"args: {name} looks like a secret, and args are shown in Ray's dashboard: "
                 "set MISTRAL_API_KEY and REDIS_URL in the environment of the nodes, or name files "
                 "with them in MISTRAL_API_KEY_FILE and REDIS_URL_FILE."
             )
@@ -128,7 +128,7 @@ def refuse_visible_secrets(runtime_env: Mapping[str, Any]) -> None:
             )
 
 
-def read_secrets(environment: dict[str, str] | os._Environ[str]) -> None:
+def read_secrets(environment: MutableMapping[str, str]) -> None:
     """Put what lies in mounted files where it is looked for.
 
     Args:
@@ -338,14 +338,18 @@ async def _tell(stats: list[Any]) -> None:
                 metrics.REDIS_FAILURES.record(more)
 
 
+_deployment, _ingress = cast(Any, serve).deployment, cast(Any, serve).ingress  # half typed
+
+
 def door() -> FastAPI:
     """The door of this process; Ray asks for it once the deployment's constructor has run."""
-    assert Replica.here is not None and Replica.here.app is not None  # noqa: S101
+    if Replica.here is None or Replica.here.app is None:
+        raise RuntimeError("The door was asked for before the replica was ready.")
     return Replica.here.app
 
 
-@serve.deployment(name="calls")
-@serve.ingress(door)
+@_deployment(name="calls")
+@_ingress(door)
 class Deployment:
     """What Ray Serve runs in each replica."""
 
@@ -377,7 +381,7 @@ def app(args: dict[str, Any]) -> serve.Application:
 
     told = read_args(args)
     refuse_visible_secrets(ray.get_runtime_context().runtime_env if ray.is_initialized() else {})
-    deployment = cast(Any, Deployment).options(
+    deployment = Deployment.options(
         max_ongoing_requests=told.calls_per_replica + SPARE,
         # Whom no replica has room for hears so at once, and not silence in a queue.
         max_queued_requests=SPARE,
@@ -397,4 +401,4 @@ def app(args: dict[str, Any]) -> serve.Application:
         health_check_timeout_s=10,
         ray_actor_options={"num_cpus": told.cpus},
     )
-    return cast(serve.Application, deployment.bind(told))
+    return deployment.bind(told)

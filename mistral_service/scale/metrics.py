@@ -5,7 +5,7 @@ Ray puts `ray_` before each name, and `_total` behind that of a counter.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 _SECONDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
 """Where the histogram is fine: around the half second in which a caller expects an answer."""
@@ -49,15 +49,16 @@ class Metric:
         """Measure from now on. To be called in a replica."""
         from ray.serve import metrics  # the one place that needs Ray
 
+        tags = cast("Any", self.tags)  # annotated there as a tuple of one
         if self.kind == "counter":
-            counter = metrics.Counter(self.name, self.description, self.tags)
+            counter = metrics.Counter(self.name, self.description, tags)
             self._record = lambda value, tags: counter.inc(value, dict(tags))
         elif self.kind == "gauge":
-            gauge = metrics.Gauge(self.name, self.description, self.tags)
+            gauge = metrics.Gauge(self.name, self.description, tags)
             self._record = lambda value, tags: gauge.set(value, dict(tags))
         else:
             histogram = metrics.Histogram(
-                self.name, self.description, boundaries=list(_SECONDS), tag_keys=self.tags
+                self.name, self.description, boundaries=list(_SECONDS), tag_keys=tags
             )
             self._record = lambda value, tags: histogram.observe(value, dict(tags))
 
