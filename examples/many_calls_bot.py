@@ -43,6 +43,7 @@ SYSTEM_INSTRUCTION = (
     "Book a table with the function when somebody asks for one."
 )
 SPOKEN = os.getenv("SPEECH") == "mistral"
+TEXT = not SPOKEN  # the page then has a field to write in
 EAR_RATE, MOUTH_RATE, TELEPHONE_RATE = 16000, 24000, 8000
 
 

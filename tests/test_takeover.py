@@ -1,7 +1,7 @@
 """A call goes on after its machine: real Redis, real pipelines, the strict endpoint."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from pipecat.services.settings import TTSSettings
 from pipecat.services.tts_service import TTSService
 from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import TransportParams
+from scale_redis import RedisServer, redis
 
 from mistral_service import MistralLLMService
 from mistral_service.local import Reply
@@ -30,17 +31,13 @@ from mistral_service.scale.snapshot import Form
 from mistral_service.scale.store import Store, StoreGone
 from tests.call import Call
 from tests.conftest import until
-from tests.redis_server import RedisServer, redis_server
 
 SYSTEM = {"role": "system", "content": "You are a voice."}
 GREET = {"role": "developer", "content": "Please greet the caller."}
 STORY = "Once upon a time there was a king who had three daughters and no peace at all."
 
 
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with redis_server() as server:
-        yield server
+__all__ = ["redis"]  # a fixture
 
 
 @pytest.fixture

@@ -229,7 +229,9 @@ class Replica:
         self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(_tell(stats))]
         model = os.environ.get("MISTRAL_MODEL") or "mistral-small-latest"
         status = {"engine": f"Mistral, model {model}", "model": model, "local": False}
+        # A bot that looks, or is written to, says so: the page offers what it takes.
         status["camera"] = bool(getattr(module, "CAMERA", False))
+        status["text"] = bool(getattr(module, "TEXT", False))
         self.app = create_app(self.calls, status, self.healthy)
         Replica.here = self
 

@@ -79,8 +79,13 @@ class CallSocket(WebSocket):
         return message
 
     def hold(self) -> None:
-        """Let nobody close it but `end`: a bot that is told to leave would say that all is over."""
+        """Let nobody close it, or write to it, but `end`.
+
+        A bot that is told to leave would say that all is over, and its serializer would hang up the
+        telephone: a transport does neither on a line whose client has gone.
+        """
         self._held = True
+        self.client_state = WebSocketState.DISCONNECTED
 
     async def close(self, code: int = HUNG_UP, reason: str | None = None) -> None:
         """Close it, unless it is closed or held."""

@@ -166,7 +166,7 @@ async def _browser(calls: Calls, socket: CallSocket) -> None:
     call_id = keeper.id if keeper else secrets.token_urlsafe(24)
     resumed = bool(keeper and keeper.resumed)
     try:
-        answer = {"type": "call", "id": call_id, "resumed": resumed}
+        answer: dict[str, Any] = {"type": "call", "id": call_id, "resumed": resumed}
         if resumed and keeper:
             answer["asked"] = keeper.asked
         await socket.send_text(json.dumps(answer))

@@ -44,9 +44,9 @@ async def hold(
     happens: Callable[[], Awaitable[object]] | None = None,
     *,
     turns: int = 3,
-    words: int = 40,
-    after: float = 4.0,
-    over: float = 4.0,
+    words: int = 16,
+    after: float = 7.0,
+    over: float = 6.0,
 ) -> Heard:
     """Hold so many calls; while they are all speaking, something happens."""
     before = len(cluster.booked())
