@@ -30,6 +30,7 @@ ORDER: dict[str, dict[str, str]] = {
         "Vision": "vision.md",
         "Switching models": "switching.md",
         "Observability": "observability.md",
+        "Many machines": "scale.md",
         "Calls that move": "calls.md",
     },
     "Around it": {

@@ -44,6 +44,8 @@ class Shelf:
 
 
 class Kept:
+    asked = "Are you there?"
+
     def __init__(self, shelf: Shelf, call_id: str, resumed: bool) -> None:
         self.shelf, self.id, self.resumed = shelf, call_id, resumed
         self.lost = asyncio.Event()
@@ -136,6 +138,7 @@ async def test_a_caller_who_hangs_up_is_forgotten_and_one_whose_line_breaks_is_n
                 "type": "call",
                 "id": first["id"],
                 "resumed": True,
+                "asked": "Are you there?",
             }
         await until(lambda: len(shelf.closed) == 2)
         assert shelf.closed[1] == (first["id"], True)

@@ -156,6 +156,18 @@ def test_nothing_said_is_answered_anew():
     assert after(Journal(1, "It is noon."), heard="")[1].cut == ""
 
 
+def test_what_was_heard_of_the_reply_before_says_nothing_of_this_one():
+    before = {"role": "assistant", "content": "It is noon."}
+    messages = (SYSTEM, USER, before, {"role": "user", "content": "And now?"})
+    for journal in (Journal(1, ""), Journal(1, "Still noon")):
+        past = after(journal, messages=messages, heard="It is noon.", ended=True)[1]
+        assert (past.cut, past.answer) == ("", True)
+
+
+def test_nobody_has_heard_the_end_of_a_reply_of_which_no_word_was_said():
+    assert after(Journal(1, ""), heard="", ended=True)[1].answer
+
+
 def test_a_whole_reply_is_not_asked_for_again():
     for journal, heard in (
         (Journal(1, NOON, complete=True), {}),

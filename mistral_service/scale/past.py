@@ -30,13 +30,15 @@ def cut(journal: str, heard: str | None) -> str:
     Returns:
         The words.
     """
-    if heard is None:
+    if heard is None or not _fits(journal, heard):
         return journal
+    return journal if _spaced(journal) == _spaced(heard) else heard
+
+
+def _fits(journal: str, heard: str) -> bool:
+    """Whether one of the two can be the beginning of the other."""
     one, two = _spaced(journal), _spaced(heard)
-    fits = one.startswith(two) or (two.startswith(one) and len(two) <= len(one) + AHEAD)
-    if not fits:
-        return journal
-    return journal if one == two else heard
+    return one.startswith(two) or (two.startswith(one) and len(two) <= len(one) + AHEAD)
 
 
 def resume(
@@ -65,11 +67,14 @@ def resume(
     messages = list(snapshot.messages)
     said = journal.words if journal.turn == snapshot.turn else ""
     complete = journal.complete and journal.turn == snapshot.turn
-    if not said and heard and _spaced(_last_words(messages)).startswith(_spaced(heard)):
-        heard, ended = None, False  # it was the reply before that was heard
+    was_before = heard and _spaced(_last_words(messages)).startswith(_spaced(heard))
+    if was_before and (not said or not _fits(said, str(heard))):
+        heard, ended = "", False  # It was the reply before that was heard: nothing of this one.
     if ended and not (heard or "").strip():
         heard = None  # They have heard it all, and do not say what.
     words = cut(said, heard)
+    # Nobody has heard the end of a reply of which no word was said.
+    ended = ended and bool(words.strip())
     complete = ended or (complete and _spaced(words) == _spaced(said))
     pending, placed = _settled(messages, started)
     waits = bool(pending or placed)

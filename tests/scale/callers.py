@@ -66,8 +66,8 @@ class Caller:
         self.lost: str | None = None
         self._told = asyncio.Event()
         self._socket: ClientConnection | None = None
-        self._reply = ""  # words of the reply that is being said
-        self._ended = True
+        self._reply = ""  # words of the latest reply
+        self._ended = False
         self._asked = ""
 
     def _turn(self, k: int, words: int) -> Turn:
@@ -79,16 +79,13 @@ class Caller:
 
     async def call(self, between: float = 0.5) -> None:
         """Hold the call."""
-        try:
-            await self._connect()
-        except OSError as e:
-            self.lost = f"no connection: {e}"
+        if not await self._come_back():
             return
+        self.taken_up.clear()  # who has only just called was not away
         listening = asyncio.create_task(self._listen())
         try:
             for turn in self.turns:
                 self.turn = turn
-                self._ended, self._reply = True, ""
                 asked = time.monotonic()
                 await self._say(self.turn.says)
                 while not self._is_over() and time.monotonic() < asked + WAITS and not self.lost:
@@ -169,6 +166,8 @@ class Caller:
             return
         message = json.loads(frame.message.data)
         match message.get("type"):
+            case "user-input":  # the words have arrived: an answer is due
+                self._reply, self._ended = "", False
             case "bot-llm-started":
                 if self._ended:
                     self._reply = ""
@@ -179,7 +178,7 @@ class Caller:
                 self.turn.heard += message["data"]["text"]
                 self._reply += message["data"]["text"]
             case "bot-llm-stopped":
-                self._ended = True
+                self._ended = bool(self._reply.strip())
             case "error":
                 self.turn.errors.append(str(message["data"]))
         self._told.set()
