@@ -302,4 +302,6 @@ async def test_redis_is_killed_and_comes_back_under_load_and_the_server_refuses_
         await breaking
     print(f"killed: {outcome}")
     assert outcome.answered > 90
-    assert outcome.limited <= 6
+    # Without a budget eight of ten are refused. Here what is refused falls into the moments in
+    # which each process learns by itself that Redis is gone, or back.
+    assert outcome.limited <= 0.1 * (outcome.answered + outcome.limited)
