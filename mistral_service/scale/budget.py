@@ -40,6 +40,10 @@ use of others, and not for an estimate's error."""
 
 _BEAT = 1.0
 
+_SETTLES = 2 * _BEAT
+"""Seconds for which a process keeps to its share when Redis is back: by then all have written there
+what Redis has forgotten."""
+
 
 @dataclass
 class Stats:
@@ -79,6 +83,8 @@ class _Account:
     used: float = 0.0
     told: float = -math.inf
     heard: tuple[float, RateBudget] | None = None
+    seen: tuple[float, int, int] | None = None
+    first_window: tuple[float, int, int] | None = None
 
     def know(self, fields: dict[str, float], most: tuple[float | None, float | None]) -> None:
         self.requests = _least(fields.get("requests", self.requests), most[0])
@@ -146,6 +152,7 @@ class SharedBudget:
         self._window = math.ceil(window) + _ON_THE_WAY
         self._log = SharedLog(redis_url, name, self._window)
         self._accounts: dict[str, _Account] = {}
+        self._shared_again = 0.0
         self._beating: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -257,7 +264,32 @@ class SharedBudget:
             return account.pause - now
         bounds = self._bounds(account, ask.rank)
         requests, tokens = (b and max(1, b // self.stats.processes) for b in bounds)
+        if account.first_window is not None and now < account.first_window[0]:
+            _, most_requests, most_units = account.first_window
+            requests = requests and max(1, min(requests, most_requests))
+            tokens = tokens and max(1, min(tokens, most_units))
         return account.ledger.room_in(now, units, requests, tokens)
+
+    def _first_window(self, account: _Account) -> tuple[float, int, int] | None:
+        """What this process may have in the window in which Redis went.
+
+        The others may have had more than their share by then. Until that is over each goes no
+        higher than it is, and its part of what is free: together they stay within the limit.
+        """
+        if account.seen is None:
+            return None
+        now, processes = time.time(), self.stats.processes
+        when, *totals = account.seen
+        own = account.ledger.used(now)
+        since = account.ledger.used_since(when)
+        bounds: list[int] = []
+        for limit, total, mine, newer in zip(
+            self._bounds(account, Rank.TURN), totals, own, since, strict=True
+        ):
+            # The others were as busy as we since we last looked.
+            free = (limit or NO_LIMIT) - total - processes * newer
+            bounds.append(mine + max(0, free) // processes)
+        return (now + self._window, bounds[0], bounds[1])
 
     def _bounds(self, account: _Account, rank: Rank) -> tuple[int | None, int | None]:
         """Requests and units up to which a rank may go; None where no limit is known."""
@@ -271,8 +303,11 @@ class SharedBudget:
         return bound(account.requests, requests, 1), bound(account.tokens, tokens, UNIT)
 
     def _lost(self, error: BaseException) -> None:
+        self._shared_again = math.inf
         if not self.stats.local:
             self.stats.local = True
+            for account in self._accounts.values():
+                account.first_window = self._first_window(account)
             logger.warning(
                 f"Redis is gone ({type(error).__name__}): this process goes by its share of the "
                 f"rate budget, 1/{self.stats.processes}"
@@ -297,7 +332,10 @@ class SharedBudget:
                         for entry in missing:
                             entry.kept = True
                     await self._look(key, account)
-                if self.stats.local:
+                now = time.monotonic()
+                if self.stats.local and self._shared_again == math.inf:
+                    self._shared_again = now + _SETTLES
+                if self.stats.local and now >= self._shared_again:
                     self.stats.local = False
                     logger.info("Redis is back: the rate budget is shared again")
             except GONE as e:
@@ -307,7 +345,9 @@ class SharedBudget:
     async def _look(self, key: str, account: _Account) -> None:
         """See how much of an account is used, by us and by others."""
         requests = await self._log.count(key, "requests")
-        tokens = await self._log.count(key, "tokens") * UNIT
+        units = await self._log.count(key, "tokens")
+        tokens = units * UNIT
+        account.seen = (time.time(), requests, units)
         account.foreign = (0.0, 0.0)
         if account.heard is not None and time.time() - account.heard[0] < 2 * _BEAT:
             budget = account.heard[1]

@@ -64,6 +64,11 @@ class Ledger:
             self._carry = max(self._carry, 0.0)
         return len(self.entries), sum(entry.units for entry in self.entries)
 
+    def used_since(self, when: float) -> tuple[int, int]:
+        """Requests and units let out after a moment."""
+        newer = [entry.units for entry in self.entries if entry.at > when]
+        return len(newer), sum(newer)
+
     def room_in(
         self, now: float, units: int, requests_limit: int | None, units_limit: int | None
     ) -> float:
