@@ -11,20 +11,17 @@ import random
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 from loguru import logger
 
+from mistral_service.scale.account import BEAT, NO_LIMIT, SHARES, Account
 from mistral_service.scale.ledger import UNIT, Ledger
-from mistral_service.scale.shared_log import GONE, NO_LIMIT, SharedLog
+from mistral_service.scale.shared_log import GONE, SharedLog
 from mistral_service.surroundings import Ask, Rank
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.rate import WINDOW, RateBudget
-
-SHARES = {Rank.TURN: 1.0, Rank.NEW_CALL: 0.85, Rank.HEDGE: 0.7}
-"""The part of the budget up to which each rank may go: a caller in mid-call hears a pause at once,
-a new one waits for a greeting anyway, and a hedge is a luxury. Chosen, not measured."""
 
 _ON_THE_WAY = 1
 """Seconds that a request counts beyond the window: two that are let out a minute apart may arrive
@@ -34,13 +31,7 @@ _PAUSE, _LONGEST_PAUSE = 1.0, 3.0
 """Seconds for which all pause after a refusal of Mistral's that says no time, and at most. What is
 said is mostly the whole minute, since nobody knows how much of it is over; and a turn has nine."""
 
-_FOREIGN = 0.05
-"""The part of a limit from which on a difference between Mistral's count and ours is taken for the
-use of others, and not for an estimate's error."""
-
-_BEAT = 1.0
-
-_SETTLES = 2 * _BEAT
+_SETTLES = 2 * BEAT
 """Seconds for which a process keeps to its share when Redis is back: by then all have written there
 what Redis has forgotten."""
 
@@ -69,27 +60,6 @@ class Stats:
     token_limit: float | None = None
     processes: int = 1
     local: bool = False
-
-
-@dataclass
-class _Account:
-    """What this process knows of an account and model."""
-
-    ledger: Ledger
-    requests: float | None = None
-    tokens: float | None = None
-    foreign: tuple[float, float] = (0.0, 0.0)
-    pause: float = 0.0
-    used: float = 0.0
-    told: float = -math.inf
-    heard: tuple[float, RateBudget] | None = None
-    seen: tuple[float, int, int] | None = None
-    first_window: tuple[float, int, int] | None = None
-
-    def know(self, fields: dict[str, float], most: tuple[float | None, float | None]) -> None:
-        self.requests = _least(fields.get("requests", self.requests), most[0])
-        self.tokens = _least(fields.get("tokens", self.tokens), most[1])
-        self.pause = max(self.pause, fields.get("pause", 0.0))
 
 
 class SharedBudget:
@@ -151,7 +121,7 @@ class SharedBudget:
         self._margin = margin
         self._window = math.ceil(window) + _ON_THE_WAY
         self._log = SharedLog(redis_url, name, self._window)
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: dict[str, Account] = {}
         self._shared_again = 0.0
         self._beating: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -182,7 +152,7 @@ class SharedBudget:
                 except GONE as e:
                     self._lost(e)
             if not kept:
-                wait = self._alone(ask, account, units)
+                wait = account.room_in(time.time(), units, ask.rank, self.stats.processes)
         except asyncio.CancelledError:
             account.ledger.correct(units * UNIT - ask.tokens)
             raise
@@ -213,7 +183,7 @@ class SharedBudget:
         told = {"requests": budget.request_limit, "tokens": budget.token_limit}
         fields = {name: limit for name, limit in told.items() if limit}
         before = (account.requests, account.tokens)
-        account.know(fields, self._most)
+        account.know(fields)
         news = before != (account.requests, account.tokens)
         if fields and (news or now - account.told > self._window):
             account.told = now
@@ -242,13 +212,13 @@ class SharedBudget:
 
     # --- with Redis, and without ------------------------------------------------------------------
 
-    async def _shared(self, ask: Ask, account: _Account, units: int) -> float:
+    async def _shared(self, ask: Ask, account: Account, units: int) -> float:
         """Take from what is shared; returns the seconds to wait where that fails."""
         key = _key(ask)
-        account.know(await self._log.known(key), self._most)
+        account.know(await self._log.known(key))
         if (pause := account.pause - time.time()) > 0:
             return pause
-        requests, tokens = self._bounds(account, ask.rank)
+        requests, tokens = account.bounds(ask.rank)
         counts = {"requests": (1, requests or NO_LIMIT)}
         if units:
             bound = tokens or NO_LIMIT
@@ -257,57 +227,12 @@ class SharedBudget:
         waits = [await self._log.room_in(key, name, *counts[name]) for name in full]
         return max(waits) + 0.001 if waits else 0.0
 
-    def _alone(self, ask: Ask, account: _Account, units: int) -> float:
-        """Take from this process's fair share."""
-        now = time.time()
-        if account.pause > now:
-            return account.pause - now
-        bounds = self._bounds(account, ask.rank)
-        requests, tokens = (b and max(1, b // self.stats.processes) for b in bounds)
-        if account.first_window is not None and now < account.first_window[0]:
-            _, most_requests, most_units = account.first_window
-            requests = requests and max(1, min(requests, most_requests))
-            tokens = tokens and max(1, min(tokens, most_units))
-        return account.ledger.room_in(now, units, requests, tokens)
-
-    def _first_window(self, account: _Account) -> tuple[float, int, int] | None:
-        """What this process may have in the window in which Redis went.
-
-        The others may have had more than their share by then. Until that is over each goes no
-        higher than it is, and its part of what is free: together they stay within the limit.
-        """
-        if account.seen is None:
-            return None
-        now, processes = time.time(), self.stats.processes
-        when, *totals = account.seen
-        own = account.ledger.used(now)
-        since = account.ledger.used_since(when)
-        bounds: list[int] = []
-        for limit, total, mine, newer in zip(
-            self._bounds(account, Rank.TURN), totals, own, since, strict=True
-        ):
-            # The others were as busy as we since we last looked.
-            free = (limit or NO_LIMIT) - total - processes * newer
-            bounds.append(mine + max(0, free) // processes)
-        return (now + self._window, bounds[0], bounds[1])
-
-    def _bounds(self, account: _Account, rank: Rank) -> tuple[int | None, int | None]:
-        """Requests and units up to which a rank may go; None where no limit is known."""
-
-        def bound(limit: float | None, foreign: float, unit: int) -> int | None:
-            if limit is None:
-                return None
-            return max(1, int((limit * (1 - self._margin) - foreign) * SHARES[rank] / unit))
-
-        requests, tokens = account.foreign
-        return bound(account.requests, requests, 1), bound(account.tokens, tokens, UNIT)
-
     def _lost(self, error: BaseException) -> None:
         self._shared_again = math.inf
         if not self.stats.local:
             self.stats.local = True
             for account in self._accounts.values():
-                account.first_window = self._first_window(account)
+                account.lose_sight(time.time(), self.stats.processes)
             logger.warning(
                 f"Redis is gone ({type(error).__name__}): this process goes by its share of the "
                 f"rate budget, 1/{self.stats.processes}"
@@ -321,7 +246,10 @@ class SharedBudget:
         first = True
         while True:
             try:
-                self.stats.processes, known = await self._log.alive()
+                alive, known = await self._log.alive()
+                # A Redis that comes back empty does not know all of them at once.
+                least = self.stats.processes if self.stats.local else 1
+                self.stats.processes = max(alive, least)
                 # Who was known, and is not any more, meets a Redis that has forgotten everything.
                 known, first = known or first, False
                 for key, account in list(self._accounts.items()):
@@ -340,25 +268,13 @@ class SharedBudget:
                     logger.info("Redis is back: the rate budget is shared again")
             except GONE as e:
                 self._lost(e)
-            await asyncio.sleep(_BEAT)
+            await asyncio.sleep(BEAT)
 
-    async def _look(self, key: str, account: _Account) -> None:
+    async def _look(self, key: str, account: Account) -> None:
         """See how much of an account is used, by us and by others."""
         requests = await self._log.count(key, "requests")
         units = await self._log.count(key, "tokens")
-        tokens = units * UNIT
-        account.seen = (time.time(), requests, units)
-        account.foreign = (0.0, 0.0)
-        if account.heard is not None and time.time() - account.heard[0] < 2 * _BEAT:
-            budget = account.heard[1]
-            account.foreign = (
-                _foreign(budget.request_limit, budget.requests_left, requests),
-                _foreign(budget.token_limit, budget.tokens_left, tokens),
-            )
-        account.used = max(
-            (requests + account.foreign[0]) / (account.requests or math.inf),
-            (tokens + account.foreign[1]) / (account.tokens or math.inf),
-        )
+        account.look(time.time(), requests, units)
         most = max(self._accounts.values(), key=lambda each: each.used)
         self.stats.used = most.used
         self.stats.request_limit, self.stats.token_limit = most.requests, most.tokens
@@ -378,25 +294,14 @@ class SharedBudget:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _of(self, ask: Ask) -> _Account:
+    def _of(self, ask: Ask) -> Account:
         key = _key(ask)
         if key not in self._accounts:
-            account = self._accounts[key] = _Account(Ledger(self._window))
-            account.know({}, cast("tuple[float | None, float | None]", self._most))
+            account = Account(Ledger(self._window), self._most, self._margin)
+            account.know({})
+            self._accounts[key] = account
         return self._accounts[key]
 
 
 def _key(ask: Ask) -> str:
     return f"{ask.account}:{ask.model}"
-
-
-def _least(*limits: float | None) -> float | None:
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _foreign(limit: float | None, left: float | None, ours: float) -> float:
-    """How much of a limit others use."""
-    if limit is None or left is None:
-        return 0.0
-    others = limit - left - ours
-    return others if others > limit * _FOREIGN else 0.0

@@ -19,6 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from mistral_service.scale.account import NO_LIMIT
 from mistral_service.scale.ledger import Entry
 
 GONE = (RedisError, OSError, TimeoutError)
@@ -29,9 +30,6 @@ _TIMEOUT = 0.2
 
 _ALIVE = 5.0
 """Seconds for which a process counts as alive after its last sign of life; one comes a second."""
-
-NO_LIMIT = 1_000_000
-"""More requests or units than any account has a minute: what is not limited is counted as well."""
 
 
 class SharedLog:
