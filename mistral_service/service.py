@@ -10,7 +10,6 @@ from loguru import logger
 from openai import APITimeoutError, AsyncStream
 from openai.types.chat import ChatCompletionChunk
 from pipecat.adapters.llm.services.open_ai_adapter import OpenAILLMInvocationParams
-from pipecat.frames.frames import ErrorFrame
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.services.openai.base_llm import OpenAILLMSettings
 from pipecat.services.settings import LLMSettings
@@ -21,7 +20,6 @@ from pipecat.utils.tracing.service_decorators import (
 from pipecat.utils.types import assert_given
 
 from mistral_service.conversation.adapter import MistralLLMAdapter
-from mistral_service.conversation.tools import ToolsNotPassable
 from mistral_service.costs import Price
 from mistral_service.reply.attempts import Attempts
 from mistral_service.reply.events import Text
@@ -36,6 +34,7 @@ from mistral_service.settings import (
 )
 from mistral_service.sight import Sight
 from mistral_service.surroundings import Gate, Keeper
+from mistral_service.telling import Telling
 from mistral_service.tracing import trace_error
 from mistral_service.turn import Turns
 from mistral_service.wire.access import (
@@ -46,7 +45,6 @@ from mistral_service.wire.access import (
     key_for,
 )
 from mistral_service.wire.client import error_of, fetch_reply, open_reply
-from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.models import DEFAULT_MODEL, fastest_effort
 
 # Settings that Mistral knows by the same name, with the same values.
@@ -63,30 +61,8 @@ _SENT_AS_THEY_ARE = (
     "metadata",
 )
 
-# A refusal of one request says nothing about the next: the history may be another by then. Only
-# what will refuse every request makes the service unusable (`ErrorCategory.is_permanent`).
-_CATEGORIES: dict[Reason, ErrorCategory] = {
-    Reason.KEY: ErrorCategory.AUTHENTICATION,
-    Reason.FORBIDDEN: ErrorCategory.AUTHORIZATION,
-    Reason.BLOCKED: ErrorCategory.APPLICATION,
-    Reason.UNKNOWN_MODEL: ErrorCategory.INVALID_REQUEST,
-    Reason.HISTORY: ErrorCategory.APPLICATION,
-    Reason.REQUEST: ErrorCategory.APPLICATION,
-    Reason.TOO_LARGE: ErrorCategory.APPLICATION,
-    Reason.RATE_LIMIT: ErrorCategory.RATE_LIMIT,
-    Reason.QUOTA: ErrorCategory.QUOTA,
-    Reason.CAPACITY: ErrorCategory.SERVER,
-    Reason.SERVER: ErrorCategory.SERVER,
-    Reason.UNREACHABLE: ErrorCategory.CONNECTIVITY,
-    Reason.TIMEOUT: ErrorCategory.CONNECTIVITY,
-    Reason.STREAM: ErrorCategory.SERVER,
-    Reason.EMPTY: ErrorCategory.SERVER,
-    Reason.CALL: ErrorCategory.SERVER,
-    Reason.FORM: ErrorCategory.SERVER,
-}
 
-
-class MistralLLMService(Turns, Sight):
+class MistralLLMService(Turns, Sight, Telling):
     """A Pipecat LLM service that talks to Mistral's chat completions API.
 
     It takes the place of `pipecat.services.mistral.llm.MistralLLMService`: the same constructor,
@@ -350,27 +326,6 @@ class MistralLLMService(Turns, Sight):
                 # would be again on every turn to come.
                 context.remove_invalid_file_message()
             raise error from None
-
-    async def push_error_frame(
-        self, error: ErrorFrame, force_treat_as_permanent: bool = False
-    ) -> None:
-        """Tell an error upstream; one that is a sentence by itself is told as that sentence.
-
-        Args:
-            error: The error.
-            force_treat_as_permanent: As in Pipecat.
-        """
-        if isinstance(error.exception, MistralError | ToolsNotPassable):
-            error.error = str(error.exception)
-        await super().push_error_frame(error, force_treat_as_permanent)
-
-    def _classify_error(self, exception: Exception) -> ErrorCategory | None:
-        """Tell Pipecat whether an error ends the service or only the turn."""
-        if isinstance(exception, MistralError):
-            return _CATEGORIES[exception.reason]
-        if isinstance(exception, ToolsNotPassable):
-            return ErrorCategory.APPLICATION
-        return super()._classify_error(exception)
 
     def _reasoning_effort(self) -> str | None:
         effort = given(self._settings.reasoning_effort)

@@ -13,15 +13,15 @@ from ray.serve.schema import ServeDeploySchema
 
 import mistral_service.scale
 from mistral_service.scale import metrics, turns
-from mistral_service.scale.app import (
+from mistral_service.scale.app import app
+from mistral_service.scale.args import (
     Args,
-    Replica,
-    app,
     load_bot,
     read_args,
     read_secrets,
     refuse_visible_secrets,
 )
+from mistral_service.scale.replica import Replica
 
 DEPLOY = Path(mistral_service.scale.__file__).parent / "deploy"
 BOT = str(Path(__file__).parents[1] / "examples" / "many_calls_bot.py")

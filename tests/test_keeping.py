@@ -11,7 +11,7 @@ from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMe
 from mistral_service.reply.calls import Ledger
 from mistral_service.reply.events import ToolCall
 from mistral_service.scale import snapshot as kept_form
-from mistral_service.scale.keeper import _Owed
+from mistral_service.scale.owed import Owed
 from mistral_service.scale.past import AHEAD, cut, opened_with, resume, unsettled
 from mistral_service.scale.snapshot import (
     NOT_KEPT,
@@ -237,7 +237,7 @@ def test_the_rest_of_a_reply_joins_what_was_cut(words, at):
     if not first.strip() or not rest.strip():
         return
     context = LLMContext([USER])
-    owed = _Owed(context, context.get_messages()[-1], first)
+    owed = Owed(context, context.get_messages()[-1], first)
     owed.goes_on(rest)
     assert not owed.pay(finally_=False)
     context.add_message({"role": "assistant", "content": rest.strip()})
@@ -248,7 +248,7 @@ def test_the_rest_of_a_reply_joins_what_was_cut(words, at):
 
 def test_a_rest_that_never_came_leaves_the_words_that_were_heard():
     context = LLMContext([dict(USER), {"role": "user", "content": "Stop."}])
-    owed = _Owed(context, context.get_messages()[0], "It is ")
+    owed = Owed(context, context.get_messages()[0], "It is ")
     assert owed.pay(finally_=True)
     assert [m["content"] for m in context.get_messages()] == [USER["content"], "It is", "Stop."]
 

@@ -87,7 +87,7 @@ def asked(mistral: Any) -> list[dict[str, Any]]:
 
 async def written(keeper: CallKeeper) -> None:
     """Wait until all of it is in Redis."""
-    await until(lambda: not keeper._due and not keeper._writing.locked())
+    await until(lambda: keeper._writer.idle)
 
 
 def tools(handler: Any) -> list[FunctionSchema]:

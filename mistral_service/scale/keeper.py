@@ -9,7 +9,7 @@ import asyncio
 import json
 import re
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from pipecat.services.tts_service import TTSService
 from pipecat.transports.base_output import BaseOutputTransport
 
 from mistral_service.reply.calls import Planned
+from mistral_service.scale.owed import Owed
 from mistral_service.scale.past import opened_with, resume, unsettled
 from mistral_service.scale.snapshot import (
     LIMIT,
@@ -36,28 +37,12 @@ from mistral_service.scale.snapshot import (
     snapshot_from_json,
     snapshot_to_json,
 )
-from mistral_service.scale.store import (
-    Store,
-    StoreGone,
-    Taken,
-    Written,
-    fence_without_redis,
-)
+from mistral_service.scale.store import Store, StoreGone, Taken, fence_without_redis
+from mistral_service.scale.writer import Writer
 from mistral_service.settings import UNSET
 from mistral_service.surroundings import Past
 from mistral_service.turn import Turns
 from mistral_service.wire.errors import MistralError, Reason
-
-JOURNAL_SECONDS = 0.25
-"""How often the words of a reply are written at most."""
-
-AGAIN_SECONDS = 1.0
-"""How long after a write that failed the next one is tried."""
-
-BEATS = 3
-"""Signs of life in the time that a call is kept."""
-
-_BEAT = "beat"
 
 # A snapshot above this is made and compressed beside the event loop.
 _LARGE = 100_000
@@ -149,7 +134,6 @@ class CallKeeper:
         self.lost = asyncio.Event()
         self._keepers = keepers
         self._form = keepers.form
-        self._fence = taken.fence
         self._heard, self._ended = heard, ended
         self._context: LLMContext | None = None
         self._service: Turns | None = None
@@ -158,15 +142,12 @@ class CallKeeper:
         self._started: dict[str, Started] = {}
         self._read(taken)
         self._resumes = self._snapshot.turn > 0
-        self._owed: _Owed | None = None
+        self._owed: Owed | None = None
         self._has_voice = False
         self._llm_done = False
-        self._due: set[str] = set()
-        self._writing = asyncio.Lock()
-        self._journal_waits = False
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._over = False
-        self._later(self._beat())
+        self._writer = Writer(
+            keepers.store, call_id, taken.fence, keepers.keep_seconds, self._packed, self.lost
+        )
 
     @property
     def waits(self) -> bool:
@@ -209,8 +190,8 @@ class CallKeeper:
         self._llm_done = False
         self._journal = Journal(turn, cut, complete=past is not None and not past.answer)
         if cut:
-            self._owed = _Owed(context, messages[-1] if messages else None, cut)
-        self._soon("snapshot", "journal", "calls")
+            self._owed = Owed(context, messages[-1] if messages else None, cut)
+        self._writer.soon("snapshot", "journal", "calls")
         return past
 
     def says(self, words: str) -> None:
@@ -229,7 +210,7 @@ class CallKeeper:
         for call in calls:
             self._started[call.id] = Started(call.name, call.arguments, self._snapshot.turn)
         if calls:
-            await self._now("calls", "journal")
+            await self._writer.now("calls", "journal")
         if self.lost.is_set():
             raise MistralError(Reason.CALL, "the call is another machine's by now")
 
@@ -239,14 +220,14 @@ class CallKeeper:
             # As Pipecat writes it into the context.
             text = json.dumps(result, ensure_ascii=False, default=str) if result else "COMPLETED"
             self._started[call_id].result = text
-            await self._now("calls")
+            await self._writer.now("calls")
 
     async def ends(self, *, complete: bool) -> None:
         """Take note of the end of a turn."""
         self._llm_done = complete
         if not self._has_voice:
             self._journal.complete = complete
-        self._soon("journal")
+        self._writer.soon("journal")
 
     # What the pipeline shows.
 
@@ -266,7 +247,7 @@ class CallKeeper:
         """Take note that nothing is spoken any more: a reply that is at its end has ended."""
         if self._has_voice and self._llm_done and not self._journal.complete:
             self._journal.complete = True
-            self._soon("journal")
+            self._writer.soon("journal")
 
     def settled(self) -> None:
         """Take note that the words of a turn have come into the context."""
@@ -280,17 +261,9 @@ class CallKeeper:
             over: Whether the caller has hung up: what was kept is deleted then. Otherwise it is
                 written once more, for another machine.
         """
-        if not over:
-            await self._write()
-        self._over = True
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if over and not self.lost.is_set():
-            try:
-                await self._keepers.store.end(self.id, self._fence, self._keepers.keep_seconds)
-            except StoreGone:
-                logger.warning("A call that is over stays kept until it expires")
+        await self._writer.close(finish=not over)
+        if over:
+            await self._writer.delete()
 
     # Taking over.
 
@@ -330,70 +303,11 @@ class CallKeeper:
             processor = processor.next
         service.pipeline_worker.add_observer(_Ear(self))
 
-    # Writing.
+    # What is written.
 
     def _says(self, words: str) -> None:
         self._journal.words = words
-        self._due.add("journal")
-        if not self._journal_waits:
-            self._journal_waits = True
-            self._later(self._write_after(JOURNAL_SECONDS))
-
-    def _soon(self, *names: str) -> None:
-        self._due |= set(names)
-        self._later(self._write())
-
-    async def _now(self, *names: str) -> None:
-        """Write and wait for it, unless Redis is known to be away: who waits is in a call."""
-        if self._keepers.store.gone:
-            self._soon(*names)
-        else:
-            self._due |= set(names)
-            await self._write()
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        if self._over or self.lost.is_set():
-            work.close()
-            return
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _write_after(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        self._journal_waits = False
-        await self._write()
-
-    async def _beat(self) -> None:
-        """Keep a call in which nobody speaks from expiring, and hear whether it is still ours."""
-        while True:
-            await asyncio.sleep(self._keepers.keep_seconds / BEATS)
-            self._due.add(_BEAT)
-            await self._write()
-
-    async def _write(self) -> None:
-        """Write what is due; one at a time, and all that has come up meanwhile at once."""
-        async with self._writing:
-            while self._due and not self._over and not self.lost.is_set():
-                names, self._due = self._due, set()
-                try:
-                    packed = {name: await self._packed(name) for name in sorted(names - {_BEAT})}
-                    written = await self._keepers.store.write(
-                        self.id, self._fence, packed, self._keepers.keep_seconds
-                    )
-                except BaseException as e:
-                    self._due |= names
-                    if not isinstance(e, StoreGone):
-                        raise
-                    self._due |= {"snapshot", "journal", "calls"}
-                    if not self._journal_waits:
-                        self._journal_waits = True
-                        self._later(self._write_after(AGAIN_SECONDS))
-                    return
-                if written is Written.FENCED:
-                    self.lost.set()
-                elif written is Written.ANEW and "snapshot" not in names:
-                    self._due = {"snapshot", "journal", "calls"}
+        self._writer.in_a_while("journal")
 
     async def _packed(self, name: str) -> bytes:
         if name == "journal":
@@ -408,49 +322,6 @@ class CallKeeper:
 
         large = len(snapshot.messages) > 200 or any(map(_is_large, snapshot.messages))
         return await asyncio.to_thread(pack) if large else pack()
-
-
-class _Owed:
-    """The words of a cut reply that the context still lacks: its rest will come into it alone."""
-
-    def __init__(self, context: LLMContext, before: Any, cut: str) -> None:
-        self._context = context
-        self._before = before
-        self._cut = cut
-        self._glue: str | None = None
-
-    def goes_on(self, words: str) -> None:
-        if self._glue is None and words:
-            # The context strips a reply of the space that it begins with.
-            self._glue = " " if words[0].isspace() and not self._cut[-1].isspace() else ""
-
-    def pay(self, *, finally_: bool) -> bool:
-        """Put the words before those that came after them.
-
-        Args:
-            finally_: Whether nothing more is to come: then they stand alone, if they must.
-
-        Returns:
-            Whether there is nothing left to do.
-        """
-        messages = list(self._context.get_messages())
-        places = [i for i, message in enumerate(messages) if message is self._before]
-        if not places:
-            return True  # Somebody has made the context anew.
-        place = places[-1] + 1
-        rest = messages[place] if place < len(messages) else None
-        if rest is not None and not isinstance(rest, LLMSpecificMessage):
-            message = cast("dict[str, Any]", rest)
-            words = message.get("content")
-            if message.get("role") == "assistant" and isinstance(words, str) and words:
-                whole = self._cut + (self._glue or "") + words.lstrip()
-                messages[place] = cast(Any, {**message, "content": whole})
-                self._context.set_messages(messages)
-                return True
-        if finally_:
-            messages.insert(place, cast(Any, {"role": "assistant", "content": self._cut.strip()}))
-            self._context.set_messages(messages)
-        return finally_
 
 
 class _Ear(BaseObserver):
