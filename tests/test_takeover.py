@@ -468,4 +468,4 @@ async def test_an_id_of_a_telephone_company_opens_and_takes_over(keepers):
         await keepers.open("CA00000000000000000000000000000000")
     for keeper in (one, two):
         await keeper.close(over=False)
-    assert two._fence > one._fence
+    assert two._writer._fence > one._writer._fence
