@@ -58,7 +58,7 @@ class Gate(Protocol):
         """Let a request go out.
 
         Raises:
-            MistralError: With `Reason.RATE_LIMIT`, and when to come back, if it may not.
+            HeldBack: With the seconds until it may, if it may not.
         """
         ...
 

@@ -1,5 +1,6 @@
 """Who may ask: the strict endpoint's limits, the ledger, and a service that asks its gate."""
 
+import asyncio
 import json
 import urllib.error
 import urllib.request
@@ -15,7 +16,7 @@ from mistral_service.local import LocalMistral, RateLimits, Reply, Script
 from mistral_service.scale.budget import SharedBudget
 from mistral_service.scale.ledger import UNIT, Ledger
 from mistral_service.surroundings import Ask, Rank, Surroundings, surroundings
-from mistral_service.wire.errors import MistralError, Reason
+from mistral_service.wire.errors import HeldBack, MistralError, Reason
 from mistral_service.wire.rate import RateBudget
 
 KEY = "a-key-that-nobody-else-has"
@@ -35,7 +36,7 @@ class Gatekeeper:
     async def admit(self, ask: Ask) -> None:
         self.asked.append(ask)
         if self.refusals:
-            raise MistralError(Reason.RATE_LIMIT, "held back", retry_after=self.refusals.pop(0))
+            raise HeldBack(self.refusals.pop(0))
 
     def can_spare(self, ask: Ask) -> bool:
         return self.spare
@@ -129,6 +130,16 @@ async def test_who_is_held_back_asks_the_fallback_model(serve):
     async with Call(service(mistral, gate, fallback_models=["mistral-large-latest"])) as call:
         assert await call.say("Hello?") == "From the other."
     assert [ask.model for ask in gate.asked] == ["mistral-small-latest", "mistral-large-latest"]
+
+
+async def test_a_model_that_was_held_back_is_asked_again_as_soon_as_there_is_room(serve):
+    gate, mistral = Gatekeeper(0.4), serve(Reply("One."), Reply("Two."))
+    async with Call(service(mistral, gate, fallback_models=["mistral-large-latest"])) as call:
+        assert await call.say("Hello?") == "One."
+        await asyncio.sleep(0.5)
+        assert await call.say("And now?") == "Two."
+    asked = [exchange.request["model"] for exchange in mistral.exchanges]
+    assert asked == ["mistral-large-latest", "mistral-small-latest"]
 
 
 async def test_a_refusal_of_the_server_is_told_to_the_gate(serve):

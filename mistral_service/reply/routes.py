@@ -8,7 +8,7 @@ one turn tries it again, and if it answers it is first again.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mistral_service.wire.errors import MistralError, Reason
+from mistral_service.wire.errors import HeldBack, MistralError, Reason
 
 _SHORT_REST = 30.0
 """Seconds that a route rests the first time: a full model frees up within a minute or not soon."""
@@ -89,6 +89,11 @@ class Routes:
             self._of(route).error = error
         elif error.reason is Reason.UNKNOWN_MODEL:
             self._rest(route, error, now + _LONG_REST)
+        elif isinstance(error, HeldBack):
+            # It is known when there is room, and the model itself is well.
+            health = self._of(route)
+            health.error = error
+            health.until = max(health.until, now + (error.retry_after or 0.0))
         elif error.reason in _FULL:
             self._rest(route, error, now + max(self._next_rest(route), error.retry_after or 0.0))
         elif error.retryable:

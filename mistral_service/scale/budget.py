@@ -20,7 +20,7 @@ from mistral_service.scale.account import BEAT, NO_LIMIT, SHARES, Account
 from mistral_service.scale.ledger import UNIT, Ledger
 from mistral_service.scale.shared_log import GONE, SharedLog
 from mistral_service.surroundings import Ask, Rank
-from mistral_service.wire.errors import MistralError, Reason
+from mistral_service.wire.errors import HeldBack, MistralError
 from mistral_service.wire.rate import WINDOW, RateBudget
 
 _ON_THE_WAY = 1
@@ -135,8 +135,7 @@ class SharedBudget:
             ask: The request.
 
         Raises:
-            MistralError: With `Reason.RATE_LIMIT` and the seconds until there is room, if it has
-                to wait.
+            HeldBack: With the seconds until there is room, if it has to wait.
         """
         if self._beating is None or self._beating.done():
             self._beating = asyncio.create_task(self._beat())
@@ -161,11 +160,7 @@ class SharedBudget:
             self.stats.refused[ask.rank] += 1
             # Those who wait for the same room do not all come at once.
             wait += random.random() * min(1.0, 0.1 + wait / 4)
-            raise MistralError(
-                Reason.RATE_LIMIT,
-                "held back before it was sent, since the account's minute is used up",
-                retry_after=wait,
-            )
+            raise HeldBack(wait)
         account.ledger.add(time.time(), units, kept=kept)
         self.stats.admitted += 1
 

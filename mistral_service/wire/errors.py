@@ -278,6 +278,22 @@ class MistralError(Exception):
         return (f"{advice}: {self.detail}" if self.detail else f"{advice}.") + when
 
 
+class HeldBack(MistralError):
+    """A request was not sent, since the account's minute is used up: our word, not Mistral's."""
+
+    def __init__(self, retry_after: float) -> None:
+        """Make the error.
+
+        Args:
+            retry_after: Seconds until there is room.
+        """
+        super().__init__(
+            Reason.RATE_LIMIT,
+            "held back before it was sent, since the account's minute is used up",
+            retry_after=retry_after,
+        )
+
+
 class _Found:
     """The fields that error bodies have in common, wherever they stand."""
 

@@ -18,6 +18,7 @@ from cluster import Cluster
 pytestmark = [pytest.mark.scale, pytest.mark.timeout(400)]
 
 RECONNECTS_WITHIN = 2.0
+DRAINS = 20.0
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def cluster() -> Iterator[Cluster]:
     cluster = Cluster()
     try:
         cluster.start()
-        cluster.deploy(replicas=4, calls_per_replica=150)
+        cluster.deploy(replicas=4, calls_per_replica=150, drain_seconds=DRAINS)
         yield cluster
     finally:
         cluster.stop()
@@ -137,11 +138,13 @@ async def test_redis_is_gone_for_20_seconds(cluster: Cluster, many: int):
 async def test_a_new_version_takes_over_under_load(cluster: Cluster, many: int):
     async def updates() -> None:
         await asyncio.to_thread(
-            cluster.deploy, replicas=4, calls_per_replica=151, drain_seconds=5.0
+            cluster.deploy, replicas=4, calls_per_replica=151, drain_seconds=DRAINS
         )
 
     before = {p.pid for p in cluster.replicas()}
-    nothing_is_lost(await hold(cluster, many, updates, turns=12))
+    heard = await hold(cluster, many, updates, turns=12)
+    nothing_is_lost(heard)
+    assert heard.taken_up, "nobody was sent elsewhere"
     assert before.isdisjoint(p.pid for p in cluster.replicas())
 
 
