@@ -12,6 +12,7 @@ import uvicorn
 import websockets
 from bots import free_port
 from pipecat.runner.types import WebSocketRunnerArguments
+from starlette.websockets import WebSocket
 from websockets.asyncio.client import ClientConnection
 
 from mistral_service.scale.calls import Calls
@@ -150,6 +151,30 @@ async def test_a_caller_who_hangs_up_is_forgotten_and_one_whose_line_breaks_is_n
             assert "There is no such call" in (await hello(line, id=first["id"]))["error"]
             assert (await closed(line))[0] == 1008
         await until(lambda: not calls)
+
+
+async def test_a_line_whose_proxy_dies_with_its_machine_has_broken_and_nobody_hung_up(monkeypatch):
+    # Of its proxy that is gone, Ray tells by an exception in place of the next message.
+    receive = WebSocket.receive
+
+    async def until_the_power_is_cut(socket: WebSocket) -> Any:
+        message = await receive(socket)
+        if message.get("text") == "power cut":
+            raise ConnectionError("the proxy is gone")
+        return message
+
+    monkeypatch.setattr(WebSocket, "receive", until_the_power_is_cut)
+
+    async def bot(arguments: WebSocketRunnerArguments) -> None:
+        with contextlib.suppress(ConnectionError):  # as Pipecat's transport: it ends then
+            await Parrot()(arguments)
+
+    shelf = Shelf()
+    async with door(Calls(bot, limit=9, keepers=shelf)) as host, dial(host) as line:
+        first = await hello(line)
+        await line.send("power cut")
+        await until(lambda: shelf.closed)
+        assert shelf.closed == [(first["id"], False)]
 
 
 async def test_whose_call_another_machine_took_is_told_to_move():

@@ -69,8 +69,16 @@ class CallSocket(WebSocket):
     _held = False
 
     async def receive(self) -> Message:
-        """The next message, as in Starlette."""
-        message = await super().receive()
+        """The next message, as in Starlette; a line that fails is one that has broken."""
+        try:
+            message = await super().receive()
+        except Exception as e:
+            if self.left is not None:
+                raise
+            # Ray's proxy died with its machine: nobody is there who could say that the line broke.
+            logger.debug(f"A line broke: {type(e).__name__}")
+            self.client_state = WebSocketState.DISCONNECTED
+            message = {"type": "websocket.disconnect", "code": NEVER_CLOSED}
         if message["type"] == "websocket.disconnect":
             self.left = message.get("code") or NEVER_CLOSED
         elif (text := message.get("text")) and len(text) <= _STOP_LONGEST and '"stop"' in text:
@@ -152,6 +160,7 @@ class Calls:
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
+            socket.left = socket.left or NEVER_CLOSED
             # Most bots notice that their caller is gone; the others are told.
             asyncio.get_running_loop().call_later(LEAVING_S, away.set)
             raise

@@ -72,7 +72,7 @@ def main() -> None:
     """Serve until told to end."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--pause", type=float, default=0.25)
+    parser.add_argument("--pause", type=float, default=0.4, help="a voice says 2.5 words a second")
     options = parser.parse_args()
     serve(bind("127.0.0.1", options.port), Counting(options.pause), None)
 
