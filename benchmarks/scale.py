@@ -1,21 +1,27 @@
-"""Calls on one node of a cluster, and twice as many on two: `python benchmarks/scale.py`.
+"""What a call costs on a cluster, on one node and on two: `python benchmarks/scale.py`.
 
 The nodes, the model, Redis and the callers all share this machine, so that the number of calls it
 can hold says nothing of a node. What can be measured here is what a call costs: the CPU time of the
-replicas that hold the calls, of the proxies before them and of all else that a node runs, per call.
-A node holds as many calls as fit into its cores by that figure; and what a call costs on two nodes
+replicas that hold the calls, of the proxies before them, of Redis, and of all else on a node. A
+node holds as many calls as fit into its cores by that figure; and what a call costs on two nodes
 beside what it costs on one tells how the figure grows.
+
+With `haproxy` on the PATH, spoken calls are also measured behind it, in place of Ray's own proxy.
 """
 
 import argparse
 import asyncio
 import contextlib
+import shutil
 import sys
+import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
+import pipecat.frames.protobufs.frames_pb2 as protobufs
 import psutil
-import redis
+import websockets
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "scale")]
@@ -23,91 +29,140 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "scale")]
 from callers import Caller, Heard  # noqa: E402
 from cluster import Cluster  # noqa: E402
 
-WORDS_PER_SECOND = 16
-KINDS = {"ServeReplica": "replicas", "ProxyActor": "proxies", "haproxy": "proxies"}
+KINDS = {"ServeReplica": "replica", "ProxyActor": "proxy", "HAProxyManager": "rest"}
+FRAME_SECONDS = 0.02  # as our page and Twilio send sound
+SPOKEN_BOT = str(Path(__file__).with_name("spoken_bot.py"))
+
+
+class Speaker(Caller):
+    """A caller whose microphone is on."""
+
+    async def call(self, between: float = 0.5) -> None:
+        """Hold the call."""
+        microphone = asyncio.create_task(self._microphone())
+        try:
+            await super().call(between)
+        finally:
+            microphone.cancel()
+
+    async def _microphone(self) -> None:
+        sound = protobufs.AudioRawFrame(audio=bytes(640), sample_rate=16000, num_channels=1)
+        frame = protobufs.Frame(audio=sound).SerializeToString()
+        due = time.monotonic()
+        while True:
+            due += FRAME_SECONDS
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            if self._socket is not None:
+                with contextlib.suppress(websockets.ConnectionClosed):
+                    await self._socket.send(frame)
+
+
+@dataclass
+class Case:
+    """What is measured, of which calls."""
+
+    name: str
+    nodes: int = 1
+    calls: int = 20  # a node
+    spoken: bool = False
+    haproxy: bool = False
 
 
 def cpu(cluster: Cluster) -> Counter[str]:
-    """CPU seconds used so far, by kind of process; those that hold calls, and all else of Ray's."""
+    """CPU seconds used so far, by kind of process."""
     used: Counter[str] = Counter()
-    for name in ("head", "node"):
+    for name in ("head", "node", "redis"):
         if name not in cluster.processes:
             continue
-        for process in psutil.Process(cluster.processes[name].pid).children(recursive=True):
+        parent = psutil.Process(cluster.processes[name].pid)
+        for process in [parent, *parent.children(recursive=True)]:
             with contextlib.suppress(psutil.Error):
                 command = " ".join(process.cmdline())
                 kind = next((k for word, k in KINDS.items() if word in command), "rest")
+                if name == "redis" or process.name() == "haproxy":
+                    kind = "redis" if name == "redis" else "proxy"
                 times = process.cpu_times()
                 used[kind] += times.user + times.system
     return used
 
 
-async def hold(cluster: Cluster, count: int, turns: int, words: int) -> Heard:
-    """Hold so many calls, all of them in a turn nearly all of the time."""
-    callers = [Caller(cluster.url, n, turns=turns, words=words) for n in range(1, count + 1)]
-    await asyncio.gather(*(caller.call(between=0.2) for caller in callers))
+async def hold(cluster: Cluster, count: int, turns: int, words: int, spoken: bool) -> Heard:
+    """Hold so many calls; where they are spoken, the bot speaks half of the time."""
+    kind = Speaker if spoken else Caller
+    callers = [kind(cluster.url, n, turns=turns, words=words) for n in range(1, count + 1)]
+    between = 0.4 * words if spoken else 0.2
+    await asyncio.gather(*(caller.call(between) for caller in callers))
     return Heard(callers)
 
 
-def measure(cluster: Cluster, count: int, turns: int, words: int) -> dict[str, float]:
-    """CPU milliseconds per second of a call, by kind, and Redis commands per turn."""
-    store = redis.Redis(port=cluster.redis_port)
-    asyncio.run(hold(cluster, 4, 1, 5))  # what is loaded late is loaded
-    commands, before = store.info("stats")["total_commands_processed"], cpu(cluster)
-    began = asyncio.run(_timed(cluster, count, turns, words))
-    heard, seconds = began
-    after = cpu(cluster)
+def measure(case: Case, turns: int, words: int) -> dict[str, float]:
+    """CPU milliseconds per second of a call, by kind; of `rest`, per second of a node."""
+    cluster = Cluster()
+    if case.haproxy:
+        home = cluster.folder / "haproxy"
+        cluster.env |= {
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(home / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(home / "admin.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(home),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(home / "server-state"),
+        }
+        home.mkdir()
+    options = {"bot": SPOKEN_BOT} if case.spoken else {}
+    try:
+        cluster.start(nodes=case.nodes)
+        cluster.deploy(nodes=case.nodes, replicas=case.nodes, **options)
+        asyncio.run(hold(cluster, 4, 1, 5, case.spoken))  # what is loaded late is loaded
+        count, began, before = case.calls * case.nodes, time.monotonic(), cpu(cluster)
+        heard = asyncio.run(hold(cluster, count, turns, words, case.spoken))
+        seconds, after = time.monotonic() - began, cpu(cluster)
+    finally:
+        cluster.stop()
     assert not heard.lost, heard.lost[:3]
-    commands = store.info("stats")["total_commands_processed"] - commands
-    figures = {kind: 1000 * (after[kind] - before[kind]) / (count * seconds) for kind in after}
-    figures["redis"] = commands / (count * turns)
+    of_a_call = 1000 / (count * seconds)
+    figures = {kind: of_a_call * (after[kind] - before[kind]) for kind in after}
+    figures["rest"] *= case.calls
+    figures["both"] = figures["replica"] + figures["proxy"]
+    figures["per core"] = 1000 / figures["both"]
+    figures["first"] = heard.first_words[len(heard.first_words) // 2]
     figures["whole"] = 1 - len(heard.wrong) / (count * turns)
-    firsts = heard.first_words
-    figures["first"] = firsts[len(firsts) // 2]
     return figures
-
-
-async def _timed(cluster: Cluster, count: int, turns: int, words: int) -> tuple[Heard, float]:
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    heard = await hold(cluster, count, turns, words)
-    return heard, loop.time() - began
 
 
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--calls", type=int, default=20, help="calls per node")
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--words", type=int, default=60)
+    parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--words", type=int, default=20)
     options = parser.parse_args()
 
-    cluster = Cluster()
-    try:
-        cluster.start(nodes=1)
-        cluster.deploy(nodes=1, replicas=1)
-        one = measure(cluster, options.calls, options.turns, options.words)
-        cluster.start_node()
-        cluster.deploy(nodes=2, replicas=2)
-        two = measure(cluster, 2 * options.calls, options.turns, options.words)
-    finally:
-        cluster.stop()
+    cases = [
+        Case("written, one node"),
+        Case("written, two nodes", nodes=2),
+        Case("spoken", calls=6, spoken=True),
+    ]
+    if shutil.which("haproxy"):
+        cases += [
+            Case("spoken, HAProxy", calls=6, spoken=True, haproxy=True),
+            Case("written, HAProxy", haproxy=True),
+        ]
+    found = {case.name: measure(case, options.turns, options.words) for case in cases}
 
-    print(f"{options.calls} written calls a node, {WORDS_PER_SECOND} words a second in each:")
-    print(f"{'':44}{'one node':>10}{'two nodes':>11}")
+    print("CPU milliseconds per second of a call, 2.5 words a second while the bot speaks:")
+    print(f"{'':34}" + "".join(f"{name:>20}" for name in found))
     rows = {
-        "replicas": "CPU ms a second of one call: the replica",
-        "proxies": "  the proxy before it",
-        "rest": "  all else of Ray, shared by the calls",
-        "redis": "Redis commands per turn",
+        "replica": "the replica that holds it",
+        "proxy": "the proxy before it",
+        "redis": "Redis, budget and conversation",
+        "rest": "all else of Ray, of a node",
+        "per core": "calls per core, replica and proxy",
         "first": "seconds to the first word, median",
         "whole": "turns that were whole",
     }
-    for key, name in rows.items():
-        print(f"{name:44}{one.get(key, 0):10.2f}{two.get(key, 0):11.2f}")
-    costs = [figures["replicas"] + figures.get("proxies", 0.0) for figures in (one, two)]
-    print(f"{'calls per core, replica and proxy':44}{1000 / costs[0]:10.0f}{1000 / costs[1]:11.0f}")
-    print(f"Calls on two nodes over calls on one: {2 * costs[0] / costs[1]:.2f}")
+    for key, row in rows.items():
+        print(f"{row:34}" + "".join(f"{figures[key]:20.2f}" for figures in found.values()))
+    one, two = (found[name]["both"] for name in ("written, one node", "written, two nodes"))
+    print(f"Calls on two nodes over calls on one: {2 * one / two:.2f}")
 
 
 if __name__ == "__main__":

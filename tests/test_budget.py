@@ -261,6 +261,10 @@ def test_limits_change_while_the_endpoint_runs():
         assert put(mistral, {"requests_per_minute": 0}) == 422
         assert put(mistral, {"other": 1}) == 422
         assert put(mistral, [1]) == 422
+        limits.refused = 3
+        with urllib.request.urlopen(mistral.base_url.removesuffix("/v1") + "/limits") as answer:
+            told = json.load(answer)
+    assert told == {"requests_per_minute": 5, "tokens_per_minute": None, "refused": 3}
     assert limits.requests_per_minute == 5
 
 

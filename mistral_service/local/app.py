@@ -86,7 +86,8 @@ def create_app(
     Returns:
         The application: `POST` to `/v1/chat/completions`, `/v1/fim/completions`, `/v1/embeddings`,
         `/v1/moderations`, `/v1/chat/moderations`; `GET /v1/models`, `GET /v1/models/{id}`; where
-        there are limits, `PUT /limits` changes them, as `RateLimits.change` takes them.
+        there are limits, `PUT /limits` changes them, as `RateLimits.change` takes them, and
+        `GET /limits` tells them and how many requests were refused.
     """
     judges = checks or Checks()
 
@@ -151,7 +152,7 @@ def create_app(
 
     return Starlette(
         routes=[
-            *([_change_of(limits)] if limits is not None else []),
+            *(_routes_of(limits) if limits is not None else []),
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/fim/completions", fim, methods=["POST"]),
             beside("embeddings", endpoints.judge_embedding, endpoints.embeddings),
@@ -163,7 +164,7 @@ def create_app(
     )
 
 
-def _change_of(limits: RateLimits) -> Route:
+def _routes_of(limits: RateLimits) -> list[Route]:
     async def change(request: Request) -> Response:
         try:
             limits.change(json.loads(await request.body()))
@@ -171,7 +172,10 @@ def _change_of(limits: RateLimits) -> Route:
             return JSONResponse({"detail": str(e)}, 422)
         return Response(status_code=204)
 
-    return Route("/limits", change, methods=["PUT"])
+    async def tell(_: Request) -> Response:
+        return JSONResponse(limits.state())
+
+    return [Route("/limits", change, methods=["PUT"]), Route("/limits", tell)]
 
 
 class _Computed:

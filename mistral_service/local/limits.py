@@ -66,6 +66,10 @@ class RateLimits:
         for name, value in changed.items():
             setattr(self, name, value)
 
+    def state(self) -> dict[str, int | None]:
+        """The limits by name, and how many requests were `refused`."""
+        return {name: getattr(self, name) for name in (*_LIMITS, "refused")}
+
     def take(self, body: bytes) -> tuple[Refusal | None, dict[str, str]]:
         """Let a request in, or refuse it.
 

@@ -70,6 +70,7 @@ class CallSocket(WebSocket):
 
     async def receive(self) -> Message:
         """The next message, as in Starlette; a line that fails is one that has broken."""
+        message: Message
         try:
             message = await super().receive()
         except Exception as e:

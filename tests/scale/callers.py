@@ -44,6 +44,12 @@ class Turn:
         # A function whose result died with its machine is not run again: the model is told.
         return words == self.expects or words == [*self.expects[:-1], "unsure"]
 
+    @property
+    def told(self) -> bool:
+        """Whether an error was told in place of what is missing of the reply."""
+        words = self.heard.split()
+        return bool(self.errors) and words == self.expects[: len(words)]
+
 
 class Caller:
     """One caller, from the first word to the last."""

@@ -5,6 +5,7 @@ that is killed takes its replicas with it, as a machine would.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -155,6 +156,14 @@ class Cluster:
             60,
             "the calls to be taken",
         )
+
+    def limits(self, **change: int | None) -> dict[str, int | None]:
+        """Change the model's rate limits, if any are given; returns what they are."""
+        url = f"http://127.0.0.1:{self.mistral_port}/limits"
+        if change:
+            body = json.dumps(change).encode()
+            urllib.request.urlopen(urllib.request.Request(url, body, method="PUT"), timeout=10)
+        return json.load(urllib.request.urlopen(url, timeout=10))
 
     def driver(self, *arguments: str) -> str:
         """Run `driver.py` beside the cluster, and get what it prints."""

@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
+from mistral_service.local.limits import RateLimits
 from mistral_service.local.pieces import Delta, End, Piece, Wait
 from mistral_service.local.server import bind, serve
 
@@ -74,7 +75,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--pause", type=float, default=0.4, help="a voice says 2.5 words a second")
     options = parser.parse_args()
-    serve(bind("127.0.0.1", options.port), Counting(options.pause), None)
+    # As much as one likes, until `PUT /limits` says otherwise.
+    limits = RateLimits()
+    serve(bind("127.0.0.1", options.port), Counting(options.pause), None, limits=limits)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ def deploy(port: str, options: str) -> None:
     serve.start(
         http_options={"host": "127.0.0.1", "port": int(port), "location": "EveryNode"},
     )
-    bot = str(ROOT / "examples" / "many_calls_bot.py")
-    serve.run(app({"bot": bot, **chosen}), name="calls", route_prefix="/")
+    chosen = {"bot": str(ROOT / "examples" / "many_calls_bot.py"), **chosen}
+    serve.run(app(chosen), name="calls", route_prefix="/")
     print("deployed")
 
 

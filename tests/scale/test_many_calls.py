@@ -10,6 +10,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 from callers import Caller, Heard
@@ -18,7 +19,7 @@ from cluster import Cluster
 pytestmark = [pytest.mark.scale, pytest.mark.timeout(400)]
 
 RECONNECTS_WITHIN = 2.0
-DRAINS = 20.0
+DEPLOYED = {"replicas": 4, "calls_per_replica": 150, "drain_seconds": 20.0}
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def cluster() -> Iterator[Cluster]:
     cluster = Cluster()
     try:
         cluster.start()
-        cluster.deploy(replicas=4, calls_per_replica=150, drain_seconds=DRAINS)
+        cluster.deploy(**DEPLOYED)
         yield cluster
     finally:
         cluster.stop()
@@ -137,15 +138,45 @@ async def test_redis_is_gone_for_20_seconds(cluster: Cluster, many: int):
 @pytest.mark.long
 async def test_a_new_version_takes_over_under_load(cluster: Cluster, many: int):
     async def updates() -> None:
-        await asyncio.to_thread(
-            cluster.deploy, replicas=4, calls_per_replica=151, drain_seconds=DRAINS
-        )
+        await asyncio.to_thread(cluster.deploy, **{**DEPLOYED, "calls_per_replica": 151})
 
     before = {p.pid for p in cluster.replicas()}
     heard = await hold(cluster, many, updates, turns=12)
     nothing_is_lost(heard)
     assert heard.taken_up, "nobody was sent elsewhere"
     assert before.isdisjoint(p.pid for p in cluster.replicas())
+
+
+@pytest.mark.long
+async def test_the_budget_is_halved(cluster: Cluster, many: int):
+    """Of what is asked for then, a third is too much; in a minute that was begun with plenty."""
+    asked_for = 8 * many  # a minute, or somewhat more
+
+    async def load() -> tuple[Heard, int]:
+        async def halves() -> None:
+            await asyncio.to_thread(cluster.limits, requests_per_minute=asked_for * 2 // 3)
+
+        refused = cluster.limits(requests_per_minute=asked_for * 4 // 3)["refused"] or 0
+        try:
+            heard = await hold(cluster, many, halves, turns=9, after=20)
+            return heard, (cluster.limits()["refused"] or 0) - refused
+        finally:
+            cluster.limits(requests_per_minute=None)
+
+    shared, refused = await load()
+    cluster.deploy(**DEPLOYED, bot=str(Path(__file__).with_name("alone_bot.py")))
+    await asyncio.sleep(61)  # the minute of the account
+    alone, refused_alone = await load()
+    cluster.deploy(**DEPLOYED)
+    print(f"429s: {refused} with a shared budget, {refused_alone} without")
+    for heard in (shared, alone):
+        assert heard.lost == []
+        assert [call for call, times in Counter(heard.booked).items() if times > 1] == []
+        # Whom there is no room for is told so: nobody waits in silence, or hears a word twice.
+        assert [turn for turn in heard.wrong if not turn.told] == []
+    assert refused <= many / 50
+    assert refused_alone > 10 * max(refused, 10)
+    assert len(shared.wrong) <= len(alone.wrong)
 
 
 @pytest.mark.long

@@ -1,0 +1,20 @@
+"""The bot of many calls without the shared rate budget: every process asks as if it were alone."""
+
+import sys
+from pathlib import Path
+
+from pipecat.runner.types import RunnerArguments
+
+from mistral_service.surroundings import Surroundings, surroundings
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+
+import many_calls_bot
+
+TEXT = True
+
+
+async def bot(runner_args: RunnerArguments) -> None:
+    """Hold one call, which is kept."""
+    surroundings.set(Surroundings(None, surroundings.get().keeper))
+    await many_calls_bot.bot(runner_args)
