@@ -293,6 +293,14 @@ class HeldBack(MistralError):
             retry_after=retry_after,
         )
 
+    def without(self, key: str) -> MistralError:
+        """The same error: its words are ours.
+
+        Args:
+            key: The key.
+        """
+        return self
+
 
 class _Found:
     """The fields that error bodies have in common, wherever they stand."""
