@@ -148,6 +148,30 @@ async def test_a_new_version_takes_over_under_load(cluster: Cluster, many: int):
 
 
 @pytest.mark.long
+async def test_a_replica_that_is_stuck_is_replaced(cluster: Cluster, many: int):
+    victim = cluster.replicas()[0]
+
+    async def is_stuck() -> None:
+        os.kill(victim.pid, signal.SIGSTOP)
+
+    heard = await hold(cluster, many // 4, is_stuck, turns=5)
+    nothing_is_lost(heard)
+    assert heard.taken_up, "nobody was on the replica that was stuck"
+    assert victim.pid not in {p.pid for p in cluster.replicas()}
+
+
+@pytest.mark.long
+async def test_replicas_come_with_the_calls(cluster: Cluster):
+    cluster.deploy(calls_per_replica=5, min_replicas=1, max_replicas=4, drain_seconds=20.0)
+    before = len(cluster.replicas())
+    heard = await hold(cluster, 15, turns=9, over=30.0)
+    after = len(cluster.replicas())
+    cluster.deploy(**DEPLOYED)
+    nothing_is_lost(heard)
+    assert (before, after) == (1, 4)
+
+
+@pytest.mark.long
 async def test_the_budget_is_halved(cluster: Cluster, many: int):
     """Of what is asked for then, a third is too much; in a minute that was begun with plenty."""
     asked_for = 8 * many  # a minute, or somewhat more
