@@ -95,6 +95,18 @@ async def test_what_was_spoken_is_kept_as_it_was_heard(serve, keepers):
         await two.close(over=False)
 
 
+async def test_of_words_without_end_no_more_is_noted_than_a_client_may_tell(serve, keepers):
+    mistral = serve(Reply(NOON))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.call.worker.queue_frame(RTVISendTextFrame(msg_id="1", text="word " * 9000))
+        await until(lambda: one.keeper._unanswered)
+        await one.call.say("What time is it?")
+        await written(one.keeper)
+        two = await keepers.open(one.keeper.id)
+        assert len(two._journal.asked) == 10_000
+        await two.close(over=False)
+
+
 async def test_spoken_words_whose_turn_had_not_begun_are_answered(serve, keepers):
     mistral = serve(Reply(NOON), Reply(TOO))
     async with Machine(mistral, await keepers.open()) as one:

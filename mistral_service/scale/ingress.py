@@ -23,6 +23,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from mistral_service.scale import metrics
 from mistral_service.scale.calls import FULL, UNKNOWN, Calls, CallSocket, KeptCall
+from mistral_service.scale.past import ASKED_LONGEST
 
 PROTOCOL = "mistral-call.v1"
 PAGE = Path(__file__).parents[1] / "demo" / "page"
@@ -30,8 +31,6 @@ HELLO_S = 10.0
 """Seconds that a client has to say who it is."""
 HEARD_LONGEST = 100_000
 """Characters of a reply that a client may say it heard: some two hours of speech."""
-ASKED_LONGEST = 10_000
-"""Characters of the user's last words that a client may tell: some ten minutes of speech."""
 
 # Nothing is fetched from anywhere else, and no other site may frame the page. Sound is played by
 # worklets, which the page makes itself.

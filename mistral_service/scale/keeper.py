@@ -29,7 +29,7 @@ from pipecat.transports.base_output import BaseOutputTransport
 
 from mistral_service.reply.calls import Planned
 from mistral_service.scale.owed import Owed
-from mistral_service.scale.past import last_asked, opened_with, resume, unsettled
+from mistral_service.scale.past import ASKED_LONGEST, last_asked, opened_with, resume, unsettled
 from mistral_service.scale.snapshot import (
     LIMIT,
     Form,
@@ -252,7 +252,7 @@ class CallKeeper:
 
     def hears(self, words: str) -> None:
         """Take note of the caller's words, which the next turn answers."""
-        self._unanswered = f"{self._unanswered} {words.strip()}".strip()
+        self._unanswered = f"{self._unanswered} {words.strip()}".strip()[-ASKED_LONGEST:]
 
     def spoke(self, text: str, spaced: bool) -> None:
         """Take note of words that were spoken aloud.

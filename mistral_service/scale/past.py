@@ -13,6 +13,9 @@ from mistral_service.surroundings import Past
 AHEAD = 4000
 """Characters that a caller may have heard beyond what was kept of a reply."""
 
+ASKED_LONGEST = 10_000
+"""Characters of the caller's last words that are told and noted: some ten minutes of speech."""
+
 # What Pipecat writes in place of a result as long as there is none.
 _RUNNING = ("IN_PROGRESS", '{"type": "async_tool"')
 
