@@ -100,6 +100,10 @@ class Keeper(Protocol):
         """Whether a call that was taken over has not gone on yet."""
         ...
 
+    def starts(self, service: "Turns") -> None:
+        """Take note that the pipeline of a service runs, and can be watched."""
+        ...
+
     async def begins(self, service: "Turns", context: "LLMContext") -> Past | None:
         """Take note of a turn that begins.
 

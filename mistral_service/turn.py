@@ -36,7 +36,10 @@ class Turns(Asking):
             frame: The frame that starts the pipeline.
         """
         await super().start(frame)
-        if self._keeper is not None and self._keeper.waits:
+        if self._keeper is None:
+            return
+        self._keeper.starts(self)
+        if self._keeper.waits:
             self.create_task(  # pyright: ignore[reportUnknownMemberType]
                 self._take_up(self._keeper), "take_up"
             )

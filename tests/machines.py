@@ -106,6 +106,7 @@ class Machines:
         bots: list[Bot],
         *,
         away: float = 0,
+        keeps: bool = False,
         pipeline: Callable[[WebSocket], Awaitable[None]] | None = None,
         **status: Any,
     ) -> None:
@@ -113,6 +114,7 @@ class Machines:
         self.refusal: tuple[str, int] | None = None
         self._away = away  # s, for which nobody answers after a break
         self._back = 0.0
+        self._keeps = keeps  # what the caller has asked, as the first message tells it
         self._bots = iter(bots)
         self._pipeline = pipeline  # a real one, in place of the script
         self._app = app = FastAPI()
@@ -141,7 +143,9 @@ class Machines:
             await websocket.send_json({"type": "call", "error": sentence})
             return await websocket.close(code)
         self.lines.append(line := Line(websocket, hello))
-        await websocket.send_json({"type": "call", "id": "c4ll", "resumed": hello["id"] == "c4ll"})
+        answer = {"type": "call", "id": "c4ll", "resumed": hello["id"] == "c4ll"}
+        kept = {"asked": hello["asked"]} if self._keeps else {}
+        await websocket.send_json(answer | kept)
         if self._pipeline:
             return await self._pipeline(websocket)
         ears = asyncio.create_task(line.listen())

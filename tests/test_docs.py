@@ -77,6 +77,7 @@ async def test_the_client_of_the_guide_to_calls_stays_in_its_call():
         return 1012
 
     async def goes_on(line: Line) -> None:
+        assert line.hello["asked"] == "Why is the sky blue?"
         await line.tell("bot-llm-text", text="blue most.")
         await line.tell("bot-llm-stopped")
 
@@ -92,5 +93,6 @@ async def test_the_client_of_the_guide_to_calls_stays_in_its_call():
         await client["ask"](url, "And?", patience=0.5)
     first, second = (line.hello for line in machines.lines)
     assert (first["id"], first["heard"], first["ended"]) == (None, None, False)
+    assert first["asked"] is None
     assert (second["id"], second["heard"], second["ended"]) == ("c4ll", "Air scatters ", False)
     assert machines.lines[1].code == 1000

@@ -29,11 +29,19 @@ class Shelf:
         self.calls: dict[str, Kept] = {}
         self.closed: list[tuple[str, bool]] = []
         self.heard: list[tuple[str | None, bool]] = []
+        self.asked: list[str | None] = []
 
     async def open(
-        self, call_id: str | None, *, heard: str | None, ended: bool, create: bool
+        self,
+        call_id: str | None,
+        *,
+        heard: str | None,
+        ended: bool,
+        asked: str | None,
+        create: bool,
     ) -> Any:
         self.heard.append((heard, ended))
+        self.asked.append(asked)
         before = self.calls.get(call_id) if call_id else None
         if call_id and not before and not create:
             raise LookupError
@@ -175,6 +183,23 @@ async def test_a_line_whose_proxy_dies_with_its_machine_has_broken_and_nobody_hu
         await line.send("power cut")
         await until(lambda: shelf.closed)
         assert shelf.closed == [(first["id"], False)]
+
+
+async def test_a_caller_tells_what_they_asked_last_and_an_older_client_does_not():
+    shelf = Shelf()
+    async with door(Calls(Parrot(), limit=9, keepers=shelf)) as host:
+        call_id = None
+        for said in ({}, {"asked": None}, {"asked": "Are you there?"}, {"asked": "x" * 10_000}):
+            async with dial(host) as line:
+                call_id = (await hello(line, id=call_id, **said))["id"]
+                line.transport.abort()
+            await until(lambda: len(shelf.closed) == len(shelf.asked))
+        assert shelf.asked == [None, None, "Are you there?", "x" * 10_000]
+        async with dial(host) as line:
+            assert (
+                '"asked": each null or a text' in (await hello(line, asked="x" * 10_001))["error"]
+            )
+            assert (await closed(line))[0] == 1008
 
 
 async def test_whose_call_another_machine_took_is_told_to_move():

@@ -21,9 +21,11 @@ from mistral_service.scale.snapshot import (
     Started,
     TooNew,
     Unreadable,
+    journal_from_json,
     keepable,
     snapshot_from_json,
     snapshot_to_json,
+    started_from_json,
 )
 
 JSON = st.recursive(
@@ -92,6 +94,14 @@ def test_a_newer_form_is_told_and_an_older_one_is_brought_up(monkeypatch):
     monkeypatch.setattr(kept_form, "VERSION", 2)
     monkeypatch.setitem(kept_form.MIGRATIONS, 1, lambda old: {**old, "turn": old["turn"] + 1})
     assert snapshot_from_json(data).turn == 4
+
+
+def test_what_a_newer_version_has_added_is_left_out():
+    data = json.loads(snapshot_to_json(Snapshot(3, [USER])))
+    assert snapshot_from_json({**data, "mood": "good"}) == Snapshot(3, [USER])
+    assert journal_from_json({"turn": 3, "words": "It is", "mood": "good"}) == Journal(3, "It is")
+    call = {"name": "book", "arguments": {"at": "8"}, "turn": 3, "mood": "good"}
+    assert started_from_json(call) == Started("book", {"at": "8"}, 3)
 
 
 def picture(size: int) -> dict:

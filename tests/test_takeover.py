@@ -1,93 +1,26 @@
 """A call goes on after its machine: real Redis, real pipelines, the strict endpoint."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
+from kept import GREET, STORY, SYSTEM, Machine, asked, keepers, redis, voice, written
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
     CancelFrame,
-    Frame,
     FunctionCallResultFrame,
-    LLMFullResponseEndFrame,
-    LLMMessagesAppendFrame,
     LLMTextFrame,
     LLMUpdateSettingsFrame,
-    OutputAudioRawFrame,
-    StartFrame,
-    TTSAudioRawFrame,
 )
-from pipecat.services.settings import TTSSettings
-from pipecat.services.tts_service import TTSService
-from pipecat.transports.base_output import BaseOutputTransport
-from pipecat.transports.base_transport import TransportParams
-from scale_redis import RedisServer, redis
 
 from mistral_service import MistralLLMService
 from mistral_service.local import Reply
-from mistral_service.scale.keeper import CallKeeper, Keepers, UnknownCall
+from mistral_service.scale.keeper import Keepers, UnknownCall
 from mistral_service.scale.snapshot import Form
 from mistral_service.scale.store import Store, StoreGone
-from tests.call import Call
 from tests.conftest import until
 
-SYSTEM = {"role": "system", "content": "You are a voice."}
-GREET = {"role": "developer", "content": "Please greet the caller."}
-STORY = "Once upon a time there was a king who had three daughters and no peace at all."
-
-
-__all__ = ["redis"]  # a fixture
-
-
-@pytest.fixture
-async def keepers(redis: RedisServer) -> AsyncIterator[Keepers]:
-    store = Store(redis.url)
-    yield Keepers(store, form=Form())
-    await store.close()
-
-
-class Machine:
-    """A service, its keeper and the call that goes on there."""
-
-    def __init__(self, mistral: Any, keeper: CallKeeper, **options: Any) -> None:
-        settings = MistralLLMService.Settings(hedging=False, **options.pop("settings", {}))
-        self.keeper = keeper
-        self.service = MistralLLMService(
-            api_key="k", base_url=mistral.base_url, keeper=keeper, settings=settings
-        )
-        self.ran: list[dict[str, Any]] = []
-        self.call = Call(self.service, dict(SYSTEM), **options)
-
-    async def __aenter__(self) -> "Machine":
-        await self.call.__aenter__()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.call.__aexit__()
-        await self.keeper.close(over=False)
-
-    async def greets(self) -> None:
-        """What the bot does when somebody is there."""
-        await self.call.worker.queue_frame(LLMMessagesAppendFrame([dict(GREET)], run_llm=True))
-
-    async def goes_on(self) -> None:
-        ends = self.call.count(LLMFullResponseEndFrame) + 1
-        await self.greets()
-        await self.call.until(lambda: self.call.count(LLMFullResponseEndFrame) >= ends)
-
-    def said(self) -> list[tuple[str, str]]:
-        return [(m["role"], m.get("content") or "") for m in self.call.context.get_messages()]
-
-
-def asked(mistral: Any) -> list[dict[str, Any]]:
-    """The requests that came to the endpoint."""
-    return [e.request for e in mistral.exchanges if e.path.endswith("chat/completions")]
-
-
-async def written(keeper: CallKeeper) -> None:
-    """Wait until all of it is in Redis."""
-    await until(lambda: keeper._writer.idle)
+__all__ = ["keepers", "redis"]  # fixtures
 
 
 def tools(handler: Any) -> list[FunctionSchema]:
@@ -141,32 +74,6 @@ async def test_without_the_callers_word_the_journal_counts(serve, keepers):
             words = two.said()[-1][1].removesuffix("REST")
             assert len(words) > 10
             assert STORY.startswith(words)
-
-
-class Speaks(TTSService):
-    """Speaks each sentence in half a second of silence."""
-
-    async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame, None]:
-        yield TTSAudioRawFrame(bytes(2 * 8000), 16000, 1, context_id=context_id)
-
-
-class Plays(BaseOutputTransport):
-    """Plays as fast as one hears."""
-
-    async def start(self, frame: StartFrame) -> None:
-        await super().start(frame)
-        await self.set_transport_ready(frame)
-
-    async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
-        await asyncio.sleep(len(frame.audio) / 2 / frame.sample_rate)
-        return True
-
-
-def voice() -> list[Any]:
-    return [
-        Speaks(sample_rate=16000, settings=TTSSettings(model=None, voice=None, language=None)),
-        Plays(TransportParams(audio_out_enabled=True, audio_out_sample_rate=16000)),
-    ]
 
 
 async def test_of_a_voice_what_was_spoken_counts_and_not_what_was_written(serve, keepers):

@@ -34,7 +34,7 @@ class KeptCall(Keeper, Protocol):
 
     @property
     def asked(self) -> str | None:
-        """The caller's last words that are kept."""
+        """The caller's last words that the conversation has."""
         ...
 
     async def close(self, *, over: bool) -> None:
@@ -46,7 +46,13 @@ class Keepers(Protocol):
     """Who keeps conversations."""
 
     async def open(
-        self, call_id: str | None, *, heard: str | None, ended: bool, create: bool
+        self,
+        call_id: str | None,
+        *,
+        heard: str | None,
+        ended: bool,
+        asked: str | None,
+        create: bool,
     ) -> KeptCall:
         """Keep a new conversation, or take one over.
 

@@ -23,6 +23,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from mistral_service.scale import metrics
 from mistral_service.scale.calls import FULL, UNKNOWN, Calls, CallSocket, KeptCall
+from mistral_service.scale.past import ASKED_LONGEST
 
 PROTOCOL = "mistral-call.v1"
 PAGE = Path(__file__).parents[1] / "demo" / "page"
@@ -35,11 +36,12 @@ HEARD_LONGEST = 100_000
 # worklets, which the page makes itself.
 CONTENT_SECURITY_POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
 
+# They are the close frame's reason too, which has no more than 123 bytes.
 _SENTENCES = {
     "full": "All lines are taken: call again in a moment.",
     "hello": (
-        'The first message must be {"type": "call", "id": null or the id of a call, '
-        '"heard": null or words, "ended": true or false}.'
+        'The first message must be {"type": "call", "id", "heard", "asked": each null or a text, '
+        '"ended": true or false}.'
     ),
     "unknown": "There is no such call any more: call anew, with the id null.",
     "store": "What is kept of calls cannot be read now: call again in a moment.",
@@ -68,6 +70,7 @@ class Hello(BaseModel):
     id: str | None = Field(default=None, max_length=200)
     heard: str | None = Field(default=None, max_length=HEARD_LONGEST)
     ended: bool = False
+    asked: str | None = Field(default=None, max_length=ASKED_LONGEST)
 
 
 def create_app(
@@ -212,7 +215,7 @@ async def _open(
         return None
     try:
         return await calls.keepers.open(
-            call_id, heard=hello.heard, ended=hello.ended, create=create
+            call_id, heard=hello.heard, ended=hello.ended, asked=hello.asked, create=create
         )
     except LookupError:  # UnknownCall
         raise Refusal("unknown", UNKNOWN) from None

@@ -14,28 +14,23 @@ from dataclasses import asdict, fields
 from typing import Any, cast
 
 from loguru import logger
-from pipecat.frames.frames import (
-    BotStoppedSpeakingFrame,
-    LLMContextAssistantTurnFrame,
-    TTSTextFrame,
-)
-from pipecat.observers.base_observer import BaseObserver, FramePushed
-from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
-from pipecat.services.tts_service import TTSService
-from pipecat.transports.base_output import BaseOutputTransport
+from pipecat.processors.aggregators.llm_context import LLMContext
 
 from mistral_service.reply.calls import Planned
+from mistral_service.scale.ear import listen
 from mistral_service.scale.owed import Owed
-from mistral_service.scale.past import opened_with, resume, unsettled
+from mistral_service.scale.past import ASKED_LONGEST, last_asked, opened_with, resume, unsettled
 from mistral_service.scale.snapshot import (
     LIMIT,
     Form,
     Journal,
     Snapshot,
     Started,
+    journal_from_json,
     keepable,
     snapshot_from_json,
     snapshot_to_json,
+    started_from_json,
 )
 from mistral_service.scale.store import Store, StoreGone, Taken, fence_without_redis
 from mistral_service.scale.writer import Writer
@@ -84,6 +79,7 @@ class Keepers:
         *,
         heard: str | None = None,
         ended: bool = False,
+        asked: str | None = None,
         create: bool = False,
     ) -> "CallKeeper":
         """Begin a call, or take one over: who had it can write no more from here on.
@@ -92,6 +88,7 @@ class Keepers:
             call_id: The call; None begins one with an id that cannot be guessed.
             heard: What the caller has heard of the last reply; None where that is not known.
             ended: Whether they have heard its end.
+            asked: The last words of the caller's; None where they are not known.
             create: Whether an id that is not known begins a call, such as a telephone company's.
 
         Returns:
@@ -114,7 +111,7 @@ class Keepers:
             taken = Taken(fence_without_redis())
         if taken is None:
             raise UnknownCall("No such call is kept: it is over, or was kept too long ago.")
-        return CallKeeper(self, call_id, taken, heard, ended)
+        return CallKeeper(self, call_id, taken, heard, ended, asked)
 
 
 class CallKeeper:
@@ -127,22 +124,30 @@ class CallKeeper:
     """
 
     def __init__(
-        self, keepers: Keepers, call_id: str, taken: Taken, heard: str | None, ended: bool
+        self,
+        keepers: Keepers,
+        call_id: str,
+        taken: Taken,
+        heard: str | None,
+        ended: bool,
+        asked: str | None,
     ) -> None:
         self.id = call_id
         self.resumed = taken.known
         self.lost = asyncio.Event()
         self._keepers = keepers
         self._form = keepers.form
-        self._heard, self._ended = heard, ended
+        self._heard, self._ended, self._asked = heard, ended, (asked or "").strip()
         self._context: LLMContext | None = None
-        self._service: Turns | None = None
         self._snapshot = Snapshot()
         self._journal = Journal()
         self._started: dict[str, Started] = {}
         self._read(taken)
-        self._resumes = self._snapshot.turn > 0
+        # A call may be over before its first turn was kept: then its caller's words are all of it.
+        self._resumes = self._snapshot.turn > 0 or (self.resumed and bool(self._asked))
         self._owed: Owed | None = None
+        self._listens = False
+        self._unanswered = ""
         self._has_voice = False
         self._llm_done = False
         self._writer = Writer(
@@ -156,16 +161,16 @@ class CallKeeper:
 
     @property
     def asked(self) -> str | None:
-        """The caller's last words that are kept, for their client to know that they arrived."""
-        said = (
-            m for m in reversed(self._snapshot.messages) if not isinstance(m, LLMSpecificMessage)
-        )
-        for message in said:
-            if message.get("role") == "user" and isinstance(message.get("content"), str):
-                return str(message.get("content"))
-        return None
+        """The caller's last words that the conversation has, for their client to know of it."""
+        return self._asked or last_asked(self._snapshot.messages)
 
     # What the service tells.
+
+    def starts(self, service: Turns) -> None:
+        """Listen to the pipeline from now on: what the first turn answers is said before it."""
+        if not self._listens:
+            self._listens = True
+            self._has_voice = listen(service.pipeline_worker.pipeline, self)
 
     async def begins(self, service: Turns, context: LLMContext) -> Past | None:
         """Take note of a turn that begins; after a takeover, put the past in its place."""
@@ -173,13 +178,12 @@ class CallKeeper:
             self._owed.pay(finally_=True)
             self._owed = None
         past: Past | None = None
-        if self._service is None:
-            self._watch(service)
+        self.starts(service)
+        if not self._snapshot.turn:
+            self._snapshot.opened_with = opened_with(context.get_messages())
         if self._resumes:
             self._resumes = False
             past = await self._resume(service, context)
-        elif not self._snapshot.turn:
-            self._snapshot.opened_with = opened_with(context.get_messages())
         self._context, turn = context, self._snapshot.turn + 1
         messages = list(context.get_messages())
         self._started = unsettled(messages, self._started, turn)
@@ -188,7 +192,10 @@ class CallKeeper:
         )
         cut = past.cut if past is not None else ""
         self._llm_done = False
-        self._journal = Journal(turn, cut, complete=past is not None and not past.answer)
+        # Where nothing was said since, as after a function, the turn answers the same words still.
+        asked, self._unanswered = self._unanswered or self._journal.asked, ""
+        complete = past is not None and not past.answer
+        self._journal = Journal(turn, cut, complete, asked)
         if cut:
             self._owed = Owed(context, messages[-1] if messages else None, cut)
         self._writer.soon("snapshot", "journal", "calls")
@@ -231,6 +238,10 @@ class CallKeeper:
 
     # What the pipeline shows.
 
+    def hears(self, words: str) -> None:
+        """Take note of the caller's words, which the next turn answers."""
+        self._unanswered = f"{self._unanswered} {words.strip()}".strip()[-ASKED_LONGEST:]
+
     def spoke(self, text: str, spaced: bool) -> None:
         """Take note of words that were spoken aloud.
 
@@ -238,6 +249,8 @@ class CallKeeper:
             text: The words.
             spaced: Whether they bring the spaces between them.
         """
+        if self._context is None:
+            return  # What a bot says before its first turn belongs to none.
         before = self._journal.words
         apart = before and not spaced and not before[-1].isspace()
         self._journal.complete = False
@@ -271,9 +284,9 @@ class CallKeeper:
         read = {name: self._form.unpack(data) for name, data in taken.fields.items()}
         if "snapshot" in read:
             self._snapshot = snapshot_from_json(read["snapshot"])
-            self._journal = Journal(**read.get("journal", {}))
+            self._journal = journal_from_json(read.get("journal", {}))
             calls = cast("dict[str, dict[str, Any]]", read.get("calls", {}))
-            self._started = {call_id: Started(**call) for call_id, call in calls.items()}
+            self._started = {call_id: started_from_json(call) for call_id, call in calls.items()}
 
     async def _resume(self, service: Turns, context: LLMContext) -> Past:
         messages, past = resume(
@@ -283,7 +296,9 @@ class CallKeeper:
             context.get_messages(),
             heard=self._heard,
             ended=self._ended,
+            asked=self._asked,
         )
+        self._journal.asked = self._asked or self._journal.asked
         context.set_messages(messages)
         service.ledger.go_on_from(self._snapshot.ledger)
         settings = cast(Any, service)._settings
@@ -294,14 +309,6 @@ class CallKeeper:
         await cast(Any, service)._update_settings(delta)
         logger.info(f"Took over a call in its turn {self._snapshot.turn}")
         return past
-
-    def _watch(self, service: Turns) -> None:
-        self._service = service
-        processor = service.next
-        while processor is not None:
-            self._has_voice = self._has_voice or isinstance(processor, TTSService)
-            processor = processor.next
-        service.pipeline_worker.add_observer(_Ear(self))
 
     # What is written.
 
@@ -322,24 +329,6 @@ class CallKeeper:
 
         large = len(snapshot.messages) > 200 or any(map(_is_large, snapshot.messages))
         return await asyncio.to_thread(pack) if large else pack()
-
-
-class _Ear(BaseObserver):
-    """Hears what the pipeline says aloud, and when the words of a turn are in the context."""
-
-    def __init__(self, keeper: CallKeeper) -> None:
-        super().__init__()  # pyright: ignore[reportUnknownMemberType]
-        self._keeper = keeper
-
-    async def on_push_frame(self, data: FramePushed) -> None:
-        frame = data.frame
-        if isinstance(frame, TTSTextFrame):
-            if isinstance(data.source, BaseOutputTransport):
-                self._keeper.spoke(frame.text, frame.includes_inter_frame_spaces)
-        elif isinstance(frame, BotStoppedSpeakingFrame):
-            self._keeper.fell_silent()
-        elif isinstance(frame, LLMContextAssistantTurnFrame):
-            self._keeper.settled()
 
 
 def _settings(service: Turns) -> dict[str, Any]:

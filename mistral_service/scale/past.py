@@ -13,6 +13,9 @@ from mistral_service.surroundings import Past
 AHEAD = 4000
 """Characters that a caller may have heard beyond what was kept of a reply."""
 
+ASKED_LONGEST = 10_000
+"""Characters of the caller's last words that are told and noted: some ten minutes of speech."""
+
 # What Pipecat writes in place of a result as long as there is none.
 _RUNNING = ("IN_PROGRESS", '{"type": "async_tool"')
 
@@ -49,36 +52,46 @@ def resume(
     *,
     heard: str | None = None,
     ended: bool = False,
+    asked: str | None = None,
 ) -> tuple[list[LLMContextMessage], Past]:
     """Tell how a conversation goes on.
 
+    A caller whose last words were not kept is a turn ahead: the reply that was kept is done with,
+    as far as it was said, and the words are answered.
+
     Args:
-        snapshot: The conversation when its last turn began.
+        snapshot: The conversation when its last turn began; of turn 0 if there was none yet.
         journal: What was said in that turn.
         started: The functions that were started and may not have their result in `snapshot`.
         fresh: What stands in the context of the bot that goes on: its opening, which was said long
             ago and is dropped, and perhaps new words of the caller's.
         heard: What the caller has heard of the last reply; None where that is not known.
         ended: Whether they have heard its end.
+        asked: The caller's last words, as their client knows them; None where it does not.
 
     Returns:
         The messages, and what is to be done.
     """
-    messages = list(snapshot.messages)
-    said = journal.words if journal.turn == snapshot.turn else ""
-    complete = journal.complete and journal.turn == snapshot.turn
+    messages = list(snapshot.messages if snapshot.turn else fresh)
+    new = [m for m in fresh if _role(m) == "user" and digest(m) not in snapshot.opened_with]
+    new = new if snapshot.turn else []
+    journal = journal if journal.turn == snapshot.turn else Journal()
+    said, complete = journal.words, journal.complete
     was_before = heard and _spaced(_last_words(messages)).startswith(_spaced(heard))
     if was_before and (not said or not _fits(said, str(heard))):
         heard, ended = "", False  # It was the reply before that was heard: nothing of this one.
-    if ended and not (heard or "").strip():
-        heard = None  # They have heard it all, and do not say what.
+    begun = bool(said.strip() or (heard or "").strip())
+    lacking = missing(asked, messages, journal.asked, begun=begun)
+    if lacking and lacking not in " ".join(map(_text, new)):
+        new.insert(0, cast(LLMContextMessage, {"role": "user", "content": lacking}))
+    if (ended or lacking) and not (heard or "").strip():
+        heard = None  # They do not say how much they have heard of it.
     words = cut(said, heard)
     # Nobody has heard the end of a reply of which no word was said.
     ended = ended and bool(words.strip())
     complete = ended or (complete and _spaced(words) == _spaced(said))
     pending, placed = _settled(messages, started)
     waits = bool(pending or placed)
-    new = [m for m in fresh if _role(m) == "user" and digest(m) not in snapshot.opened_with]
     if (complete or waits or new) and words.strip():
         messages.append(cast(LLMContextMessage, {"role": "assistant", "content": words.strip()}))
         words = ""
@@ -86,6 +99,63 @@ def resume(
         messages += _call_and_result(call_id, call)
     messages += new
     return messages, Past(words if words.strip() else "", not complete or waits or bool(new))
+
+
+def missing(
+    asked: str | None, messages: Sequence[LLMContextMessage], noted: str, *, begun: bool
+) -> str:
+    """Tell which of the caller's last words a conversation lacks.
+
+    Args:
+        asked: The words, as their client knows them; None where it does not.
+        messages: The conversation.
+        noted: The words that its last turn answers, as they were heard; empty where they were not
+            noted. A bot may have put others into the messages.
+        begun: Whether a word of that turn's answer was said.
+
+    Returns:
+        The words: none of them, all, or those after the ones that wait for an answer too.
+    """
+    asked, noted = _spaced(asked or ""), _spaced(noted)
+    last, answered = _last_asked(messages)
+    known = [noted, *(" ".join(last[i:]) for i in range(len(last)))]
+    if not asked or asked in known:
+        return ""
+    if not noted and asked in " ".join(last):
+        return ""  # A bot may have put something around them.
+    if begun or answered:
+        return asked  # Alike words were answered; these are others.
+    before = [words for words in known if words and asked.startswith(words + " ")]
+    return asked[len(max(before, key=len, default="")) :].strip()
+
+
+def last_asked(messages: Sequence[LLMContextMessage]) -> str | None:
+    """The caller's last message; None if there is none."""
+    return next(reversed(_last_asked(messages)[0]), None)
+
+
+def _last_asked(messages: Sequence[LLMContextMessage]) -> tuple[list[str], bool]:
+    """What the caller said last, message by message, and whether the bot has said a word since."""
+    asked: list[str] = []
+    answered = False
+    for message in reversed(messages):
+        role, words = _role(message), _text(message)
+        if role == "user" and words:
+            asked.insert(0, words)
+        elif role in ("assistant", "tool"):
+            if asked:
+                break
+            answered = answered or bool(role == "assistant" and words)
+    return asked, answered
+
+
+def _text(message: LLMContextMessage) -> str:
+    content = _plain(message).get("content")
+    if isinstance(content, list):
+        parts = cast("list[Any]", content)
+        texts = [cast("dict[str, Any]", p).get("text") for p in parts if isinstance(p, dict)]
+        content = " ".join(text for text in texts if isinstance(text, str))
+    return _spaced(content) if isinstance(content, str) else ""
 
 
 def digest(message: LLMContextMessage) -> str:

@@ -4,7 +4,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,11 +65,13 @@ class Journal:
         turn: The turn's number.
         words: The words that went out.
         complete: Whether the reply has come to its end.
+        asked: The caller's words that it answers, as they were before a bot rewrote them.
     """
 
     turn: int = 0
     words: str = ""
     complete: bool = False
+    asked: str = ""
 
 
 @dataclass
@@ -201,7 +203,26 @@ def snapshot_from_json(data: Any) -> Snapshot:
 
 
 MIGRATIONS: dict[int, Any] = {}
-"""What makes of a snapshot of a version one of the next."""
+"""What makes of a snapshot of a version one of the next.
+
+A field that an older version can do without is no new version: it has a default where it is read,
+and who does not know it leaves it out.
+"""
+
+
+def journal_from_json(data: Json) -> Journal:
+    """Read a journal."""
+    return Journal(**_known(Journal, data))
+
+
+def started_from_json(data: Json) -> Started:
+    """Read a function that was started."""
+    return Started(**_known(Started, data))
+
+
+def _known(kind: type[Journal | Started], data: Json) -> Json:
+    """What this version knows of it: while machines are updated, a newer one may have kept it."""
+    return {f.name: data[f.name] for f in fields(kind) if f.name in data}
 
 
 def keepable(settings: Mapping[str, Any]) -> Json:

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
 import soxr
+from machines import Machines
 from PIL import Image
 from piper import PiperVoice
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from mistral_service.demo.weights import PIPER_JOE
 
@@ -143,3 +145,11 @@ def speak(path: Path, *parts: float | str) -> Path:
         file.setframerate(MICROPHONE_RATE)
         file.writeframes(np.concatenate(pieces).astype(np.int16).tobytes())
     return path
+
+
+@pytest.fixture(scope="module")
+def idle_page() -> Iterator[Page]:
+    with Machines([]).running() as address, browser() as chrome:
+        page = chrome.new_page()
+        page.goto(address)
+        yield page

@@ -5,7 +5,7 @@ import math
 import os
 import threading
 import wave
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,14 @@ from pipecat.transports.websocket.fastapi import (
 from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
 from playwright.sync_api import Page, expect
-from stage import browser
+from stage import browser, idle_page
 
 from mistral_service import MistralLLMService
 from mistral_service.local import LocalMistral, Reply, Script
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(60)]
+
+__all__ = ["idle_page"]  # a fixture
 
 ARTIFACTS = Path(os.environ.get("ARTIFACTS_DIR", "artifacts"))
 MOVING = "Reconnecting: the call moves to another machine."
@@ -135,12 +137,14 @@ def test_a_cut_reply_goes_on_in_its_bubble(microphone: Path, code: int):
         page.get_by_role("button", name="Disconnect").click()
         expect(page.get_by_role("status")).to_have_text("Ready")
     first, second = machines.lines
-    assert first.hello == {"type": "call", "id": None, "heard": None, "ended": False}
+    nothing = {"heard": None, "ended": False, "asked": None}
+    assert first.hello == {"type": "call", "id": None, **nothing}
     assert second.hello == {
         "type": "call",
         "id": "c4ll",
         "heard": "The moon is round. It has no air,",
         "ended": False,
+        "asked": None,
     }
     assert second.code == 1000
 
@@ -240,6 +244,7 @@ def test_a_bot_without_a_voice_is_written_to():
         page.screenshot(path=ARTIFACTS / "writing.png")
     hello = machines.lines[1].hello
     assert (hello["heard"], hello["ended"]) == ("Air scatters", False)
+    assert hello["asked"] == "Why is the sky blue?"
 
 
 def test_what_was_written_into_a_broken_line_is_not_lost():
@@ -260,6 +265,40 @@ def test_what_was_written_into_a_broken_line_is_not_lost():
         field.press("Enter")
         expect(field).to_have_value("Hello?")
         expect(page.get_by_role("status")).to_have_text("Listening")
+
+
+def test_what_was_written_into_a_broken_line_is_answered_by_the_next_machine():
+    async def breaks(line: Line) -> int:
+        await line.tell("bot-llm-started")
+        await line.tell("bot-llm-text", text="Good morning, ")
+        await line.said("send-text")
+        return 1012
+
+    async def answers(line: Line) -> int:
+        await line.tell("bot-llm-started")
+        await line.tell("bot-llm-text", text="Air scatters ")
+        await asyncio.sleep(0.2)
+        return 1012
+
+    async def rest(line: Line) -> None:
+        await line.tell("bot-llm-started")
+        await line.tell("bot-llm-text", text="blue most.")
+        await line.tell("bot-llm-stopped")
+
+    machines = Machines([breaks, answers, rest], text=True, keeps=True)
+    with machines.running() as address, browser() as chrome:
+        page = chrome.new_page()
+        call(page, address)
+        expect(page.locator(".bot p")).to_have_text("Good morning,")
+        field = page.get_by_role("textbox", name="Or write")
+        field.fill("Why is the sky blue?")
+        field.press("Enter")
+        expect(page.locator(".bot p")).to_have_text(["Good morning,", "Air scatters blue most."])
+        expect(page.locator(".user p")).to_have_text(["Why is the sky blue?"])
+        expect(field).to_have_value("")
+    told = [(line.hello["heard"], line.hello["asked"]) for line in machines.lines]
+    asked = "Why is the sky blue?"
+    assert told == [(None, None), ("Good morning,", asked), ("Air scatters", asked)]
 
 
 def test_a_real_pipeline_is_written_to_and_interrupted():
@@ -354,14 +393,6 @@ def test_a_bot_that_hangs_up_is_not_called_again(microphone: Path):
     assert len(machines.lines) == 1
 
 
-@pytest.fixture(scope="module")
-def idle_page() -> Iterator[Page]:
-    with Machines([]).running() as address, browser() as chrome:
-        page = chrome.new_page()
-        page.goto(address)
-        yield page
-
-
 TEXT = "Ça va ? 你好 🌙"
 PASSED = [
     (TextFrame(TEXT), {"kind": "text", "text": TEXT}),
@@ -397,59 +428,3 @@ def test_the_page_reads_what_pipecat_writes_and_writes_the_same(
     assert found | read == found
     assert found["kind"] == "message" or found["id"] == frame.id
     assert bytes(back) == payload
-
-
-def progress(status: str, said: str, rest: str) -> dict[str, Any]:
-    parts = {"accumulated_text": said, "remaining_text": rest}
-    return {"spoken_status": status, "spoken_progress": parts}
-
-
-SAYS = progress("new", "", "A b.")
-HALF = progress("in-progress", "A", " b.")
-SAID = progress("completed", "A b.", "")
-
-
-def output(how: dict[str, Any], segment: int = 1) -> tuple[str, dict[str, Any]]:
-    return "bot-output", {"text": "A b.", "segment_id": segment, **how}
-
-
-ASKED = ("user-input", {"final": True, "input_type": "transcription", "text": "And?"})
-STARTED = ("bot-llm-started", {})
-STOPPED = ("bot-llm-stopped", {})
-SPEAKS = ("bot-started-speaking", {})
-SILENT = ("bot-stopped-speaking", {})
-CUT = ("bot-interrupted", {})
-WHOLE = [STARTED, SPEAKS, output(SAYS), STOPPED, output(SAID), SILENT]
-TOLD = [
-    ([], None, False),
-    ([CUT], None, False),  # the user speaks into the silence before the first word
-    ([STARTED, SPEAKS, output(SAYS)], "", False),  # begun is not heard
-    ([STARTED, SPEAKS, output(SAYS), output(HALF)], "A", False),
-    ([STARTED, SPEAKS, output(SAID)], "A b.", False),  # the model may write more
-    ([STARTED, SPEAKS, STOPPED, output(SAID), output(SAYS, 2), SILENT], "A b.", False),
-    (WHOLE, "A b.", True),
-    ([STARTED, SPEAKS, output(HALF), CUT], "A", True),  # it will not go on
-    ([*WHOLE, ASKED], "", False),  # the answer to come
-    ([*WHOLE, ("user-input", {**ASKED[1], "input_type": "backchannel"})], "A b.", True),
-    ([*WHOLE, ("user-input", {**ASKED[1], "final": False})], "A b.", True),
-    ([STARTED, SPEAKS, output(HALF), ASKED, CUT], "", False),  # either may come first
-    ([STARTED, SPEAKS, output(HALF), CUT, ASKED], "", False),
-    ([STARTED, SPEAKS, output(HALF), ASKED], "A", False),  # not interrupted: it goes on
-    ([*WHOLE, ASKED, STARTED, SPEAKS, output(HALF, 2)], "A", False),
-    ([*WHOLE, STARTED, STOPPED], "", False),  # a function was called; words are to come
-    ([STARTED, ("bot-llm-text", {"text": "A "}), ("bot-llm-text", {"text": "b."})], "A b.", False),
-    ([STARTED, ("bot-llm-text", {"text": "A b."}), STOPPED], "A b.", True),
-]
-
-
-@pytest.mark.parametrize(("messages", "words", "ended"), TOLD)
-def test_what_was_heard(idle_page: Page, messages: list[Any], words: str | None, ended: bool):
-    told = idle_page.evaluate(
-        """async (messages) => {
-          const heard = new (await import("./heard.js")).Heard();
-          for (const [type, data] of messages) heard.note({ type, data });
-          return [heard.words, heard.ended];
-        }""",
-        messages,
-    )
-    assert told == [words, ended]

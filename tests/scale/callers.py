@@ -1,6 +1,7 @@
 """Callers over WebSocket, who note what they hear and come back when the line breaks."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import time
@@ -122,19 +123,23 @@ class Caller:
             max_size=None,
             compression=None,
         )
+        asked = self._asked
         hello = {"type": "call", "id": self.id, "heard": self._reply, "ended": self._ended}
-        await socket.send(json.dumps(hello))
+        await socket.send(json.dumps({**hello, "asked": asked or None}))
         answer = json.loads(await asyncio.wait_for(socket.recv(), 10))
         if "error" in answer:
             self.lost = answer["error"]
             raise ConnectionError(answer["error"])
         self.id = answer["id"]
         self._socket = socket
+        # From here on what is said goes into this line: was it said after the hello, and before?
+        since = self._asked if self._asked != asked else ""
+        if asked and not self.turn.heard:
+            self._reply, self._ended = "", False  # an answer is due, and nothing else
         about = {"version": "2.2.0", "about": {"library": "tests"}}
         await self._send("client-ready", about)
-        if self._asked and not self.turn.heard and answer.get("asked") != self._asked:
-            # What was said into a line that was breaking did not arrive.
-            await self._send("send-text", _text(self._asked))
+        if since:
+            await self._send("send-text", _text(since))
 
     async def _listen(self) -> None:
         while True:
@@ -190,17 +195,9 @@ class Caller:
         self._told.set()
 
     async def _say(self, text: str) -> None:
-        while True:
-            socket = self._socket
-            try:
-                self._asked = text
-                await self._send("send-text", _text(text))
-                return
-            except websockets.ConnectionClosed:
-                while self._socket is socket and not self.lost:  # until it is taken up  # noqa: ASYNC110
-                    await asyncio.sleep(0.02)
-                if self.lost:
-                    return
+        self._asked = text
+        with contextlib.suppress(websockets.ConnectionClosed):  # then the next hello tells it
+            await self._send("send-text", _text(text))
 
     async def _send(self, kind: str, data: dict[str, Any]) -> None:
         assert self._socket is not None

@@ -27,7 +27,6 @@ let botSpeaks = false;
 let botLooks = false;
 let botReads = false; // one may write to it
 let bySocket = false;
-let unheard = ""; // what was written, until the bot has it
 
 function show(next) {
   state = next;
@@ -88,11 +87,14 @@ async function connect() {
     transcript.pause();
     show("moving");
   });
-  call.addEventListener("moved", ({ detail: { resumed } }) => {
+  call.addEventListener("moved", ({ detail: { resumed, arrived, lost } }) => {
     if (resumed) transcript.resume();
     else transcript.end();
-    if (unheard) $("words").value ||= unheard;
-    unheard = "";
+    if (arrived) {
+      transcript.userSays(arrived, true);
+      transcript.userEnds();
+    }
+    if (lost) $("words").value ||= lost;
     show("loading");
   });
   call.addEventListener("hung-up", ({ detail: sentence }) =>
@@ -104,7 +106,6 @@ async function connect() {
     $("camera").hidden = true;
     transcript.end();
     botSpeaks = false;
-    unheard = "";
     call = null;
     show("idle");
   });
@@ -144,7 +145,6 @@ function hear({ type, data }) {
     case "user-input":
       transcript.userSays(data.text, data.final);
       if (data.input_type !== "chat") return;
-      unheard = "";
       transcript.userEnds();
       return show("thinking");
     case "user-stopped-speaking":
@@ -239,7 +239,6 @@ $("write").addEventListener("submit", (event) => {
   event.preventDefault();
   const words = $("words").value.trim();
   if (!words || $("send").disabled || !call.write(words)) return;
-  unheard = words;
   $("words").value = "";
 });
 addEventListener("pagehide", () => call?.close());

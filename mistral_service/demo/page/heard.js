@@ -1,5 +1,7 @@
-// The words of the bot's reply, as far as they were heard: what another machine must know to go on
-// with the reply where this one stopped.
+// The words of the bot's reply, as far as they were heard, and the user's before it: what another
+// machine must know to go on where this one stopped.
+
+const ASKED_LONGEST = 10000; // the server takes no more
 
 /** Follows the RTVI messages of a call.
  *
@@ -18,6 +20,9 @@ export class Heard {
   #complete = false; // the language model has written all of it
   #cut = false; // the user has interrupted it
   #asked = false; // the user has said something that nothing was answered to yet
+  #arrived = ""; // the user's last words, as far as the bot has told that they came
+  #sent = []; // what was written since, and the bot has not told of
+  #answers = false; // an answer to the words that arrived has begun
 
   /** The words heard of the latest reply; null before the first one. */
   get words() {
@@ -35,11 +40,24 @@ export class Heard {
     return !this.voiced || !(this.#speaks || rest);
   }
 
+  /** The user's last words; null where there are none, or too many to be told. */
+  get asked() {
+    const before = this.#answers && this.#sent.length ? [] : [this.#arrived];
+    const words = [...before, ...this.#sent].join(" ").trim();
+    return words && words.length <= ASKED_LONGEST ? words : null;
+  }
+
+  /** The user has written something into the line. */
+  wrote(text) {
+    this.#sent.push(text);
+  }
+
   note({ type, data }) {
     switch (type) {
       case "user-input":
         if (!data.final || data.input_type === "backchannel") return;
-        this.#asked = true;
+        if (data.input_type === "chat") this.#sent.shift();
+        this.#asks(data.text);
         if (this.ended) this.#next();
         return;
       case "bot-interrupted":
@@ -50,6 +68,7 @@ export class Heard {
       case "bot-llm-started":
         if (this.ended || !this.#begun) this.#next();
         this.#asked = this.#complete = false;
+        this.#answers = true;
         return;
       case "bot-llm-text":
         this.#begun = true;
@@ -72,10 +91,27 @@ export class Heard {
     }
   }
 
-  /** Another machine goes on with the reply: its sentences are numbered from the beginning. */
-  moved() {
-    if (this.#begun) this.#before = this.words;
-    this.#forget();
+  /** Another machine goes on: the sentences of its replies are numbered from the beginning.
+   *
+   * `asked` are the user's last words that it has. Returns what was written and never told of: it
+   * is there after all (`arrived`), or it is not (`lost`).
+   */
+  moved(asked) {
+    const sent = this.#sent.splice(0).join(" ");
+    const has = spaced(asked ?? "").endsWith(spaced(sent));
+    if (sent && has) this.#asks(sent);
+    if (this.#asked) this.#next(); // what comes now is the answer to it
+    else {
+      if (this.#begun) this.#before = this.words;
+      this.#forget();
+    }
+    return has ? { arrived: sent } : { lost: sent };
+  }
+
+  #asks(text) {
+    this.#asked = true;
+    this.#arrived = this.#answers ? text : `${this.#arrived} ${text}`;
+    this.#answers = false;
   }
 
   #outputs({ text, segment_id: id, spoken_status: status, spoken_progress: progress }) {
@@ -99,3 +135,5 @@ export class Heard {
     this.#speaks = this.#complete = false;
   }
 }
+
+const spaced = (words) => words.trim().replace(/\s+/g, " ");

@@ -17,8 +17,9 @@ const LONGEST_PAUSE_MS = 2000;
 const PATIENCE_MS = 30000;
 const STUCK = 64000; // bytes that nobody takes: two seconds of the microphone
 
-/** Events: as those of `Call`, and "moving" when the connection broke, "moved" (detail: `resumed`)
- * when it is back. "hung-up" has a sentence for the user as its detail, if there is more to say. */
+/** Events: as those of `Call`, and "moving" when the connection broke, "moved" when it is back
+ * (detail: `resumed`, and what was written as it broke: `arrived` or `lost`). "hung-up" has a
+ * sentence for the user as its detail, if there is more to say. */
 export class SocketCall extends EventTarget {
   heard = new Heard();
   over = false;
@@ -49,7 +50,9 @@ export class SocketCall extends EventTarget {
 
   /** Say something in writing; false if the call is on its way to another machine just now. */
   write(text) {
-    return this.#send("send-text", { content: text });
+    if (!this.#send("send-text", { content: text })) return false;
+    this.heard.wrote(text);
+    return true;
   }
 
   close() {
@@ -63,7 +66,7 @@ export class SocketCall extends EventTarget {
     this.#emit("ended");
   }
 
-  /** Call, or call again. Resolves to whether the call was taken up again; throws a `NoAnswer`. */
+  /** Call, or call again. Resolves to the server's answer; throws a `NoAnswer`. */
   #open() {
     const url = new URL("call", document.baseURI);
     url.protocol = url.protocol.replace("http", "ws");
@@ -79,8 +82,8 @@ export class SocketCall extends EventTarget {
         reject(new NoAnswer(refusal, code));
       };
       socket.onopen = () => {
-        const { words, ended } = this.heard;
-        socket.send(JSON.stringify({ type: "call", id: this.#id, heard: words, ended }));
+        const { words: heard, ended, asked } = this.heard;
+        socket.send(JSON.stringify({ type: "call", id: this.#id, heard, ended, asked }));
       };
       socket.onclose = ({ code }) => fail(code);
       socket.onmessage = ({ data }) => {
@@ -99,7 +102,7 @@ export class SocketCall extends EventTarget {
           version: RTVI_VERSION,
           about: { library: "mistral_service.demo" },
         });
-        resolve(answer.resumed);
+        resolve(answer);
       };
     });
   }
@@ -146,10 +149,10 @@ export class SocketCall extends EventTarget {
       await pause(wait);
       if (this.over) return;
       try {
-        const resumed = await this.#open();
-        if (resumed) this.heard.moved();
-        else this.heard = new Heard();
-        return this.#emit("moved", { resumed });
+        const { resumed, asked } = await this.#open();
+        const written = this.heard.moved(resumed ? asked : null);
+        if (!resumed) this.heard = new Heard();
+        return this.#emit("moved", { resumed, ...written });
       } catch (error) {
         if (error.code === REFUSED) return this.#hungUp(OVER);
       }

@@ -1,0 +1,122 @@
+"""What a caller asked just before the machine died is answered: real Redis, real pipelines."""
+
+from kept import STORY, Machine, asked, keepers, redis, written
+from pipecat.frames.frames import (
+    InterimTranscriptionFrame,
+    TranscriptionFrame,
+    UserStartedSpeakingFrame,
+    UserStoppedSpeakingFrame,
+)
+from pipecat.processors.frameworks.rtvi.frames import RTVISendTextFrame
+
+from mistral_service.local import Reply
+from tests.conftest import until
+
+__all__ = ["keepers", "redis"]  # fixtures
+
+NOON = "It is noon."
+TOO = "It is noon there too."
+
+
+async def test_a_question_whose_turn_was_never_written_is_answered(serve, keepers):
+    mistral = serve(Reply(NOON), Reply("Too late.", wait=30), Reply(TOO), Reply("Good night."))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.call.say("What time is it?")
+        await written(one.keeper)
+        await one.keeper._writer.close(finish=False)  # it has no power any more, but for its ears
+        await one.call.begin("And in Rome?")
+        await until(lambda: len(asked(mistral)) == 2)
+        keeper = await keepers.open(one.keeper.id, heard="", ended=False, asked="And in Rome?")
+        assert keeper.asked == "And in Rome?"
+        async with Machine(mistral, keeper) as two:
+            await two.call.until(lambda: two.said()[-1] == ("assistant", TOO))
+            assert two.call.words == TOO
+            assert two.said()[1:] == [
+                ("user", "What time is it?"),
+                ("assistant", NOON),
+                ("user", "And in Rome?"),
+                ("assistant", TOO),
+            ]
+            await written(keeper)
+            # The same client on its way to a third machine tells the same words.
+            told = {"heard": TOO, "ended": True, "asked": "And in Rome?"}
+            async with Machine(mistral, await keepers.open(one.keeper.id, **told)) as three:
+                await three.goes_on()
+                assert three.said() == two.said()
+                assert await three.call.say("Thanks.") == "Good night."
+        await one.call.interrupt()
+
+
+async def test_a_question_before_the_first_turn_was_written_is_answered(serve, keepers):
+    mistral = serve(Reply(NOON))
+    one = await keepers.open()
+    await one.close(over=False)
+    keeper = await keepers.open(one.id, asked="What time is it?")
+    async with Machine(mistral, keeper) as two:
+        await two.call.until(lambda: two.call.words == NOON)
+        assert two.said()[:2] == [("system", "You are a voice."), ("user", "What time is it?")]
+        await written(keeper)
+
+
+async def test_words_that_a_bot_has_rewritten_are_not_asked_again(serve, keepers):
+    mistral = serve(Reply(STORY, pause=0.05), Reply(STORY[17:]))
+    async with Machine(mistral, await keepers.open()) as one:
+        raw = RTVISendTextFrame(msg_id="1", text="Tell me a story.")
+        await one.call.worker.queue_frame(raw)
+        await one.call.begin("[12:30, Ann] narrate")
+        await one.call.until(lambda: STORY[:17] in one.call.words)
+        await written(one.keeper)
+        told = {"heard": STORY[:17], "asked": "Tell me a story."}
+        async with Machine(mistral, await keepers.open(one.keeper.id, **told)) as two:
+            await two.call.until(lambda: two.said()[-1] == ("assistant", STORY))
+            assert two.said()[1:] == [("user", "[12:30, Ann] narrate"), ("assistant", STORY)]
+            assert STORY[:17] + two.call.words == STORY
+
+
+async def test_what_was_spoken_is_kept_as_it_was_heard(serve, keepers):
+    mistral = serve(Reply(NOON))
+
+    async def says(*words: str) -> None:
+        await one.call.worker.queue_frame(UserStartedSpeakingFrame())
+        for text in words:
+            heard = {"text": text, "user_id": "ann", "timestamp": "now"}
+            await one.call.worker.queue_frame(InterimTranscriptionFrame(**heard))
+            await one.call.worker.queue_frame(TranscriptionFrame(**heard))
+
+    async with Machine(mistral, await keepers.open()) as one:
+        await says("What time", "is it?")
+        await one.call.worker.queue_frame(UserStoppedSpeakingFrame())
+        await one.call.until(lambda: one.call.words == NOON)
+        await one.call.until(lambda: one.said()[-1] == ("assistant", NOON))
+        await written(one.keeper)
+        two = await keepers.open(one.keeper.id)
+        assert two._journal.asked == "What time is it?"
+        assert two.asked == "What time is it?"
+        await two.close(over=False)
+
+
+async def test_of_words_without_end_no_more_is_noted_than_a_client_may_tell(serve, keepers):
+    mistral = serve(Reply(NOON))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.call.worker.queue_frame(RTVISendTextFrame(msg_id="1", text="word " * 9000))
+        await until(lambda: one.keeper._unanswered)
+        await one.call.say("What time is it?")
+        await written(one.keeper)
+        two = await keepers.open(one.keeper.id)
+        assert len(two._journal.asked) == 10_000
+        await two.close(over=False)
+
+
+async def test_spoken_words_whose_turn_had_not_begun_are_answered(serve, keepers):
+    mistral = serve(Reply(NOON), Reply(TOO))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.call.say("What time is it?")
+        await one.call.worker.queue_frame(UserStartedSpeakingFrame())
+        await one.call.worker.queue_frame(TranscriptionFrame("And in Rome?", "ann", "now"))
+        await until(lambda: one.keeper._unanswered)
+        await written(one.keeper)
+        told = {"heard": "", "ended": False, "asked": "And in Rome?"}
+        async with Machine(mistral, await keepers.open(one.keeper.id, **told)) as two:
+            await two.call.until(lambda: two.call.words == TOO)
+            assert [m for m in two.said() if m[0] == "user"][1:] == [("user", "And in Rome?")]
+            assert len(asked(mistral)) == 2
