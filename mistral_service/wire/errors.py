@@ -6,6 +6,7 @@ int or null; the body may be `{"object": "error"}`, `{"detail": …}`, `{"messag
 `MistralError` with a `Reason`.
 """
 
+import math
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any, cast
@@ -275,7 +276,9 @@ class MistralError(Exception):
         marks = [str(m) for m in (self.status_code, self.code) if m is not None]
         advice = _ADVICE[self.reason] + (f" ({', '.join(dict.fromkeys(marks))})" if marks else "")
         when = f" Try again in {_time(self.retry_after)}." if self.retry_after else ""
-        return (f"{advice}: {self.detail}" if self.detail else f"{advice}.") + when
+        sentence = f"{advice}: {self.detail}" if self.detail else advice
+        ends = (not when and self.detail) or sentence.endswith((".", "!", "?", _CUT_OFF))
+        return sentence + ("" if ends else ".") + when
 
 
 class HeldBack(MistralError):
@@ -366,7 +369,10 @@ def _decoded(body: object) -> object:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:g} s" if seconds < 7200 else f"{seconds / 3600:,.0f} hours"
+    if seconds >= 7200:
+        return f"{seconds / 3600:,.0f} hours"
+    # Rounded up: who comes a moment too early is refused once more.
+    return f"{math.ceil(seconds)} s" if seconds >= 10 else f"{math.ceil(seconds * 10) / 10:g} s"
 
 
 def _cut(text: str) -> str:

@@ -58,7 +58,13 @@ def kill(process: psutil.Process | subprocess.Popen[Any]) -> None:
 class Cluster:
     """Redis, a model and two nodes of Ray, from `start()` to `stop()`."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds_per_word: float = 0.4) -> None:
+        """Prepare it.
+
+        Args:
+            seconds_per_word: How fast the model speaks; a voice has 150 words a minute.
+        """
+        self.seconds_per_word = seconds_per_word
         self.folder = Path(tempfile.mkdtemp(prefix="calls-"))
         self.redis_port, self.mistral_port, self.http_port = free_port(), free_port(), free_port()
         self.book = self.folder / "book"
@@ -84,7 +90,8 @@ class Cluster:
         self.start_redis()
         self._run(
             "mistral",
-            [sys.executable, str(HERE / "counting.py"), "--port", str(self.mistral_port)],
+            [sys.executable, str(HERE / "counting.py"), "--port", str(self.mistral_port)]
+            + ["--pause", str(self.seconds_per_word)],
         )
         ray = shutil.which("ray", path=self.env["PATH"])
         assert ray, "ray is not installed"

@@ -73,7 +73,7 @@ def main() -> None:
     """Serve until told to end."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--pause", type=float, default=0.4, help="a voice says 2.5 words a second")
+    parser.add_argument("--pause", type=float, default=0.4, help="seconds per word")
     options = parser.parse_args()
     # As much as one likes, until `PUT /limits` says otherwise.
     limits = RateLimits()

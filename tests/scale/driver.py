@@ -33,6 +33,11 @@ def deploy(port: str, options: str) -> None:
     print("deployed")
 
 
+def delete() -> None:
+    """End the calls, and all replicas."""
+    serve.delete("calls")
+
+
 def status() -> None:
     """Print what Serve tells of itself, for whoever looks for secrets in it."""
     client = serve.context._get_global_client()

@@ -29,9 +29,12 @@ def many(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """Two nodes that take calls."""
-    cluster = Cluster()
+    # Two cores have to hold the nodes, the model and all the callers: 200 hear a slow speaker, or
+    # the machine itself is what is late.
+    long = request.config.getoption("--scale") == "long"
+    cluster = Cluster(seconds_per_word=0.8 if long else 0.25)
     try:
         cluster.start()
         cluster.deploy(**DEPLOYED)
@@ -162,6 +165,7 @@ async def test_a_replica_that_is_stuck_is_replaced(cluster: Cluster, many: int):
 
 @pytest.mark.long
 async def test_replicas_come_with_the_calls(cluster: Cluster):
+    cluster.driver("delete")  # replicas that are there would stay for ten minutes
     cluster.deploy(calls_per_replica=5, min_replicas=1, max_replicas=4, drain_seconds=20.0)
     before = len(cluster.replicas())
     heard = await hold(cluster, 15, turns=9, over=30.0)
@@ -200,7 +204,9 @@ async def test_the_budget_is_halved(cluster: Cluster, many: int):
         assert [turn for turn in heard.wrong if not turn.told] == []
     assert refused <= many / 50
     assert refused_alone > 10 * max(refused, 10)
-    assert len(shared.wrong) <= len(alone.wrong)
+    # What is left for certainty, 5 %, is all that it costs.
+    answered, answered_alone = (9 * many - len(heard.wrong) for heard in (shared, alone))
+    assert answered > 0.85 * answered_alone
 
 
 @pytest.mark.long
