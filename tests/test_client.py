@@ -224,7 +224,7 @@ async def test_many_texts_go_in_batches_and_come_in_order(serve, client_for):
 
 async def test_only_so_many_batches_are_under_way_at_once(serve, client_for):
     answer = json.dumps({"data": [{"index": 0, "embedding": [1.0]}]}).encode()
-    mistral = serve(Reply(path="embeddings", raw=answer, wait=0.05, times=None))
+    mistral = serve(Reply(path="embeddings", raw=answer, wait=0.3, times=None))
     long = "word " * 6000  # of these no two fit into a batch
     assert len(await client_for(mistral, concurrency=2).embed([long] * 5)) == 5
     spans = [(e.began, e.ended) for e in mistral.exchanges]

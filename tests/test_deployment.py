@@ -47,6 +47,9 @@ def test_a_pod_has_the_time_that_its_calls_have():
     pod = group["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] > args["drain_seconds"]
     assert service["rayClusterDeletionDelaySeconds"] > args["drain_seconds"]
+    [container] = pod["containers"]
+    proxy = {each["name"]: each["value"] for each in container["env"]}
+    assert int(proxy["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) > args["drain_seconds"]
     mounted = [volume["secret"]["secretName"] for volume in pod["volumes"]]
     assert mounted == ["mistral-calls", "mistral-calls-url"]
 

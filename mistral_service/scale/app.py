@@ -84,7 +84,6 @@ def app(args: dict[str, Any]) -> serve.Application:
         ),
         graceful_shutdown_timeout_s=told.drain_seconds,
         graceful_shutdown_wait_loop_s=2,
-        # Three failures in a row end a replica: one that is stuck has some twelve seconds.
         health_check_period_s=2,
         health_check_timeout_s=4,
         ray_actor_options={"num_cpus": told.cpus},

@@ -8,12 +8,11 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-CALLS_PER_REPLICA = 80
-"""Calls that a replica, which is a process on one core, may hold.
+CALLS_PER_REPLICA = 8
+"""Spoken calls that a replica, which is a process on one core, may hold.
 
-The service itself takes 152 replies at 50 tokens a second on a core, all speaking at once. Of that
-core a third is left to the socket's audio and the detector of speech, and of the rest some must
-be free: a core that is full is late for everybody.
+One takes about a twelfth of a core behind HAProxy: sound both ways and the detector of speech
+(`benchmarks/scale.py`). A third is left free: a core that is full is late for everybody.
 """
 
 _SECRETS = ("MISTRAL_API_KEY", "REDIS_URL", "MISTRAL_SERVICE_KEEP_KEY")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import faulthandler
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -20,6 +21,9 @@ LEAVE_S = 15.0
 """Seconds before the deadline of a shutdown at which the calls that are left are sent elsewhere."""
 STUCK_S = 5.0
 """Seconds of lag in which an event loop is held to be stuck."""
+ENDS_S = 10.0
+"""Seconds after which a process whose event loop stands still ends itself, with the stacks of its
+threads in its log, so that its callers find another one. Ray would wait for its calls to end."""
 _WATCH_S = 1.0
 _READY_S = 10.0
 
@@ -80,6 +84,7 @@ class Replica:
 
     async def close(self) -> None:
         """Let go of Redis, when the last call has ended: the others' shares grow at once."""
+        faulthandler.cancel_dump_traceback_later()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -124,6 +129,7 @@ class Replica:
         """Measure how late the loop is, and send the calls away before the replica is ended."""
         leaves: float | None = None
         while True:
+            faulthandler.dump_traceback_later(ENDS_S, exit=True)
             await asyncio.sleep(_WATCH_S)
             now = time.monotonic()
             self._lag, self._beat = max(0.0, now - self._beat - _WATCH_S), now

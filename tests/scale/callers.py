@@ -18,6 +18,7 @@ PROTOCOL = "mistral-call.v1"
 PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 GIVES_UP = 30.0
 WAITS = 45.0
+TRY_AGAIN = 1013  # all lines are taken: call again after a pause
 
 
 @dataclass
@@ -128,7 +129,9 @@ class Caller:
         await socket.send(json.dumps({**hello, "asked": asked or None}))
         answer = json.loads(await asyncio.wait_for(socket.recv(), 10))
         if "error" in answer:
-            self.lost = answer["error"]
+            await socket.wait_closed()
+            if socket.close_code != TRY_AGAIN:
+                self.lost = answer["error"]
             raise ConnectionError(answer["error"])
         self.id = answer["id"]
         self._socket = socket
