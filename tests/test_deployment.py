@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import until
 from pipecat.frames.frames import MetricsFrame
 from pipecat.metrics.metrics import TTFBMetricsData
 from ray.serve.schema import ServeDeploySchema
+from redis.asyncio import Redis
+from scale_redis import RedisServer, redis
 
 import mistral_service.scale
 from mistral_service.scale import metrics, turns
@@ -21,7 +24,11 @@ from mistral_service.scale.args import (
     read_secrets,
     refuse_visible_secrets,
 )
+from mistral_service.scale.budget import SharedBudget
 from mistral_service.scale.replica import Replica
+from mistral_service.surroundings import Ask, Rank
+
+__all__ = ["redis"]
 
 DEPLOY = Path(mistral_service.scale.__file__).parent / "deploy"
 BOT = str(Path(__file__).parents[1] / "examples" / "many_calls_bot.py")
@@ -116,6 +123,26 @@ async def test_a_loop_that_was_stuck_is_not_healthy():
     replica._lag = 9.0
     with pytest.raises(RuntimeError, match=r"stuck for 9\.0 s"):
         await replica.healthy()
+
+
+async def test_a_replica_that_ends_lets_go_of_redis(redis: RedisServer, serve, monkeypatch):
+    serve()  # the environment leads there
+    monkeypatch.setenv("PIPECAT_SETUP_FILES", "")
+    monkeypatch.setenv("REDIS_URL", redis.url)
+    replica, other = Replica(Args(bot=BOT)), SharedBudget(redis.url)
+    await replica.ready()
+    assert replica.calls is not None
+    ask = Ask("an account", "a model", 10, Rank.TURN)
+    for gate in (other, replica.calls.gate):
+        assert gate is not None
+        await gate.admit(ask)
+    await until(lambda: other.stats.processes == 2)
+    connections = Redis.from_url(redis.url)
+    await replica.close()
+    assert await connections.zcard("mistral-budget:alive") == 1
+    await other.close()
+    assert await connections.zcard("mistral-budget:alive") == 0
+    await connections.aclose()
 
 
 def test_what_is_not_measured_costs_nothing_and_what_is_arrives(monkeypatch: pytest.MonkeyPatch):

@@ -119,6 +119,8 @@ class Calls:
 
     Attributes:
         limit: How many there may be.
+        keepers: Who keeps the conversations, if anybody does.
+        gate: Who may ask the model, if not everybody.
     """
 
     def __init__(
@@ -135,7 +137,7 @@ class Calls:
         self.limit = limit
         self.keepers = keepers
         self._bot = bot
-        self._gate = gate
+        self.gate = gate
         self._held: dict[asyncio.Task[None], asyncio.Event] = {}
 
     def __len__(self) -> int:
@@ -193,7 +195,7 @@ class Calls:
         lost: asyncio.Event,
         away: asyncio.Event,
     ) -> None:
-        surroundings.set(Surroundings(self._gate, keeper))  # this task's, and the bot's after it
+        surroundings.set(Surroundings(self.gate, keeper))  # this task's, and the bot's after it
         bot = asyncio.create_task(_run(self._bot, arguments))
         orders = [asyncio.create_task(event.wait()) for event in (lost, away)]
         await asyncio.wait([bot, *orders], return_when=asyncio.FIRST_COMPLETED)
