@@ -32,8 +32,8 @@ _PAUSE, _LONGEST_PAUSE = 1.0, 3.0
 said is mostly the whole minute, since nobody knows how much of it is over; and a turn has nine."""
 
 _SETTLES = 2 * BEAT
-"""Seconds for which a process keeps to its share when Redis is back: by then all have written there
-what Redis has forgotten."""
+"""Seconds for which a process keeps to its share as well when Redis is back: by then all have
+written there what Redis has forgotten."""
 
 
 @dataclass
@@ -144,14 +144,16 @@ class SharedBudget:
         units = account.ledger.units(ask.tokens)
         kept, wait = False, 0.0
         try:
-            if not self.stats.local:
+            if self.stats.local:
+                wait = account.room_in(time.time(), units, ask.rank, self.stats.processes)
+            # Where Redis is back, it counts as well: some may go by it already, and some not yet.
+            if wait <= 0 and self._shared_again < math.inf:
                 try:
                     wait = await self._shared(ask, account, units)
                     kept = True
                 except GONE as e:
                     self._lost(e)
-            if not kept:
-                wait = account.room_in(time.time(), units, ask.rank, self.stats.processes)
+                    wait = account.room_in(time.time(), units, ask.rank, self.stats.processes)
         except asyncio.CancelledError:
             account.ledger.correct(units * UNIT - ask.tokens)
             raise
@@ -241,6 +243,8 @@ class SharedBudget:
         first = True
         while True:
             try:
+                if self.stats.local:
+                    await self._log.renew()
                 alive, known = await self._log.alive()
                 # A Redis that comes back empty does not know all of them at once.
                 least = self.stats.processes if self.stats.local else 1

@@ -18,6 +18,7 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from mistral_service.scale.account import NO_LIMIT
 from mistral_service.scale.ledger import Entry
@@ -26,7 +27,7 @@ GONE = (RedisError, OSError, TimeoutError)
 """What says that Redis is not there."""
 
 _TIMEOUT = 0.2
-"""Seconds until Redis counts as gone: it answers in one millisecond, and a caller waits."""
+"""Seconds, twice, until Redis counts as gone: it answers in one millisecond, and a caller waits."""
 
 _ALIVE = 5.0
 """Seconds for which a process counts as alive after its last sign of life; one comes a second."""
@@ -46,8 +47,9 @@ class SharedLog:
             redis_url,
             socket_timeout=_TIMEOUT,
             socket_connect_timeout=_TIMEOUT,
-            # One failure is looked into: behind it may be a Redis that has forgotten everything.
-            retry=Retry(NoBackoff(), 0),
+            # A late answer may be our own lateness, and is waited for once more. Other failures
+            # are looked into: behind them may be a Redis that has forgotten everything.
+            retry=Retry(NoBackoff(), 1, (RedisTimeoutError,)),
             decode_responses=True,
         )
         self._redis: Any = Redis(connection_pool=pool)
@@ -102,6 +104,10 @@ class SharedLog:
     async def count(self, key: str, name: str) -> int:
         """How many stand in a list."""
         return (await self._storage.get_moving_window(f"{key}:{name}", NO_LIMIT, self._window))[1]
+
+    async def renew(self) -> None:
+        """Let go of connections that broke when Redis went: each of them would fail once more."""
+        await self._redis.connection_pool.disconnect(inuse_connections=False)
 
     async def alive(self) -> tuple[int, bool]:
         """Give a sign of life.
