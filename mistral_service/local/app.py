@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from mistral_service.local import endpoints
 from mistral_service.local.checks import Checks
@@ -215,7 +215,13 @@ class _Answer(Response):
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.create_task(self._send(scope, receive, send))
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                # Before its client can know: what that asks next begins later.
+                self._exchange.ended = time.monotonic()
+            await send(message)
+
+        sending = asyncio.create_task(self._send(scope, receive, send_on))
         leaving = asyncio.create_task(_disconnect(receive))
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -225,7 +231,7 @@ class _Answer(Response):
             for task in (sending, leaving):
                 task.cancel()
             results = await asyncio.gather(sending, leaving, return_exceptions=True)
-            self._exchange.ended = time.monotonic()
+            self._exchange.ended = self._exchange.ended or time.monotonic()
         if isinstance(results[0], Exception):
             raise results[0]
 
