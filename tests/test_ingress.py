@@ -15,7 +15,7 @@ from pipecat.runner.types import WebSocketRunnerArguments
 from starlette.websockets import WebSocket
 from websockets.asyncio.client import ClientConnection
 
-from mistral_service.scale.calls import Calls
+from mistral_service.scale.calls import Calls, CallSocket
 from mistral_service.scale.ingress import PROTOCOL, create_app
 from mistral_service.surroundings import surroundings
 
@@ -200,6 +200,34 @@ async def test_a_caller_tells_what_they_asked_last_and_an_older_client_does_not(
                 '"asked": each null or a text' in (await hello(line, asked="x" * 10_001))["error"]
             )
             assert (await closed(line))[0] == 1008
+
+
+@pytest.mark.parametrize("hangs_up", [True, False])
+async def test_a_request_that_is_cancelled_is_over_only_where_the_bot_had_hung_up(hangs_up: bool):
+    shelf, began = Shelf(), asyncio.Event()
+
+    async def bot(arguments: WebSocketRunnerArguments) -> None:
+        if hangs_up:
+            await arguments.websocket.close()
+        began.set()
+        await asyncio.sleep(0.05)
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(_: Any) -> None: ...
+
+    socket = CallSocket({"type": "websocket"}, receive, send)
+    await socket.accept()
+    kept = await shelf.open(None, heard=None, ended=False, asked=None, create=False)
+    calls = Calls(bot, limit=9, keepers=shelf)
+    request = asyncio.create_task(
+        calls.hold(socket, WebSocketRunnerArguments(websocket=socket), kept)
+    )
+    await began.wait()
+    request.cancel()  # as Ray does when a client has left
+    await until(lambda: shelf.closed)
+    assert shelf.closed == [(kept.id, hangs_up)]
 
 
 async def test_whose_call_another_machine_took_is_told_to_move():

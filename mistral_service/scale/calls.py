@@ -169,7 +169,8 @@ class Calls:
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
-            socket.left = socket.left or NEVER_CLOSED
+            if socket.application_state is not WebSocketState.DISCONNECTED:  # nobody has hung up
+                socket.left = socket.left or NEVER_CLOSED
             # Most bots notice that their caller is gone; the others are told.
             asyncio.get_running_loop().call_later(LEAVING_S, away.set)
             raise
