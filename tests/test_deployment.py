@@ -125,6 +125,23 @@ async def test_a_loop_that_was_stuck_is_not_healthy():
         await replica.healthy()
 
 
+async def test_a_replica_that_took_long_to_be_ready_is_healthy(serve, tmp_path, monkeypatch):
+    serve()
+    monkeypatch.setenv("PIPECAT_SETUP_FILES", "")
+    monkeypatch.setattr("mistral_service.scale.replica.STUCK_S", 0.2)
+    monkeypatch.setattr("mistral_service.scale.replica._WATCH_S", 0.05)
+    slow = tmp_path / "slow_bot.py"
+    slow.write_text(
+        "import asyncio\n"
+        "async def warm_up(): await asyncio.sleep(1.0)\n"
+        "async def bot(runner_args): pass\n"
+    )
+    replica = Replica(Args(bot=str(slow)))
+    await replica.ready()
+    await replica.healthy()
+    await replica.close()
+
+
 async def test_a_replica_that_ends_lets_go_of_redis(redis: RedisServer, serve, monkeypatch):
     serve()  # the environment leads there
     monkeypatch.setenv("PIPECAT_SETUP_FILES", "")

@@ -73,6 +73,7 @@ class Replica:
         self.calls = Calls(
             cast(Bot, module.bot), limit=self.args.calls_per_replica, keepers=keepers, gate=gate
         )
+        self._beat = time.monotonic()  # from now on: making ready may take as long as it likes
         self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(_tell(stats))]
         model = os.environ.get("MISTRAL_MODEL") or "mistral-small-latest"
         status = {"engine": f"Mistral, model {model}", "model": model, "local": False}
