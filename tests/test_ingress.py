@@ -12,6 +12,7 @@ import uvicorn
 import websockets
 from bots import free_port
 from pipecat.runner.types import WebSocketRunnerArguments
+from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 from websockets.asyncio.client import ClientConnection
 
@@ -293,6 +294,44 @@ async def test_beyond_capacity_a_caller_hears_so_at_once():
         await until(lambda: not len(calls))
         async with dial(host) as third:
             assert (await hello(third))["resumed"] is False
+
+
+async def knows_by_cookie(connection: HTTPConnection) -> bool:
+    return connection.cookies.get("badge") == "gold"
+
+
+def knows_by_key(connection: HTTPConnection) -> bool:
+    if connection.query_params["badge"] == "none":
+        raise RuntimeError("the list of guests is lost")
+    return connection.query_params["badge"] == "gold"
+
+
+async def test_who_may_call_is_the_bots_to_say():
+    calls = Calls(Parrot(), limit=9)
+    async with door(calls, may_call=knows_by_cookie) as host:
+        async with dial(host) as line:
+            assert json.loads(await line.recv())["error"] == "This bot does not take your call."
+            assert (await closed(line))[0] == 1008
+        async with dial(host, "/twilio/media", None) as line:
+            assert await closed(line) == (1008, "This bot does not take your call.")
+        async with httpx.AsyncClient(base_url=f"http://{host}") as client:
+            assert (await client.post("/twilio")).status_code == 403
+            allowed = await client.post("/twilio", headers={"Cookie": "badge=gold"})
+            assert "<Stream" in allowed.text
+        cookie = {"Cookie": "badge=gold"}
+        async with websockets.connect(f"ws://{host}/call", additional_headers=cookie) as line:
+            await line.send("hi")
+            assert await line.recv() == "hi"
+
+
+async def test_where_it_cannot_be_said_who_may_call_nobody_does():
+    async with door(Calls(Parrot(), limit=9), may_call=knows_by_key) as host:
+        for query in ("", "?badge=none", "?badge=tin"):
+            async with dial(host, f"/call{query}", None) as line:
+                assert (await closed(line))[0] == 1008
+        async with dial(host, "/call?badge=gold", None) as line:
+            await line.send("hi")
+            assert await line.recv() == "hi"
 
 
 @pytest.mark.parametrize(

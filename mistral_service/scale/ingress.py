@@ -17,6 +17,7 @@ from loguru import logger
 from pipecat.runner.types import CallData, WebSocketRunnerArguments
 from pipecat.runner.utils import parse_telephony_websocket
 from pydantic import BaseModel, Field, ValidationError
+from starlette.requests import HTTPConnection
 from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
@@ -45,7 +46,13 @@ _SENTENCES = {
     ),
     "unknown": "There is no such call any more: call anew, with the id null.",
     "store": "What is kept of calls cannot be read now: call again in a moment.",
+    "stranger": "This bot does not take your call.",
 }
+
+MayCall = Callable[[HTTPConnection], bool | Awaitable[bool]]
+"""Whether one who calls may: gets the WebSocket of a call, or the request of `POST /twilio`."""
+MAY_CALL_S = 10.0
+"""Seconds that this may take; who is not known by then does not call."""
 
 
 class Refusal(Exception):
@@ -77,6 +84,7 @@ def create_app(
     calls: Calls,
     status: Mapping[str, Any],
     healthy: Callable[[], Awaitable[None]] | None = None,
+    may_call: MayCall | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -84,7 +92,12 @@ def create_app(
         calls: Where calls are held.
         status: What `GET /api/status` tells of the engine: `engine`, `model`.
         healthy: Raises what is wrong, for `GET /healthz`.
+        may_call: Whether one who calls may; None lets everybody who gets here.
     """
+
+    async def known(connection: HTTPConnection) -> bool:
+        return may_call is None or await _knows(may_call, connection)
+
     app = FastAPI(openapi_url=None)
 
     @app.middleware("http")
@@ -111,10 +124,12 @@ def create_app(
 
     @app.post("/twilio")
     async def twilio(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        if not await known(request):
+            return Response(_SENTENCES["stranger"], status_code=403, media_type="text/plain")
         return Response(twiml(request), media_type="application/xml")
 
-    app.router.routes.append(WebSocketRoute("/call", _Door(calls, _browser)))
-    app.router.routes.append(WebSocketRoute("/twilio/media", _Door(calls, _twilio)))
+    app.router.routes.append(WebSocketRoute("/call", _Door(calls, _browser, known)))
+    app.router.routes.append(WebSocketRoute("/twilio/media", _Door(calls, _twilio, known)))
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     return app
 
@@ -135,21 +150,36 @@ def twiml(request: Request) -> str:
 _Answer = Callable[[Calls, CallSocket], Awaitable[None]]
 
 
+async def _knows(may_call: MayCall, connection: HTTPConnection) -> bool:
+    try:
+        async with asyncio.timeout(MAY_CALL_S):
+            known = may_call(connection)
+            return bool(await known if isinstance(known, Awaitable) else known)
+    except Exception as e:
+        logger.error(f"A call is refused, because may_call failed: {type(e).__name__}: {e}")
+        return False
+
+
 class _Door:
     """An ASGI application, so that the socket is ours from its first message on."""
 
-    def __init__(self, calls: Calls, answer: _Answer) -> None:
+    def __init__(
+        self, calls: Calls, answer: _Answer, known: Callable[[HTTPConnection], Awaitable[bool]]
+    ) -> None:
         self._calls = calls
         self._answer = answer
+        self._known = known
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         socket = CallSocket(scope, receive, send)
-        known = PROTOCOL in scope.get("subprotocols", ())
-        await socket.accept(PROTOCOL if known else None)
+        ours = PROTOCOL in scope.get("subprotocols", ())
+        await socket.accept(PROTOCOL if ours else None)
         try:
+            if not await self._known(socket):
+                raise Refusal("stranger", UNKNOWN)
             await self._answer(self._calls, socket)
         except Refusal as e:
-            if known:
+            if ours:
                 await socket.send_text(json.dumps({"type": "call", "error": str(e)}))
             await socket.end(e.code, str(e))
         except WebSocketDisconnect:

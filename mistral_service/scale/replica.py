@@ -15,7 +15,7 @@ from loguru import logger
 from mistral_service.scale import metrics
 from mistral_service.scale.args import Args, load_bot, read_secrets
 from mistral_service.scale.calls import Bot, Calls
-from mistral_service.scale.ingress import create_app
+from mistral_service.scale.ingress import MayCall, create_app
 
 LEAVE_S = 15.0
 """Seconds before the deadline of a shutdown at which the calls that are left are sent elsewhere."""
@@ -80,7 +80,8 @@ class Replica:
         # A bot that looks, or is written to, says so: the page offers what it takes.
         status["camera"] = bool(getattr(module, "CAMERA", False))
         status["text"] = bool(getattr(module, "TEXT", False))
-        self.app = create_app(self.calls, status, self.healthy)
+        may_call = cast("MayCall | None", getattr(module, "may_call", None))
+        self.app = create_app(self.calls, status, self.healthy, may_call)
         Replica.here = self
 
     async def close(self) -> None:
