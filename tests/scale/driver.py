@@ -1,6 +1,8 @@
 """What is done to the cluster from outside, as an operator would: a process for each command."""
 
 import ast
+import shlex
+import subprocess
 import sys
 import time
 
@@ -9,10 +11,10 @@ from cluster import HEAD_PORT, ROOT
 from ray import serve
 
 
-def nodes(count: int) -> None:
-    """Wait until so many nodes are there."""
+def nodes(count: int | str) -> None:
+    """Wait until so many nodes are there, no more and no less."""
     until = time.monotonic() + 60
-    while sum(node["Alive"] for node in ray.nodes()) < count:
+    while sum(node["Alive"] for node in ray.nodes()) != int(count):
         assert time.monotonic() < until, f"{count} nodes were not there in a minute: {ray.nodes()}"
         time.sleep(0.2)
 
@@ -31,6 +33,17 @@ def deploy(port: str, options: str) -> None:
     chosen = {"bot": str(ROOT / "examples" / "many_calls_bot.py"), **chosen}
     serve.run(app(chosen), name="calls", route_prefix="/")
     print("deployed")
+
+
+def drain(command: str) -> None:
+    """Run `ray drain-node`, of the second node."""
+    node = next(
+        node["NodeID"]
+        for node in ray.nodes()
+        if node["Alive"] and "node:__internal_head__" not in node["Resources"]
+    )
+    here = ["--address", f"127.0.0.1:{HEAD_PORT}", "--node-id", node]
+    subprocess.run([*shlex.split(command), *here], check=True)
 
 
 def delete() -> None:
