@@ -22,6 +22,7 @@ from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from starlette.websockets import WebSocketDisconnect
 
 from mistral_service.demo.server import CONTENT_SECURITY_POLICY, PAGE
+from mistral_service.scale.calls import CallSocket
 
 TONE_HZ = 440
 
@@ -36,9 +37,17 @@ class Line:
         self._websocket = websocket
         self._serializer = ProtobufFrameSerializer()
         self._changed = asyncio.Condition()
+        self._ears = asyncio.create_task(self._listen())
 
-    async def listen(self) -> None:
-        """Take what the caller sends, until the connection ends."""
+    async def left(self) -> None:
+        """Wait until the connection ends."""
+        await self._ears
+
+    def freeze(self) -> None:
+        """Take nothing more of what the caller sends, as a machine without power."""
+        self._ears.cancel()
+
+    async def _listen(self) -> None:
         try:
             while True:
                 frame = await self._serializer.deserialize(await self._websocket.receive_bytes())
@@ -107,6 +116,7 @@ class Machines:
         *,
         away: float = 0,
         keeps: bool = False,
+        full: int = 0,
         pipeline: Callable[[WebSocket], Awaitable[None]] | None = None,
         **status: Any,
     ) -> None:
@@ -115,6 +125,7 @@ class Machines:
         self._away = away  # s, for which nobody answers after a break
         self._back = 0.0
         self._keeps = keeps  # what the caller has asked, as the first message tells it
+        self._full = full  # how many machines have no room, before one that has
         self._bots = iter(bots)
         self._pipeline = pipeline  # a real one, in place of the script
         self._app = app = FastAPI()
@@ -132,30 +143,34 @@ class Machines:
         app.websocket("/call")(self._take)
         app.mount("/", StaticFiles(directory=PAGE, html=True))
 
-    async def _take(self, websocket: WebSocket) -> None:
+    async def _take(self, plain: WebSocket) -> None:
+        websocket = CallSocket(plain.scope, plain.receive, plain.send)
+        websocket.beats = True
         assert websocket.scope["subprotocols"] == ["mistral-call.v1"]
         if time.monotonic() < self._back:
             return await websocket.close()  # before it is accepted: HTTP 403
         await websocket.accept("mistral-call.v1")
         hello = await websocket.receive_json()
-        if self.refusal:
-            sentence, code = self.refusal
+        refusal = ("All lines are taken.", 1013) if self._full else self.refusal
+        self._full = max(0, self._full - 1)
+        if refusal:
+            sentence, code = refusal
             await websocket.send_json({"type": "call", "error": sentence})
             return await websocket.close(code)
-        self.lines.append(line := Line(websocket, hello))
         answer = {"type": "call", "id": "c4ll", "resumed": hello["id"] == "c4ll"}
         kept = {"asked": hello["asked"]} if self._keeps else {}
         await websocket.send_json(answer | kept)
         if self._pipeline:
             return await self._pipeline(websocket)
-        ears = asyncio.create_task(line.listen())
+        line = Line(websocket, hello)
+        self.lines.append(line)
         await line.said("client-ready")
         await line.tell("bot-ready", version="2.2.0")
         code = await next(self._bots)(line)
         if code is None:
-            await ears
+            await line.left()
         else:
-            ears.cancel()
+            line.freeze()
             self._back = time.monotonic() + self._away
             await websocket.close(code)
 

@@ -296,6 +296,33 @@ async def test_beyond_capacity_a_caller_hears_so_at_once():
             assert (await hello(third))["resumed"] is False
 
 
+async def test_a_client_can_ask_whether_the_machine_is_there():
+    beat = '{"type": "beat"}'
+    async with door(Calls(Parrot(), limit=9)) as host, dial(host) as line:
+        await hello(line)
+        for said in (beat, "hi", beat):
+            await line.send(said)
+        heard = [await line.recv() for _ in range(3)]
+        assert heard == [beat, "hi", beat]
+
+
+async def test_the_bot_sees_no_beat_of_a_client_that_may_ask_and_all_words_of_one_that_may_not():
+    seen: list[str] = []
+
+    async def listener(arguments: WebSocketRunnerArguments) -> None:
+        seen.append(await arguments.websocket.receive_text())
+
+    async with door(Calls(listener, limit=9)) as host:
+        for protocol in (PROTOCOL, None):
+            async with dial(host, protocol=protocol) as line:
+                if protocol:
+                    await hello(line)
+                for said in ('{"type": "beat"}', "hi"):
+                    await line.send(said)
+                await line.wait_closed()
+    assert seen == ["hi", '{"type": "beat"}']
+
+
 async def knows_by_cookie(connection: HTTPConnection) -> bool:
     return connection.cookies.get("badge") == "gold"
 

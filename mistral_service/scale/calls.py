@@ -21,6 +21,8 @@ HUNG_UP, UNKNOWN, FAILED, MOVED, FULL = 1000, 1008, 1011, 1012, 1013
 NEVER_CLOSED = 1006
 LEAVING_S = 5.0
 """Seconds that a bot has to end once it is told to."""
+BEAT = '{"type": "beat"}'
+"""What a client sends to know whether the machine is still there, and is sent back."""
 _STOP_LONGEST = 400
 """Characters that Twilio's message of a call's end has at most; audio has more."""
 
@@ -66,16 +68,24 @@ class CallSocket(WebSocket):
     """A WebSocket that remembers how its client left, and says goodbye no more than once.
 
     Attributes:
+        beats: Whether a beat is answered here, before the bot sees it.
         left: The close code with which the client went; None while it is there.
         stopped: Whether Twilio has said that the caller hung up.
     """
 
+    beats = False
     left: int | None = None
     stopped = False
     _held = False
 
     async def receive(self) -> Message:
         """The next message, as in Starlette; a line that fails is one that has broken."""
+        while (message := await self._next()).get("text") == BEAT and self.beats:
+            with contextlib.suppress(RuntimeError, OSError):  # gone in this very moment
+                await self.send_text(BEAT)
+        return message
+
+    async def _next(self) -> Message:
         message: Message
         try:
             message = await super().receive()

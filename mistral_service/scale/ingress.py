@@ -173,6 +173,7 @@ class _Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         socket = CallSocket(scope, receive, send)
         ours = PROTOCOL in scope.get("subprotocols", ())
+        socket.beats = ours
         await socket.accept(PROTOCOL if ours else None)
         try:
             if not await self._known(socket):

@@ -178,6 +178,35 @@ def test_the_page_comes_back_from_every_machine_that_goes(microphone: Path):
     assert heard == [None, "It has no air,", "It has no air, and no"]
 
 
+@pytest.mark.parametrize("text", [False, True])
+def test_a_machine_that_lost_its_power_is_noticed(microphone: Path, text: bool):
+    """It closes nothing, and nothing of what is sent to it ever arrives."""
+
+    async def dies(line: Line) -> None:
+        await line.tell("bot-llm-started")
+        await line.tell("bot-llm-text", text="It has no air, ")
+        line.freeze()
+        await gone.wait()
+
+    async def goes_on(line: Line) -> None:
+        await line.tell("bot-llm-started")
+        await line.tell("bot-llm-text", text="and no weather.")
+        await line.tell("bot-llm-stopped")
+        await asyncio.sleep(5)  # it is quiet for longer than a machine may be, and has its power
+        still_here.set()
+
+    gone, still_here = asyncio.Event(), threading.Event()
+    machines = Machines([dies, goes_on], text=text)
+    with machines.running() as address, browser(None if text else microphone) as chrome:
+        page = chrome.new_page()
+        call(page, address)
+        assert still_here.wait(20)
+        if text:
+            expect(page.locator(".bot p")).to_have_text("It has no air, and no weather.")
+        expect(page.get_by_role("status")).not_to_have_text(MOVING)
+    assert len(machines.lines) == 2
+
+
 def test_the_user_is_heard_and_the_bot_is_heard_without_gaps(microphone: Path):
     async def speaks(line: Line) -> None:
         await line.sound(1.6)
@@ -381,6 +410,18 @@ def test_a_first_call_that_is_refused_says_why(microphone: Path):
         page = chrome.new_page()
         call(page, address)
         expect(page.locator("#problem")).to_have_text(machines.refusal[0])
+
+
+def test_a_first_call_finds_the_machine_that_has_room(microphone: Path):
+    async def speaks(line: Line) -> None:
+        await line.output(1, "Good morning.")
+
+    machines = Machines([speaks], full=2)
+    with machines.running() as address, browser(microphone) as chrome:
+        page = chrome.new_page()
+        call(page, address)
+        expect(page.locator(".bot p")).to_have_text("Good morning.")
+        assert page.locator("#problem").is_hidden()
 
 
 def test_a_bot_that_hangs_up_is_not_called_again(microphone: Path):

@@ -18,6 +18,8 @@ PROTOCOL = "mistral-call.v1"
 PAUSES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 GIVES_UP = 30.0
 WAITS = 45.0
+BEAT = '{"type": "beat"}'
+QUIET, GONE, COMES = 1.0, 3.0, 15.0  # seconds, as in socket-call.js
 TRY_AGAIN = 1013  # all lines are taken: call again after a pause
 
 
@@ -87,7 +89,7 @@ class Caller:
 
     async def call(self, between: float = 0.5) -> None:
         """Hold the call."""
-        if not await self._come_back():
+        if not await self._come_back(time.monotonic()):
             return
         self.taken_up.clear()  # who has only just called was not away
         listening = asyncio.create_task(self._listen())
@@ -120,14 +122,14 @@ class Caller:
         socket = await websockets.connect(
             self.url,
             subprotocols=[websockets.Subprotocol(PROTOCOL)],
-            open_timeout=10,
+            open_timeout=5,
             max_size=None,
             compression=None,
         )
         asked = self._asked
         hello = {"type": "call", "id": self.id, "heard": self._reply, "ended": self._ended}
         await socket.send(json.dumps({**hello, "asked": asked or None}))
-        answer = json.loads(await asyncio.wait_for(socket.recv(), 10))
+        answer = json.loads(await asyncio.wait_for(socket.recv(), 5))
         if "error" in answer:
             await socket.wait_closed()
             if socket.close_code != TRY_AGAIN:
@@ -147,18 +149,35 @@ class Caller:
     async def _listen(self) -> None:
         while True:
             assert self._socket is not None
-            try:
-                async for data in self._socket:
-                    self._hear(data)
-            except websockets.ConnectionClosed:
-                pass
-            if not await self._come_back():
+            last = await self._hear_all(self._socket)
+            if not await self._come_back(last):
                 return
 
-    async def _come_back(self) -> bool:
-        broke = time.monotonic()
+    async def _hear_all(self, socket: ClientConnection) -> float:
+        """Hear what comes until the line breaks; returns when the machine was last there."""
+        last, patience = time.monotonic(), COMES
+        while True:
+            try:
+                data = await asyncio.wait_for(socket.recv(), QUIET / 2)
+            except TimeoutError:
+                quiet = time.monotonic() - last
+                if quiet > patience:
+                    socket.transport.abort()
+                    return last
+                if quiet > QUIET:
+                    with contextlib.suppress(websockets.ConnectionClosed):
+                        await asyncio.wait_for(socket.send(BEAT), GONE)
+                continue
+            except websockets.ConnectionClosed:
+                return time.monotonic()
+            last, patience = time.monotonic(), GONE
+            if isinstance(data, bytes):
+                self._hear(data)
+
+    async def _come_back(self, broke: float) -> bool:
+        begun = time.monotonic()
         for pause in itertools.chain(PAUSES, itertools.repeat(2.0)):
-            if time.monotonic() - broke > GIVES_UP:
+            if time.monotonic() - begun > GIVES_UP:
                 break
             await asyncio.sleep(pause)
             try:

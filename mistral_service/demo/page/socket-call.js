@@ -15,7 +15,12 @@ const ANSWER_MS = 5000; // a machine that takes longer to answer is taken for go
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 2000;
 const PATIENCE_MS = 30000;
-const STUCK = 64000; // bytes that nobody takes: two seconds of the microphone
+const NEW_PATIENCE_MS = 3000; // a new call: where one machine is full, another one may have room
+const BEAT = '{"type": "beat"}'; // whoever holds the call sends it back at once
+const TICK_MS = 500;
+const QUIET = 2; // ticks without a word, after which the machine is asked whether it is there
+const GONE = 6; // ticks after which it is taken for gone; one without power closes nothing
+const COMES = 30; // ticks that a bot may take until it listens
 
 /** Events: as those of `Call`, and "moving" when the connection broke, "moved" when it is back
  * (detail: `resumed`, and what was written as it broke: `arrived` or `lost`). "hung-up" has a
@@ -28,6 +33,9 @@ export class SocketCall extends EventTarget {
   #loudspeaker = new Loudspeaker((stream) => this.#emit("voice", stream));
   #socket; // the one the call goes over; none while it moves
   #id = null;
+  #pulse;
+  #silent = 0; // ticks since something came
+  #came = false; // whether anything has come from the bot on this line
 
   /** `microphone` may be missing: one can write to some bots. */
   constructor(microphone) {
@@ -38,7 +46,7 @@ export class SocketCall extends EventTarget {
 
   /** Resolves once sound and messages flow. */
   async connect() {
-    await this.#open();
+    await this.#reach(NEW_PATIENCE_MS);
     if (this.over || !this.#microphone) return;
     this.#deaf = await capture(this.#microphone, (piece) => this.#says(piece));
     if (this.over) this.#deaf();
@@ -58,12 +66,27 @@ export class SocketCall extends EventTarget {
   close() {
     if (this.over) return;
     this.over = true;
+    clearInterval(this.#pulse);
     this.#socket?.close(HUNG_UP);
     this.#socket = undefined;
     for (const track of this.#microphone?.getTracks() ?? []) track.stop();
     this.#deaf?.();
     this.#loudspeaker.close();
     this.#emit("ended");
+  }
+
+  /** Call until a machine answers. Throws the last `NoAnswer`: after so long, or a final one. */
+  async #reach(patience) {
+    const deadline = performance.now() + patience;
+    for (let wait = FIRST_PAUSE_MS; ; wait = Math.min(wait * 2, LONGEST_PAUSE_MS)) {
+      try {
+        return await this.#open();
+      } catch (error) {
+        if (error.code === REFUSED || performance.now() + wait > deadline) throw error;
+      }
+      await pause(wait);
+      if (this.over) throw new NoAnswer();
+    }
   }
 
   /** Call, or call again. Resolves to the server's answer; throws a `NoAnswer`. */
@@ -96,6 +119,9 @@ export class SocketCall extends EventTarget {
         if (this.over) return fail();
         this.#id = answer.id;
         this.#socket = socket;
+        this.#silent = 0;
+        this.#came = false;
+        this.#pulse ??= setInterval(() => this.#beat(), TICK_MS);
         socket.onmessage = ({ data }) => this.#receive(data);
         socket.onclose = ({ code }) => this.#lost(socket, code);
         this.#send("client-ready", {
@@ -107,7 +133,17 @@ export class SocketCall extends EventTarget {
     });
   }
 
+  /** Notice a machine that went without closing its sockets. */
+  #beat() {
+    if (!this.#socket) return;
+    if (this.#silent >= (this.#came ? GONE : COMES)) return this.#lost(this.#socket);
+    if (this.#silent >= QUIET) this.#socket.send(BEAT);
+    this.#silent += 1;
+  }
+
   #receive(data) {
+    this.#silent = 0;
+    this.#came = true;
     if (typeof data === "string") return;
     const frame = decode(new Uint8Array(data));
     if (frame?.kind === "audio") this.#loudspeaker.play(frame);
@@ -126,8 +162,6 @@ export class SocketCall extends EventTarget {
     if (!socket) return; // what is said on the way is not heard
     const audio = new Uint8Array(piece.buffer, piece.byteOffset, piece.byteLength);
     socket.send(encode("audio", { audio, sample_rate: 16000, num_channels: 1 }));
-    // A machine without power does not close its sockets: it only takes nothing any more.
-    if (socket.bufferedAmount > STUCK) this.#lost(socket);
   }
 
   #lost(socket, code) {
@@ -142,20 +176,14 @@ export class SocketCall extends EventTarget {
   }
 
   async #move() {
-    const deadline = performance.now() + PATIENCE_MS;
     this.#emit("moving");
-    for (let wait = 0; !this.over; wait = Math.min(wait * 2 || FIRST_PAUSE_MS, LONGEST_PAUSE_MS)) {
-      if (performance.now() + wait > deadline) return this.#hungUp(GAVE_UP);
-      await pause(wait);
-      if (this.over) return;
-      try {
-        const { resumed, asked } = await this.#open();
-        const written = this.heard.moved(resumed ? asked : null);
-        if (!resumed) this.heard = new Heard();
-        return this.#emit("moved", { resumed, ...written });
-      } catch (error) {
-        if (error.code === REFUSED) return this.#hungUp(OVER);
-      }
+    try {
+      const { resumed, asked } = await this.#reach(PATIENCE_MS);
+      const written = this.heard.moved(resumed ? asked : null);
+      if (!resumed) this.heard = new Heard();
+      this.#emit("moved", { resumed, ...written });
+    } catch (error) {
+      this.#hungUp(error.code === REFUSED ? OVER : GAVE_UP);
     }
   }
 
