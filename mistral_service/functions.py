@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from pipecat.frames.frames import (
     Frame,
@@ -26,8 +26,8 @@ class FunctionCalls(OpenAILLMService):
     cancellation, groups, events. What is added is the ledger, and an answer for falsy results.
     """
 
-    def __init__(self, *, keeper: Keeper | None = None, **kwargs: Any) -> None:
-        self._keeper = keeper or surroundings.get().keeper
+    def __init__(self, *, keeper: Keeper | Literal[False] | None = None, **kwargs: Any) -> None:
+        self._keeper = surroundings.get().keeper if keeper is None else keeper or None
         self._ledger = Ledger()
         self._told: dict[str, str] = {}
         self._queued: set[str] = set()  # where one runs after the other: those that wait

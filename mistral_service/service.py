@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from loguru import logger
 from openai import APITimeoutError, AsyncStream
@@ -103,7 +103,7 @@ class MistralLLMService(Turns, Sight, Telling):
         warm_up: bool = True,
         prices: Mapping[str, Price] | None = None,
         gate: Gate | None = None,
-        keeper: Keeper | None = None,
+        keeper: Keeper | Literal[False] | None = None,
         **kwargs: Any,
     ) -> None:
         """Make the service.
@@ -131,7 +131,8 @@ class MistralLLMService(Turns, Sight, Telling):
                 (`mistral_service.scale.budget.SharedBudget`). Defaults to that of the
                 surroundings; on one machine there is none.
             keeper: Who keeps the conversation where another machine finds it. Defaults to that of
-                the surroundings; nobody does on a machine of its own.
+                the surroundings; nobody does on a machine of its own. False keeps nothing: for a
+                second service of a bot, whose context is not the conversation with the caller.
             **kwargs: As Pipecat's OpenAI service takes them: `default_headers`,
                 `run_in_parallel`, `retry_on_timeout`, `retry_timeout_secs`,
                 `function_call_timeout_secs`, ….

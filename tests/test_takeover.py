@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from kept import GREET, STORY, SYSTEM, Machine, asked, keepers, redis, voice, written
+from loguru import logger
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
     CancelFrame,
@@ -18,6 +19,8 @@ from mistral_service.local import Reply
 from mistral_service.scale.keeper import Keepers, UnknownCall
 from mistral_service.scale.snapshot import Form
 from mistral_service.scale.store import Store, StoreGone
+from mistral_service.surroundings import Surroundings, surroundings
+from tests.call import Call
 from tests.conftest import until
 
 __all__ = ["keepers", "redis"]  # fixtures
@@ -349,6 +352,37 @@ async def test_settings_that_changed_survive(serve, keepers):
         assert last["temperature"] == 0.2
         assert last["prompt_cache_key"] == before["prompt_cache_key"]
         assert last["messages"][0]["content"].startswith("Speak French.")
+
+
+async def test_a_second_service_of_the_bot_can_be_left_out(serve, keepers):
+    mistral = serve(Reply("Hello."), Reply("Yes, it is."))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.goes_on()
+        await judged(mistral, one.keeper, keeper=False)
+        keeper = await keepers.open(one.keeper.id, heard="Hello.", ended=True)
+        async with Machine(mistral, keeper) as two:
+            await two.goes_on()
+            assert two.said() == one.said()
+
+
+async def test_two_services_that_are_kept_as_one_are_warned_of(serve, keepers):
+    warnings: list[str] = []
+    sink = logger.add(lambda message: warnings.append(message.record["message"]), level="WARNING")
+    mistral = serve(Reply("Hello."), Reply("Yes, it is."))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.goes_on()
+        await judged(mistral, one.keeper)
+    logger.remove(sink)
+    assert any("keeper=False" in warning for warning in warnings)
+
+
+async def judged(mistral: Any, shared: Any, **options: Any) -> None:
+    """Ask a second service of the same bot something that the caller does not hear."""
+    token = surroundings.set(Surroundings(keeper=shared))
+    judge = MistralLLMService(api_key="k", base_url=mistral.base_url, **options)
+    surroundings.reset(token)
+    async with Call(judge, {"role": "system", "content": "You are a judge."}) as aside:
+        assert await aside.say("Was that polite?") == "Yes, it is."
 
 
 async def test_a_call_that_is_over_is_gone(serve, keepers):

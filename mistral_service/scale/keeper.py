@@ -139,6 +139,7 @@ class CallKeeper:
         self._form = keepers.form
         self._heard, self._ended, self._asked = heard, ended, (asked or "").strip()
         self._context: LLMContext | None = None
+        self._service: Turns | None = None
         self._snapshot = Snapshot()
         self._journal = Journal()
         self._started: dict[str, Started] = {}
@@ -179,6 +180,12 @@ class CallKeeper:
             self._owed = None
         past: Past | None = None
         self.starts(service)
+        if service is not self._service and self._context not in (None, context):
+            logger.warning(
+                "Two services with contexts of their own are kept as one conversation, that of "
+                "whichever spoke last: give the one that is not the caller's keeper=False"
+            )
+        self._service = service
         if not self._snapshot.turn:
             self._snapshot.opened_with = opened_with(context.get_messages())
         if self._resumes:
