@@ -55,6 +55,7 @@ class Shelf:
 
 class Kept:
     asked = "Are you there?"
+    waits = True
 
     def __init__(self, shelf: Shelf, call_id: str, resumed: bool) -> None:
         self.shelf, self.id, self.resumed = shelf, call_id, resumed
@@ -300,7 +301,7 @@ async def test_a_client_can_ask_whether_the_machine_is_there():
     beat = '{"type": "beat"}'
     async with door(Calls(Parrot(), limit=9)) as host, dial(host) as line:
         await hello(line)
-        for said in (beat, "hi", beat):
+        for said in (beat, "hi", '{"type":"beat"}'):
             await line.send(said)
         heard = [await line.recv() for _ in range(3)]
         assert heard == [beat, "hi", beat]
@@ -359,6 +360,46 @@ async def test_where_it_cannot_be_said_who_may_call_nobody_does():
         async with dial(host, "/call?badge=gold", None) as line:
             await line.send("hi")
             assert await line.recv() == "hi"
+
+
+async def test_who_all_come_at_once_are_no_more_than_there_is_room_for():
+    class Slow(Shelf):
+        async def open(self, *arguments: Any, **options: Any) -> Any:
+            await asyncio.sleep(0.2)
+            return await super().open(*arguments, **options)
+
+    calls = Calls(Parrot(), limit=3, keepers=Slow())
+    async with door(calls) as host, contextlib.AsyncExitStack() as lines:
+        all_ = [await lines.enter_async_context(dial(host)) for _ in range(10)]
+        answers = await asyncio.gather(*map(hello, all_))
+        assert sum("id" in answer for answer in answers) == 3
+        assert len(calls) == 3
+        await next(
+            line for line, answer in zip(all_, answers, strict=True) if "id" in answer
+        ).close()
+        await until(lambda: len(calls) == 2)
+        async with dial(host) as line:
+            assert "id" in await hello(line)
+
+
+@pytest.mark.parametrize(
+    ("waits", "heard", "resumed"),
+    [(True, None, True), (False, None, False), (False, "Good morning", True)],
+)
+async def test_a_bot_greets_who_has_heard_nothing_yet(
+    waits: bool, heard: str | None, resumed: bool, monkeypatch: pytest.MonkeyPatch
+):
+    shelf, parrot = Shelf(), Parrot()
+    monkeypatch.setattr(Kept, "waits", waits)
+    async with door(Calls(parrot, limit=9, keepers=shelf)) as host:
+        async with dial(host) as line:
+            call = await hello(line)
+            line.transport.abort()
+        await until(lambda: shelf.closed)
+        async with dial(host) as line:
+            assert (await hello(line, id=call["id"], heard=heard))["resumed"] is True
+            await until(lambda: len(parrot.bodies) == 2)
+    assert [body["call"]["resumed"] for body in parrot.bodies] == [False, resumed]
 
 
 @pytest.mark.parametrize(

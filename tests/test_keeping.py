@@ -267,17 +267,37 @@ def test_a_ledger_goes_on_from_another():
     one, two = Ledger(), Ledger()
     call = ToolCall("aB3dE5gH7", "book", '{"at": "8"}')
     one.plan([call])
-    one.learn(
-        [
-            {
-                "role": "assistant",
-                "tool_calls": [
-                    {"id": "aB3dE5gH7", "function": {"name": "book", "arguments": '{"at": "8"}'}}
-                ],
-            },
-            {"role": "tool", "content": "done", "tool_call_id": "aB3dE5gH7"},
-        ]
-    )
+    context = [
+        {
+            "role": "assistant",
+            "tool_calls": [
+                {"id": "aB3dE5gH7", "function": {"name": "book", "arguments": '{"at": "8"}'}}
+            ],
+        },
+        {"role": "tool", "content": "done", "tool_call_id": "aB3dE5gH7"},
+    ]
+    one.learn(context)
     two.go_on_from(json.loads(json.dumps(one.kept())))
+    two.learn(context)
     two.learn([])
     assert two.plan([call]).calls[0].told == "done"
+
+
+def test_of_a_ledger_no_more_is_kept_than_fits():
+    ledger = Ledger()
+    for n in range(1000):
+        call = ToolCall(f"call{n:05}", "read", f'{{"page": {n}}}')
+        ledger.plan([call])
+        function = {"name": "read", "arguments": call.arguments}
+        ledger.learn(
+            [
+                {"role": "assistant", "tool_calls": [{"id": call.id, "function": function}]},
+                {"role": "tool", "content": f"{n} " * 1000, "tool_call_id": call.id},
+            ]
+        )
+    ledger.learn([])  # none of it stands in the context any more
+    kept = ledger.kept()
+    assert len(kept) == 1000  # no call is forgotten, only what the oldest of them brought
+    assert kept[-1]["result"].startswith("999 ")
+    assert kept[0]["result"] is None
+    assert len(json.dumps(kept)) < 300_000

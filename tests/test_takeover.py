@@ -10,6 +10,7 @@ from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
     CancelFrame,
     FunctionCallResultFrame,
+    LLMRunFrame,
     LLMTextFrame,
     LLMUpdateSettingsFrame,
 )
@@ -109,6 +110,31 @@ async def test_a_bot_that_waits_for_its_caller_goes_on_by_itself(serve, keepers)
         async with Machine(mistral, await keepers.open(one.keeper.id, heard=STORY[:17])) as two:
             await two.call.until(lambda: two.said()[-1] == ("assistant", STORY))
             assert STORY[:17] + two.call.words == STORY
+
+
+@pytest.mark.parametrize("opening", [True, False])
+async def test_a_bot_that_greets_too_late_does_not_have_it_said_twice(serve, keepers, opening):
+    mistral = serve(Reply(STORY, pause=0.05), Reply(STORY[17:]), Reply("Blue."))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.greets()
+        await one.call.until(lambda: STORY[:17] in one.call.words)
+        async with Machine(mistral, await keepers.open(one.keeper.id, heard=STORY[:17])) as two:
+            await two.call.until(lambda: STORY[:17] + two.call.words == STORY)
+            if opening:
+                await two.greets()
+            else:
+                await two.call.worker.queue_frame(LLMRunFrame())
+            await until(lambda: two.keeper._went_on is None)  # it has come
+            assert await two.call.say("What colour is the sky?") == "Blue."
+            await two.call.until(lambda: two.said()[-1][1] == "Blue.")
+            assert two.said() == [
+                ("system", SYSTEM["content"]),
+                ("developer", GREET["content"]),
+                ("assistant", STORY),
+                ("user", "What colour is the sky?"),
+                ("assistant", "Blue."),
+            ]
+    assert len(asked(mistral)) == 3
 
 
 async def test_a_reply_about_a_result_is_cut_and_goes_on(serve, keepers):

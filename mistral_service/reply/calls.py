@@ -170,9 +170,19 @@ class Ledger:
             self._entries[call_id] = _Entry(*key)
         return self._bounded(planned, repeated, waiting, told_again)
 
-    def kept(self) -> list[dict[str, Any]]:
-        """What is remembered, as JSON can hold it: for another ledger to go on from."""
-        return [{"id": call_id, **asdict(entry)} for call_id, entry in self._entries.items()]
+    def kept(self, limit: int = 100_000) -> list[dict[str, Any]]:
+        """What is remembered, as JSON can hold it: for another ledger to go on from.
+
+        Args:
+            limit: Characters of results; the newest are kept. Those that stand in the context are
+                left out, for `learn` finds them there.
+        """
+        kept: list[dict[str, Any]] = []
+        for call_id, entry in reversed(self._entries.items()):
+            result = None if entry.in_context else entry.result
+            limit -= len(result or "")
+            kept.append({"id": call_id, **asdict(entry), "result": result if limit >= 0 else None})
+        return kept[::-1]
 
     def go_on_from(self, kept: Iterable[Mapping[str, Any]]) -> None:
         """Remember what another ledger has remembered.

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, Protocol, cast
 
 from loguru import logger
 from pipecat.runner.types import WebSocketRunnerArguments
@@ -21,10 +21,10 @@ HUNG_UP, UNKNOWN, FAILED, MOVED, FULL = 1000, 1008, 1011, 1012, 1013
 NEVER_CLOSED = 1006
 LEAVING_S = 5.0
 """Seconds that a bot has to end once it is told to."""
-BEAT = '{"type": "beat"}'
+BEAT = {"type": "beat"}
 """What a client sends to know whether the machine is still there, and is sent back."""
-_STOP_LONGEST = 400
-"""Characters that Twilio's message of a call's end has at most; audio has more."""
+_BEAT_LONGEST, _STOP_LONGEST = 100, 400
+"""Characters that a beat, and Twilio's message of a call's end, have at most; audio has more."""
 
 
 class KeptCall(Keeper, Protocol):
@@ -68,7 +68,8 @@ class CallSocket(WebSocket):
     """A WebSocket that remembers how its client left, and says goodbye no more than once.
 
     Attributes:
-        beats: Whether a beat is answered here, before the bot sees it.
+        beats: Whether its client speaks our protocol: then a beat is answered here, and the bot
+            does not see it.
         left: The close code with which the client went; None while it is there.
         stopped: Whether Twilio has said that the caller hung up.
     """
@@ -80,9 +81,11 @@ class CallSocket(WebSocket):
 
     async def receive(self) -> Message:
         """The next message, as in Starlette; a line that fails is one that has broken."""
-        while (message := await self._next()).get("text") == BEAT and self.beats:
+        message = await self._next()
+        while self.beats and _read(message, _BEAT_LONGEST) == BEAT:
             with contextlib.suppress(RuntimeError, OSError):  # gone in this very moment
-                await self.send_text(BEAT)
+                await self.send_text(json.dumps(BEAT))
+            message = await self._next()
         return message
 
     async def _next(self) -> Message:
@@ -90,7 +93,7 @@ class CallSocket(WebSocket):
         try:
             message = await super().receive()
         except Exception as e:
-            if self.left is not None:
+            if self.left is not None or self._held:
                 raise
             # Ray's proxy died with its machine: nobody is there who could say that the line broke.
             logger.debug(f"A line broke: {type(e).__name__}")
@@ -98,9 +101,8 @@ class CallSocket(WebSocket):
             message = {"type": "websocket.disconnect", "code": NEVER_CLOSED}
         if message["type"] == "websocket.disconnect":
             self.left = message.get("code") or NEVER_CLOSED
-        elif (text := message.get("text")) and len(text) <= _STOP_LONGEST and '"stop"' in text:
-            with contextlib.suppress(ValueError, AttributeError):
-                self.stopped = self.stopped or json.loads(text).get("event") == "stop"
+        elif isinstance(told := _read(message, _STOP_LONGEST), dict):
+            self.stopped = self.stopped or cast(Any, told).get("event") == "stop"
         return message
 
     def hold(self) -> None:
@@ -122,6 +124,19 @@ class CallSocket(WebSocket):
         if self.left is None and self.application_state is not WebSocketState.DISCONNECTED:
             with contextlib.suppress(RuntimeError, OSError):  # gone in this very moment
                 await super().close(code, reason)
+
+
+def _read(message: Message, longest: int) -> object:
+    """What a short text says, if it is JSON."""
+    text = message.get("text")
+    if text and len(text) <= longest:
+        with contextlib.suppress(ValueError):
+            return json.loads(text)
+    return None
+
+
+class Full(Exception):
+    """No further call is taken."""
 
 
 class Calls:
@@ -149,14 +164,25 @@ class Calls:
         self._bot = bot
         self.gate = gate
         self._held: dict[asyncio.Task[None], asyncio.Event] = {}
+        self._coming = 0
 
     def __len__(self) -> int:
         return len(self._held)
 
-    @property
-    def full(self) -> bool:
-        """Whether no further call is taken."""
-        return len(self._held) >= self.limit
+    @contextlib.contextmanager
+    def place(self) -> Generator[None]:
+        """A place for a call that comes, until it is held: others may come in the meantime.
+
+        Raises:
+            Full: If there is none.
+        """
+        if len(self._held) + self._coming >= self.limit:
+            raise Full
+        self._coming += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
 
     async def hold(
         self, socket: CallSocket, arguments: WebSocketRunnerArguments, keeper: KeptCall | None

@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from mistral_service.scale import metrics
-from mistral_service.scale.calls import FULL, UNKNOWN, Calls, CallSocket, KeptCall
+from mistral_service.scale.calls import FULL, UNKNOWN, Calls, CallSocket, Full, KeptCall
 from mistral_service.scale.past import ASKED_LONGEST
 
 PROTOCOL = "mistral-call.v1"
@@ -51,8 +51,8 @@ _SENTENCES = {
 
 MayCall = Callable[[HTTPConnection], bool | Awaitable[bool]]
 """Whether one who calls may: gets the WebSocket of a call, or the request of `POST /twilio`."""
-MAY_CALL_S = 10.0
-"""Seconds that this may take; who is not known by then does not call."""
+MAY_CALL_S = 4.0
+"""Seconds that this may take; who is not known by then does not call. Our page waits for five."""
 
 
 class Refusal(Exception):
@@ -172,43 +172,50 @@ class _Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         socket = CallSocket(scope, receive, send)
-        ours = PROTOCOL in scope.get("subprotocols", ())
-        socket.beats = ours
-        await socket.accept(PROTOCOL if ours else None)
+        socket.beats = PROTOCOL in scope.get("subprotocols", ())
+        await socket.accept(PROTOCOL if socket.beats else None)
         try:
             if not await self._known(socket):
                 raise Refusal("stranger", UNKNOWN)
             await self._answer(self._calls, socket)
+        except Full:
+            await _refuse(socket, Refusal("full", FULL))
         except Refusal as e:
-            if ours:
-                await socket.send_text(json.dumps({"type": "call", "error": str(e)}))
-            await socket.end(e.code, str(e))
+            await _refuse(socket, e)
         except WebSocketDisconnect:
             logger.debug("A caller left before the call began.")
 
 
+async def _refuse(socket: CallSocket, refusal: Refusal) -> None:
+    if socket.beats:
+        await socket.send_text(json.dumps({"type": "call", "error": str(refusal)}))
+    await socket.end(refusal.code, str(refusal))
+
+
 async def _browser(calls: Calls, socket: CallSocket) -> None:
-    if PROTOCOL not in socket.scope.get("subprotocols", ()):
-        keeper = await _open(calls, None, Hello(type="call"))
+    if not socket.beats:
+        with calls.place():
+            keeper = await _open(calls, None, Hello(type="call"))
         await _hold(calls, socket, "call", keeper, None)
         return
     try:
         hello = Hello.model_validate_json(await asyncio.wait_for(socket.receive_text(), HELLO_S))
     except (ValidationError, TimeoutError, KeyError):  # a binary message has no text
         raise Refusal("hello", UNKNOWN) from None
-    keeper = await _open(calls, hello.id, hello)
-    call_id = keeper.id if keeper else secrets.token_urlsafe(24)
-    resumed = bool(keeper and keeper.resumed)
-    try:
-        answer: dict[str, Any] = {"type": "call", "id": call_id, "resumed": resumed}
-        if resumed and keeper:
-            answer["asked"] = keeper.asked
-        await socket.send_text(json.dumps(answer))
-    except BaseException:
-        if keeper:
-            await keeper.close(over=False)
-        raise
-    await _hold(calls, socket, "call", keeper, call_id)
+    with calls.place():
+        keeper = await _open(calls, hello.id, hello)
+        call_id = keeper.id if keeper else secrets.token_urlsafe(24)
+        resumed = bool(keeper and keeper.resumed)
+        try:
+            answer: dict[str, Any] = {"type": "call", "id": call_id, "resumed": resumed}
+            if resumed and keeper:
+                answer["asked"] = keeper.asked
+            await socket.send_text(json.dumps(answer))
+        except BaseException:
+            if keeper:
+                await keeper.close(over=False)
+            raise
+    await _hold(calls, socket, "call", keeper, call_id, hello.heard)
 
 
 async def _twilio(calls: Calls, socket: CallSocket) -> None:
@@ -220,14 +227,15 @@ async def _twilio(calls: Calls, socket: CallSocket) -> None:
     if not call_id:
         raise Refusal("hello", UNKNOWN)
     # Whether it is a new call only the store knows: Twilio calls again with the same id.
-    keeper = await _open(calls, call_id, Hello(type="call"), create=True)
+    with calls.place():
+        keeper = await _open(calls, call_id, Hello(type="call"), create=True)
     await _hold(calls, socket, None, keeper, call_id)
 
 
 async def _open(
     calls: Calls, call_id: str | None, hello: Hello, *, create: bool = False
 ) -> KeptCall | None:
-    """Whoever keeps the call, with a place for it.
+    """Whoever keeps the call.
 
     Args:
         calls: The calls.
@@ -238,8 +246,6 @@ async def _open(
     Raises:
         Refusal: If it is not taken.
     """
-    if calls.full:
-        raise Refusal("full", FULL)
     if calls.keepers is None:
         if call_id and not create:
             raise Refusal("unknown", UNKNOWN)
@@ -261,11 +267,14 @@ async def _hold(
     way: Literal["call"] | None,
     keeper: KeptCall | None,
     call_id: str | None,
+    heard: str | None = None,
 ) -> None:
-    resumed = bool(keeper and keeper.resumed)
     metrics.STARTED.record(way=way or "twilio")
-    if resumed:
+    resumed = False
+    if keeper and keeper.resumed:
         metrics.TAKEN_OVER.record()
+        # What broke before there was a word is begun anew: the bot has to greet.
+        resumed = keeper.waits or heard is not None
     arguments = WebSocketRunnerArguments(
         websocket=socket,
         transport_type="websocket" if way else None,

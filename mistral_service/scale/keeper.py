@@ -9,17 +9,26 @@ import asyncio
 import json
 import re
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any, cast
 
 from loguru import logger
-from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_context import LLMContext, LLMContextMessage
 
 from mistral_service.reply.calls import Planned
 from mistral_service.scale.ear import listen
 from mistral_service.scale.owed import Owed
-from mistral_service.scale.past import ASKED_LONGEST, last_asked, opened_with, resume, unsettled
+from mistral_service.scale.past import (
+    ASKED_LONGEST,
+    digest,
+    is_reply,
+    last_asked,
+    opened_with,
+    resume,
+    unsettled,
+)
 from mistral_service.scale.snapshot import (
     LIMIT,
     Form,
@@ -38,6 +47,9 @@ from mistral_service.settings import UNSET
 from mistral_service.surroundings import Past
 from mistral_service.turn import Turns
 from mistral_service.wire.errors import MistralError, Reason
+
+# A bot that was told to greet does so within these seconds of a takeover.
+_GREETS_WITHIN = 10.0
 
 # A snapshot above this is made and compressed beside the event loop.
 _LARGE = 100_000
@@ -150,6 +162,7 @@ class CallKeeper:
         self._listens = False
         self._unanswered = ""
         self._has_voice = False
+        self._went_on: tuple[float, list[LLMContextMessage]] | None = None
         self._llm_done = False
         self._writer = Writer(
             keepers.store, call_id, taken.fence, keepers.keep_seconds, self._packed, self.lost
@@ -175,6 +188,8 @@ class CallKeeper:
 
     async def begins(self, service: Turns, context: LLMContext) -> Past | None:
         """Take note of a turn that begins; after a takeover, put the past in its place."""
+        if self._greets_again(context):
+            return Past(answer=False)
         if self._owed is not None:
             self._owed.pay(finally_=True)
             self._owed = None
@@ -191,6 +206,7 @@ class CallKeeper:
         if self._resumes:
             self._resumes = False
             past = await self._resume(service, context)
+            self._went_on = time.monotonic(), list(context.get_messages())
         self._context, turn = context, self._snapshot.turn + 1
         messages = list(context.get_messages())
         self._started = unsettled(messages, self._started, turn)
@@ -294,6 +310,25 @@ class CallKeeper:
             self._journal = journal_from_json(read.get("journal", {}))
             calls = cast("dict[str, dict[str, Any]]", read.get("calls", {}))
             self._started = {call_id: started_from_json(call) for call_id, call in calls.items()}
+
+    def _greets_again(self, context: LLMContext) -> bool:
+        """Whether a turn is the bot's greeting, which came when the call had gone on already.
+
+        What stands there of it is taken away: nobody asked anything.
+        """
+        if self._went_on is None or context is not self._context:
+            return False
+        (when, before), self._went_on = self._went_on, None
+        messages = context.get_messages()
+        known = {id(message) for message in before}
+        new = [m for m in messages if id(m) not in known and not is_reply(m)]
+        late = time.monotonic() > when + _GREETS_WITHIN
+        if late or any(digest(message) not in self._snapshot.opened_with for message in new):
+            return False
+        context.set_messages(
+            [message for message in messages if all(message is not m for m in new)]
+        )
+        return True
 
     async def _resume(self, service: Turns, context: LLMContext) -> Past:
         messages, past = resume(

@@ -166,8 +166,13 @@ def digest(message: LLMContextMessage) -> str:
 
 
 def opened_with(messages: Sequence[LLMContextMessage]) -> list[str]:
-    """The marks of what stands for the user when a call begins, be it the bot's or the caller's."""
-    return [digest(message) for message in messages if _role(message) == "user"]
+    """The marks of what stands there when a call begins, be it the bot's or the caller's."""
+    return [digest(message) for message in messages if not is_reply(message)]
+
+
+def is_reply(message: LLMContextMessage) -> bool:
+    """Whether the model said it."""
+    return _role(message) == "assistant"
 
 
 def unsettled(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from callers import Caller, Heard
+from callers import COMES, Caller, Heard
 from cluster import Cluster
 
 pytestmark = [pytest.mark.scale, pytest.mark.timeout(400)]
@@ -54,10 +54,14 @@ async def hold(
     words: int = 16,
     after: float = 7.0,
     over: float = 6.0,
+    patience: float = COMES,
 ) -> Heard:
     """Hold so many calls; while they are all speaking, something happens."""
     before = len(cluster.booked())
-    callers = [Caller(cluster.url, n, turns=turns, words=words) for n in range(1, count + 1)]
+    callers = [
+        Caller(cluster.url, n, turns=turns, words=words, patience=patience)
+        for n in range(1, count + 1)
+    ]
 
     async def one(caller: Caller) -> None:
         await asyncio.sleep(over * caller.number / count)
@@ -160,7 +164,8 @@ async def test_a_replica_that_is_stuck_is_replaced(cluster: Cluster, many: int):
     async def is_stuck() -> None:
         (cluster.folder / f"stick-{victim.pid}").touch()
 
-    heard = await hold(cluster, many // 4, is_stuck, turns=5)
+    heard = await hold(cluster, many // 4, is_stuck, turns=5, patience=3.0)
+    print("   ", [round(seconds, 2) for seconds in heard.taken_up])
     cluster.deploy(**DEPLOYED)
     nothing_is_lost(heard)
     assert heard.taken_up, "nobody was on the replica that was stuck"

@@ -20,7 +20,7 @@ const BEAT = '{"type": "beat"}'; // whoever holds the call sends it back at once
 const TICK_MS = 500;
 const QUIET = 2; // ticks without a word, after which the machine is asked whether it is there
 const GONE = 6; // ticks after which it is taken for gone; one without power closes nothing
-const COMES = 30; // ticks that a bot may take until it listens
+const COMES = 30; // ticks that a bot may take until it listens, and the longest patience
 
 /** Events: as those of `Call`, and "moving" when the connection broke, "moved" when it is back
  * (detail: `resumed`, and what was written as it broke: `arrived` or `lost`). "hung-up" has a
@@ -36,6 +36,7 @@ export class SocketCall extends EventTarget {
   #pulse;
   #silent = 0; // ticks since something came
   #came = false; // whether anything has come from the bot on this line
+  #patience = GONE; // grows, lest callers run from one machine to the next where all are late
 
   /** `microphone` may be missing: one can write to some bots. */
   constructor(microphone) {
@@ -136,7 +137,10 @@ export class SocketCall extends EventTarget {
   /** Notice a machine that went without closing its sockets. */
   #beat() {
     if (!this.#socket) return;
-    if (this.#silent >= (this.#came ? GONE : COMES)) return this.#lost(this.#socket);
+    if (this.#silent >= (this.#came ? this.#patience : COMES)) {
+      this.#patience = Math.min(2 * this.#patience, COMES);
+      return this.#lost(this.#socket);
+    }
     if (this.#silent >= QUIET) this.#socket.send(BEAT);
     this.#silent += 1;
   }
