@@ -130,6 +130,7 @@ class Replica:
     async def _watch(self) -> None:
         """Measure how late the loop is, and send the calls away before the replica is ended."""
         leaves: float | None = None
+        moving: asyncio.Task[None] | None = None
         while True:
             faulthandler.dump_traceback_later(ENDS_S, exit=True)
             await asyncio.sleep(_WATCH_S)
@@ -141,8 +142,24 @@ class Replica:
             if leaves is None and shutting_down():
                 leaves = now + max(0.0, self.args.drain_seconds - LEAVE_S)
                 logger.info(f"Draining: {len(self.calls or ())} calls may go on for a while")
-            if leaves is not None and now >= leaves and self.calls:
-                await self.calls.move(within=LEAVE_S / 3)
+            if leaves is None:
+                continue
+            keep_lines_open()
+            if now >= leaves and self.calls and (moving is None or moving.done()):
+                moving = asyncio.create_task(self.calls.move(within=LEAVE_S / 3))
+
+
+def keep_lines_open() -> None:
+    """Let calls outlast the server that HAProxy reaches this replica by.
+
+    Half a minute into a drain Ray ends that server, so that no new calls come, and waits for those
+    that are there; the server, uvicorn, would close their lines in the same moment.
+    """
+    for replica in _replicas():
+        server = getattr(replica, "_direct_ingress_http_server", None)
+        for connection in list(getattr(getattr(server, "server_state", None), "connections", ())):
+            if getattr(connection, "handshake_complete", False):
+                connection.shutdown = lambda: None
 
 
 def shutting_down() -> bool:
@@ -152,13 +169,14 @@ def shutting_down() -> bool:
     looks where Ray notes it. Where a later Ray keeps that elsewhere the answer is no, and calls
     that outlast the drain break as if the machine had: their callers come back all the same.
     """
+    return any(getattr(replica, "_shutting_down", False) for replica in _replicas())
+
+
+def _replicas() -> list[Any]:
     from ray._private.worker import global_worker
 
     actors = cast("dict[Any, Any]", getattr(global_worker, "actors", {}))
-    return any(
-        getattr(getattr(actor, "_replica_impl", None), "_shutting_down", False)
-        for actor in actors.values()
-    )
+    return [getattr(actor, "_replica_impl", None) for actor in actors.values()]
 
 
 async def _greet() -> None:

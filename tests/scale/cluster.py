@@ -58,11 +58,12 @@ def kill(process: psutil.Process | subprocess.Popen[Any]) -> None:
 class Cluster:
     """Redis, a model and two nodes of Ray, from `start()` to `stop()`."""
 
-    def __init__(self, seconds_per_word: float = 0.4) -> None:
+    def __init__(self, seconds_per_word: float = 0.4, **environment: str) -> None:
         """Prepare it.
 
         Args:
             seconds_per_word: How fast the model speaks; a voice has 150 words a minute.
+            **environment: What else stands in the environment of its nodes.
         """
         self.seconds_per_word = seconds_per_word
         self.folder = Path(tempfile.mkdtemp(prefix="calls-"))
@@ -81,6 +82,7 @@ class Cluster:
             "REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
             "BOOK_FILE": str(self.book),
             "BOOK_SECONDS": "0.5",
+            **environment,
         }
 
     # --- what it is made of ---------------------------------------------------------------------
