@@ -76,12 +76,17 @@ async def test_the_client_of_the_guide_to_calls_stays_in_its_call():
         await line.tell("bot-llm-text", text="Air scatters ")
         return 1012
 
-    async def goes_on(line: Line) -> None:
+    async def loses_its_power(line: Line) -> None:
         assert line.hello["asked"] == "Why is the sky blue?"
-        await line.tell("bot-llm-text", text="blue most.")
+        await line.tell("bot-llm-text", text="blue ")
+        line.freeze()
+        await asyncio.Event().wait()
+
+    async def goes_on(line: Line) -> None:
+        await line.tell("bot-llm-text", text="most.")
         await line.tell("bot-llm-stopped")
 
-    machines = Machines([breaks, goes_on], away=0.2)
+    machines = Machines([breaks, loses_its_power, goes_on], away=0.2)
     with machines.running() as address:
         url = address.replace("http", "ws") + "call"
         answer = await asyncio.wait_for(client["ask"](url, "Why is the sky blue?"), 10)
@@ -91,8 +96,9 @@ async def test_the_client_of_the_guide_to_calls_stays_in_its_call():
             await client["ask"](url, "And?", patience=0.5)
     with pytest.raises(RuntimeError, match="the line broke"):
         await client["ask"](url, "And?", patience=0.5)
-    first, second = (line.hello for line in machines.lines)
+    first, second, third = (line.hello for line in machines.lines)
     assert (first["id"], first["heard"], first["ended"]) == (None, None, False)
     assert first["asked"] is None
     assert (second["id"], second["heard"], second["ended"]) == ("c4ll", "Air scatters ", False)
-    assert machines.lines[1].code == 1000
+    assert third["heard"] == "Air scatters blue "
+    assert machines.lines[2].code == 1000

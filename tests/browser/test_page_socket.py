@@ -277,6 +277,40 @@ def test_a_bot_without_a_voice_is_written_to():
     assert hello["asked"] == "Why is the sky blue?"
 
 
+def test_one_can_write_where_the_page_came_without_tls():
+    async def answers(line: Line) -> None:
+        await line.said("send-text")
+        await line.tell("bot-llm-started")
+        await line.tell("bot-llm-text", text="Good morning.")
+
+    machines = Machines([answers], text=True)
+    with machines.running() as address, browser() as chrome:
+        page = chrome.new_page()
+        call(page, address.replace("127.0.0.1", "far.example"))
+        assert not page.evaluate("isSecureContext")
+        page.get_by_role("textbox", name="Or write").fill("Hello?")
+        page.get_by_role("textbox", name="Or write").press("Enter")
+        expect(page.locator(".bot p")).to_have_text("Good morning.")
+
+
+def test_what_a_voice_has_not_said_yet_was_not_heard(microphone: Path):
+    async def breaks(line: Line) -> int:
+        await line.tell("bot-llm-started")
+        await line.tell("bot-llm-text", text="It has no air.")
+        await line.tell("bot-llm-stopped")
+        return 1012
+
+    async def goes_on(line: Line) -> None:
+        await line.output(1, "It has no air.")
+
+    machines = Machines([breaks, goes_on])
+    with machines.running() as address, browser(microphone) as chrome:
+        page = chrome.new_page()
+        call(page, address)
+        expect(page.locator(".bot p")).to_have_text("It has no air.")
+    assert (machines.lines[1].hello["heard"], machines.lines[1].hello["ended"]) == ("", False)
+
+
 def test_what_was_written_into_a_broken_line_is_not_lost():
     async def breaks(line: Line) -> int:
         await line.said("send-text")
@@ -422,6 +456,23 @@ def test_a_first_call_finds_the_machine_that_has_room(microphone: Path):
         call(page, address)
         expect(page.locator(".bot p")).to_have_text("Good morning.")
         assert page.locator("#problem").is_hidden()
+
+
+def test_a_bot_that_always_fails_is_not_called_for_ever(microphone: Path):
+    async def fails(line: Line) -> int:
+        return 1011
+
+    machines = Machines([fails] * 1000)
+    with machines.running() as address, browser(microphone) as chrome:
+        page = chrome.new_page()
+        page.clock.install()
+        call(page, address)
+        expect(page.get_by_role("status")).to_have_text(MOVING)
+        page.wait_for_timeout(1500)
+        assert len(machines.lines) < 10  # and not one after the other
+        page.clock.fast_forward(30_000)
+        expect(page.locator("#problem")).to_contain_text("The bot failed, and again")
+        expect(page.get_by_role("status")).to_have_text("Ready")
 
 
 def test_a_bot_that_hangs_up_is_not_called_again(microphone: Path):

@@ -70,7 +70,7 @@ async function connect() {
     $("connect").disabled = false;
   }
 
-  const mine = (call = bySocket ? new SocketCall(microphone) : new Call(microphone, camera));
+  const mine = (call = bySocket ? new SocketCall(microphone, !botReads) : new Call(microphone, camera));
   const meter = new Meter($("meter").children, () => (state === "speaking" ? "bot" : "user"));
   if (microphone) meter.listen("user", microphone);
   mute(false);

@@ -11,7 +11,7 @@ const ASKED_LONGEST = 10000; // the server takes no more
  * `bot-llm-text`; what it wrote has been read.
  */
 export class Heard {
-  voiced = false; // whether this bot has a voice; known from its first sound on
+  voiced; // whether this bot has a voice; if not before, it is known from its first sound on
   #begun = false; // whether there was any reply yet
   #before = ""; // what was heard of this reply from machines before
   #sentences = new Map();
@@ -23,6 +23,11 @@ export class Heard {
   #arrived = ""; // the user's last words, as far as the bot has told that they came
   #sent = []; // what was written since, and the bot has not told of
   #answers = false; // an answer to the words that arrived has begun
+
+  /** `voiced`: whether it is known to have one. */
+  constructor(voiced = false) {
+    this.voiced = voiced;
+  }
 
   /** The words heard of the latest reply; null before the first one. */
   get words() {

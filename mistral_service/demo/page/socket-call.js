@@ -11,11 +11,13 @@ const RTVI_LABEL = "rtvi-ai";
 const RTVI_VERSION = "2.2.0";
 const HUNG_UP = 1000;
 const REFUSED = 1008;
+const FAILED = 1011;
 const ANSWER_MS = 5000; // a machine that takes longer to answer is taken for gone
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 2000;
 const PATIENCE_MS = 30000;
 const NEW_PATIENCE_MS = 3000; // a new call: where one machine is full, another one may have room
+const SETTLED_MS = 5000; // a bot that breaks off sooner is as good as no answer
 const BEAT = '{"type": "beat"}'; // whoever holds the call sends it back at once
 const TICK_MS = 500;
 const QUIET = 2; // ticks without a word, after which the machine is asked whether it is there
@@ -26,7 +28,7 @@ const COMES = 30; // ticks that a bot may take until it listens, and the longest
  * (detail: `resumed`, and what was written as it broke: `arrived` or `lost`). "hung-up" has a
  * sentence for the user as its detail, if there is more to say. */
 export class SocketCall extends EventTarget {
-  heard = new Heard();
+  heard;
   over = false;
   #microphone;
   #deaf; // ends the capturing
@@ -37,17 +39,24 @@ export class SocketCall extends EventTarget {
   #silent = 0; // ticks since something came
   #came = false; // whether anything has come from the bot on this line
   #patience = GONE; // grows, lest callers run from one machine to the next where all are late
+  #pause = 0; // before the next attempt, ms
+  #deadline; // for the attempts; none while all is well
+  #began = 0; // this line
+  #failed = false; // whether it was the bot that broke the line
+  #count = 0;
 
-  /** `microphone` may be missing: one can write to some bots. */
-  constructor(microphone) {
+  /** `microphone` may be missing: one can write to some bots. `voiced`: what is written is not read. */
+  constructor(microphone, voiced = false) {
     super();
     this.#microphone = microphone;
+    this.heard = new Heard(voiced);
     this.hears = Boolean(microphone);
   }
 
   /** Resolves once sound and messages flow. */
   async connect() {
     await this.#reach(NEW_PATIENCE_MS);
+    this.#deadline = undefined;
     if (this.over || !this.#microphone) return;
     this.#deaf = await capture(this.#microphone, (piece) => this.#says(piece));
     if (this.over) this.#deaf();
@@ -76,17 +85,23 @@ export class SocketCall extends EventTarget {
     this.#emit("ended");
   }
 
-  /** Call until a machine answers. Throws the last `NoAnswer`: after so long, or a final one. */
+  /** Call until a machine answers. Throws the last `NoAnswer`: after so long, or a final one.
+   *
+   * Where a bot breaks off as soon as it is called, the attempts go on where they were.
+   */
   async #reach(patience) {
-    const deadline = performance.now() + patience;
-    for (let wait = FIRST_PAUSE_MS; ; wait = Math.min(wait * 2, LONGEST_PAUSE_MS)) {
+    this.#deadline ??= performance.now() + patience;
+    for (let last = new NoAnswer(); ; ) {
+      if (performance.now() + this.#pause > this.#deadline) throw last;
+      await pause(this.#pause);
+      if (this.over) throw last;
+      this.#pause = Math.min(this.#pause * 2 || FIRST_PAUSE_MS, LONGEST_PAUSE_MS);
       try {
         return await this.#open();
       } catch (error) {
-        if (error.code === REFUSED || performance.now() + wait > deadline) throw error;
+        if (error.code === REFUSED) throw error;
+        last = error;
       }
-      await pause(wait);
-      if (this.over) throw new NoAnswer();
     }
   }
 
@@ -120,6 +135,7 @@ export class SocketCall extends EventTarget {
         if (this.over) return fail();
         this.#id = answer.id;
         this.#socket = socket;
+        this.#began = performance.now();
         this.#silent = 0;
         this.#came = false;
         this.#pulse ??= setInterval(() => this.#beat(), TICK_MS);
@@ -137,6 +153,10 @@ export class SocketCall extends EventTarget {
   /** Notice a machine that went without closing its sockets. */
   #beat() {
     if (!this.#socket) return;
+    if (this.#came && performance.now() > this.#began + SETTLED_MS) {
+      this.#pause = 0;
+      this.#deadline = undefined;
+    }
     if (this.#silent >= (this.#came ? this.#patience : COMES)) {
       this.#patience = Math.min(2 * this.#patience, COMES);
       return this.#lost(this.#socket);
@@ -171,6 +191,7 @@ export class SocketCall extends EventTarget {
   #lost(socket, code) {
     if (this.over || socket !== this.#socket) return;
     this.#socket = undefined;
+    this.#failed = code === FAILED;
     socket.onclose = socket.onmessage = null;
     if (code === HUNG_UP) this.#hungUp();
     else {
@@ -184,10 +205,10 @@ export class SocketCall extends EventTarget {
     try {
       const { resumed, asked } = await this.#reach(PATIENCE_MS);
       const written = this.heard.moved(resumed ? asked : null);
-      if (!resumed) this.heard = new Heard();
+      if (!resumed) this.heard = new Heard(this.heard.voiced);
       this.#emit("moved", { resumed, ...written });
     } catch (error) {
-      this.#hungUp(error.code === REFUSED ? OVER : GAVE_UP);
+      this.#hungUp(error.code === REFUSED ? OVER : this.#failed ? BROKE : GAVE_UP);
     }
   }
 
@@ -198,7 +219,7 @@ export class SocketCall extends EventTarget {
   }
 
   #send(type, data) {
-    const message = { label: RTVI_LABEL, id: crypto.randomUUID(), type, data };
+    const message = { label: RTVI_LABEL, id: `${++this.#count}`, type, data };
     this.#socket?.send(encode("message", { data: JSON.stringify(message) }));
     return Boolean(this.#socket);
   }
@@ -211,6 +232,9 @@ export class SocketCall extends EventTarget {
 const GAVE_UP =
   "The call was lost: no machine took it up within 30 seconds. " +
   "See whether you are online, then connect again.";
+
+const BROKE =
+  "The bot failed, and again when it was called anew: its log says why. Connect again later.";
 
 const OVER = "The call could not be taken up again, because it is over: connect anew.";
 
