@@ -458,6 +458,23 @@ def test_a_first_call_finds_the_machine_that_has_room(microphone: Path):
         assert page.locator("#problem").is_hidden()
 
 
+def test_a_microphone_that_goes_is_told_of(microphone: Path):
+    async def waits(line: Line) -> None:
+        pass
+
+    machines = Machines([waits])
+    with machines.running() as address, browser(microphone) as chrome:
+        page = chrome.new_page()
+        page.add_init_script("""
+          const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          navigator.mediaDevices.getUserMedia = async (wish) => (window.mine = await ask(wish));
+        """)
+        call(page, address)
+        expect(page.get_by_role("status")).to_have_text("Listening")
+        page.evaluate("mine.getAudioTracks()[0].dispatchEvent(new Event('ended'))")
+        expect(page.locator("#problem")).to_contain_text("The microphone is gone")
+
+
 def test_a_bot_that_always_fails_is_not_called_for_ever(microphone: Path):
     async def fails(line: Line) -> int:
         return 1011

@@ -73,6 +73,11 @@ async function connect() {
   const mine = (call = bySocket ? new SocketCall(microphone, !botReads) : new Call(microphone, camera));
   const meter = new Meter($("meter").children, () => (state === "speaking" ? "bot" : "user"));
   if (microphone) meter.listen("user", microphone);
+  for (const track of microphone?.getAudioTracks() ?? []) {
+    track.addEventListener("ended", () =>
+      complain("The microphone is gone: plug it in, or allow it, then connect again."),
+    );
+  }
   mute(false);
   $("camera").srcObject = camera ?? null;
   $("camera").hidden = !camera;
