@@ -59,7 +59,7 @@ class Turn:
     """How far a turn has come.
 
     Parameters:
-        context: The conversation.
+        context: The conversation, with a reminder behind it where the model needs one.
         attempts: What it may still try.
         route: Where its last request went.
         asked: What is asked: the context, or the context and a word to go on.

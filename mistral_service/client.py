@@ -24,7 +24,7 @@ from mistral_service.endpoints.vectors import vectors
 from mistral_service.reply.attempts import Limits
 from mistral_service.reply.events import Event
 from mistral_service.wire.access import address_for, check_address, check_headers, key_for
-from mistral_service.wire.client import CHAT, fetch_models
+from mistral_service.wire.client import CHAT, fetch_models, place_of
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.http import http_client
 from mistral_service.wire.models import Catalogue
@@ -98,7 +98,7 @@ class MistralClient:
         self._batches = asyncio.Semaphore(concurrency)
 
     def __repr__(self) -> str:
-        return f"MistralClient({str(self._main.client.base_url)!r})"
+        return f"MistralClient({place_of(self._main.client)!r})"
 
     async def __aenter__(self) -> "MistralClient":
         return self

@@ -1,5 +1,6 @@
 """Function calling on Pipecat's side: what the ledger planned becomes Pipecat's calls."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any, Literal, cast
@@ -112,20 +113,25 @@ class FunctionCalls(OpenAILLMService):
             self._queued.discard(runner_item.tool_call_id)
 
     async def broadcast_frame(self, frame_cls: type[Frame], **kwargs: Any) -> None:
-        """Broadcast a frame; a falsy result becomes one that gets an answer.
+        """Broadcast a frame; a falsy result, unless it is news on the way, gets an answer.
 
         Args:
             frame_cls: The kind of frame.
             **kwargs: Its fields.
         """
         if frame_cls is FunctionCallResultFrame:
-            result = kwargs["result"] = answerable(kwargs.get("result"))
             properties = kwargs.get("properties")
-            if self._keeper is not None and (properties is None or properties.is_final):
-                await self._keeper.returned(str(kwargs.get("tool_call_id")), result)
+            if properties is None or properties.is_final:
+                result = kwargs["result"] = answerable(kwargs.get("result"))
+                if self._keeper is not None:
+                    await self._keeper.returned(str(kwargs.get("tool_call_id")), result)
         await super().broadcast_frame(  # pyright: ignore[reportUnknownMemberType]
             frame_cls, **kwargs
         )
+        if frame_cls is FunctionCallInProgressFrame:
+            # The others of the group begin too, before this one can end: Pipecat asks the model
+            # again as soon as nothing that has begun is left.
+            await asyncio.sleep(0)
 
 
 def answerable(result: Any) -> Any:

@@ -13,7 +13,7 @@ from pipecat.utils.errors import ErrorCategory
 
 from mistral_service.reply.routes import Route, Routes
 from mistral_service.settings import MistralLLMSettings, given
-from mistral_service.wire.client import error_of, fetch_models
+from mistral_service.wire.client import error_of, fetch_models, place_of
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.http import http_client
 from mistral_service.wire.models import Catalogue, ModelCard
@@ -226,7 +226,7 @@ class Routing(OpenAILLMService):
                 logger.debug(f"{self}: the endpoint has no list of models")
             else:
                 # What passes is met by the turns; a fallback's key is not the bot's own.
-                logger.warning(f"{self}: could not look for models at {client.base_url}: {error}")
+                logger.warning(f"{self}: could not look for models at {place_of(client)}: {error}")
             return
         self._catalogues[endpoint] = catalogue
         for route in self._all_routes():

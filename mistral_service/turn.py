@@ -87,7 +87,8 @@ class Turns(Asking):
                     return
                 asked_again, turn.cut = True, ""
                 turn.counts.attempts += 1
-                turn.asked = _reminded(context, plan) if plan.repeated else context
+                turn.context = _reminded(context, plan) if plan.repeated else context
+                turn.asked = turn.context
         finally:
             if self._keeper is not None:
                 await self._keeper.ends(complete=complete)

@@ -79,6 +79,23 @@ async def test_a_model_that_repeats_itself_is_told_once_then_the_caller(serve, s
     assert ran == ["abcdefgh1"]
 
 
+async def test_a_reminder_outlasts_a_fault(serve, service_for):
+    mistral = serve(
+        Reply(tool_calls=[called()]),
+        Reply("It is done."),
+        Reply(tool_calls=[called()]),
+        Reply(status=503, body={"message": "busy"}),
+        Reply("As I said, it is done."),
+    )
+    service = service_for(mistral)
+    registered(service)
+    async with Call(service, tools=tools("one")) as call:
+        await call.say("Do it.", turns=2)
+        assert await call.say("And?") == "As I said, it is done."
+    for exchange in mistral.exchanges[-2:]:
+        assert "one already" in exchange.request["messages"][-1]["content"]
+
+
 async def test_the_same_id_twice_in_a_reply_runs_once(serve, service_for):
     mistral = serve(Reply(tool_calls=[called(), called()]), Reply("Done."))
     service = service_for(mistral)
@@ -141,6 +158,47 @@ async def test_a_broken_call_beside_a_good_one_is_told_in_the_same_group(serve, 
     assert ran == ["abcdefgh1"]
     results = [m for m in mistral.exchanges[1].request["messages"] if m["role"] == "tool"]
     assert [r["tool_call_id"] for r in results] == ["abcdefgh1", "abcdefgh2"]
+
+
+@pytest.mark.parametrize("first", ["broken", "at once"])
+async def test_one_answer_follows_a_group_whose_first_call_ends_before_the_next_begins(
+    serve, service_for, first: str
+):
+    begins = {"name": "one", "id": "abcdefgh1", "arguments": "{" if first == "broken" else "{}"}
+    slow = called("two", "abcdefgh2")
+    mistral = serve(Reply(tool_calls=[begins, slow]), Reply("All is done."), Reply("Too much."))
+    service = service_for(mistral)
+    registered(service)
+
+    async def takes_time(params) -> None:
+        await asyncio.sleep(0.2)
+        await params.result_callback("slow")
+
+    service.register_function("two", takes_time)
+    async with Call(service, tools=tools("one", "two")) as call:
+        assert await call.say("Do both.", turns=2) == "All is done."
+        await asyncio.sleep(0.2)
+    assert len(mistral.exchanges) == 2
+    results = [m for m in mistral.exchanges[1].request["messages"] if m["role"] == "tool"]
+    assert [r["tool_call_id"] for r in results] == ["abcdefgh1", "abcdefgh2"]
+    assert "slow" in results[1]["content"]
+
+
+async def test_news_of_nothing_is_no_result(serve, service_for):
+    mistral = serve(Reply(tool_calls=[called()]), Reply("It is on its way."), Reply("Done."))
+    service = service_for(mistral)
+
+    async def reports(params) -> None:
+        news = FunctionCallResultProperties(is_final=False)
+        await params.result_callback(None, properties=news)
+        await asyncio.sleep(0.3)
+        await params.result_callback("delivered")
+
+    service.register_function("one", reports, cancel_on_interruption=False)
+    async with Call(service, tools=tools("one")) as call:
+        await call.say("Deliver it.", turns=2)
+        await call.until(lambda: any("delivered" in str(m) for m in call.context.get_messages()))
+        assert not any("COMPLETED" in str(m) for m in call.context.get_messages())
 
 
 async def test_an_unknown_function_is_told_to_the_model(serve, service_for):

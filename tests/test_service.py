@@ -29,6 +29,7 @@ from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.services.mistral.llm import MistralLLMService as PipecatsOwn
 from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.utils.errors import ErrorCategory
+from rough_road import Ending, Place, Road, Trouble, response
 
 from mistral_service import MistralError, MistralLLMAdapter, MistralLLMService, Reason
 from mistral_service.local import Reply
@@ -520,6 +521,39 @@ async def test_run_inference_raises_what_went_wrong(serve, service_for):
     service = service_for(mistral)
     context = LLMContext(messages=[{"role": "user", "content": "Sum up."}])
     with pytest.raises(MistralError, match="MISTRAL_API_KEY"):
+        await service.run_inference(context)
+    await service.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ("<html>Be right back</html>", "text/html"),
+        ("{broken", "application/json"),
+        ("null", "application/json"),
+        ("[1]", "application/json"),
+        ("{}", "application/json"),
+    ],
+)
+async def test_run_inference_asks_again_where_the_answer_is_no_reply(serve, body: str, kind: str):
+    odd = Trouble(Place.REQUEST, Ending.END, response(200, body, content_type=kind))
+    mistral = serve(Reply("A summary."))
+    async with Road(mistral.base_url) as road:
+        service = MistralLLMService(api_key="any", base_url=road.base_url)
+        context = LLMContext(messages=[{"role": "user", "content": "Sum up."}])
+        road.ahead(odd)
+        assert await service.run_inference(context) == "A summary."
+        road.ahead(odd, always=True)
+        with pytest.raises(MistralError, match="what it answered is no"):
+            await service.run_inference(context)
+        await service.cleanup()
+
+
+async def test_run_inference_waits_no_longer_than_for_a_summary(serve, service_for, monkeypatch):
+    monkeypatch.setattr("mistral_service.wire.client.WHOLE_REPLY_S", 0.2)
+    service = service_for(serve(Reply("Too late.", wait=20, times=None)))
+    context = LLMContext(messages=[{"role": "user", "content": "Sum up."}])
+    with pytest.raises(MistralError, match="did not answer in time"):
         await service.run_inference(context)
     await service.cleanup()
 

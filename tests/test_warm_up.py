@@ -70,6 +70,14 @@ async def test_a_wrong_key_is_told_before_the_caller_speaks():
         assert not mistral.exchanges
 
 
+async def test_a_password_in_the_address_is_not_logged(warnings):
+    with answering(503, {"message": "busy"}) as base_url:
+        host = base_url.removeprefix("http://")
+        async with Call(service_at(f"http://someone:s3cr3t-w0rd@{host}")) as call:
+            await call.until(lambda: any("look for models" in line for line in warnings))
+    assert not any("s3cr3t" in line for line in warnings)
+
+
 async def test_a_wrong_key_does_not_end_a_service_that_has_another_endpoint(serve):
     other = serve(Reply("Here."))
     with LocalMistral(Script(), api_key="the-right-one") as mistral:

@@ -7,6 +7,7 @@ closed schema wants it, and the bytes of the stream.
 
 import asyncio
 import contextlib
+import json
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, cast
@@ -25,7 +26,7 @@ from openai import (
     Timeout,
 )
 from openai._types import NotGiven
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.chat import ChatCompletionChunk
 
 from mistral_service.wire import portkey
 from mistral_service.wire.chunks import Chunk, chunk_from_mapping, parse_chunk
@@ -38,9 +39,14 @@ from mistral_service.wire.sse import EventTooLong, SSEDecoder
 CHAT = "/chat/completions"
 """Where chat completions are asked for."""
 
+WHOLE_REPLY_S = 120.0
+"""Seconds to wait for a reply that is not streamed: what Pipecat gives a summary."""
+
 _UNSET = (NotGiven, Omit)
 _DONE = b"[DONE]"
 _DRAIN_SECONDS = 0.1
+# Ends of the names of headers that hold a secret.
+_SECRET = ("key", "auth", "authorization", "token")
 
 # Settings of which it was told that a gateway drops them: once is enough.
 _told: set[str] = set()
@@ -179,21 +185,25 @@ async def fetch_reply(
         The reply, as one chunk.
 
     Raises:
-        openai.APIError: If the request is refused or nobody answers.
+        openai.APIError: If the request is refused, or nobody answers within `WHOLE_REPLY_S`.
         MistralError: If the answer is no chat completion.
     """
-    reply = await client.post(
-        CHAT,
-        content=_body(client, CHAT, {**params, "stream": False}),
-        options=_options(client, params, connect),
-        cast_to=ChatCompletion,
+    reply = await fetch_object(
+        client, CHAT, {**params, "stream": False}, connect=connect, read=WHOLE_REPLY_S
     )
-    # The schema of the client knows no thinking, and would warn of it.
-    return chunk_from_mapping(reply.model_dump(warnings=False))
+    chunk = chunk_from_mapping(reply)
+    if not reply.get("choices"):
+        raise MistralError(Reason.SERVER, "what it answered is no chat completion")
+    return chunk
 
 
 async def fetch_object(
-    client: AsyncOpenAI, path: str, params: Mapping[str, Any], *, connect: float | None = None
+    client: AsyncOpenAI,
+    path: str,
+    params: Mapping[str, Any],
+    *,
+    connect: float | None = None,
+    read: float | None = None,
 ) -> dict[str, Any]:
     """Send a request to an endpoint that answers with one JSON object.
 
@@ -202,6 +212,7 @@ async def fetch_object(
         path: The endpoint.
         params: As for `open_reply`.
         connect: As for `open_reply`.
+        read: Seconds to wait for the answer, where the client's own limit was not chosen.
 
     Returns:
         The object.
@@ -210,12 +221,16 @@ async def fetch_object(
         openai.APIError: If the request is refused or nobody answers.
         MistralError: If the answer is no JSON object.
     """
-    body = await client.post(
-        path,
-        content=_body(client, path, params),
-        options=_options(client, params, connect),
-        cast_to=object,
-    )
+    content = _body(client, path, params)
+    try:
+        body = await client.post(
+            path,
+            content=content,
+            options=_options(client, params, connect, read=read),
+            cast_to=object,
+        )
+    except json.JSONDecodeError:  # what says that it is JSON, and is none
+        body = None
     if not isinstance(body, dict):
         raise MistralError(Reason.SERVER, "what it answered is no JSON object")
     return cast("dict[str, Any]", body)
@@ -250,8 +265,8 @@ def error_of(exception: Exception, asked: AsyncOpenAI | str = "") -> MistralErro
     Args:
         exception: Any exception from the functions above.
         asked: The client that asked, or its key alone: some servers repeat in their answer the key,
-            or a gateway's own, which travels in a header whose name ends in `key`. They are struck
-            out.
+            or a gateway's own, which travels in a header whose name ends in `key`, `auth`,
+            `authorization` or `token`. They are struck out.
 
     Returns:
         The same as a `MistralError`; None if it has nothing to do with Mistral or the network.
@@ -262,10 +277,15 @@ def error_of(exception: Exception, asked: AsyncOpenAI | str = "") -> MistralErro
     return error
 
 
+def place_of(client: AsyncOpenAI) -> str:
+    """Where a client asks, without the password that may stand in its address."""
+    return str(client.base_url.copy_with(userinfo=b""))
+
+
 def _secrets(client: AsyncOpenAI) -> list[str]:
     headers = client.default_headers.items()
-    keys = [v for name, v in headers if name.lower().endswith("key") and isinstance(v, str)]
-    return [client.api_key, *keys]
+    keys = [v for name, v in headers if name.lower().endswith(_SECRET) and isinstance(v, str)]
+    return [client.api_key, *keys, client.base_url.password]
 
 
 def _understood(exception: Exception) -> MistralError | None:
@@ -325,6 +345,7 @@ def _options(
     connect: float | None,
     *,
     stream: bool = False,
+    read: float | None = None,
 ) -> Any:
     """The client's own options, in the form that its `post` takes."""
     options: dict[str, Any] = {
@@ -343,7 +364,7 @@ def _options(
         options["timeout"] = Timeout(
             connect=connect if limits.connect is None else min(connect, limits.connect),
             # A stream is watched by who reads it; ten minutes mean that nobody has chosen.
-            read=None if stream and client.timeout == DEFAULT_TIMEOUT else limits.read,
+            read=read if client.timeout == DEFAULT_TIMEOUT and (stream or read) else limits.read,
             write=limits.write,
             pool=limits.pool,
         )

@@ -163,9 +163,10 @@ class Caller:
     async def _hear_all(self, socket: ClientConnection) -> float:
         """Hear what comes until the line breaks; returns when the machine was last there."""
         self._last, self._came, gone = time.monotonic(), False, False
+        asked = 0.0
 
         async def watch() -> None:
-            nonlocal gone
+            nonlocal gone, asked
             while True:
                 await asyncio.sleep(QUIET / 2)
                 quiet = time.monotonic() - self._last
@@ -173,7 +174,8 @@ class Caller:
                     gone = True
                     self._patience = min(2 * self._patience, COMES)
                     return socket.transport.abort()
-                if quiet > QUIET:
+                if quiet > QUIET and asked < self._last:
+                    asked = time.monotonic()
                     await socket.send(BEAT)
 
         watching = asyncio.create_task(watch())

@@ -161,7 +161,7 @@ export class SocketCall extends EventTarget {
       this.#patience = Math.min(2 * this.#patience, COMES);
       return this.#lost(this.#socket);
     }
-    if (this.#silent >= QUIET) this.#socket.send(BEAT);
+    if (this.#silent === QUIET) this.#socket.send(BEAT); // one: what is late is not made later
     this.#silent += 1;
   }
 
