@@ -46,6 +46,17 @@ def drain(command: str) -> None:
     subprocess.run([*shlex.split(command), *here], check=True)
 
 
+def running(count: str) -> None:
+    """Wait until so many replicas take calls."""
+    until = time.monotonic() + 90
+    while True:
+        states = serve.status().applications["calls"].deployments["calls"].replica_states
+        if states.get("RUNNING") == int(count):
+            return
+        assert time.monotonic() < until, f"no {count} replicas in 90 s: {states}"
+        time.sleep(0.5)
+
+
 def delete() -> None:
     """End the calls, and all replicas."""
     serve.delete("calls")
