@@ -20,13 +20,6 @@ def package_folder(name: str) -> Path:
     return Path(spec.origin).parent
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 @contextlib.contextmanager
 def running(bot: Path, port: int, log: Path, **environment: str) -> Iterator[None]:
     """A bot with Pipecat's runner, for the time of a `with` block."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 import pytest
+from ports import free_port
 
 
 class RedisServer:
@@ -24,9 +25,7 @@ class RedisServer:
         program = shutil.which("redis-server")
         if program is None:
             pytest.fail("These tests need redis-server: apt install redis-server", pytrace=False)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._program = program
         self._process: subprocess.Popen[bytes] | None = None

@@ -15,8 +15,8 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from bots import free_port
 from PIL import Image
+from ports import free_port
 from rough_road import untrusted
 from typer.testing import CliRunner
 

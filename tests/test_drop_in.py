@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from bots import evaluate, free_port, package_folder, running
+from bots import evaluate, package_folder, running
+from ports import free_port
 
 from mistral_service.local import LocalMistral, Reply
 

@@ -8,7 +8,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from bots import evaluate, free_port, running
+from bots import evaluate, running
+from ports import free_port
 
 from mistral_service.local import LocalMistral, Script
 

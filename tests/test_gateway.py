@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bots import free_port
 from call import Call
 from loguru import logger
 from pipecat.frames.frames import LLMThoughtTextFrame
 from portkey_ai import createHeaders
+from ports import free_port
 
 from mistral_service import MistralClient, MistralError, MistralLLMService, Reason
 from mistral_service.gateway import portkey_headers

@@ -10,8 +10,8 @@ import httpx
 import pytest
 import uvicorn
 import websockets
-from bots import free_port
 from pipecat.runner.types import WebSocketRunnerArguments
+from ports import free_port
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 from websockets.asyncio.client import ClientConnection

@@ -21,16 +21,11 @@ from typing import Any
 
 import psutil
 
+from tests.ports import free_port
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 HEAD_PORT = 6399
-
-
-def free_port() -> int:
-    """A port that nobody uses."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
