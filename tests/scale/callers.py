@@ -176,7 +176,8 @@ class Caller:
                     return socket.transport.abort()
                 if quiet > QUIET and asked < self._last:
                     asked = time.monotonic()
-                    await socket.send(BEAT)
+                    with contextlib.suppress(websockets.ConnectionClosed):
+                        await socket.send(BEAT)
 
         watching = asyncio.create_task(watch())
         with contextlib.suppress(websockets.ConnectionClosed):
