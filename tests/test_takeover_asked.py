@@ -47,6 +47,19 @@ async def test_a_question_whose_turn_was_never_written_is_answered(serve, keeper
         await one.call.interrupt()
 
 
+async def test_who_says_hello_again_after_a_takeover_is_answered(serve, keepers):
+    """A caller's words may be those that the call was opened with: they are no late greeting."""
+    mistral = serve(Reply(STORY, pause=0.05), Reply(STORY[17:]), Reply("I am here."))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.call.begin("Hello?")
+        await one.call.until(lambda: STORY[:17] in one.call.words)
+        async with Machine(mistral, await keepers.open(one.keeper.id, heard=STORY[:17])) as two:
+            await two.call.until(lambda: two.said()[-1] == ("assistant", STORY))
+            await two.call.worker.queue_frame(RTVISendTextFrame(msg_id="1", text="Hello?"))
+            await until(lambda: two.keeper._unanswered)
+            assert await two.call.say("Hello?") == "I am here."
+
+
 async def test_a_question_before_the_first_turn_was_written_is_answered(serve, keepers):
     mistral = serve(Reply(NOON))
     one = await keepers.open()

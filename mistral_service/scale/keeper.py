@@ -323,7 +323,11 @@ class CallKeeper:
         known = {id(message) for message in before}
         new = [m for m in messages if id(m) not in known and not is_reply(m)]
         late = time.monotonic() > when + _GREETS_WITHIN
-        if late or any(digest(message) not in self._snapshot.opened_with for message in new):
+        if (
+            late
+            or self._unanswered
+            or any(digest(message) not in self._snapshot.opened_with for message in new)
+        ):
             return False
         context.set_messages(
             [message for message in messages if all(message is not m for m in new)]
