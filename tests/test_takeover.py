@@ -137,6 +137,18 @@ async def test_a_bot_that_greets_too_late_does_not_have_it_said_twice(serve, kee
     assert len(asked(mistral)) == 3
 
 
+async def test_a_reply_that_was_interrupted_after_a_takeover_can_be_asked_for_again(serve, keepers):
+    mistral = serve(Reply(STORY, pause=0.05), Reply(STORY[17:], pause=0.3), Reply("Go on."))
+    async with Machine(mistral, await keepers.open()) as one:
+        await one.call.begin("Tell me a story.")
+        await one.call.until(lambda: STORY[:17] in one.call.words)
+        async with Machine(mistral, await keepers.open(one.keeper.id, heard=STORY[:17])) as two:
+            await two.call.until(lambda: two.call.words)
+            await two.call.interrupt()
+            await two.call.worker.queue_frame(LLMRunFrame())
+            await two.call.until(lambda: two.call.words.endswith("Go on."))
+
+
 async def test_a_reply_about_a_result_is_cut_and_goes_on(serve, keepers):
     ran: list[str] = []
 

@@ -312,7 +312,7 @@ class CallKeeper:
             self._started = {call_id: started_from_json(call) for call_id, call in calls.items()}
 
     def _greets_again(self, context: LLMContext) -> bool:
-        """Whether a turn is the bot's greeting, which came when the call had gone on already.
+        """Whether a turn is the bot's greeting, which came when the call had been answered already.
 
         What stands there of it is taken away: nobody asked anything.
         """
@@ -323,8 +323,10 @@ class CallKeeper:
         known = {id(message) for message in before}
         new = [m for m in messages if id(m) not in known and not is_reply(m)]
         late = time.monotonic() > when + _GREETS_WITHIN
+        whole = self._llm_done or self._journal.complete  # else the caller has not had it all
         if (
             late
+            or not whole
             or self._unanswered
             or any(digest(message) not in self._snapshot.opened_with for message in new)
         ):
