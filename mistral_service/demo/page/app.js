@@ -27,6 +27,21 @@ let botSpeaks = false;
 let botLooks = false;
 let botReads = false; // one may write to it
 let bySocket = false;
+let needsNetwork = false; // what answers is not on this machine
+
+const OFFLINE = {
+  far: "This machine has no network, and the answers come from one: connect it, or start the demo without MISTRAL_API_KEY.",
+  webrtc:
+    "This machine has no network. The demo needs none, but most browsers find no way to it without one: " +
+    "connect to any network, or start Chromium with --allow-loopback-in-peer-connection.",
+};
+
+/** Says before the first call what will be missing; takes it back when the network comes. */
+function showNetwork() {
+  const missing = bySocket ? "" : needsNetwork ? OFFLINE.far : OFFLINE.webrtc;
+  if (!navigator.onLine && !call) complain(missing);
+  else if (Object.values(OFFLINE).includes($("problem").textContent)) complain("");
+}
 
 function show(next) {
   state = next;
@@ -222,12 +237,14 @@ function make(tag, properties, part) {
 
 async function showEngine() {
   try {
-    const { engine, camera, transport, text } = await (await fetch("/api/status")).json();
+    const { engine, local, camera, transport, text } = await (await fetch("/api/status")).json();
+    needsNetwork = local === false;
     bySocket = transport === "websocket";
     botLooks = camera && !bySocket;
     botReads = bySocket && text === true;
     $("ask-what-it-sees").hidden = !botLooks;
     $("engine").textContent = `Answers come from ${engine}.`;
+    showNetwork();
   } catch {
     complain("The demo does not answer: start it again, then reload this page.");
   }
@@ -247,6 +264,9 @@ $("write").addEventListener("submit", (event) => {
   $("words").value = "";
 });
 addEventListener("pagehide", () => call?.close());
+
+addEventListener("online", showNetwork);
+addEventListener("offline", showNetwork);
 
 drawParts();
 const known = showEngine();

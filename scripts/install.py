@@ -1,0 +1,282 @@
+"""Installs what a target of the Makefile needs: `python scripts/install.py demo`.
+
+The Python packages are those of `uv.lock`, each checked by its hash. Nothing is resolved here and
+nothing is built from source. uv itself is in the lock as well: pip installs it into `.uv`, unless
+a recent one is on the PATH. The rest (Chromium, Redis, Portkey's gateway) comes from the system's
+package manager and from npm. Every step leaves alone what is there, so a second run goes on where
+the first one stopped.
+"""
+
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+VENV = ROOT / ".venv"
+OWN_UV = ROOT / ".uv"
+GATEWAY = ROOT / "tests" / "gateway"
+
+TARGETS = ("demo", "tools", "test-fast", "test")
+"""`demo`; `tools` (ruff, pyright, benchmarks); the tests without a browser; every test."""
+
+REASONS: tuple[tuple[str, str], ...] = (
+    (
+        r"No space left on device|Disk quota exceeded",
+        "The disk is full: free 3 GB (here, and for uv's cache in the home directory), and run the "
+        "same command again.",
+    ),
+    (
+        r"invalid peer certificate|CERTIFICATE_VERIFY_FAILED|UnknownIssuer|self.signed certificate"
+        r"|SELF_SIGNED_CERT|UNABLE_TO_(?:GET|VERIFY)",
+        "The certificate of the package index is not trusted here, perhaps because a proxy opens "
+        "TLS: add the proxy's authority to the system's certificates, or name its file in "
+        "SSL_CERT_FILE, PIP_CERT and NODE_EXTRA_CA_CERTS, and run the same command again.",
+    ),
+    (
+        r"dns error|name resolution|Name or service not known|nodename nor servname|ENOTFOUND"
+        r"|EAI_AGAIN|[Cc]onnection refused|ECONNREFUSED|Network is unreachable|ENETUNREACH"
+        r"|timed out|ETIMEDOUT|No route to host|ProxyError|tunnel error"
+        r"|Temporary failure resolving|\(from versions: none\)",
+        "The package index cannot be reached: check the network (and HTTPS_PROXY, if there is a "
+        "proxy), and run the same command again.",
+    ),
+    (
+        r"Permission denied|Read-only file system",
+        "A file cannot be written: check who owns this folder and uv's cache in the home "
+        "directory, and run the same command again.",
+    ),
+    (
+        r"[Hh]ash mismatch|DO NOT MATCH THE HASHES",
+        "The package index answered with a file that is not the one in uv.lock, so it was not "
+        "installed: check the mirror or proxy in between.",
+    ),
+    (
+        r"has no binary distribution|doesn't have a (?:source distribution or )?wheel",
+        "A package has no wheel for this Python or system: take Python 3.11, 3.12 or 3.13 on "
+        "Linux, macOS or Windows (make PYTHON=python3.11 …).",
+    ),
+    (
+        r"No module named pip",
+        "This Python has no pip: install it (Debian: apt install python3-pip), or install uv, and "
+        "run the same command again.",
+    ),
+)
+"""What a program's own words mean for a person, the first match first."""
+
+
+class Failed(Exception):
+    """An installation that cannot go on, in one sentence that says what to do."""
+
+
+def reason(said: str) -> str | None:
+    """One sentence on why an installer failed, from its own words; None where they are unknown."""
+    for pattern, sentence in REASONS:
+        if re.search(pattern, said):
+            return sentence
+    return None
+
+
+def main(arguments: list[str]) -> int:
+    """Install for one target; returns the exit status."""
+    if len(arguments) != 1 or arguments[0] not in TARGETS:
+        print(f"usage: install.py {'|'.join(TARGETS)}", file=sys.stderr)
+        return 2
+    [target] = arguments
+    try:
+        packages("demo" if target == "demo" else "dev")
+        openmp()
+        if target in ("test", "test-fast"):
+            system("Redis", "redis-server", programs=("redis-server",))
+        if target == "test":
+            gateway()
+            system("Chromium", "chromium", programs=("chromium", "google-chrome"))
+    except Failed as e:
+        print(e, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+# --- Python packages ----------------------------------------------------------------------------
+
+
+def packages(extra: str) -> None:
+    """Make `.venv` hold what the lock says for an extra. Takes 0.1 s where it does already."""
+    settings = {
+        "UV_PROJECT_ENVIRONMENT": str(VENV),
+        "UV_PYTHON_DOWNLOADS": "never",
+        # The system's certificates: those of a company's proxy are among them.
+        "UV_SYSTEM_CERTS": os.environ.get("UV_SYSTEM_CERTS", "1"),
+    }
+    if not (VENV / "pyvenv.cfg").exists() or not (VENV / "bin" / "python").exists():
+        shutil.rmtree(VENV, ignore_errors=True)  # half of one, which uv would not touch
+        size = {"demo": "about 750 MB", "dev": "about 1 GB"}[extra]
+        print(f"Installing the packages of uv.lock into .venv (the first time: {size}) …")
+    # Frozen: the lock is taken as it is. Inexact: `make demo` leaves the tests' packages alone.
+    command = [uv(), "sync", "--frozen", "--inexact", "--extra", extra]
+    if Path(sys.prefix) != VENV:
+        command += ["--python", sys.executable]
+    run(command, env=settings, shown=lambda line: line.startswith(("Downloading", "error", "  ")))
+
+
+def uv() -> str:
+    """A uv that understands the lock: the one on the PATH, or the lock's own, which pip brings."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    least = project["tool"]["uv"]["required-version"].removeprefix(">=")
+    present = shutil.which("uv")
+    if present and version(present) >= numbers(least):
+        return present
+    locked = next(
+        package
+        for package in tomllib.loads((ROOT / "uv.lock").read_text())["package"]
+        if package["name"] == "uv"
+    )
+    program = OWN_UV / "bin" / "uv"
+    if version(str(program)) == numbers(locked["version"]):
+        return str(program)
+    print(f"Installing uv {locked['version']} …", flush=True)
+    hashes = " ".join(f"--hash={wheel['hash']}" for wheel in locked["wheels"])
+    # Of this interpreter's installation: the .venv that uv makes has no pip.
+    python = Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    with tempfile.TemporaryDirectory(dir=ROOT, prefix=".uv-") as folder:
+        requirement = Path(folder) / "requirement.txt"
+        requirement.write_text(f"uv=={locked['version']} {hashes}\n")
+        run(
+            [str(python if python.exists() else sys.executable), "-m", "pip", "install"]
+            + ["--disable-pip-version-check", "--no-input", "--no-deps", "--require-hashes"]
+            + ["--only-binary", ":all:", "--target", f"{folder}/uv", "-r", str(requirement)],
+            env={"PIP_USER": "0", "PIP_ROOT_USER_ACTION": "ignore"},
+            shown=lambda line: line.startswith(("ERROR", "WARNING")),
+        )
+        shutil.rmtree(OWN_UV, ignore_errors=True)
+        Path(folder, "uv").rename(OWN_UV)
+    return str(program)
+
+
+def version(program: str) -> tuple[int, ...]:
+    """The version of a uv; () where there is none that runs."""
+    try:
+        told = subprocess.run([program, "--version"], capture_output=True, text=True)
+    except OSError:
+        return ()
+    words = told.stdout.split()
+    return numbers(words[1]) if told.returncode == 0 and len(words) > 1 else ()
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """A version's numbers, to compare."""
+    return tuple(int(each) for each in re.findall(r"\d+", text)[:3])
+
+
+# --- what is not Python -------------------------------------------------------------------------
+
+
+def openmp() -> None:
+    """llama.cpp's wheel needs a library of the system's, which slim images of Linux lack."""
+    if sys.platform != "linux":
+        return
+    try:
+        ctypes.CDLL("libgomp.so.1")
+    except OSError:
+        system("libgomp", "libgomp1", programs=())
+
+
+def system(title: str, package: str, programs: tuple[str, ...]) -> None:
+    """Install a package of the system's with apt, unless one of its programs is there."""
+    if any(shutil.which(program) for program in programs):
+        return
+    do = f"install the package {package} and run the same command again"
+    if title == "Chromium":
+        do += ", or run make test-fast, which needs no browser"
+    apt = shutil.which("apt-get")
+    if apt is None:
+        raise Failed(f"{title} is missing, and there is no apt here to install it: {do}.")
+    command = ["env", "DEBIAN_FRONTEND=noninteractive", apt, "-q", "-y", "-o", "Dpkg::Use-Pty=0"]
+    if os.geteuid() != 0:
+        sudo = shutil.which("sudo")
+        if sudo is None:
+            raise Failed(f"{title} is missing, and apt needs root to install it: as root, {do}.")
+        command.insert(0, sudo)
+    print(f"Installing {title} …", flush=True)
+    try:
+        run([*command, "update"], shown=None)
+        run([*command, "install", "--no-install-recommends", package], shown=None)
+    except Failed as e:
+        raise Failed(f"apt could not install {title}, so {do}. {e}") from None
+
+
+def gateway() -> None:
+    """Portkey's gateway from its own lock. Its tests are skipped where there is no npm."""
+    npm = shutil.which("npm")
+    if npm is None:
+        print("The tests of the Portkey gateway are skipped: they need node and npm.")
+        return
+    lock = hashlib.sha256((GATEWAY / "package-lock.json").read_bytes()).hexdigest()
+    installed = GATEWAY / "node_modules" / ".lock-sha256"
+    if installed.exists() and installed.read_text() == lock:
+        return
+    print("Installing the Portkey gateway …", flush=True)
+    # Node trusts its own list of authorities; here it trusts the system's as well.
+    trusted = "/etc/ssl/certs/ca-certificates.crt"
+    run(
+        [npm, "ci", "--prefix", str(GATEWAY), "--ignore-scripts", "--no-audit", "--no-fund"],
+        env={"NODE_EXTRA_CA_CERTS": os.environ.get("NODE_EXTRA_CA_CERTS", trusted)},
+        shown=None,
+    )
+    installed.write_text(lock)
+
+
+# --- running an installer -----------------------------------------------------------------------
+
+
+def run(
+    command: list[str],
+    env: dict[str, str] | None = None,
+    shown: Callable[[str], bool] | None = lambda line: True,
+) -> None:
+    """Run an installer and pass its words on.
+
+    Args:
+        command: The program and its arguments.
+        env: What to add to the environment. Settings that would contradict the lock are left out.
+        shown: Which lines are passed on as they come; None for none unless it fails.
+
+    Raises:
+        Failed: If it fails.
+    """
+    kept = {k: v for k, v in os.environ.items() if k not in ("UV_LOCKED", "VIRTUAL_ENV")}
+    said: list[str] = []
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=kept | (env or {}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        for line in process.stdout or ():
+            said.append(line)
+            if shown is not None and shown(line):
+                print(line, end="", flush=True)
+    if process.returncode == 0:
+        return
+    if shown is None:
+        print("".join(said[-20:]), end="", file=sys.stderr, flush=True)
+    known = reason("".join(said))
+    program = Path(command[0]).name
+    raise Failed(known or f"{program} failed ({process.returncode}): see its words above.")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

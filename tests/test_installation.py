@@ -1,0 +1,385 @@
+"""The installation decides nothing: `uv.lock` does, on any day. A failure says what to do.
+
+Each of these runs the Makefile of a copy of the checkout, with no environment and an empty home.
+"""
+
+import contextlib
+import importlib.util
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from later_index import LATER, REAL, LaterIndex
+from packaging.requirements import Requirement
+from packaging.tags import compatible_tags, cpython_tags
+from packaging.utils import parse_wheel_filename
+from uv import find_uv_bin
+
+ROOT = Path(__file__).parent.parent
+LOCK = tomllib.loads((ROOT / "uv.lock").read_text())
+MADE = (
+    ".git",
+    ".venv",
+    ".uv*",
+    "node_modules",
+    "artifacts",
+    "site",
+    "dist",
+    ".*_cache",
+    "__pycache__",
+)
+
+spec = importlib.util.spec_from_file_location("install", ROOT / "scripts" / "install.py")
+assert spec is not None
+assert spec.loader is not None
+install = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(install)
+
+
+@pytest.fixture(scope="session")
+def index() -> Iterator[LaterIndex]:
+    """An index of a later day; skipped where the real one, whose pages it has, is out of reach."""
+    try:
+        urllib.request.urlopen(
+            f"{REAL}/uv/", timeout=30, context=ssl.create_default_context()
+        ).close()
+    except (OSError, urllib.error.URLError) as e:
+        pytest.skip(f"the package index cannot be reached: {e}")
+    with LaterIndex() as index:
+        yield index
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the checkout without anything that a target has made."""
+    shutil.copytree(ROOT, tmp_path / "checkout", ignore=shutil.ignore_patterns(*MADE))
+    (tmp_path / "home").mkdir()
+    return tmp_path / "checkout"
+
+
+def make(checkout: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run make as on a fresh machine, with this Python, which has pip but no packages of ours."""
+    python = f"{sys.base_prefix}/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
+    trust = {k: os.environ[k] for k in ("SSL_CERT_FILE", "PIP_CERT") if k in os.environ}
+    base = {"PATH": "/usr/bin:/bin", "HOME": str(checkout.parent / "home"), "PYTHON": python}
+    return subprocess.run(
+        ["make", "-C", str(checkout), *arguments],
+        env=base | trust | environ,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+
+
+def test_nothing_of_a_later_day_is_installed(checkout: Path, index: LaterIndex):
+    index.taken.clear()
+    cache = subprocess.check_output([find_uv_bin(), "cache", "dir"], text=True).strip()
+    environment = {
+        "PIP_INDEX_URL": index.url,
+        "UV_DEFAULT_INDEX": index.url,
+        "UV_INSECURE_HOST": "127.0.0.1",
+        "UV_CACHE_DIR": cache,
+    }
+    sizes: list[int] = []
+    for target, arguments, expected in (
+        ("demo", "ARGS=--help", "A spoken conversation"),
+        ("test-fast", "ARGS=--version", "pytest 9"),
+    ):
+        ran = make(checkout, target, arguments, **environment)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert expected in ran.stdout
+        assert index.taken == set()
+        assert index.asked <= {"uv"}  # pip looks up the address of the one wheel whose hash it has
+        installed = list((checkout / ".venv").glob("lib/python*/site-packages/*.dist-info"))
+        sizes.append(len(installed))
+        locked = {(p["name"], p["version"]) for p in LOCK["package"]}
+        for info in installed:
+            name, _, version = info.name.removesuffix(".dist-info").rpartition("-")
+            assert (re.sub(r"[-_.]+", "-", name).lower(), version) in locked
+    assert 100 < sizes[0] < sizes[1]
+
+
+def test_the_index_does_offer_what_a_resolver_takes(index: LaterIndex, tmp_path: Path):
+    """What the test above would miss without: an installation that resolves takes the future."""
+    pip = [find_uv_bin(), "pip", "install", "--python", sys.executable, "--target", "site"]
+    index.taken.clear()
+    resolve = [*pip, "--no-config", "--no-cache", "--default-index", index.url, "idna"]
+    subprocess.run(resolve, check=True, cwd=tmp_path, env={"PATH": "", "UV_SYSTEM_CERTS": "1"})
+    assert index.taken == {"idna"}
+    assert (tmp_path / "site" / f"idna-{LATER}.dist-info").exists()
+
+
+def test_the_lock_agrees_with_the_project():
+    check = [find_uv_bin(), "lock", "--check", "--offline", "--project", str(ROOT)]
+    ran = subprocess.run(check, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_everything_in_the_lock_is_a_wheel_with_a_hash():
+    for package in LOCK["package"]:
+        if "registry" not in package["source"]:
+            assert package["name"] == "pipecat-mistral-service"
+            continue
+        assert package["wheels"], package["name"]
+        assert all(wheel["hash"].startswith("sha256:") for wheel in package["wheels"])
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["no-build"] is True
+
+
+@pytest.mark.parametrize("python", [(3, 11), (3, 12), (3, 13)])
+def test_every_python_that_is_promised_has_its_wheels(python: tuple[int, int]):
+    """Held for Linux on x86-64 with Debian 12's glibc, 2.36, or a later one."""
+    everything = [find_uv_bin(), "export", "-q", "--frozen", "--extra", "dev", "--no-emit-project"]
+    listed = subprocess.check_output(
+        [*everything, "--no-hashes", "--project", str(ROOT)], text=True, cwd=ROOT
+    )
+    version = ".".join(map(str, python))
+    here = {"python_version": version, "python_full_version": f"{version}.0"}
+    platforms = [f"manylinux_2_{minor}_x86_64" for minor in range(36, 4, -1)]
+    platforms += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
+    tags = {
+        *cpython_tags(python, platforms=platforms),
+        *compatible_tags(python, platforms=platforms),
+    }
+    wheels = {
+        (package["name"], package["version"]): [
+            parse_wheel_filename(wheel["url"].rpartition("/")[2])[3] for wheel in package["wheels"]
+        ]
+        for package in LOCK["package"]
+        if "wheels" in package
+    }
+    wanted = [Requirement(line) for line in listed.splitlines() if line[:1].isalnum()]
+    wanted = [each for each in wanted if each.marker is None or each.marker.evaluate(here)]
+    assert len(wanted) > 200
+    for each in wanted:
+        [exact] = each.specifier
+        assert any(tags & offered for offered in wheels[each.name, exact.version]), each
+
+
+def test_no_target_installs_beside_the_lock():
+    """One place installs Python packages, and it takes the lock as it is."""
+    recipes = [ROOT / "Makefile", ROOT / ".ci" / "run", *(ROOT / ".github").rglob("*.y*ml")]
+    for recipe in recipes:
+        assert not re.search(r"\b(pip|uv pip|pipx|uv add) install\b", recipe.read_text()), recipe
+    assert not list(ROOT.glob("requirements*"))
+    source = (ROOT / "scripts" / "install.py").read_text()
+    assert source.count('"install"') == 2  # pip's, by hash, and apt's
+    assert '"--require-hashes"' in source
+    assert '"sync", "--frozen"' in source
+
+
+# --- what can go wrong --------------------------------------------------------------------------
+
+
+def one_sentence(ran: subprocess.CompletedProcess[str], *words: str) -> None:
+    """It failed, and the last line before make's own says why and what to do."""
+    assert ran.returncode != 0
+    [last] = [line for line in ran.stderr.splitlines() if not line.startswith("make")][-1:]
+    for word in words:
+        assert word in last, ran.stdout + ran.stderr
+
+
+def test_no_python_is_told(checkout: Path):
+    one_sentence(make(checkout, "demo", "PYTHON="), "Python 3.11 or later is needed: install it")
+
+
+def test_an_old_python_is_told(checkout: Path):
+    old = checkout.parent / "python3.9"
+    old.write_text("#!/bin/sh\nexit 1\n")  # as sys.version_info < (3, 11) has it
+    old.chmod(0o755)
+    one_sentence(
+        make(checkout, "demo", f"PYTHON={old}"),
+        f"is needed, but {old} is older or does not run",
+        "make PYTHON",
+    )
+
+
+@pytest.fixture
+def with_uv(checkout: Path) -> Path:
+    """The checkout after uv has come, by a link: the trouble is met by uv, not by pip."""
+    (checkout / ".uv" / "bin").mkdir(parents=True)
+    (checkout / ".uv" / "bin" / "uv").symlink_to(find_uv_bin())
+    return checkout
+
+
+def test_no_network_is_told_by_pip_and_by_uv(checkout: Path, request: pytest.FixtureRequest):
+    nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "PIP_RETRIES": "0", "UV_HTTP_RETRIES": "0"}
+    one_sentence(make(checkout, "demo", **nowhere), "cannot be reached", "same command again")
+    request.getfixturevalue("with_uv")
+    one_sentence(make(checkout, "demo", **nowhere), "cannot be reached", "same command again")
+
+
+def test_a_proxy_that_opens_tls_is_told_by_pip_and_by_uv(
+    checkout: Path, opening_proxy: str, request: pytest.FixtureRequest
+):
+    proxy = {"HTTPS_PROXY": opening_proxy, "PIP_RETRIES": "0", "UV_HTTP_RETRIES": "0"}
+    one_sentence(make(checkout, "demo", **proxy), "certificate", "SSL_CERT_FILE")
+    request.getfixturevalue("with_uv")
+    one_sentence(make(checkout, "demo", **proxy), "certificate", "SSL_CERT_FILE")
+
+
+@pytest.fixture
+def opening_proxy(tmp_path: Path) -> Iterator[str]:
+    """A proxy that answers every CONNECT with a certificate that no program trusts."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(_untrusted(tmp_path))
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+    def answer(connection: socket.socket) -> None:
+        with connection:
+            while b"\r\n\r\n" not in connection.recv(65536):
+                pass
+            connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            with contextlib.suppress(OSError):  # the client hangs up, as it should
+                tls.wrap_socket(connection, server_side=True).close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    with listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def _untrusted(folder: Path) -> Path:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a proxy")])
+    hosts = [x509.DNSName(host) for host in ("pypi.org", "files.pythonhosted.org")]
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    file = folder / "proxy.pem"
+    pem = serialization.Encoding.PEM
+    file.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(pem)
+    )
+    return file
+
+
+def test_a_file_with_another_hash_is_refused(with_uv: Path):
+    lock = with_uv / "uv.lock"
+    text, changed = re.subn(
+        r'(/idna-[^"]*\.whl", hash = "sha256:)[0-9a-f]{64}', rf"\g<1>{'0' * 64}", lock.read_text()
+    )
+    assert changed == 1
+    lock.write_text(text)
+    cache = subprocess.check_output([find_uv_bin(), "cache", "dir"], text=True).strip()
+    ran = make(with_uv, "demo", "ARGS=--help", UV_CACHE_DIR=cache)
+    one_sentence(ran, "not the one in uv.lock")
+
+
+# What a full disk makes uv and pip say (a tmpfs of 200 MB), and npm and apt of the others.
+SAID = {
+    "failed to write to file `/small/.cache/uv/.tmpQ/iso639-3.json`: No space left on device (os "
+    "error 28)": "The disk is full",
+    "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device": (
+        "The disk is full"
+    ),
+    "npm error code SELF_SIGNED_CERT_IN_CHAIN": "The certificate",
+    "npm error code ENOTFOUND": "cannot be reached",
+    "Err:1 http://deb.debian.org/debian bookworm InRelease\n  Temporary failure resolving": (
+        "cannot be reached"
+    ),
+    "/usr/bin/python3: No module named pip": "has no pip",
+}
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_what_an_installer_says_becomes_one_sentence(said: str):
+    told = install.reason(said)
+    assert told is not None
+    assert SAID[said] in told
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Make the PATH hold these programs and no others."""
+
+    def make(**scripts: str) -> Path:
+        folder = tmp_path / "programs"
+        folder.mkdir()
+        for name, text in scripts.items():
+            program = folder / name.replace("_", "-")
+            program.write_text(f"#!/bin/sh\n{text}\n")
+            program.chmod(0o755)
+        (folder / "env").symlink_to("/usr/bin/env")
+        monkeypatch.setenv("PATH", str(folder))
+        return folder
+
+    return make
+
+
+def test_apt_without_root_is_told(programs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch):
+    programs(apt_get="exit 1")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(
+        install.Failed, match="apt needs root to install it: as root, install the pac"
+    ):
+        install.system("Chromium", "chromium", ("chromium",))
+
+
+def test_a_system_without_apt_is_told(programs: Callable[..., Path]):
+    programs()
+    with pytest.raises(
+        install.Failed, match="no apt here to install it: install the package redis"
+    ):
+        install.system("Redis", "redis-server", ("redis-server",))
+
+
+def test_what_apt_cannot_do_is_told(
+    programs: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    programs(apt_get="echo 'E: Temporary failure resolving'; exit 100")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(install.Failed, match=r"apt could not install Redis.*cannot be reached"):
+        install.system("Redis", "redis-server", ("redis-server",))
+    assert "E: Temporary" in capsys.readouterr().err
+
+
+def test_a_recent_uv_on_the_path_is_used_and_an_old_one_is_not(programs: Callable[..., Path]):
+    folder = programs(uv="echo uv 99.1.0")
+    assert install.uv() == str(folder / "uv")
+    (folder / "uv").write_text("#!/bin/sh\necho uv 0.4.2\n")
+    assert install.version(str(folder / "uv")) == (0, 4, 2)
+    least = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["required-version"]
+    assert install.numbers(least) > (0, 4, 2)
+
+
+@pytest.mark.parametrize("left", ["half a uv", "half an environment"])
+def test_a_second_run_goes_on_where_the_first_stopped(checkout: Path, left: str):
+    if left == "half a uv":
+        (checkout / ".uv" / "bin").mkdir(parents=True)
+        (checkout / ".uv" / "bin" / "uv").write_bytes(b"")
+    else:
+        (checkout / ".venv" / "lib").mkdir(parents=True)
+        (checkout / ".venv" / "lib" / "file").write_text("half")
+    cache = subprocess.check_output([find_uv_bin(), "cache", "dir"], text=True).strip()
+    ran = make(checkout, "demo", "ARGS=--help", UV_CACHE_DIR=cache)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
