@@ -245,8 +245,9 @@ class Held:
         """Look."""
         gc.collect()
         process, port = psutil.Process(), urlsplit(base_url).port
+        peers = [c.raddr.port for c in process.net_connections("tcp") if c.raddr]
         return cls(
-            sockets=sum(c.raddr and c.raddr.port == port for c in process.net_connections("tcp")),
+            sockets=peers.count(port),
             tasks=len(asyncio.all_tasks()),
             threads=process.num_threads(),
             megabytes=process.memory_info().rss / 2**20,

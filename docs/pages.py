@@ -25,7 +25,9 @@ ORDER: dict[str, dict[str, str]] = {
     },
     "Features": {
         "The message rules": "rules.md",
+        "Functions": "functions.md",
         "Odd replies": "odd-replies.md",
+        "Unclean servers": "dialects.md",
         "Faults": "faults.md",
         "Vision": "vision.md",
         "Switching models": "switching.md",

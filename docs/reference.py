@@ -1,5 +1,6 @@
 """Writes docs/settings.md from the code: `make docs`. A test holds that it is up to date."""
 
+import inspect
 import re
 import sys
 from dataclasses import fields
@@ -44,10 +45,9 @@ def render() -> str:
 
 def _parameters() -> dict[str, str]:
     """What the docstring says of each parameter."""
-    text = (MistralLLMSettings.__doc__ or "").partition("Parameters:\n")[2]
-    found = re.findall(
-        r"^        (\w+): (.*?)(?=^        \w+: |\Z)", text, re.DOTALL | re.MULTILINE
-    )
+    # Python 3.13 takes the indentation away when it compiles; `getdoc` does so everywhere.
+    text = (inspect.getdoc(MistralLLMSettings) or "").partition("Parameters:\n")[2]
+    found = re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", text, re.DOTALL | re.MULTILINE)
     return {name: _cell(said) for name, said in found}
 
 

@@ -104,9 +104,11 @@ class Ended(FrameProcessor):
         await self.push_frame(frame, direction)
 
 
-async def converse() -> None:
+async def converse(*, offline: bool) -> None:
     """Hold the conversation under OpenTelemetry's eyes."""
-    llm = MistralLLMService(prices=PRICES)
+    # A script has one answer to each question: it is not asked twice where it is late.
+    settings = MistralLLMService.Settings(hedging=not offline)
+    llm = MistralLLMService(prices=PRICES, settings=settings)
     user, assistant = LLMContextAggregatorPair(LLMContext())
     ended = Ended()
     worker = PipelineWorker(
@@ -180,7 +182,7 @@ def main() -> None:
             mistral = stack.enter_context(LocalMistral(script))
             os.environ["MISTRAL_BASE_URL"] = mistral.base_url
             os.environ["MISTRAL_API_KEY"] = "any"
-        asyncio.run(converse())
+        asyncio.run(converse(offline=offline))
         meters.shutdown()
 
 

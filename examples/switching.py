@@ -94,11 +94,14 @@ class Terminal(FrameProcessor):
         await self.push_frame(frame, direction)
 
 
-async def converse() -> None:
+async def converse(*, offline: bool) -> None:
     """Hold the conversation, changing the provider between the turns."""
     services = {
         "mistral": MistralLLMService(
-            settings=MistralLLMService.Settings(system_instruction=INSTRUCTION)
+            settings=MistralLLMService.Settings(
+                system_instruction=INSTRUCTION,
+                hedging=not offline,  # a script has one answer to each question
+            )
         ),
         "openai": OpenAILLMService(
             base_url=os.getenv("OPENAI_BASE_URL"),
@@ -185,7 +188,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         if offline:
             stand_ins(stack)
-        asyncio.run(converse())
+        asyncio.run(converse(offline=offline))
 
 
 if __name__ == "__main__":

@@ -72,9 +72,11 @@ class Terminal(FrameProcessor):
         await self.push_frame(frame, direction)
 
 
-async def converse() -> None:
+async def converse(*, offline: bool) -> None:
     """Hold the conversation, changing settings between the turns."""
-    llm = MistralLLMService(settings=Settings(system_instruction="You are kind. Be brief."))
+    # A script has one answer to each question: it is not asked twice where it is late.
+    settings = Settings(system_instruction="You are kind. Be brief.", hedging=not offline)
+    llm = MistralLLMService(settings=settings)
     user, assistant = LLMContextAggregatorPair(LLMContext())
     terminal = Terminal()
     worker = PipelineWorker(Pipeline([user, llm, terminal, assistant]), enable_rtvi=False)
@@ -113,7 +115,7 @@ def main() -> None:
             mistral = stack.enter_context(LocalMistral(script))
             os.environ["MISTRAL_BASE_URL"] = mistral.base_url
             os.environ["MISTRAL_API_KEY"] = "any"
-        asyncio.run(converse())
+        asyncio.run(converse(offline=offline))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 Everything promised is exported here; the rest of the package is importable but may change.
 """
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
 if TYPE_CHECKING:
+    __version__: str
     from mistral_service.client import MistralClient
     from mistral_service.conversation.adapter import MistralLLMAdapter
     from mistral_service.service import MistralLLMService
@@ -41,6 +40,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("pipecat-mistral-service")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -17,20 +16,23 @@ from mistral_service.conversation.run import Run
 from mistral_service.costs import Price, cost_of
 from mistral_service.functions import FunctionCalls
 from mistral_service.reply.attempts import Attempts, Handled
-from mistral_service.reply.deadline import Deadline
-from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall
+from mistral_service.reply.deadline import Deadline, now
+from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall, Unreadable
 from mistral_service.reply.hedge import Pace
 from mistral_service.reply.overlap import Overlap
 from mistral_service.reply.prefix import RepeatedPrefix
 from mistral_service.reply.race import Request, Stream, first_to_speak
+from mistral_service.reply.reader import ReplyReader
 from mistral_service.reply.routes import Route
+from mistral_service.reply.speech import Sentences, has_words
+from mistral_service.reply.templates import TEMPLATES
 from mistral_service.routing import Routing
 from mistral_service.settings import MistralLLMSettings, given
 from mistral_service.surroundings import Ask, Gate, Rank, surroundings
 from mistral_service.tracing import trace_fault
 from mistral_service.voice import TurnCounts, Voice
 from mistral_service.wire.chunks import Usage
-from mistral_service.wire.client import error_of
+from mistral_service.wire.client import error_of, place_of
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.rate import RateBudget
 
@@ -44,13 +46,15 @@ class Reply:
     """What one request has brought.
 
     Parameters:
-        spoke: Whether words were said.
+        spoke: Whether a voice had something to say.
         calls: The functions that were called.
+        unreadable: Markup of which nothing could be made.
         end: How it ended.
     """
 
     spoke: bool
     calls: list[ToolCall]
+    unreadable: list[Unreadable]
     end: Finish
 
 
@@ -116,10 +120,9 @@ class Asking(Voice, FunctionCalls, Routing):
             MistralError: If no first output comes in time, or no further one, or the reply ends
                 with an error; and whatever the client raises.
         """
-        loop = asyncio.get_running_loop()
         limits = turn.attempts.limits
-        waited = turn.attempts.first_token_within(time.monotonic())
-        first_until = loop.time() + waited
+        waited = turn.attempts.first_token_within(now())
+        first_until = now() + waited
         deadline = Deadline(first_until)
         request: Request[Run] | None = None
         try:
@@ -132,20 +135,23 @@ class Asking(Voice, FunctionCalls, Routing):
                 waited = limits.stall * (_CALLS_TAKE_LONGER if run.has_tools else 1)
                 new = _New(run.prefix, turn.cut)
                 before = len(turn.said)
+                sentences = Sentences(self._settings.sentence_within())
                 quiet_until, progress = first_until, 0
                 async with aclosing(request.events()) as replies:
                     async for events in replies:
                         # What has come is said in peace: the deadlines are the server's.
                         deadline.until = None
                         for event in events:
-                            await self._tell(event, new, turn.said)
+                            await self._tell(event, new, turn.said, sentences)
                         if reader.calling:
                             await self.measure_call()
-                        now = loop.time()
+                        at = now()
                         if reader.progress > progress:
-                            quiet_until, progress = now + max(limits.turn, waited), reader.progress
+                            quiet_until, progress = at + max(limits.turn, waited), reader.progress
+                        if reader.overflows:
+                            break
                         # A stream of chunks with nothing in them, or blanks, is a silence too.
-                        deadline.until = min(now + waited, quiet_until)
+                        deadline.until = min(at + waited, quiet_until)
         except TimeoutError:
             if not deadline.expired:
                 raise  # a time limit of somebody else's
@@ -154,24 +160,28 @@ class Asking(Voice, FunctionCalls, Routing):
         except asyncio.CancelledError:
             # Who is interrupted while speaking has answered.
             if request is not None and request.spoke:
-                self._routes.answered(turn.route)
+                self.answered(turn.route)
             raise
         finally:
             # An interruption cancels this task: the connection closes here, first of all.
             if request is not None:
                 await request.close()
                 self._note(request, turn)
+        *last, end = reader.finish()
+        if reader.broken is not None:
+            raise MistralError(Reason.STREAM, f"the reply ended with {reader.broken!r}")
+        for event in last:
+            await self._tell(event, new, turn.said, sentences)
         if rest := new.finish():
             turn.said.append(rest)
             await self.say(Text(rest))
         await self.end_thought()
-        *calls, last = reader.finish()
-        end = cast(Finish, last)
-        if end.reason == "error":
-            raise MistralError(Reason.STREAM, "the reply ended with 'error'")
-        self._routes.answered(turn.route)
-        called = [_as_in_context(call, run) for call in calls if isinstance(call, ToolCall)]
-        return Reply(self.is_speech("".join(turn.said[before:])), called, end)
+        self.answered(turn.route)
+        TEMPLATES.learn(self._template(turn), reader.begins_in_thought)
+        called = [_as_in_context(call, run) for call in last if isinstance(call, ToolCall)]
+        unreadable = [each for each in last if isinstance(each, Unreadable)]
+        spoke = self.is_speech("".join(turn.said[before:]))
+        return Reply(spoke, called, unreadable, cast(Finish, end))
 
     def _note(self, request: Request[Run], turn: Turn) -> None:
         """Take note of who answered, and what it cost."""
@@ -201,14 +211,14 @@ class Asking(Voice, FunctionCalls, Routing):
 
     async def _first_to_speak(self, turn: Turn) -> Request[Run]:
         """Send the request, and another beside it if it is late."""
-        began = time.monotonic()
+        began = now()
         after = given(self._settings.hedge_after)
         hedges = given(self._settings.hedging) is not False
         after = self._pace.hedge_after(began, after) if hedges else None
         if after is not None and after >= turn.attempts.limits.first_token:
             after = None
 
-        async def send(hedge: bool = False) -> tuple[Stream, Run]:
+        async def send(hedge: bool = False) -> tuple[Stream, Run, ReplyReader]:
             ask = await self._admitted(turn, hedge)
             try:
                 stream = await self.get_chat_completions(turn.asked)
@@ -219,18 +229,17 @@ class Asking(Voice, FunctionCalls, Routing):
             finally:
                 turn.run = self._rules_run
             budget = RateBudget.from_headers(_headers(stream))
-            self._pace.budget(budget, time.monotonic())
+            self._pace.budget(budget, now())
             if ask is not None and self._admission is not None:
                 settled = self._admission.answered(ask, budget)
                 turn.unsettled = None if settled else ask
-            return stream, turn.run
+            return stream, turn.run, self._reader(turn)
 
         first = Request(send)
 
         def second() -> Request[Run] | None:
             # What was told of the budget since then counts.
-            now = time.monotonic()
-            if self._pace.hedge_after(now, after) is None or not self._can_spare(turn):
+            if self._pace.hedge_after(now(), after) is None or not self._can_spare(turn):
                 return None
             if not turn.attempts.hedge():
                 return None
@@ -242,14 +251,14 @@ class Asking(Voice, FunctionCalls, Routing):
             error = error_of(exception, self.client_of(turn.route))
             if error is None:
                 raise exception
-            self._pace.budget(error.budget, time.monotonic())
+            self._pace.budget(error.budget, now())
             await self.handled(
                 turn, error, Handled("outrun", turn.attempts.made, 0.0, turn.route.model)
             )
 
         won = await first_to_speak(first, after, second, lost)
         if won.spoke:
-            self._pace.spoke(time.monotonic() - began)
+            self._pace.spoke(now() - began)
         if won is not first:
             turn.counts.hedges_won += 1
         return won
@@ -273,10 +282,21 @@ class Asking(Voice, FunctionCalls, Routing):
         if self._keeper is not None and isinstance(event, Text):
             self._keeper.says(event.text)
 
-    async def _tell(self, event: Event, new: "_New", said: list[str]) -> None:
+    def _reader(self, turn: Turn) -> ReplyReader:
+        """What reads the reply to the request that was just sent."""
+        return ReplyReader(
+            turn.run.offered,
+            most_calls=self._settings.calls_per_reply(),
+            begins_in_thought=TEMPLATES.begins_in_thought(self._template(turn)),
+        )
+
+    def _template(self, turn: Turn) -> tuple[str, str]:
+        return place_of(self.client_of(turn.route)), turn.route.model
+
+    async def _tell(self, event: Event, new: "_New", said: list[str], sentences: Sentences) -> None:
         """Say what is new in an event."""
         if isinstance(event, Text):
-            text = new.feed(event.text)
+            text = sentences.feed(new.feed(event.text), now())
             said.append(text)
             if text:
                 await self.say(event if text == event.text else Text(text))
@@ -288,8 +308,11 @@ class Asking(Voice, FunctionCalls, Routing):
         if self._filter_incomplete_user_turns:
             # The marker of a complete turn is taken out on the way; one of an incomplete turn
             # stands for a silence that the framework asked for.
-            words = words.replace(self._user_turn_completion_config.complete_marker, "")
-        return bool(words.strip())
+            complete, *incomplete = self._user_turn_completion_config.markers
+            if words.lstrip().startswith(tuple(incomplete)):
+                return True
+            words = words.replace(complete, "")
+        return has_words(words)
 
     @property
     def _rules_run(self) -> Run:

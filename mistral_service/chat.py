@@ -3,10 +3,12 @@
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, cast
 
+from loguru import logger
+
 from mistral_service.conversation.parts import text_of
 from mistral_service.conversation.rules import apply_rules
 from mistral_service.conversation.run import Run
-from mistral_service.conversation.tools import mistrals_tools
+from mistral_service.conversation.tools import ToolFault, mistrals_tools
 from mistral_service.endpoints.parameters import ChatParameters
 from mistral_service.reply.events import Event, Text, ToolCall
 from mistral_service.reply.prefix import RepeatedPrefix
@@ -15,17 +17,22 @@ Finished = Callable[[AsyncIterator[Event]], AsyncIterator[Event]]
 
 
 def chat_params(
-    messages: Sequence[Mapping[str, Any]], model: str, asking: ChatParameters
+    messages: Sequence[Mapping[str, Any]], model: str, asking: ChatParameters, told: set[ToolFault]
 ) -> tuple[dict[str, Any], Finished]:
-    """The parameters of a request, and what makes of its events those that the caller expects."""
+    """The parameters of a request, and what makes of its events those that the caller expects.
+
+    `told` remembers which faults of tools have been logged.
+    """
     params = cast("dict[str, Any]", {**asking})
-    tools, names = mistrals_tools(params.pop("tools", None) or [])
-    given = {name: sent for sent, name in names.items()}
-    choice = asking.get("tool_choice")
-    if isinstance(choice, dict) and (name := str(choice["function"]["name"])) in given:
-        params["tool_choice"] = {"type": "function", "function": {"name": given[name]}}
-    offered = tools if params.get("tool_choice") != "none" else []
-    sent = apply_rules([dict(message) for message in messages], Run(has_tools=bool(offered)))
+    offered = mistrals_tools(params.pop("tools", None) or [])
+    for fault in offered.faults:
+        if fault not in told:
+            told.add(fault)
+            logger.warning(f"MistralClient: {fault}")
+    if "tool_choice" in params:
+        params["tool_choice"] = offered.choice(params["tool_choice"])
+    has_tools = bool(offered.tools) and params.get("tool_choice") != "none"
+    sent = apply_rules([dict(message) for message in messages], Run(has_tools=has_tools))
     prefix = text_of(sent[-1].get("content")) if sent[-1].get("prefix") else ""
 
     async def finished(events: AsyncIterator[Event]) -> AsyncIterator[Event]:
@@ -39,7 +46,9 @@ def chat_params(
             if rest := repeated.finish():
                 yield Text(rest)
             if isinstance(event, ToolCall):
-                event = ToolCall(event.id, names.get(event.name, event.name), event.arguments)
+                event = ToolCall(
+                    event.id, offered.names.get(event.name, event.name), event.arguments
+                )
             yield event
 
-    return {"model": model, "messages": sent, "tools": tools, **params}, finished
+    return {"model": model, "messages": sent, "tools": offered.tools, **params}, finished

@@ -11,6 +11,7 @@ from openai import AsyncOpenAI
 from mistral_service.chat import chat_params
 from mistral_service.conversation.rules import apply_rules
 from mistral_service.conversation.run import without
+from mistral_service.conversation.tools import ToolFault
 from mistral_service.endpoints.answers import (
     Answer,
     Moderation,
@@ -22,7 +23,7 @@ from mistral_service.endpoints.parameters import ChatParameters, SamplingParamet
 from mistral_service.endpoints.requests import Requests
 from mistral_service.endpoints.vectors import vectors
 from mistral_service.reply.attempts import Limits
-from mistral_service.reply.events import Event
+from mistral_service.reply.events import Event, Unreadable
 from mistral_service.wire.access import address_for, check_address, check_headers, key_for
 from mistral_service.wire.client import CHAT, fetch_models, place_of
 from mistral_service.wire.errors import MistralError, Reason
@@ -96,6 +97,7 @@ class MistralClient:
             fim_key = key_for(owner, codestral_api_key or key)
             self._fim = self._requests(fim_key, codestral_base_url)
         self._batches = asyncio.Semaphore(concurrency)
+        self._tool_faults: set[ToolFault] = set()
 
     def __repr__(self) -> str:
         return f"MistralClient({place_of(self._main.client)!r})"
@@ -155,14 +157,19 @@ class MistralClient:
 
         Raises:
             MistralError: If there is none; with the reason `EMPTY` if it says and calls nothing.
-            ToolsNotPassable: If Mistral does not know the tools.
+            ToolsNotPassable: If there are more tools than Mistral takes.
         """
-        params, finished = chat_params(messages, model, asking)
+        params, finished = chat_params(messages, model, asking, self._tool_faults)
 
         def look(events: list[Event]) -> list[Event]:
             answer = Answer.of(events)
-            if not answer.text.strip() and not answer.tool_calls and answer.finish_reason == "stop":
-                raise MistralError(Reason.EMPTY)
+            if not answer.text.strip() and not answer.tool_calls:
+                for event in events:
+                    if isinstance(event, Unreadable):
+                        what = f"the model wrote a call that cannot be read: {event.markup}"
+                        raise MistralError(Reason.CALL, what)
+                if answer.finish_reason == "stop":
+                    raise MistralError(Reason.EMPTY)
             return events
 
         events = await self._main.whole(CHAT, params, look)
@@ -189,7 +196,7 @@ class MistralClient:
         Raises:
             MistralError: If there is no reply, or it breaks in the middle.
         """
-        params, finished = chat_params(messages, model, asking)
+        params, finished = chat_params(messages, model, asking, self._tool_faults)
         async with aclosing(self._main.stream(CHAT, params)) as events:
             async for event in finished(events):
                 yield event

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal, cast
 
 from pipecat.frames.frames import (
@@ -13,40 +14,42 @@ from pipecat.frames.frames import (
 )
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
 from pipecat.services.llm_service import FunctionCallRunnerItem
-from pipecat.services.openai.llm import OpenAILLMService
 
+from mistral_service.handlers import Handlers, settles
 from mistral_service.reply.calls import Ledger, Plan, Planned
 from mistral_service.reply.events import ToolCall
+from mistral_service.settings import MistralLLMSettings
+from mistral_service.slow_functions import SlowFunctions
 from mistral_service.surroundings import Keeper, surroundings
 
 
-class FunctionCalls(OpenAILLMService):
+class FunctionCalls(SlowFunctions, Handlers):
     """Runs the functions that a model calls: each call exactly once.
 
-    Pipecat does what it does for every service: registry, parallel and sequential runs, timeouts,
+    Pipecat does what it does for every service: registry, parallel and sequential runs,
     cancellation, groups, events. What is added is the ledger, and an answer for falsy results.
     """
+
+    _settings: MistralLLMSettings  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, *, keeper: Keeper | Literal[False] | None = None, **kwargs: Any) -> None:
         self._keeper = surroundings.get().keeper if keeper is None else keeper or None
         self._ledger = Ledger()
         self._told: dict[str, str] = {}
         self._queued: set[str] = set()  # where one runs after the other: those that wait
-        super().__init__(**kwargs)  # pyright: ignore[reportUnknownMemberType]
+        super().__init__(**kwargs)
 
     @property
     def ledger(self) -> Ledger:
         """What is remembered of this conversation's calls."""
         return self._ledger
 
-    def plan_calls(self, context: LLMContext, calls: Sequence[ToolCall]) -> Plan:
+    def plan_calls(self, context: LLMContext, calls: Sequence[ToolCall], left_out: int = 0) -> Plan:
         """Decide about the calls of one reply, as `Ledger.plan` does, knowing the context."""
         messages = [m for m in context.get_messages() if not isinstance(m, LLMSpecificMessage)]
         self._ledger.learn(cast("list[dict[str, Any]]", messages))
-        tasks = cast(Any, self._function_call_tasks)  # pyright: ignore[reportUnknownMemberType]
-        items = cast("list[FunctionCallRunnerItem]", list(tasks.values()))
-        running = {item.tool_call_id for item in items}
-        return self._ledger.plan(calls, running | self._queued)
+        running = {item.tool_call_id for item in self._calls_by_task.values()}
+        return self._ledger.plan(calls, running | self._queued, left_out)
 
     async def start_calls(self, context: LLMContext, calls: Sequence[Planned]) -> None:
         """Hand planned calls to Pipecat as one group."""
@@ -120,14 +123,11 @@ class FunctionCalls(OpenAILLMService):
             **kwargs: Its fields.
         """
         if frame_cls is FunctionCallResultFrame:
-            properties = kwargs.get("properties")
-            if properties is None or properties.is_final:
-                result = kwargs["result"] = answerable(kwargs.get("result"))
-                if self._keeper is not None:
-                    await self._keeper.returned(str(kwargs.get("tool_call_id")), result)
-        await super().broadcast_frame(  # pyright: ignore[reportUnknownMemberType]
-            frame_cls, **kwargs
-        )
+            is_final, result = settles(frame_cls, kwargs), kwargs.get("result")
+            result = kwargs["result"] = readable(answerable(result) if is_final else result)
+            if is_final and self._keeper is not None:
+                await self._keeper.returned(str(kwargs.get("tool_call_id")), result)
+        await super().broadcast_frame(frame_cls, **kwargs)
         if frame_cls is FunctionCallInProgressFrame:
             # The others of the group begin too, before this one can end: Pipecat asks the model
             # again as soon as nothing that has begun is left.
@@ -162,6 +162,26 @@ def answerable(result: Any) -> Any:
         return "COMPLETED" if result is None else json.dumps(result)
     except (TypeError, ValueError):
         return "COMPLETED"
+
+
+def readable(result: Any) -> Any:
+    """A result that Pipecat can write into the context, which it does as JSON.
+
+    One that JSON cannot hold would be an error there, and the caller would hear nothing.
+
+    Args:
+        result: What the function returned.
+
+    Returns:
+        The same if JSON can hold it; otherwise the same with a text in place of what it cannot
+        hold, such as a date; of a result that has no such parts, its text.
+    """
+    with suppress(Exception):  # a result may bring code of its own
+        json.dumps(result)
+        return result
+    with suppress(Exception):
+        return json.loads(json.dumps(result, default=str))
+    return str(result)
 
 
 def _true(kind: type) -> Any:

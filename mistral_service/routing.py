@@ -1,6 +1,5 @@
 """Who is asked: the endpoints, the models there, and what is known of both before a turn."""
 
-import time
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -11,6 +10,7 @@ from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMe
 from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.utils.errors import ErrorCategory
 
+from mistral_service.reply.deadline import now
 from mistral_service.reply.routes import Route, Routes
 from mistral_service.settings import MistralLLMSettings, given
 from mistral_service.wire.client import error_of, fetch_models, place_of
@@ -60,6 +60,7 @@ class Routing(OpenAILLMService):
         self._routes = Routes()
         # A summary may be asked for while a turn runs: each task has its own route.
         self._route_of_task: ContextVar[Route] = ContextVar("route_of_task")
+        self._answered: set[int] = set()
         self._catalogues: dict[int, Catalogue] = {}
         self._warms_up = warm_up
 
@@ -126,7 +127,7 @@ class Routing(OpenAILLMService):
         def able(route: Route) -> bool:
             return self._is_able(route, context)
 
-        route = self._routes.choose(routes, time.monotonic(), able)
+        route = self._routes.choose(routes, now(), able)
         self._route_of_task.set(route)
         return route
 
@@ -161,10 +162,15 @@ class Routing(OpenAILLMService):
         Returns:
             The next route, and whether it is another that has not failed too.
         """
-        now = time.monotonic()
-        self._routes.failed(route, error, now)
+        at = now()
+        self._routes.failed(route, error, at)
         chosen = self.choose_route(context)
-        return chosen, chosen != route and not self._routes.rests(chosen, now)
+        return chosen, chosen != route and not self._routes.rests(chosen, at)
+
+    def answered(self, route: Route) -> None:
+        """Take note that a reply came."""
+        self._routes.answered(route)
+        self._answered.add(route.endpoint)
 
     def told(self, route: Route, error: MistralError) -> MistralError:
         """What is told of a turn that cannot be saved.
@@ -174,7 +180,11 @@ class Routing(OpenAILLMService):
         wrong with the bot's own key does not end the service.
         """
         own, *fallbacks = self._all_routes()
-        first = error if route == own else self._routes.last_error(own)
+        error = self._with_other_cause(route, error)
+        first = error
+        if route != own:
+            failed = self._routes.last_error(own)
+            first = failed and self._with_other_cause(own, failed)
         if first is not None and first.reason in _ENDS_THE_SERVICE:
             errors = [(r, error if r == route else self._routes.last_error(r)) for r in fallbacks]
             for fallback, passing in errors:
@@ -184,6 +194,16 @@ class Routing(OpenAILLMService):
         if route == own or first is None or first is error:
             return error
         return first.but(detail="; ".join(filter(None, (first.detail, f"{route.model}: {error}"))))
+
+    def _with_other_cause(self, route: Route, error: MistralError) -> MistralError:
+        """The same error; a 401 to a key that was good names what else it may mean."""
+        if error.reason is not Reason.KEY or route.endpoint not in self._answered:
+            return error
+        cause = (
+            "the same key was accepted before, so the budget of its workspace, or at a gateway, "
+            "may be spent, or the key was revoked"
+        )
+        return error.but(detail="; the server says: ".join(filter(None, (cause, error.detail))))
 
     def _all_routes(self) -> list[Route]:
         own = str(self._settings.model)

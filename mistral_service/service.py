@@ -1,7 +1,6 @@
 """The Mistral LLM service: Pipecat's hooks, wired to the parts that do the work."""
 
 import asyncio
-import time
 import uuid
 from collections.abc import Mapping
 from typing import Any, Literal, cast
@@ -17,11 +16,12 @@ from pipecat.utils.errors import ErrorCategory
 from pipecat.utils.tracing.service_decorators import (
     traced_llm,  # pyright: ignore[reportUnknownVariableType]
 )
-from pipecat.utils.types import assert_given
+from pipecat.utils.types import NOT_GIVEN, NotGiven, assert_given
 
 from mistral_service.conversation.adapter import MistralLLMAdapter
 from mistral_service.costs import Price
 from mistral_service.reply.attempts import Attempts
+from mistral_service.reply.deadline import now
 from mistral_service.reply.events import Text
 from mistral_service.reply.prefix import RepeatedPrefix
 from mistral_service.reply.reader import ReplyReader
@@ -104,6 +104,7 @@ class MistralLLMService(Turns, Sight, Telling):
         prices: Mapping[str, Price] | None = None,
         gate: Gate | None = None,
         keeper: Keeper | Literal[False] | None = None,
+        function_call_timeout_secs: float | None | NotGiven = NOT_GIVEN,
         **kwargs: Any,
     ) -> None:
         """Make the service.
@@ -133,13 +134,17 @@ class MistralLLMService(Turns, Sight, Telling):
             keeper: Who keeps the conversation where another machine finds it. Defaults to that of
                 the surroundings; nobody does on a machine of its own. False keeps nothing: for a
                 second service of a bot, whose context is not the conversation with the caller.
+            function_call_timeout_secs: Seconds within which a function answers; then it is
+                cancelled, and the model learns that there is no result. A function's own
+                `timeout_secs` wins. By default 30 for functions that an interruption cancels, and
+                no limit for asynchronous ones (`cancel_on_interruption=False`); a value that is
+                given holds for both, and None is no limit.
             **kwargs: As Pipecat's OpenAI service takes them: `default_headers`,
-                `run_in_parallel`, `retry_on_timeout`, `retry_timeout_secs`,
-                `function_call_timeout_secs`, ….
+                `run_in_parallel`, `retry_on_timeout`, `retry_timeout_secs`, ….
 
         Raises:
-            ValueError: If there is no key, `base_url` is not an http(s) address, or a setting has a
-                value that is not allowed (`BadSetting`).
+            ValueError: If there is no key, `base_url` is not an http(s) address, or a setting or
+                `function_call_timeout_secs` has a value that is not allowed (`BadSetting`).
         """
         owner = type(self).__name__
         key = key_for(owner, api_key)
@@ -167,6 +172,7 @@ class MistralLLMService(Turns, Sight, Telling):
             prices=prices,
             gate=gate,
             keeper=keeper,
+            function_call_timeout_secs=function_call_timeout_secs,
             settings=store,
             **kwargs,
         )
@@ -246,7 +252,7 @@ class MistralLLMService(Turns, Sight, Telling):
             MistralError: If the request fails.
         """
         schema = self._check_response_schema(response_schema)
-        attempts = Attempts(self._settings.limits(), time.monotonic())
+        attempts = Attempts(self._settings.limits(), now())
         while True:
             route = self.choose_route(context)
             params = self.build_chat_completion_params(
@@ -272,7 +278,7 @@ class MistralLLMService(Turns, Sight, Telling):
                 if door is not None and ask is not None:
                     door.failed(ask, error)
                 _, moved = self.failed(route, error, context)
-                again = attempts.after(error, time.monotonic(), spoke=False, moved=moved)
+                again = attempts.after(error, now(), spoke=False, moved=moved)
                 if again is None:
                     raise self.told(route, error) from None
                 await asyncio.sleep(again.delay)
@@ -280,11 +286,13 @@ class MistralLLMService(Turns, Sight, Telling):
             finally:
                 if client is not self.client_of(route):
                     await client.close()
-            self._routes.answered(route)
+            self.answered(route)
             if door is not None and ask is not None and chunk.usage is not None:
                 door.gate.spent(ask, chunk.usage.total_tokens)
             prefix = RepeatedPrefix(self._rules_run.prefix)
-            words = [event.text for event in ReplyReader().feed(chunk) if isinstance(event, Text)]
+            reader = ReplyReader(self._rules_run.offered)
+            events = [*reader.feed(chunk), *reader.finish()]
+            words = [event.text for event in events if isinstance(event, Text)]
             return (prefix.feed("".join(words)) + prefix.finish()) or None
 
     async def _update_settings(self, delta: LLMSettings) -> dict[str, Any]:
@@ -355,6 +363,7 @@ class MistralLLMService(Turns, Sight, Telling):
             **options,
         )
         await self.tell_of_pictures(self._rules_run, self.route.model)
+        await self.tell_of_tools(self._rules_run)
         return params
 
 

@@ -1,6 +1,7 @@
 """What can be set, before and during a conversation, and what each setting may be."""
 
 import json
+import math
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, cast
 
@@ -13,6 +14,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from mistral_service.conversation.encoding import Form, seen_side
 from mistral_service.conversation.run import Budget
 from mistral_service.reply.attempts import Limits
+from mistral_service.reply.reader import MAX_CALLS
+from mistral_service.reply.rounds import MAX_ROUNDS
+from mistral_service.reply.speech import SENTENCE_TIMEOUT
 from mistral_service.wire.models import DEFAULT_MODEL
 
 UNSET = (NotGiven, OpenAINotGiven, Omit)
@@ -89,8 +93,21 @@ class MistralLLMSettings(OpenAILLMSettings):
             least legible line on a page of small text keeps a likeness (SSIM) of 0.95: 284 kB for
             a camera's frame of 1540×866. At 50 these are 0.91 and 181 kB, at 90 0.99 and 530 kB
             (`benchmarks/pictures.py`).
+        sentence_timeout: Seconds from the first word of a sentence to its end. A voice speaks in
+            sentences: where a stream brings a word a second, an end is set after the word that has
+            come, so that the caller hears it. A stream as fast as speech has twice as long.
+            Defaults to 4, or to `first_token_timeout` where that is longer.
+        max_calls_per_reply: Functions that one reply may call (default 64); what it calls beyond
+            does not run, and the model reads so in one result.
+        max_tool_rounds: Replies without words that may call functions one after the other, before
+            the caller speaks again (default 10). Then the model is asked once without functions,
+            so that it speaks.
         empty_reply_text: What is said where the model twice has nothing to say, such as "Sorry,
             could you say that again?". By default None: an `ErrorFrame` tells it.
+        slow_function_text: What the voice says, once for the calls of a reply, while a function
+            keeps the caller waiting, such as "One moment, please.". Nothing is said where the reply
+            itself has words. By default None: nothing is said.
+        slow_function_after: Seconds after which it is said (default 2).
     """
 
     random_seed: int | None | NotGiven = _not_given()
@@ -109,6 +126,9 @@ class MistralLLMSettings(OpenAILLMSettings):
     metadata: dict[str, Any] | None | NotGiven = _not_given()
     keep_thoughts: bool | None | NotGiven = _not_given()
     repeated_calls: str | None | NotGiven = _not_given()
+    sentence_timeout: float | None | NotGiven = _not_given()
+    max_calls_per_reply: int | None | NotGiven = _not_given()
+    max_tool_rounds: int | None | NotGiven = _not_given()
     empty_reply_text: str | None | NotGiven = _not_given()
     connect_timeout: float | None | NotGiven = _not_given()
     first_token_timeout: float | None | NotGiven = _not_given()
@@ -123,6 +143,8 @@ class MistralLLMSettings(OpenAILLMSettings):
     images_of_last_turn_only: bool | None | NotGiven = _not_given()
     image_side: int | None | NotGiven = _not_given()
     image_quality: int | None | NotGiven = _not_given()
+    slow_function_text: str | None | NotGiven = _not_given()
+    slow_function_after: float | None | NotGiven = _not_given()
 
     def limits(self) -> Limits:
         """How long a turn may take, and how often it is tried."""
@@ -134,6 +156,22 @@ class MistralLLMSettings(OpenAILLMSettings):
             turn=given(self.turn_timeout, default.turn),
             attempts=given(self.max_attempts, default.attempts),
         )
+
+    def sentence_within(self) -> float:
+        """Seconds from the first word of a sentence to its end; JSON has no sentences."""
+        form: dict[str, Any] = given(self.response_format) or {"type": "text"}
+        timeout: float = given(
+            self.sentence_timeout, max(SENTENCE_TIMEOUT, self.limits().first_token)
+        )
+        return timeout if form.get("type") == "text" else math.inf
+
+    def calls_per_reply(self) -> int:
+        """How many functions one reply may call."""
+        return given(self.max_calls_per_reply, MAX_CALLS)
+
+    def rounds(self) -> int:
+        """How many replies without words may call functions, one after the other."""
+        return given(self.max_tool_rounds, MAX_ROUNDS)
 
     def form(self) -> Form:
         """How a picture is sent."""
@@ -229,9 +267,13 @@ _ALLOWED: dict[str, tuple[Any, str]] = {
             "stall_timeout",
             "turn_timeout",
             "hedge_after",
+            "sentence_timeout",
+            "slow_function_after",
         )
     },
     "max_attempts": (Annotated[int, Field(ge=1, le=10)], "a whole number from 1 to 10"),
+    "max_calls_per_reply": (Annotated[int, Field(ge=1, le=1000)], "a whole number from 1 to 1,000"),
+    "max_tool_rounds": (Annotated[int, Field(ge=1, le=1000)], "a whole number from 1 to 1,000"),
     "hedging": (bool, "True or False"),
     "fallback_models": (list[Annotated[str, Field(min_length=1)]], "a list of models' names"),
     "max_images": (Annotated[int, Field(ge=0, le=8)], "a whole number from 0 to 8"),
@@ -245,6 +287,7 @@ _ALLOWED: dict[str, tuple[Any, str]] = {
     "empty_reply_text": (Annotated[str, Field(min_length=1)], "a text, or None"),
     "use_provider_thinking_default": (bool, "True or False"),
     "filter_incomplete_user_turns": (bool, "True or False"),
+    "slow_function_text": (Annotated[str, Field(min_length=1)], "a text, or None"),
 }
 _CHECKS = {name: TypeAdapter[Any](kind) for name, (kind, _) in _ALLOWED.items()}
 

@@ -1,10 +1,13 @@
-"""How an error is told to Pipecat: in which words, and whether it ends the service or the turn."""
+"""How faults reach Pipecat: in which words, and whether they end the service or the turn."""
+
+from typing import Any
 
 from pipecat.frames.frames import ErrorFrame
 from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.utils.errors import ErrorCategory
 
-from mistral_service.conversation.tools import ToolsNotPassable
+from mistral_service.conversation.run import Run
+from mistral_service.conversation.tools import ToolFault, ToolsNotPassable
 from mistral_service.wire.errors import MistralError, Reason
 
 # A refusal of one request says nothing about the next: the history may be another by then. Only
@@ -32,6 +35,21 @@ _CATEGORIES: dict[Reason, ErrorCategory] = {
 
 class Telling(OpenAILLMService):
     """Tells errors in their own words, each in its category."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._tool_faults_told: set[ToolFault] = set()
+        super().__init__(**kwargs)  # pyright: ignore[reportUnknownMemberType]
+
+    async def tell_of_tools(self, run: Run) -> None:
+        """Tell of tools that a request has to do without, each once for each fault.
+
+        Args:
+            run: What is known of the request.
+        """
+        for fault in run.tool_faults:
+            if fault not in self._tool_faults_told:
+                self._tool_faults_told.add(fault)
+                await self.push_error(str(fault), category=ErrorCategory.APPLICATION)
 
     async def push_error_frame(
         self, error: ErrorFrame, force_treat_as_permanent: bool = False

@@ -1,16 +1,17 @@
 """One turn: ask, say what comes, run what is called, and never end in silence."""
 
 import asyncio
-import time
-from typing import Any
+from typing import Any, cast
 
+from loguru import logger
 from pipecat.frames.frames import LLMRunFrame, StartFrame
-from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
 
 from mistral_service.asking import Asking, Reply, Turn
 from mistral_service.costs import total
 from mistral_service.reply.attempts import Attempts, Handled
 from mistral_service.reply.calls import Plan
+from mistral_service.reply.deadline import now
 from mistral_service.reply.events import Text
 from mistral_service.settings import given
 from mistral_service.surroundings import Keeper
@@ -56,12 +57,13 @@ class Turns(Asking):
         if past is not None and not past.answer:
             return  # Another machine has answered.
         complete = False
-        attempts = Attempts(self._settings.limits(), time.monotonic())
-        turn = Turn(context, attempts, self.choose_route(context), asked=context)
+        attempts = Attempts(self._settings.limits(), now())
+        asked = self._to_be_asked(context)
+        turn = Turn(asked, attempts, self.choose_route(context), asked=asked)
         self._ledger.repeated_calls = "reuse" if self._settings.repeated_calls == "reuse" else "run"
         if past is not None and past.cut:
             turn.cut, turn.said = past.cut, [past.cut]
-            turn.asked = _continued(context, past.cut)
+            turn.asked = _continued(asked, past.cut)
         await self.start_ttfb_metrics()
         asked_again = False
         self._thinking = False  # an interrupted thought is over
@@ -72,13 +74,11 @@ class Turns(Asking):
                 except Exception as e:
                     await self._after_fault(e, turn)
                     continue
-                plan = self.plan_calls(context, reply.calls)
-                if plan.error:
-                    raise MistralError(Reason.CALL, plan.error)
-                await self.start_calls(context, plan.calls)
                 # A continuation that brings nothing new: the sentence was complete when it was cut.
                 spoke = reply.spoke or self.is_speech(turn.cut)
-                complete = plan.leads_on or (spoke and not plan.repeated)
+                plan = await self._run_calls(context, reply, spoke=spoke, may=asked is context)
+                unfinished = plan.repeated or reply.unreadable
+                complete = plan.leads_on or (spoke and not unfinished)
                 if complete:
                     return
                 if asked_again or reply.end.reason in _NOT_TRIED_AGAIN:
@@ -87,7 +87,7 @@ class Turns(Asking):
                     return
                 asked_again, turn.cut = True, ""
                 turn.counts.attempts += 1
-                turn.context = _reminded(context, plan) if plan.repeated else context
+                turn.context = self._reminded(asked, plan, reply, "".join(turn.said))
                 turn.asked = turn.context
         finally:
             if self._keeper is not None:
@@ -96,6 +96,41 @@ class Turns(Asking):
                 trace_turn(turn)
             await self.measure_usage(turn.usages)
             await self.measure_turn(turn.counts, total(turn.costs))
+
+    def _to_be_asked(self, context: LLMContext) -> LLMContext:
+        """The context; without functions, where the model has called them too often in a row."""
+        rounds = self._ledger.rounds
+        rounds.begin(
+            cast(
+                "list[dict[str, Any]]",
+                [m for m in context.get_messages() if not isinstance(m, LLMSpecificMessage)],
+            )
+        )
+        if not rounds.over(self._settings.rounds()):
+            return context
+        logger.warning(f"{self}: functions were called again and again, so the model has to speak")
+        return LLMContext(context.get_messages(), context.tools, "none")
+
+    async def _run_calls(
+        self, context: LLMContext, reply: Reply, *, spoke: bool, may: bool
+    ) -> Plan:
+        """Start the calls of a reply, as far as they may run."""
+        left_out = reply.end.calls_left_out
+        plan = self.plan_calls(context, reply.calls, left_out)
+        if plan.error:
+            raise MistralError(Reason.CALL, plan.error)
+        if plan.calls and not may:
+            self._ledger.forget(plan.calls)
+            if spoke:
+                return Plan()
+            names = ", ".join(sorted({call.name for call in plan.calls}))
+            raise MistralError(
+                Reason.CALL, f"{names} was called again and again, without a word to the caller"
+            )
+        if plan.calls:
+            self._ledger.rounds.called(spoke=spoke)
+        await self.start_calls(context, plan.calls)
+        return plan
 
     async def _after_fault(self, exception: Exception, turn: Turn) -> None:
         """Wait until the next attempt after a fault; raise it where there is none."""
@@ -109,13 +144,13 @@ class Turns(Asking):
             )
         await self.end_thought()
         turn.correlation_id = error.correlation_id or turn.correlation_id
-        self._pace.budget(error.budget, time.monotonic())
+        self._pace.budget(error.budget, now())
         failed = turn.route
         turn.route, moved = self.failed(failed, error, turn.context)
         turn.cut = "".join(turn.said)
         spoke = bool(turn.cut.strip())
         turn.asked = _continued(turn.context, turn.cut) if spoke else turn.context
-        again = turn.attempts.after(error, time.monotonic(), spoke=spoke, moved=moved)
+        again = turn.attempts.after(error, now(), spoke=spoke, moved=moved)
         if again is None:
             raise self.told(failed, error) from None
         done = "moved" if moved else "resumed" if spoke else "retried"
@@ -135,7 +170,28 @@ class Turns(Asking):
             raise MistralError(
                 Reason.CALL, f"{names} was called again, although its result was there"
             )
+        if reply.unreadable:
+            markup = reply.unreadable[0].markup
+            raise MistralError(Reason.CALL, f"the model wrote a call that cannot be read: {markup}")
         raise MistralError(Reason.EMPTY, f"the reply ended with {reply.end.reason!r}")
+
+    def _reminded(self, context: LLMContext, plan: Plan, reply: Reply, said: str) -> LLMContext:
+        """The context for the second request, with a word on what was wrong with the first."""
+        if not plan.repeated and not reply.unreadable:
+            return context
+        names = ", ".join(sorted({call.name for call in plan.repeated}))
+        note = (
+            f"You have called {names} already, and the result stands above. "
+            "Do not call it again: answer from it."
+            if names
+            else "Your last message held a function call that could not be read, so that nothing "
+            "ran. Call the function again in the form that the system expects, or answer in words."
+        )
+        added: list[Any] = [{"role": "developer", "content": note}]
+        if said.strip():
+            added.insert(0, {"role": "assistant", "content": said})
+        messages = [*context.get_messages(), *added]
+        return LLMContext(messages, context.tools, context.tool_choice)
 
 
 def _continued(context: LLMContext, words: str) -> LLMContext:
@@ -146,14 +202,3 @@ def _continued(context: LLMContext, words: str) -> LLMContext:
     """
     cut: Any = {"role": "assistant", "content": words}
     return LLMContext([*context.get_messages(), cut], context.tools, context.tool_choice)
-
-
-def _reminded(context: LLMContext, plan: Plan) -> LLMContext:
-    """The context, with a word to a model that calls again what has been answered."""
-    names = ", ".join(sorted({call.name for call in plan.repeated}))
-    note: Any = {
-        "role": "developer",
-        "content": f"You have called {names} already, and the result stands above. "
-        "Do not call it again: answer from it.",
-    }
-    return LLMContext([*context.get_messages(), note], context.tools, context.tool_choice)

@@ -128,8 +128,13 @@ class Call:
         await self.worker.queue_frame(LLMMessagesAppendFrame([message], run_llm=True))
 
     async def interrupt(self) -> None:
-        """Speak while the bot speaks."""
+        """Speak while the bot speaks; returns when the turn is over, its end counted."""
+        before = self._interruptions()
         await self.worker.queue_frame(InterruptionFrame())
+        await self.until(lambda: self._interruptions() > before)
+
+    def _interruptions(self) -> int:
+        return sum(isinstance(frame, InterruptionFrame) for frame in self.past)
 
     async def until(self, condition: Callable[[], object], seconds: float = 8.0) -> None:
         """Wait for something to become true."""

@@ -1,14 +1,19 @@
 """What the tests share: an endpoint, a pipeline, and a way to see what comes out of it."""
 
 import asyncio
+import signal
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import hypothesis
 import pytest
+from clock import FairLoops
 from loguru import logger
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from xdist.scheduler import LoadScopeScheduling
 
 from mistral_service import MistralLLMService
 from mistral_service.local import LocalMistral
@@ -17,6 +22,14 @@ from mistral_service.local.pytest_plugin import MistralServer, mistral_server
 __all__ = ["mistral_server"]  # the plugin's, whether or not the checkout is installed anew
 
 logger.remove()
+asyncio.set_event_loop_policy(FairLoops())
+# A shell that starts the tests in the background lets them ignore Ctrl-C, which some of them press.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+# How long an example takes to make, or to run, says nothing of the code.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +43,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         long = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
+
+
+class Together(LoadScopeScheduling):
+    """Gives each test to the next worker that is free, and to one worker what belongs together.
+
+    There is one browser at a time, which hears and speaks in real time, and one cluster, whose
+    ports are its own. xdist's own groups do not work with pytest 9.2.
+    """
+
+    SHARE = (
+        "tests/browser/",
+        "tests/scale/",
+        "tests/test_fault_matrix.py::test_a_fault_ends_as_the_table_says",  # some at a time
+        "tests/test_gateway.py",  # a gateway that takes seconds to start
+        "tests/test_packaging.py",  # a wheel that is built once
+    )
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((shared for shared in self.SHARE if nodeid.startswith(shared)), nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Take our own."""
+    return Together(config, log)
 
 
 @pytest.fixture(autouse=True)

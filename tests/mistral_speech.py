@@ -23,6 +23,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from mistral_service.local.server import bind
 
 MOUTH_RATE = 24000
+HUM_SECONDS = 1.0
 _LOUD = 300  # of 32,767, as a root mean square: above any line's noise
 
 
@@ -148,7 +149,7 @@ def _is_loud(sound: bytes) -> bool:
 
 
 def _hum(text: str) -> np.ndarray:
-    time = np.arange(int(0.6 * MOUTH_RATE)) / MOUTH_RATE
+    time = np.arange(int(HUM_SECONDS * MOUTH_RATE)) / MOUTH_RATE
     return 0.4 * np.sin(2 * np.pi * pitch_of(text) * time)
 
 

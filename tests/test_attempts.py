@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import time
 
 import pytest
 from call import Call
@@ -201,6 +200,11 @@ async def test_a_reply_cut_in_a_call_starts_the_call_again_and_runs_it_once(serv
     assert ran == ["abcdefgh2"]
 
 
+def clock() -> float:
+    """The loop's time, which a busy machine slows down."""
+    return asyncio.get_running_loop().time()
+
+
 async def test_a_turn_that_cannot_be_saved_is_told_in_time(serve, service_for):
     mistral = serve(Reply("Late.", wait=9, times=None))
     service = service_for(mistral, first_token_timeout=0.5, turn_timeout=1.2)
@@ -208,14 +212,14 @@ async def test_a_turn_that_cannot_be_saved_is_told_in_time(serve, service_for):
 
     @service.event_handler("on_completion_timeout")
     async def on_completion_timeout(_service) -> None:
-        timeouts.append(time.monotonic())
+        timeouts.append(clock())
 
     async with Call(service) as call:
-        began = time.monotonic()
+        began = clock()
         await call.say("Hello.")
         [error] = call.errors
         assert re.search(r"no first token came in 0\.\d+ s", error.error)
-        assert time.monotonic() - began < 3
+        assert clock() - began < 3
         assert call.service.is_usable
         # The server notices a moment after we have closed.
         await call.until(lambda: all(exchange.left for exchange in mistral.exchanges))
@@ -284,9 +288,9 @@ async def test_with_the_defaults_a_request_that_hangs_costs_less_than_six_second
 ):
     mistral = serve(Reply("Late.", **hangs), Reply("Here I am."))
     async with Call(service_for(mistral)) as call:
-        began = time.monotonic()
+        began = clock()
         assert await call.say("Hello.") == "Here I am."
-        assert time.monotonic() - began < 6
+        assert clock() - began < 6
 
 
 async def test_with_the_defaults_a_turn_that_cannot_be_saved_is_told_within_ten_seconds(
@@ -294,8 +298,8 @@ async def test_with_the_defaults_a_turn_that_cannot_be_saved_is_told_within_ten_
 ):
     mistral = serve(Reply("Late.", wait=60, times=None))
     async with Call(service_for(mistral)) as call:
-        began = time.monotonic()
+        began = clock()
         await call.begin("Hello.")
         await call.until(lambda: call.errors, seconds=12)
-        assert time.monotonic() - began < 10
+        assert clock() - began < 10
         assert call.service.is_usable

@@ -264,6 +264,21 @@ def test_lint_says_what_is_sent_and_that_is_clean(tmp_path: Path):
     assert "goes out as it is" in again.output
 
 
+def test_lint_shows_the_tools_that_would_be_left_out():
+    tools = [
+        {"type": "function", "function": {"name": "book", "parameters": "a table"}},
+        {"type": "function", "function": {"name": "weather"}},
+    ]
+    said = json.dumps({"messages": [{"role": "user", "content": "Hello."}], "tools": tools})
+    result = run("lint", "-", said=said)
+    assert result.exit_code == 1
+    assert "book is not offered to the model: parameters is 'a table'" in result.output
+    assert "goes out as it is" not in result.output
+    report = json.loads(run("lint", "--json", "-", said=said).output)
+    assert [fault["tool"] for fault in report["left_out"]] == ["book"]
+    assert (report["clean"], report["changes"]) == (False, [])
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

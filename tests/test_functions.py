@@ -1,7 +1,9 @@
 """Function calls in a real pipeline: each runs once, and each leads to an answer."""
 
 import asyncio
+from datetime import date
 
+import numpy as np
 import pytest
 from call import Call
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
@@ -653,3 +655,62 @@ async def test_any_falsy_result_gets_an_answer(serve, service_for, result):
     registered(service, result)
     async with Call(service, tools=tools("one")) as call:
         assert await call.say("How many?", turns=2) == "There are none."
+
+
+class Odd:
+    def __str__(self) -> str:
+        return "an odd thing"
+
+
+def circle() -> list:
+    around: list = [1]
+    around.append(around)
+    return around
+
+
+@pytest.mark.parametrize("returned", [True, False])
+@pytest.mark.parametrize(
+    ("result", "reads"),
+    [
+        (date(2026, 1, 2), '"2026-01-02"'),
+        ({"at": date(2026, 1, 2), "n": 1}, '{"at": "2026-01-02", "n": 1}'),
+        ({7}, '"{7}"'),
+        (b"a", "\"b'a'\""),
+        ([Odd()], '["an odd thing"]'),
+        ({(1, 2): "a"}, "\"{(1, 2): 'a'}\""),
+        (circle(), '"[1, [...]]"'),
+        (np.array([1, 2]), '"[1 2]"'),
+    ],
+)
+async def test_a_result_that_json_cannot_hold_is_read_as_text(
+    serve, service_for, result, reads: str, returned: bool
+):
+    mistral = serve(Reply(tool_calls=[called()]), Reply("So it is."))
+    service = service_for(mistral)
+
+    async def handler(params):
+        if returned:
+            return result
+        await params.result_callback(result)
+
+    service.register_function("one", handler)
+    async with Call(service, tools=tools("one")) as call:
+        assert await call.say("How is it?", turns=2) == "So it is."
+        assert not call.errors
+    assert mistral.exchanges[1].request["messages"][-1]["content"] == reads
+
+
+async def test_news_that_json_cannot_hold_are_read_as_text(serve, service_for):
+    mistral = serve(Reply(tool_calls=[called()]), Reply("So it is.", times=None))
+    service = service_for(mistral)
+
+    async def handler(params) -> None:
+        news = FunctionCallResultProperties(is_final=False)
+        await params.result_callback({"at": date(2026, 1, 2)}, properties=news)
+        await asyncio.sleep(20)
+
+    service.register_function("one", handler, cancel_on_interruption=False)
+    async with Call(service, tools=tools("one")) as call:
+        assert await call.say("How is it?", turns=2) == "So it is."
+        assert not call.errors
+    assert "2026-01-02" in str(mistral.exchanges[1].request["messages"])

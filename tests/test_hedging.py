@@ -14,6 +14,7 @@ from mistral_service import MistralTurnMetrics
 from mistral_service.local import Reply
 from mistral_service.reply.hedge import FLOOR, Pace
 from mistral_service.reply.race import Request, first_to_speak
+from mistral_service.reply.reader import ReplyReader
 from mistral_service.wire.rate import WINDOW, RateBudget, retry_after
 
 TOOL = FunctionSchema(name="one", description="For tests.", properties={}, required=[])
@@ -230,8 +231,8 @@ async def test_an_interruption_just_when_one_has_won_closes_both():
     late, soon = Answer(5), Answer(0.01)
 
     def request(answer: Answer) -> Request[None]:
-        async def send() -> tuple[Answer, None]:
-            return answer, None
+        async def send() -> tuple[Answer, None, ReplyReader]:
+            return answer, None, ReplyReader()
 
         return Request(send)
 

@@ -238,10 +238,10 @@ def test_a_picture_that_is_none_says_why(data: bytes, size, name: str, said: str
 def test_a_bomb_does_not_go_off():
     bomb = file_of(Image.new("1", (9_000, 9_000)))
     assert len(bomb) < 200_000
-    began = time.monotonic()
+    began = time.thread_time()
     made = encode(bomb, (0, 0), "image/png", FORM)
     assert isinstance(made, PictureError)
-    assert time.monotonic() - began < 0.5
+    assert time.thread_time() - began < 0.5  # of the processor; to unpack it takes longer
 
 
 sides = st.one_of(st.integers(1, 80), st.sampled_from([1539, 1540, 1541, 10_000]))
@@ -380,27 +380,21 @@ async def test_after_an_interruption_the_work_is_found_done(encoded: list[int]):
 async def test_encoding_leaves_the_loop_free():
     image = photo(3840, 2160)
     url, data = url_of(file_of(image, "JPEG", quality=95), "image/jpeg"), image.tobytes()
-    pauses: list[float] = []
+    rounds = 0
 
     async def watch() -> None:
+        nonlocal rounds
         while True:
-            began = time.perf_counter()
             await asyncio.sleep(0)
-            pauses.append(time.perf_counter() - began)
+            rounds += 1
 
     watching = asyncio.create_task(watch())
-    await asyncio.sleep(0.01)
-    pauses.clear()
-    began = time.perf_counter()
     pictures = Pictures()
     await asyncio.gather(
         pictures.make_ready([url], 8, FORM), pictures.frame(data, image.size, "RGB", FORM)
     )
-    took = time.perf_counter() - began
     watching.cancel()
-    # On a machine with nothing else to do the longest is 5 ms; the sum tells more than one pause.
-    assert sorted(pauses)[-5] < 0.025
-    assert max(pauses) < took / 2
+    assert rounds > 100  # thousands, on a machine with nothing else to do; six, if it is blocked
 
 
 async def test_a_picture_of_earlier_turns_costs_nothing_however_large():

@@ -71,6 +71,22 @@ def test_a_call_in_fragments_is_one_call_with_its_first_id():
     ]
 
 
+@pytest.mark.parametrize("name", ["call_as_text", "call_as_text_newer", "call_name_twice"])
+def test_a_call_that_a_server_sends_in_its_own_way_is_one_call(name: str):
+    events = capture(name)
+    assert [(name, arguments) for _, name, arguments in calls(events)] == [
+        ("get_weather", '{"city": "Paris"}')
+    ]
+    assert words(events) in ("", "Let me look. ")
+
+
+@pytest.mark.parametrize("name", ["thought_as_text", "thought_beside"])
+def test_a_thought_that_a_server_sends_in_its_own_way_is_no_speech(name: str):
+    events = capture(name)
+    assert words(events) == "Hello there."
+    assert "".join(e.text for e in events if isinstance(e, Thought)) == "The user greets."
+
+
 def test_thinking_is_no_speech():
     events = capture("thinking")
     assert words(events) == "Hello there."
@@ -89,7 +105,7 @@ def test_a_reply_of_thoughts_alone_has_no_words():
 def test_an_error_in_mid_stream_is_a_typed_error():
     with pytest.raises(MistralError, match="capacity exceeded") as raised:
         capture("error_in_mid_stream")
-    assert raised.value.reason is Reason.STREAM
+    assert raised.value.reason is Reason.CAPACITY
     assert raised.value.retryable
 
 

@@ -316,23 +316,14 @@ async def test_mistrals_built_in_tools_travel_as_custom_tools(serve, service_for
     assert sent[2] == library
 
 
-@pytest.mark.parametrize(
-    ("tools", "said"),
-    [
-        ([function(f"f{n}") for n in range(129)], "129 tools"),
-        (
-            ToolsSchema([], custom_tools={AdapterType.OPENAI: [{"type": "browser"}]}),
-            "'browser'",
-        ),
-    ],
-)
-async def test_tools_that_cannot_be_sent_are_told(serve, service_for, tools, said: str):
+async def test_more_tools_than_can_be_sent_are_told(serve, service_for):
     mistral = serve(Reply("Hi."))
+    tools = [function(f"f{n}") for n in range(129)]
     async with Call(service_for(mistral)) as call:
         await call.worker.queue_frame(LLMSetToolsFrame(tools=tools))
         await call.say("Hello.")
         [error] = call.errors
-        assert said in error.error
+        assert "129 tools" in error.error
         assert error.category is ErrorCategory.APPLICATION
         await call.worker.queue_frame(LLMSetToolsFrame(tools=ToolsSchema([function()])))
         assert await call.say("And now?") == "Hi."

@@ -10,6 +10,7 @@ from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
     CancelFrame,
     FunctionCallResultFrame,
+    LLMFullResponseEndFrame,
     LLMRunFrame,
     LLMTextFrame,
     LLMUpdateSettingsFrame,
@@ -119,12 +120,14 @@ async def test_a_bot_that_greets_too_late_does_not_have_it_said_twice(serve, kee
         await one.greets()
         await one.call.until(lambda: STORY[:17] in one.call.words)
         async with Machine(mistral, await keepers.open(one.keeper.id, heard=STORY[:17])) as two:
-            await two.call.until(lambda: STORY[:17] + two.call.words == STORY)
+            await two.call.until(lambda: two.call.count(LLMFullResponseEndFrame) == 1)
+            assert STORY[:17] + two.call.words == STORY
             if opening:
                 await two.greets()
             else:
                 await two.call.worker.queue_frame(LLMRunFrame())
             await until(lambda: two.keeper._went_on is None)  # it has come
+            await two.call.until(lambda: two.call.count(LLMFullResponseEndFrame) == 2)
             assert await two.call.say("What colour is the sky?") == "Blue."
             await two.call.until(lambda: two.said()[-1][1] == "Blue.")
             assert two.said() == [

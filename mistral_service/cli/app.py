@@ -111,8 +111,8 @@ def lint_command(
         for path in files:
             name = "standard input" if path == Path("-") else str(path)
             text = sys.stdin.read() if path == Path("-") else lint.read_file(path)
-            messages, has_tools = lint.read_history(text, name)
-            report = lint.lint(messages, has_tools=has_tools)
+            messages, tools = lint.read_history(text, name)
+            report = lint.lint(messages, tools)
             reports.append({"file": name, **report.as_json()})
             if not as_json:
                 lint.show(report, name, console)

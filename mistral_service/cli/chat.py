@@ -18,7 +18,7 @@ from mistral_service.cli.endpoint import Problem
 from mistral_service.client import MistralClient
 from mistral_service.conversation.run import Messages
 from mistral_service.endpoints.parameters import ChatParameters
-from mistral_service.reply.events import Finish, Text, Thought, ToolCall
+from mistral_service.reply.events import Finish, Text, Thought, ToolCall, Unreadable
 from mistral_service.wire.chunks import Usage
 from mistral_service.wire.models import fastest_effort
 
@@ -124,6 +124,8 @@ class Chat:
                             self._print(text, "dim italic")
                         case ToolCall():
                             calls.append(event)
+                        case Unreadable(markup):
+                            self._print(f"(a call that cannot be read: {markup})", "yellow")
                         case Finish():
                             finish = event
         finally:

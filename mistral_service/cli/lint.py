@@ -1,9 +1,9 @@
-"""`mistral-service lint`: what the message rules would change in a history, and why."""
+"""`mistral-service lint`: what would be changed in a request before it is sent, and why."""
 
 import difflib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from rich.text import Text
 from mistral_service.cli.endpoint import Problem
 from mistral_service.conversation.rules import RULES
 from mistral_service.conversation.run import Change, Message, Messages, Run
+from mistral_service.conversation.tools import ToolFault, judged_tools
 
 _LONGEST = 400
 _COLOURS = {"+": "green", "-": "red", " ": "dim"}
@@ -48,10 +49,12 @@ class Report:
     Parameters:
         steps: What each rule did that did something.
         messages: The messages that would be sent.
+        faults: What is wrong with each tool that would be left out.
     """
 
     steps: list[Step]
     messages: Messages
+    faults: list[ToolFault] = field(default_factory=list[ToolFault])
 
     @property
     def changes(self) -> list[Change]:
@@ -61,16 +64,17 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """The report for a program to read."""
         return {
-            "clean": not self.steps,
+            "clean": not self.steps and not self.faults,
             "changes": [
                 {"rule": change.rule, "message": change.index, "reason": change.reason}
                 for change in self.changes
             ],
+            "left_out": [{"tool": fault.name, "reason": fault.reason} for fault in self.faults],
             "messages": self.messages,
         }
 
 
-def read_history(text: str, name: str) -> tuple[Messages, bool]:
+def read_history(text: str, name: str) -> tuple[Messages, list[Any]]:
     """Read a history.
 
     Args:
@@ -78,7 +82,7 @@ def read_history(text: str, name: str) -> tuple[Messages, bool]:
         name: What the file is called, for errors.
 
     Returns:
-        The messages, and whether functions are offered beside them.
+        The messages, and the tools beside them.
 
     Raises:
         Problem: If the text is something else.
@@ -96,7 +100,8 @@ def read_history(text: str, name: str) -> tuple[Messages, bool]:
             cast("Message", message).get("role"), str
         ):
             raise Problem(f"{name}: message {place} is no object with a role.")
-    return cast("Messages", messages), bool(request.get("tools"))
+    tools: object = request.get("tools")
+    return cast("Messages", messages), cast("list[Any]", tools) if isinstance(tools, list) else []
 
 
 def read_file(path: Path) -> str:
@@ -113,17 +118,18 @@ def read_file(path: Path) -> str:
         raise Problem(f"{path} is not a text in UTF-8.") from None
 
 
-def lint(messages: Messages, *, has_tools: bool = False) -> Report:
-    """See what the rules make of a history, one rule at a time.
+def lint(messages: Messages, tools: Sequence[Any] = ()) -> Report:
+    """See what the rules make of a history, one rule at a time, and what is left of its tools.
 
     Args:
         messages: The history; left as it is.
-        has_tools: Whether functions are offered beside it.
+        tools: The tools that are offered beside it.
 
     Returns:
         The report.
     """
-    run = Run(has_tools=has_tools)
+    offered = judged_tools(tools)
+    run = Run(has_tools=bool(offered.tools))
     run.begin(messages)
     steps: list[Step] = []
     for rule in RULES:
@@ -132,7 +138,7 @@ def lint(messages: Messages, *, has_tools: bool = False) -> Report:
         if len(run.changes) > told:
             steps.append(Step(run.changes[told:], messages, after))
         messages = after
-    return Report(steps, messages)
+    return Report(steps, messages, offered.faults)
 
 
 def show(report: Report, name: str, console: Console) -> None:
@@ -156,12 +162,14 @@ def show(report: Report, name: str, console: Console) -> None:
             text = Text(f"{line[:1]} {line[1:]}", _COLOURS[line[:1]])
             console.print(Padding(text, (0, 0, 0, 4), expand=False))
         console.print()
+    for fault in report.faults:
+        console.print(Text.assemble(("tool ", "bold yellow"), str(fault)))
     count = len(report.changes)
     if count:
         rules = ", ".join(dict.fromkeys(change.rule for change in report.changes))
         said = f"{name}: {count} change{'s' if count > 1 else ''} before it is sent ({rules})."
         console.print(Text(said, "bold"))
-    else:
+    elif not report.faults:
         console.print(Text(f"{name}: goes out as it is.", "bold green"))
 
 

@@ -16,7 +16,7 @@ from pipecat.processors.aggregators.llm_context import (
     LLMContextMessage,
     LLMSpecificMessage,
 )
-from pipecat.utils.types import is_given
+from pipecat.utils.types import NotGiven, is_given
 
 from mistral_service.conversation.encoding import Form
 from mistral_service.conversation.foreign import readable
@@ -26,7 +26,14 @@ from mistral_service.conversation.pictures import Pictures
 from mistral_service.conversation.rules import apply_rules
 from mistral_service.conversation.run import Budget, Message, Run
 from mistral_service.conversation.thoughts import OWN, thought_of
-from mistral_service.conversation.tools import mistrals_choice, mistrals_tools
+from mistral_service.conversation.tools import (
+    OfferedTools,
+    ToolFault,
+    choice_now,
+    judged_tools,
+    mistrals_tools,
+)
+from mistral_service.wire.request import function_names
 
 
 class MistralLLMAdapter(OpenAILLMAdapter):
@@ -40,6 +47,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         super().__init__()
         self.pictures = Pictures()
         self._last_run = Run()
+        self._tool_faults: set[ToolFault] = set()
         # A summary may be asked for while a turn runs: each task has its own last request.
         self._run_of_task: ContextVar[Run] = ContextVar("run_of_task")
 
@@ -94,23 +102,23 @@ class MistralLLMAdapter(OpenAILLMAdapter):
 
         Raises:
             LLMContextConversionError: If a file in the context cannot be sent.
-            ToolsNotPassable: If Mistral would refuse the tools.
+            ToolsNotPassable: If there are more tools than Mistral takes.
         """
         await self.prepare_file_content(context)
-        given = self.from_standard_tools(context.tools)
-        offered = cast("list[Message]", given) if given and is_given(given) else []
-        tools, names = mistrals_tools(offered)
+        offered = self._offered(context.tools)
         choice = context.tool_choice if is_given(context.tool_choice) else tool_choice
 
         form = form or Form()
         run = Run(
-            has_tools=bool(tools) and choice != "none",
+            has_tools=bool(offered.tools) and choice != "none",
             takes_thoughts=takes_thoughts,
             sees=sees,
             budget=budget,
         )
-        run.names = names
+        run.names, run.tool_faults = offered.names, offered.faults
+        run.offered = function_names(offered.tools) if run.has_tools else ()
         messages = self._messages(context, system_instruction, run)
+        choice = choice_now(choice, messages)
         if sees is not False and (urls := pictures_to_send(messages, run)):
             run.pictures = await self.pictures.make_ready(urls, run.budget.images, form)
         messages = apply_rules(messages, run)
@@ -124,10 +132,22 @@ class MistralLLMAdapter(OpenAILLMAdapter):
             OpenAILLMInvocationParams,
             {
                 "messages": messages,
-                "tools": tools or OPENAI_NOT_GIVEN,
-                "tool_choice": OPENAI_NOT_GIVEN if choice is None else mistrals_choice(choice),
+                "tools": offered.tools or OPENAI_NOT_GIVEN,
+                "tool_choice": OPENAI_NOT_GIVEN if choice is None else offered.choice(choice),
             },
         )
+
+    def from_standard_tools(self, tools: Any) -> list[Any] | NotGiven | None:
+        """Convert tools to the form in which they are sent; spans show it.
+
+        Args:
+            tools: The tools of a context.
+
+        Returns:
+            The tools that are offered; what is no list, such as no tools, as it is.
+        """
+        given = super().from_standard_tools(tools)
+        return judged_tools(given).tools if isinstance(given, list) else given
 
     @staticmethod
     async def create_image_message(
@@ -180,6 +200,15 @@ class MistralLLMAdapter(OpenAILLMAdapter):
     def supports_file_url(self, url: str, mime_type: str) -> bool:
         """Whether Mistral fetches a file itself: pictures and documents on the web, it does."""
         return url.startswith(("http://", "https://")) and not _is_plain_text(mime_type)
+
+    def _offered(self, tools: Any) -> OfferedTools:
+        given = super().from_standard_tools(tools)
+        offered = mistrals_tools(given if isinstance(given, list) else [])
+        for fault in offered.faults:
+            if fault not in self._tool_faults:
+                self._tool_faults.add(fault)
+                logger.warning(f"{type(self).__name__}: {fault}")
+        return offered
 
     def _messages(self, context: LLMContext, instruction: str | None, run: Run) -> list[Message]:
         messages: list[Message] = []

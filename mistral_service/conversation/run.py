@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mistral_service.conversation.parts import PictureError
+
+if TYPE_CHECKING:
+    from mistral_service.conversation.tools import ToolFault
 
 Message = dict[str, Any]
 Messages = list[Message]
@@ -55,12 +58,14 @@ class Run:
         pictures: What is sent in place of a picture's URL, or why it cannot be sent; by default
             the URL itself.
         changes: What was changed, in the order of the rules.
+        offered: The names of the functions that the request offers, as they are sent.
         call_ids: The ids of calls as they are sent → as they stand in the context, where the two
             differ.
         names: The names of functions as they are sent → as the user gave them, where the two
             differ.
         unseen: How many pictures were left out because the model does not see.
         faults: What is wrong with pictures that could not be sent.
+        tool_faults: What is wrong with tools that are not offered.
         prefix: The words that the reply will repeat before it goes on; empty if there are none.
     """
 
@@ -78,10 +83,12 @@ class Run:
         self.budget = budget or Budget()
         self.pictures: Mapping[str, str | PictureError] = {}
         self.changes: list[Change] = []
+        self.offered: Sequence[str] = ()
         self.call_ids: dict[str, str] = {}
         self.names: dict[str, str] = {}
         self.unseen = 0
         self.faults: list[PictureError] = []
+        self.tool_faults: Sequence[ToolFault] = ()
         self.prefix = ""
         self._given: Sequence[Message] = ()
         self._given_places: Sequence[int] = ()

@@ -1,9 +1,15 @@
 """The functions and tools that a request offers, as Mistral takes them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
+from pydantic_core import to_json
+
 from mistral_service.conversation.calls import safe_name
+from mistral_service.conversation.keywords import GONE, flag, mended_keyword
+from mistral_service.conversation.plain import BadSchema, is_json, plain
+from mistral_service.conversation.schemas import mended
 
 Tool = dict[str, Any]
 
@@ -22,98 +28,227 @@ BUILT_IN = frozenset(
 )
 """Types of tools that Mistral runs itself."""
 
-# Keys of JSON schema that broke Mistral's grammar compiler (litellm#13389).
-_BREAKING = frozenset({"$schema", "$id"})
+# MCP's, Anthropic's and Google's names for a function's parameters.
+_PARAMETERS = ("parameters", "inputSchema", "input_schema", "parametersJsonSchema")
+
+# A conversation has one set of tools, or goes to and fro between a few: one for each of its steps.
+_REMEMBERED_SETS = 16
 
 
 class ToolsNotPassable(ValueError):
-    """Tools that Mistral would refuse; the message names them and says what is allowed."""
+    """Tools that Mistral would refuse; the message says what is allowed."""
 
 
-def mistrals_tools(tools: Sequence[Mapping[str, Any]]) -> tuple[list[Tool], dict[str, str]]:
-    """Bring tools into Mistral's form.
+@dataclass(frozen=True, slots=True)
+class ToolFault:
+    """What is wrong with a tool that is not offered, or with the choice of one.
 
-    Names are respelled where Mistral does not take them, schemas scrubbed of the keys that break
-    its grammar compiler, fields outside the schema left out.
+    Parameters:
+        name: The function's name; for a tool without one, its place: `tool 3`.
+        reason: What is wrong, and what is allowed.
+    """
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} is not offered to the model: {self.reason}."
+
+
+@dataclass(frozen=True)
+class OfferedTools:
+    """What a request can offer of a set of tools.
+
+    Parameters:
+        tools: The tools in Mistral's form.
+        names: The functions' names as they are sent → as the user gave them, where the two differ.
+        faults: What is wrong with each tool that is left out.
+    """
+
+    tools: list[Tool] = field(default_factory=list[Tool])
+    names: dict[str, str] = field(default_factory=dict[str, str])
+    faults: list[ToolFault] = field(default_factory=list[ToolFault])
+
+    def copy(self) -> "OfferedTools":
+        """The same, with tools and functions that may be changed."""
+        tools = [
+            {**tool, "function": dict(tool["function"])} if "function" in tool else dict(tool)
+            for tool in self.tools
+        ]
+        return OfferedTools(tools, dict(self.names), list(self.faults))
+
+    def choice(self, choice: Any) -> Any:
+        """Bring the choice of tools into Mistral's form.
+
+        Args:
+            choice: `auto`, `any`, `required`, `none`, or a named function.
+
+        Returns:
+            The same, with the function's name as it is sent; `auto` for a function that is not
+            offered, which Mistral would refuse.
+        """
+        if not isinstance(choice, Mapping):
+            return choice
+        named = cast("Tool", choice)
+        function = named.get("function") or named
+        name = cast("Tool", function).get("name") if isinstance(function, Mapping) else None
+        sent = safe_name(name) if isinstance(name, str) else ""
+        if not any(tool.get("function", {}).get("name") == sent for tool in self.tools):
+            return "auto"
+        return {"type": "function", "function": {"name": sent}}
+
+
+def mistrals_tools(tools: Sequence[Any]) -> OfferedTools:
+    """Bring tools into Mistral's form, and leave out those that Mistral would refuse.
+
+    Names are respelled where Mistral does not take them, schemas mended where it is clear what is
+    meant (`mistral_service.conversation.schemas`), fields outside the API's form left out. A set
+    of tools is judged once, as long as it stays as it is.
 
     Args:
-        tools: Functions in OpenAI's form, and Mistral's built-in tools by their type.
+        tools: Functions in OpenAI's form, and Mistral's built-in tools by their type; left as they
+            are.
 
     Returns:
-        The tools; and the names as they are sent → as the user gave them, where the two differ.
+        What can be offered, and what is wrong with the rest.
 
     Raises:
-        ToolsNotPassable: If there are more than `MAX_TOOLS`, or one is of an unknown type.
+        ToolsNotPassable: If more than `MAX_TOOLS` can be offered.
     """
-    if len(tools) > MAX_TOOLS:
+    offered = judged_tools(tools)
+    if len(offered.tools) > MAX_TOOLS:
         raise ToolsNotPassable(
-            f"{len(tools)} tools are offered, and Mistral takes at most {MAX_TOOLS}: offer fewer."
+            f"{len(offered.tools)} tools are offered, and Mistral takes at most {MAX_TOOLS}: offer "
+            "fewer."
         )
-    made: list[Tool] = []
-    names: dict[str, str] = {}
-    for tool in tools:
-        kind = tool.get("type", "function")
-        if kind in BUILT_IN:
-            made.append(dict(tool))
-        elif kind == "function" and isinstance(tool.get("function"), Mapping):
-            function = cast("Tool", tool["function"])
-            name = str(function.get("name") or "")
-            sent = safe_name(name)
-            if sent != name:
-                names[sent] = name
-            made.append({"type": "function", "function": _function(function, sent)})
-        else:
-            raise ToolsNotPassable(
-                f"A tool of the type {kind!r} is offered, and Mistral takes `function` and its own "
-                f"({', '.join(sorted(BUILT_IN))})."
-            )
-    return made, names
+    return offered
 
 
-def mistrals_choice(choice: Any) -> Any:
-    """Bring the choice of tools into Mistral's form.
+def judged_tools(tools: Sequence[Any]) -> OfferedTools:
+    """Bring tools into Mistral's form as `mistrals_tools` does, however many they are."""
+    others: list[Any] = []
+    key = _key_of(tools, others)
+    if key is None:
+        return _judge(tools)
+    found = _judged.pop(key, None) or (_judge(tools), others)
+    _judged[key] = found
+    if len(_judged) > _REMEMBERED_SETS:
+        del _judged[next(iter(_judged))]
+    return found[0].copy()
+
+
+# What was made of the sets of tools that were seen of late, for all conversations of a process; and
+# the objects in them that are known again by their identity, which is theirs as long as they live.
+_judged: dict[bytes, tuple[OfferedTools, list[Any]]] = {}
+
+
+def choice_now(choice: Any, messages: Sequence[Mapping[str, Any]]) -> Any:
+    """The choice of tools for a request, given how far the turn has come.
+
+    A choice that forces a call holds for the caller's request. After the call's result it would
+    force another, for ever: from then on the model chooses.
 
     Args:
-        choice: `auto`, `any`, `required`, `none`, or a named function.
-
-    Returns:
-        The same, with the function's name as it is sent.
+        choice: `auto`, `any`, `required`, `none`, or a named function; None for no choice.
+        messages: The messages of the request, in their order.
     """
-    if not isinstance(choice, Mapping):
+    if choice in (None, "auto", "none"):
         return choice
-    named = cast("Tool", choice)
-    function = cast("Tool", named.get("function") or {})
-    return {"type": "function", "function": {"name": safe_name(str(function.get("name") or ""))}}
+    roles = [message.get("role") for message in messages]
+    since = max((index for index, role in enumerate(roles) if role == "user"), default=-1)
+    return "auto" if "tool" in roles[since + 1 :] else choice
 
 
-def scrubbed(schema: Any) -> Any:
-    """A JSON schema without the keys that break Mistral's grammar compiler.
+def _key_of(tools: Sequence[Any], others: list[Any]) -> bytes | None:
+    """What two sets of tools share that say the same; None for one that cannot be written.
 
-    A property that happens to be called `$id` stays: only the schema's own keys go.
+    Tools may be changed in place, and `==` takes true for 1: their text is compared.
     """
-    if isinstance(schema, list):
-        return [scrubbed(item) for item in cast("list[Any]", schema)]
-    if not isinstance(schema, Mapping):
-        return schema
-    result: dict[str, Any] = {}
-    for key, value in cast("Mapping[str, Any]", schema).items():
-        if key in _BREAKING:
-            continue
-        if key in ("properties", "$defs", "definitions", "patternProperties"):
-            named = cast("Mapping[str, Any]", value)
-            result[key] = {name: scrubbed(inner) for name, inner in named.items()}
-        elif key in ("enum", "const", "default", "examples"):
-            result[key] = value
+
+    def identity(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return dict(cast("Mapping[Any, Any]", value))
+        others.append(value)
+        return f"{id(value):#x}"
+
+    try:
+        return to_json(tools, fallback=identity, inf_nan_mode="constants", bytes_mode="base64")
+    except ValueError:
+        return None
+
+
+def _judge(tools: Sequence[Any]) -> OfferedTools:
+    offered = OfferedTools()
+    given: set[str] = set()
+    for place, tool in enumerate(tools, 1):
+        try:
+            made, name = _judged_alone(tool, given)
+        except BadSchema as e:
+            offered.faults.append(ToolFault(_name_in(tool) or f"tool {place}", str(e)))
+        except Exception as e:
+            # Any object may stand in a schema. Whatever it does when it is read, the other
+            # functions are offered.
+            reason = f"it cannot be read ({type(e).__name__}: {e})"
+            offered.faults.append(ToolFault(_name_in(tool) or f"tool {place}", reason))
         else:
-            result[key] = scrubbed(value)
-    return result
+            offered.tools.append(made)
+            if name is not None:
+                given.add(name)
+                if (sent := made["function"]["name"]) != name:
+                    offered.names[sent] = name
+    return offered
+
+
+def _judged_alone(tool: Any, given: set[str]) -> tuple[Tool, str | None]:
+    """A tool in Mistral's form; for a function the name that the user gave it."""
+    if not isinstance(tool, Mapping):
+        raise BadSchema(f"it is {tool!r:.60}, and a mapping is allowed")
+    kind = cast("Tool", tool).get("type") or "function"
+    if isinstance(kind, str) and kind in BUILT_IN:
+        made = plain(cast("Tool", tool))
+        if not is_json(made):
+            raise BadSchema("it has a value that JSON does not know, and only JSON is allowed")
+        return made, None
+    function = _function_in(tool)
+    if kind != "function" or function is None:
+        allowed = ", ".join(sorted(BUILT_IN))
+        raise BadSchema(f"its type is {kind!r:.60}, and function, {allowed} are allowed")
+    name = plain(function.get("name"))
+    if not isinstance(name, str) or not name.strip():
+        raise BadSchema(f"its name is {name!r:.60}, and a text is allowed")
+    if name in given:
+        raise BadSchema("its name is given twice, and the first function of the name is offered")
+    return {"type": "function", "function": _function(function, safe_name(name))}, name
 
 
 def _function(function: Tool, name: str) -> Tool:
-    parameters = scrubbed(function.get("parameters") or {"type": "object", "properties": {}})
-    made: Tool = {"name": name, "parameters": parameters}
-    if function.get("description"):
-        made["description"] = str(function["description"])
-    if function.get("strict") is not None:
-        made["strict"] = bool(function["strict"])
+    parameters = next((function[key] for key in _PARAMETERS if function.get(key)), None)
+    required = function.get("required")
+    if required and isinstance(parameters, Mapping) and "required" not in parameters:
+        # Put one level too high, where the API refuses it (client-python#91).
+        parameters = {**cast("Tool", parameters), "required": required}
+    made: Tool = {"name": name, "parameters": mended(parameters)}
+    description = mended_keyword("description", plain(function.get("description")))
+    if description and description is not GONE:
+        made["description"] = description
+    if (strict := flag(function.get("strict"))) is not None:
+        made["strict"] = strict
     return made
+
+
+def _function_in(tool: Any) -> Tool | None:
+    """What a tool says of its function.
+
+    The Responses API, Anthropic and MCP have no mapping of its own for it.
+    """
+    if not isinstance(tool, Mapping):
+        return None
+    known = cast("Tool", tool)
+    inner = known.get("function") or known
+    return cast("Tool", inner) if isinstance(inner, Mapping) else None
+
+
+def _name_in(tool: Any) -> str | None:
+    """The name of a tool that cannot be offered, as far as it has one."""
+    name: Any = (_function_in(tool) or {}).get("name")
+    return name if isinstance(name, str) and name.strip() else None

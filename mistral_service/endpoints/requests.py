@@ -1,7 +1,6 @@
 """Requests that are tried again within the time that their caller has."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -9,10 +8,14 @@ from typing import Any, TypeVar
 from openai import AsyncOpenAI
 
 from mistral_service.reply.attempts import Attempts, Limits
-from mistral_service.reply.events import Event, Finish
+from mistral_service.reply.deadline import now
+from mistral_service.reply.events import Event
 from mistral_service.reply.reader import ReplyReader
-from mistral_service.wire.client import error_of, fetch_object, open_reply, read_chunks
+from mistral_service.reply.templates import TEMPLATES
+from mistral_service.wire.chunks import Chunk
+from mistral_service.wire.client import error_of, fetch_object, open_reply, place_of, read_chunks
 from mistral_service.wire.errors import MistralError, Reason
+from mistral_service.wire.request import function_names
 
 T = TypeVar("T")
 
@@ -70,7 +73,7 @@ class Requests:
 
         async def attempt(seconds: float) -> list[Event]:
             told: list[Event] = []
-            async with aclosing(self._attempt(path, params, seconds)) as reads:
+            async with aclosing(self._attempt(path, params, seconds, whole=True)) as reads:
                 async for events in reads:
                     told += events
             return look(told)
@@ -86,11 +89,11 @@ class Requests:
         Raises:
             MistralError: If there is no reply within the limits, or it breaks.
         """
-        attempts = Attempts(self.limits, time.monotonic())
+        attempts = Attempts(self.limits, now())
         began = False
         while True:
             try:
-                seconds = attempts.first_token_within(time.monotonic())
+                seconds = attempts.first_token_within(now())
                 async with aclosing(self._attempt(path, params, seconds)) as reads:
                     async for events in reads:
                         for event in events:
@@ -112,10 +115,10 @@ class Requests:
         Raises:
             MistralError: If none succeeds.
         """
-        attempts = Attempts(self.limits, time.monotonic())
+        attempts = Attempts(self.limits, now())
         while True:
             try:
-                return await attempt(attempts.first_token_within(time.monotonic()))
+                return await attempt(attempts.first_token_within(now()))
             except Exception as e:
                 await _pause(attempts, self.understood(e))
 
@@ -127,11 +130,15 @@ class Requests:
         return error
 
     async def _attempt(
-        self, path: str, params: Mapping[str, Any], seconds: float
+        self, path: str, params: Mapping[str, Any], seconds: float, *, whole: bool = False
     ) -> AsyncGenerator[list[Event]]:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
-        reader = ReplyReader()
+        """The events of each read; with `whole`, of all of them at the end."""
+        until = now() + seconds
+        offered = function_names(params.get("tools") or [])
+        model = (place_of(self.client), str(params.get("model")))
+        in_thought = TEMPLATES.begins_in_thought(model)
+        reader = ReplyReader(offered, begins_in_thought=in_thought)
+        read: list[Chunk] = []
         waited = "no first token came"
         try:
             async with asyncio.timeout_at(until):
@@ -151,23 +158,31 @@ class Requests:
                         raise MistralError(Reason.TIMEOUT, f"{waited} in {seconds:g} s") from None
                     if chunks is None:
                         break
+                    progress = reader.progress
                     events = reader.feed_all(chunks)
-                    if events:
+                    if whole:
+                        read += chunks
+                    elif events:
                         yield events
-                    if events or any(chunk.tool_calls for chunk in chunks):
+                    if reader.progress > progress:
                         waited, seconds = "nothing more came", self.limits.stall
-                        until = loop.time() + seconds
+                        until = now() + seconds
         finally:
             await stream.close()
         events = reader.finish()
-        if any(isinstance(event, Finish) and event.reason == "error" for event in events):
-            raise MistralError(Reason.STREAM, "the reply ended with 'error'")
+        TEMPLATES.learn(model, reader.begins_in_thought)
+        if whole:
+            # In one piece a thought is one, also where its end alone says so.
+            reader = ReplyReader(offered, begins_in_thought=in_thought)
+            events = [*reader.feed_all(read), *reader.finish()]
+        if reader.broken is not None:
+            raise MistralError(Reason.STREAM, f"the reply ended with {reader.broken!r}")
         yield events
 
 
 async def _pause(attempts: Attempts, error: MistralError) -> None:
     """Wait for the next attempt; without one, raise what went wrong."""
-    again = attempts.after(error, time.monotonic(), spoke=False)
+    again = attempts.after(error, now(), spoke=False)
     if again is None:
         raise error from None
     await asyncio.sleep(again.delay)

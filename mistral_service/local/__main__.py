@@ -2,8 +2,11 @@
 
 import argparse
 import json
+import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,6 +16,9 @@ from mistral_service.local.limits import RateLimits
 from mistral_service.local.pieces import Engine
 from mistral_service.local.script import Script
 from mistral_service.local.server import bind, serve
+
+_STOP_SECONDS = 5.0
+"""Seconds to end in an orderly way after standard input has; then the process ends anyway."""
 
 
 def main(
@@ -29,6 +35,8 @@ def main(
     """
     options = _parser(program).parse_args(arguments)
     signal.signal(signal.SIGTERM, _end)
+    if options.until_eof:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
         checks = Checks(versions=options.accept.split(","))
         limits = RateLimits(options.requests_per_minute, options.tokens_per_minute, options.window)
@@ -86,11 +94,25 @@ def _parser(program: str) -> argparse.ArgumentParser:
         default=",".join(VERSIONS),
         help="tokenizer versions whose validators must all accept (default: %(default)s)",
     )
+    parser.add_argument(
+        "--until-eof",
+        action="store_true",
+        help="end when standard input ends, as it does with the program that started this one",
+    )
     return parser
 
 
 def _end(*_: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _end_with_stdin() -> None:
+    """End the process with its standard input, which the system closes with its parent."""
+    while os.read(sys.stdin.fileno(), 1024):  # not `sys.stdin.read`, whose lock outlives a failure
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_STOP_SECONDS)
+    os._exit(1)
 
 
 if __name__ == "__main__":

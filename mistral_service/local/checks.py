@@ -2,8 +2,8 @@
 
 Three judges sit together, and all must accept: the closed schema (422), the validators that Mistral
 publishes in `mistral-common`, one for each version of its tokenizers, and the rules that the hosted
-API and the chat templates of self-hosted models add to them. What satisfies all is accepted by
-every deployment.
+API, the servers of self-hosted models and their chat templates add to them. What satisfies all is
+accepted by every deployment.
 """
 
 import base64
@@ -32,6 +32,7 @@ from mistral_common.protocol.instruct.validator import (
 from mistral_common.tokens.tokenizers.base import TokenizerVersion
 from pydantic import ValidationError
 
+from mistral_service.local.grammars import hosted_fault, self_hosted_fault
 from mistral_service.local.models import MODELS, Model, find_model
 from mistral_service.local.pieces import Json, Refusal
 from mistral_service.local.schema import issues_of
@@ -63,8 +64,9 @@ class Checks:
 
     Parameters:
         versions: The tokenizer versions whose validators must all accept: a subset of `VERSIONS`.
-        hosted: Whether the rules that the hosted API adds hold (R2, R10, R13).
-        templates: Whether the rules of self-hosted models' chat templates hold (R12).
+        hosted: Whether the rules that the hosted API adds hold (R2, R10, R11, R13).
+        templates: Whether the rules of self-hosted models' chat templates and servers hold (R12,
+            R11).
         models: The models there are.
     """
 
@@ -123,7 +125,14 @@ class Checks:
         for version in self.versions:
             if refusal := _judge_as(version, request):
                 return refusal
-        return _judge_turns(messages) if self.templates else None
+        return self._judge_tools(request) or (_judge_turns(messages) if self.templates else None)
+
+    def _judge_tools(self, request: Json) -> Refusal | None:
+        tools = cast("list[Json]", request.get("tools") or [])
+        fault = hosted_fault(tools) if self.hosted else None
+        if fault is None and self.templates:
+            fault = self_hosted_fault(tools, request.get("tool_choice"))
+        return refusal_of(fault, "invalid_request_error", "3051") if fault else None
 
 
 def _judge_as(version: str, request: Json) -> Refusal | None:
@@ -145,7 +154,7 @@ def _judge_as(version: str, request: Json) -> Refusal | None:
         return refusal_of(str(e), kind or "invalid_request_error", code or "3051")
     except ValidationError as e:
         return refusal_of(str(e.errors()[0]["msg"]), "invalid_request_error", "3051")
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         return refusal_of(str(e), "invalid_request_error", "3051")
     return None
 

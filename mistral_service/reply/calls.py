@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, cast
 
 from mistral_service.reply.events import ToolCall
+from mistral_service.reply.rounds import Rounds
 
 _ID_CHARACTERS = string.ascii_letters + string.digits
 _ID_LENGTH = 9
@@ -93,6 +94,12 @@ class Ledger:
     _entries: dict[str, _Entry] = field(default_factory=dict[str, _Entry])
     _taken: set[str] = field(default_factory=set[str])
     _told_in_a_row: int = 0
+    _rounds: Rounds = field(default_factory=Rounds)
+
+    @property
+    def rounds(self) -> Rounds:
+        """How often functions were called since the caller spoke."""
+        return self._rounds
 
     def learn(self, messages: Sequence[Mapping[str, Any]]) -> None:
         """Take note of what the context says has been called and answered.
@@ -124,12 +131,15 @@ class Ledger:
         while len(self._entries) > MAX_REMEMBERED:
             del self._entries[next(iter(self._entries))]
 
-    def plan(self, calls: Sequence[ToolCall], in_flight: Collection[str] = ()) -> Plan:
+    def plan(
+        self, calls: Sequence[ToolCall], in_flight: Collection[str] = (), left_out: int = 0
+    ) -> Plan:
         """Decide about the calls of one reply.
 
         Args:
             calls: The calls, in order, with the ids and names that stand in the context.
             in_flight: The ids of calls that are running at this moment.
+            left_out: How many further calls the reply had, which were not kept.
 
         Returns:
             The plan. Its calls count as started from now on.
@@ -156,6 +166,9 @@ class Ledger:
                         continue
                     told = entry.result or f"{call.name} was called before; its result is gone."
             told = told or self._told_of(call)
+            if told is None and self._rounds.worn_out(key):
+                repeated.append(call)
+                continue
             if told is None and self.repeated_calls == "reuse":
                 if any((p.name, _canonical(p.arguments)) == key for p in planned):
                     continue
@@ -168,6 +181,9 @@ class Ledger:
                 arguments = {"arguments": call.arguments}
             planned.append(Planned(call_id, call.name, arguments, told))
             self._entries[call_id] = _Entry(*key)
+        self._rounds.count((p.name, _canonical(p.arguments)) for p in planned)
+        if left_out and calls:
+            planned.append(self._too_many(len(calls), left_out, calls[-1].name))
         return self._bounded(planned, repeated, waiting, told_again)
 
     def kept(self, limit: int = 100_000) -> list[dict[str, Any]]:
@@ -199,6 +215,16 @@ class Ledger:
         for call in calls:
             self._entries.pop(call.id, None)
         self._told_in_a_row = 0
+
+    def _too_many(self, kept: int, left_out: int, name: str) -> Planned:
+        """The one result for all calls of a reply that were not kept."""
+        told = (
+            f"The reply called functions too often. The first {kept} calls ran, and at least "
+            f"{left_out} more did not. Answer now, or call what is still needed."
+        )
+        planned = Planned(self._new_id(), name, {}, told)
+        self._entries[planned.id] = _Entry(name, "{}")
+        return planned
 
     def _result_of(self, key: tuple[str, str]) -> str | None:
         """The result of a like call of this turn."""
@@ -245,10 +271,24 @@ class Ledger:
 
 def _object(text: str) -> dict[str, Any] | None:
     try:
-        arguments: object = json.loads(text)
+        arguments: object = json.loads(text, parse_constant=_no_json)
+        if isinstance(arguments, str):
+            # Encoded twice, as some servers send them.
+            arguments = json.loads(arguments, parse_constant=_no_json)
     except (ValueError, RecursionError):
         return None
-    return cast("dict[str, Any]", arguments) if isinstance(arguments, dict) else None
+    if not isinstance(arguments, dict):
+        return None
+    if "\\ud" in text.lower():
+        # Half of a surrogate pair would break whatever encodes the arguments later.
+        plain = json.dumps(arguments, ensure_ascii=False)
+        paired = plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        arguments = json.loads(paired)
+    return cast("dict[str, Any]", arguments)
+
+
+def _no_json(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _canonical(arguments: Any) -> str:

@@ -9,6 +9,11 @@ import asyncio
 from types import TracebackType
 
 
+def now() -> float:
+    """The time in seconds on the running event loop's clock, which all deadlines go by."""
+    return asyncio.get_running_loop().time()
+
+
 class Deadline:
     """Cancels what is done in its block when the time is over, and raises TimeoutError then.
 

@@ -44,6 +44,17 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Markup for a machine that arrived as text, and of which nothing can be made.
+
+    Parameters:
+        markup: Its beginning, at most 200 characters. It is never spoken.
+    """
+
+    markup: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The end of the reply.
 
@@ -52,12 +63,14 @@ class Finish:
             stream ended without one.
         model: The model that answered; empty if never given.
         usage: The tokens; None if never reported.
+        calls_left_out: Calls that came after the most that a reply may have, and were not kept.
     """
 
     reason: str | None
     model: str
     usage: Usage | None
+    calls_left_out: int = 0
 
 
-Event = Text | Thought | ToolCall | Finish
-"""Text and Thought come as they are streamed, every ToolCall after them, then one Finish."""
+Event = Text | Thought | ToolCall | Unreadable | Finish
+"""Text and Thought come as they are streamed, then ToolCalls and Unreadables, then one Finish."""

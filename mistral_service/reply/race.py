@@ -30,11 +30,11 @@ class Request(Generic[T]):
         spoke: Whether there was any output: words, thoughts, a call.
     """
 
-    def __init__(self, send: Callable[[], Awaitable[tuple[Stream, T]]]) -> None:
+    def __init__(self, send: Callable[[], Awaitable[tuple[Stream, T, ReplyReader]]]) -> None:
         """Prepare a request.
 
         Args:
-            send: Sends it; returns its stream, and a note for whoever takes the reply.
+            send: Sends it; returns its stream, a note for the caller, and what reads the reply.
         """
         self.reader = ReplyReader()
         self.stream: Stream | None = None
@@ -47,11 +47,11 @@ class Request(Generic[T]):
     async def begin(self) -> None:
         """Send it, and read until it says something, or ends; closed, if that fails."""
         try:
-            self.stream, self.note = await self._send()
+            self.stream, self.note, self.reader = await self._send()
             self._chunks = read_chunks(self.stream)
             async for chunks in self._chunks:
                 self._first = self.reader.feed_all(chunks)
-                if self._first or self.reader.calling:
+                if self._first or self.reader.progress or self.reader.calling:
                     self.spoke = True
                     return
         except BaseException:

@@ -1,47 +1,25 @@
 """Chunks to events: a state machine without I/O.
 
-Function calls are the part that differs between models: Mistral's own send each call whole,
-several in one delta; models that Mistral hosts for others send them in fragments, whose later
-pieces may lack the id, repeat it, or carry another. So calls are gathered until the reply ends,
-and a piece finds its call by index, by id, or by following what came before.
+Text goes through `reply/dialects.py`, calls through `reply/pieces.py`; what is a thought, what is
+a call and how the reply ended comes together here.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, cast
 
-from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall
-from mistral_service.wire.chunks import Chunk, Part, ToolCallDelta, Usage
+from mistral_service.reply.dialects import MarkupReader
+from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall, Unreadable
+from mistral_service.reply.pieces import CallPieces, without_doubles
+from mistral_service.reply.written_calls import offered_name
+from mistral_service.wire.chunks import Chunk, Part, Usage
 
-_CUT = ("length", "model_length", "error")
+MAX_CALLS = 64
+"""Calls that a reply may have by default; a model that calls more has run wild."""
 
-
-class _Call:
-    """A function call that is being put together."""
-
-    def __init__(self, index: int | None) -> None:
-        self.index = index
-        self.id: str | None = None
-        self.name = ""
-        self.arguments = ""
-
-    def takes(self, piece: ToolCallDelta) -> bool:
-        """Whether a piece goes on with this call, rather than beginning another."""
-        if piece.index is not None and self.index is not None and piece.index != self.index:
-            return False
-        if not piece.name:
-            # Later pieces have no name; whatever id they carry, they belong here.
-            return True
-        if piece.id and self.id:
-            # Some servers repeat id and name on every piece.
-            return piece.id == self.id
-        # A second name without an id to tell: another call, sent with the same index.
-        return not self.name
-
-    def add(self, piece: ToolCallDelta) -> None:
-        self.id = self.id or piece.id
-        if piece.name and piece.name != self.name:
-            self.name += piece.name
-        self.arguments += piece.arguments
+_WHOLE = frozenset({"stop", "tool_calls", "function_call", "eos"})
+_LIMITED = frozenset({"length", "model_length", "content_filter"})
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class ReplyReader:
@@ -56,35 +34,34 @@ class ReplyReader:
         progress: How often something came that is not blank: words, thoughts, a piece of a call.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        offered: Collection[str] = (),
+        *,
+        most_calls: int = MAX_CALLS,
+        begins_in_thought: bool = False,
+    ) -> None:
+        """Prepare for one reply.
+
+        Args:
+            offered: The names of the functions that the request offers, as they are sent.
+            most_calls: How many calls the reply may have; what is beyond is left out, and counted.
+            begins_in_thought: Whether the model's template opens a thought before the reply begins.
+        """
         self.model = ""
         self.usage: Usage | None = None
         self.progress = 0
+        self._offered = offered
+        self._most = most_calls
         self._finish_reason: str | None = None
-        self._calls: list[_Call] = []
+        self._calls = CallPieces(most_calls)
+        self._markup = MarkupReader(offered, begins_in_thought=begins_in_thought)
+        self._written: list[ToolCall | Unreadable] = []
+        self._half = ""  # of a pair of surrogates
 
-    def feed(self, chunk: Chunk) -> Iterator[Event]:
-        """Take one chunk.
-
-        Args:
-            chunk: The chunk.
-
-        Yields:
-            The Text and Thought in it, in order.
-        """
-        self.model = chunk.model or self.model
-        self.usage = chunk.usage or self.usage
-        self._finish_reason = chunk.finish_reason or self._finish_reason
-        if chunk.text:
-            self.progress += not chunk.text.isspace()
-            yield Text(chunk.text)
-        for part in chunk.parts:
-            for event in _events_of(part):
-                self.progress += not event.text.isspace()
-                yield event
-        for piece in chunk.tool_calls:
-            self.progress += bool(piece.name or piece.arguments.strip())
-            self._gather(piece)
+    def feed(self, chunk: Chunk) -> list[Event]:
+        """Take one chunk, as `feed_all` takes several."""
+        return self.feed_all([chunk])
 
     def feed_all(self, chunks: Iterable[Chunk]) -> list[Event]:
         """Take the chunks that came in one read.
@@ -93,58 +70,118 @@ class ReplyReader:
             chunks: The chunks.
 
         Returns:
-            What they say, in order; words that follow each other are one event.
+            The Text and Thought in them, in order; words that follow each other are one event.
         """
         events: list[Event] = []
         words: list[str] = []
         for chunk in chunks:
-            for event in self.feed(chunk):
-                if isinstance(event, Text):
-                    words.append(event.text)
-                    continue
-                if words:
-                    events.append(Text("".join(words)))
-                    words = []
-                events.append(event)
-        if words:
-            events.append(Text("".join(words)))
+            self.model = chunk.model or self.model
+            self.usage = chunk.usage or self.usage
+            self._finish_reason = chunk.finish_reason or self._finish_reason
+            if chunk.thought:
+                self._add_words(words, events)
+                self._add_thought(chunk.thought, events)
+            if chunk.text:
+                self.progress += not chunk.text.isspace()
+                words.append(chunk.text)
+            for part in chunk.parts:
+                for event in _events_of(part):
+                    if isinstance(event, Text):
+                        self.progress += not event.text.isspace()
+                        words.append(event.text)
+                    else:
+                        self._add_words(words, events)
+                        self._add_thought(event.text, events)
+            for piece in chunk.tool_calls:
+                self.progress += bool(piece.name or piece.arguments.strip())
+                self._calls.add(piece)
+        self._add_words(words, events)
         return events
 
     @property
     def calling(self) -> bool:
         """Whether the reply has begun to call a function."""
-        return bool(self._calls)
+        return bool(self._calls) or self._markup.calling
+
+    @property
+    def overflows(self) -> bool:
+        """Whether the reply calls without end, so that the rest of it need not be read."""
+        return self._calls.overflows or len(self._written) > 2 * self._most
+
+    @property
+    def begins_in_thought(self) -> bool | None:
+        """Whether the reply began within a thought without an opening tag; None if not known."""
+        return self._markup.begins_in_thought
+
+    @property
+    def broken(self) -> str | None:
+        """The server's word for the end, where it is none that a whole reply has."""
+        word = self._finish_reason
+        whole = word is None or word.lower() in _WHOLE | _LIMITED
+        return None if whole else word
 
     def finish(self) -> list[Event]:
         """Take the end of the reply.
 
         Returns:
-            Every ToolCall, in the order in which the calls began, then the Finish.
+            The Text that was held back, every ToolCall in the order in which the calls began, what
+            was Unreadable, then the Finish.
         """
+        events: list[Event] = []
+        if self._half:
+            self._half = ""
+            events.append(Text("\ufffd"))
+        self._sort(self._markup.finish(), events)
         # A call without arguments has none to give; one that was cut has lost them.
-        nothing = "" if self._finish_reason in _CUT else "{}"
-        calls = [
-            ToolCall(call.id, call.name, call.arguments.strip() or nothing)
-            for call in self._calls
-            if call.name
+        word = self._finish_reason
+        nothing = "{}" if word is None or word.lower() in _WHOLE else ""
+        sent = [self._named(call, nothing) for call in self._calls.finish(nothing)]
+        written = [
+            self._named(call, nothing) for call in self._written if isinstance(call, ToolCall)
         ]
-        self._calls = []
-        return [*calls, Finish(self._finish_reason, self.model, self.usage)]
+        calls = [*without_doubles(written, sent), *sent]
+        left_out = self._calls.left_out + max(0, len(calls) - self._most)
+        unreadable = [each for each in self._written if isinstance(each, Unreadable)]
+        self._calls, self._written = CallPieces(self._most), []
+        finish = Finish(self._finish_reason, self.model, self.usage, left_out)
+        return [*events, *calls[: self._most], *unreadable, finish]
 
-    def _gather(self, piece: ToolCallDelta) -> None:
-        for call in reversed(self._calls):
-            if call.takes(piece):
-                break
-            if piece.index is None:
-                # Without an index, a piece goes on with the last call or begins another.
-                call = None
-                break
-        else:
-            call = None
-        if call is None:
-            call = _Call(piece.index)
-            self._calls.append(call)
-        call.add(piece)
+    def _add_words(self, words: list[str], events: list[Event]) -> None:
+        if not words:
+            return
+        text = self._half + "".join(words)
+        words.clear()
+        self._half = ""
+        if not text.isascii() and _HALF.search(text) is not None:
+            if "\ud800" <= text[-1] <= "\udbff":
+                text, self._half = text[:-1], text[-1]
+            text = _paired(text)
+        self._sort(self._markup.feed(text), events)
+
+    def _add_thought(self, text: str, events: list[Event]) -> None:
+        self.progress += not text.isspace()
+        self._markup.typed_thought()
+        events.append(Thought(_paired(text)))
+
+    def _sort(self, found: Iterable[Event], events: list[Event]) -> None:
+        """Words and thoughts leave at once, calls at the end."""
+        for event in found:
+            if isinstance(event, ToolCall | Unreadable):
+                if not self.overflows:
+                    self._written.append(event)
+            else:
+                events.append(event)
+
+    def _named(self, call: ToolCall, nothing: str) -> ToolCall:
+        name = offered_name(_paired(call.name), self._offered)
+        return ToolCall(call.id, name, _paired(call.arguments).strip() or nothing)
+
+
+def _paired(text: str) -> str:
+    """A text with its halves of surrogate pairs joined; a half alone kills a voice's encoder."""
+    if text.isascii() or _HALF.search(text) is None:
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _events_of(part: Part) -> Iterator[Text | Thought]:

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from mistral_service.wire.encoding import decode
+from mistral_service.wire.error_body import is_error, is_there
 from mistral_service.wire.errors import MistralError
+
+_DONE = b"[DONE]"
 
 Part = Mapping[str, Any]
 """One part of a content list: `{"type": "text", "text": …}`, `{"type": "thinking", …}`, …."""
@@ -62,18 +65,49 @@ class Chunk:
         model: The name of the model that answers; empty if not given.
         text: What the chunk says, where its content is a string.
         parts: What the chunk says, where its content is a list of parts.
+        thought: Reasoning that stands beside the content, as other servers than Mistral's send it.
         tool_calls: The pieces of function calls in it.
         finish_reason: Why the reply ends: `stop`, `length`, `error`, `tool_calls`, or another
-            word; None while it goes on.
+            word; what is no word stands as its JSON text. None while the reply goes on.
         usage: The tokens, usually in the last chunk.
     """
 
     model: str = ""
     text: str = ""
     parts: tuple[Part, ...] = ()
+    thought: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
     finish_reason: str | None = None
     usage: Usage | None = None
+
+
+def read_payloads(payloads: list[bytes]) -> tuple[list[Chunk], bool, MistralError | None]:
+    """Read the payloads of some events, up to the end of the reply or a fault.
+
+    Args:
+        payloads: JSON text, or `[DONE]`.
+
+    Returns:
+        The chunks; whether the reply is said to be done; and what went wrong, if anything did
+        before the reply had come to a good end.
+    """
+    chunks: list[Chunk] = []
+    for payload in payloads:
+        if payload.startswith(_DONE):
+            return chunks, True, None
+        chunk, fault = read_payload(payload)
+        if chunk is not None:
+            chunks.append(chunk)
+        elif end_of(chunks) not in (None, "error"):
+            return chunks, False, None
+        if fault is not None:
+            return chunks, False, fault
+    return chunks, False, None
+
+
+def end_of(chunks: Iterable[Chunk]) -> str | None:
+    """Why the reply ends with these chunks; None while it goes on."""
+    return next((chunk.finish_reason for chunk in chunks if chunk.finish_reason), None)
 
 
 def parse_chunk(payload: bytes | str) -> Chunk:
@@ -86,15 +120,28 @@ def parse_chunk(payload: bytes | str) -> Chunk:
         The chunk.
 
     Raises:
-        MistralError: If the payload is not a JSON object, or is an error object.
+        MistralError: If the payload is not a JSON object, or says that there was an error.
+    """
+    return _sound(*read_payload(payload))
+
+
+def read_payload(payload: bytes | str) -> tuple[Chunk | None, MistralError | None]:
+    """Read the payload of one event, of which some may be a chunk although it tells an error.
+
+    Args:
+        payload: JSON text, UTF-8 if bytes.
+
+    Returns:
+        The chunk, and what went wrong; one of them may be None.
     """
     try:
         data = decode(payload)
-    except ValueError as e:
-        raise MistralError.from_stream(_shown(payload)) from e
-    if not isinstance(data, dict):
-        raise MistralError.from_stream(_shown(payload))
-    return chunk_from_mapping(cast("dict[str, Any]", data))
+    except ValueError:
+        return None, MistralError.from_stream(payload)
+    if isinstance(data, dict):
+        return read_mapping(cast("dict[str, Any]", data))
+    is_list = bool(data) and isinstance(data, list)
+    return None, MistralError.from_stream(cast("object", data) if is_list else payload)
 
 
 def chunk_from_mapping(data: Mapping[str, Any]) -> Chunk:
@@ -107,41 +154,66 @@ def chunk_from_mapping(data: Mapping[str, Any]) -> Chunk:
         The chunk.
 
     Raises:
-        MistralError: If the object is an error.
+        MistralError: If the object is an error, or has one in it.
+    """
+    return _sound(*read_mapping(data))
+
+
+def read_mapping(data: Mapping[str, Any]) -> tuple[Chunk | None, MistralError | None]:
+    """As `read_payload`, of what is already decoded from JSON.
+
+    Args:
+        data: The JSON object.
+
+    Returns:
+        The chunk, and what went wrong; one of them may be None.
     """
     choices = _list(data.get("choices"))
     usage = _usage(data["usage"]) if data.get("usage") else None
-    if not choices and usage is None and _is_error(data):
-        raise MistralError.from_stream(data)
+    choice = _mapping(choices[0]) if choices else {}
+    error, within = data.get("error"), choice.get("error")
+    failure: Mapping[str, Any] | None = None
+    # It counts whatever else stands there, and however the reply is said to have finished.
+    if (error and is_there(error)) or (not choices and usage is None and is_error(data)):
+        failure = data
+    elif within and is_there(within):
+        failure = {"error": within}
+    if failure is None:
+        return _chunk(data, choice, usage), None
+    chunk = _chunk(data, choice, usage) if choices or usage else None
+    return chunk, MistralError.from_stream(failure)
 
+
+def _sound(chunk: Chunk | None, error: MistralError | None) -> Chunk:
+    if error is not None:
+        raise error
+    return chunk or Chunk()
+
+
+def _chunk(data: Mapping[str, Any], choice: Mapping[str, Any], usage: Usage | None) -> Chunk:
     model = _str(data.get("model"))
-    if not choices:
+    if not choice:
         return Chunk(model=model, usage=usage)
-
-    choice = _mapping(choices[0])
     # A whole (not streamed) reply has the same shape under another key.
     delta = _mapping(choice.get("delta") or choice.get("message"))
     content = delta.get("content")
     calls = delta.get("tool_calls")
+    if not calls and delta.get("function_call"):
+        # The older form of one call, which ends with the reason `function_call`.
+        calls = [{"index": 0, "function": delta["function_call"]}]
     finish_reason = choice.get("finish_reason")
+    if finish_reason and not isinstance(finish_reason, str):
+        finish_reason = json.dumps(finish_reason)[:80]
     return Chunk(
         model=model,
         text=content if isinstance(content, str) else "",
         parts=() if isinstance(content, str) else tuple(_parts(content)),
+        thought=_thought(delta) if len(delta) > 1 or not content else "",
         tool_calls=tuple(_tool_call(_mapping(call)) for call in _list(calls) if call)
         if calls
         else (),
-        finish_reason=(finish_reason or None) if isinstance(finish_reason, str) else None,
+        finish_reason=finish_reason or None,
         usage=usage,
-    )
-
-
-def _is_error(data: Mapping[str, Any]) -> bool:
-    return (
-        data.get("object") == "error"
-        or bool(data.get("error"))
-        or "detail" in data
-        or ("message" in data and "choices" not in data)
     )
 
 
@@ -151,6 +223,16 @@ def _parts(content: object) -> Iterable[Part]:
             yield {"type": "text", "text": part}
         elif isinstance(part, dict):
             yield cast("Part", part)
+
+
+def _thought(delta: Mapping[str, Any]) -> str:
+    """Reasoning beside the content: a string under one of its names, or OpenRouter's list."""
+    for name in ("reasoning_content", "reasoning", "thinking"):
+        value = delta.get(name)
+        if value and isinstance(value, str):
+            return value
+    details = (_mapping(item) for item in _list(delta.get("reasoning_details")))
+    return "".join(_str(item.get("text")) or _str(item.get("summary")) for item in details)
 
 
 def _tool_call(call: Mapping[str, Any]) -> ToolCallDelta:
@@ -187,11 +269,6 @@ def _usage(value: object) -> Usage | None:
         cached_tokens=cached if isinstance(cached, int) else None,
         reasoning_tokens=reasoning if isinstance(reasoning, int) else None,
     )
-
-
-def _shown(payload: bytes | str) -> str:
-    text = payload.decode("utf-8", "replace") if isinstance(payload, bytes) else payload
-    return text if len(text) <= 200 else text[:200] + "…"
 
 
 def _mapping(value: object) -> dict[str, Any]:

@@ -29,9 +29,17 @@ from openai._types import NotGiven
 from openai.types.chat import ChatCompletionChunk
 
 from mistral_service.wire import portkey
-from mistral_service.wire.chunks import Chunk, chunk_from_mapping, parse_chunk
+from mistral_service.wire.chunks import (
+    Chunk,
+    chunk_from_mapping,
+    end_of,
+    read_mapping,
+    read_payloads,
+)
 from mistral_service.wire.encoding import encode
+from mistral_service.wire.error_body import is_there
 from mistral_service.wire.errors import MistralError, Reason
+from mistral_service.wire.http import MAX_REFUSAL_BYTES
 from mistral_service.wire.models import Catalogue
 from mistral_service.wire.request import request_body
 from mistral_service.wire.sse import EventTooLong, SSEDecoder
@@ -43,7 +51,6 @@ WHOLE_REPLY_S = 120.0
 """Seconds to wait for a reply that is not streamed: what Pipecat gives a summary."""
 
 _UNSET = (NotGiven, Omit)
-_DONE = b"[DONE]"
 _DRAIN_SECONDS = 0.1
 # Ends of the names of headers that hold a secret.
 _SECRET = ("key", "auth", "authorization", "token")
@@ -102,39 +109,47 @@ async def read_chunks(
     """
     if not isinstance(stream, AsyncStream):
         async for chunk in stream:
-            yield [chunk_from_mapping(chunk.model_dump())]
+            one, fault = read_mapping(chunk.model_dump())
+            if one is not None:
+                yield [one]
+            if fault is not None:
+                raise fault
         return
 
-    decoder = SSEDecoder()
-    ended = done = False
+    decoder, opening, began = SSEDecoder(), bytearray(), False
+    end: str | None = None
     reads = _reads(stream.response)
     try:
         async for data in reads:
-            chunks, done, fault = _parsed(decoder.feed(data))
+            if not began and len(opening) < MAX_REFUSAL_BYTES:
+                opening += data
+            chunks, done, fault = read_payloads(decoder.feed(data))
             if chunks:
-                ended = any(chunk.finish_reason is not None for chunk in chunks)
+                began, end = True, end_of(chunks)
                 yield chunks
             if fault is not None:
-                raise fault
-            if done or ended:
-                break
-        if done or ended:
+                raise fault if began else await _in_its_place(fault, opening, reads)
+            if not done and not end:
+                continue
             async for data in _rest(reads):
-                # The tokens may be told of after the end; for a fault it is too late.
-                chunks, done, _ = _parsed([] if done else decoder.feed(data))
+                # The tokens may be reported after the end, and what broke a reply that says that it
+                # is broken; for any other fault it is too late.
+                chunks, done, fault = read_payloads([] if done else decoder.feed(data))
                 if chunks:
                     yield chunks
+                if fault is not None and end == "error":
+                    raise fault
             return
     except EventTooLong as e:
         raise MistralError(Reason.STREAM, str(e)) from e
-    chunks, done, fault = _parsed(decoder.finish())
+    chunks, done, fault = read_payloads(decoder.finish())
     if chunks:
-        ended = any(chunk.finish_reason is not None for chunk in chunks)
+        began, end = True, end_of(chunks)
         yield chunks
+    if fault is None and not end and not done:
+        fault = MistralError(Reason.STREAM, "it stopped before its end")
     if fault is not None:
-        raise fault
-    if not ended and not done:
-        raise MistralError(Reason.STREAM, "it stopped before its end")
+        raise fault if began else await _in_its_place(fault, opening, reads)
 
 
 def _reads(response: Any) -> AsyncIterator[bytes]:
@@ -145,17 +160,18 @@ def _reads(response: Any) -> AsyncIterator[bytes]:
     return aiter(response.stream)
 
 
-def _parsed(payloads: list[bytes]) -> tuple[list[Chunk], bool, MistralError | None]:
-    """The chunks of some payloads, up to the end of the reply or what is no chunk."""
-    chunks: list[Chunk] = []
-    for payload in payloads:
-        if payload.startswith(_DONE):
-            return chunks, True, None
-        try:
-            chunks.append(parse_chunk(payload))
-        except MistralError as e:
-            return chunks, False, e
-    return chunks, False, None
+async def _in_its_place(
+    fault: MistralError, opening: bytearray, reads: AsyncIterator[bytes]
+) -> MistralError:
+    """What an answer says that is no stream: a proxy's page, or an error in several lines."""
+    if fault.reason is not Reason.STREAM or not opening.lstrip().startswith((b"{", b"[", b"<")):
+        return fault
+    async for data in _rest(reads):
+        opening += data
+        if len(opening) > MAX_REFUSAL_BYTES:
+            break
+    said = MistralError.from_stream(bytes(opening))
+    return fault if said.reason is Reason.STREAM and said.detail[:1] in "{[" else said
 
 
 async def _rest(reads: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
@@ -233,7 +249,10 @@ async def fetch_object(
         body = None
     if not isinstance(body, dict):
         raise MistralError(Reason.SERVER, "what it answered is no JSON object")
-    return cast("dict[str, Any]", body)
+    answer = cast("dict[str, Any]", body)
+    if answer.get("object") == "error" or is_there(answer.get("error")):
+        raise MistralError.from_stream(answer)
+    return answer
 
 
 async def fetch_models(client: AsyncOpenAI, seconds: float) -> Catalogue:

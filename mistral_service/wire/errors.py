@@ -1,78 +1,15 @@
 """What went wrong between us and Mistral: one error type, parsed once from any form it takes.
 
-Mistral's errors have no one shape (`message` is a string, an object or a list; `code` a string, an
-int or null; the body may be `{"object": "error"}`, `{"detail": …}`, `{"message": …}` or
-`{"error": …}`); gateways and self-hosted servers add theirs. Everything after this module sees a
-`MistralError` with a `Reason`.
+`error_body.py` reads the body, `reasons.py` says what its signs mean. Everything after this module
+sees a `MistralError` with a `Reason`.
 """
 
 import math
 from collections.abc import Mapping
-from enum import Enum
-from typing import Any, cast
 
-from mistral_service.wire.encoding import decode
+from mistral_service.wire.error_body import ErrorBody
 from mistral_service.wire.rate import RateBudget, retry_after
-
-
-class Reason(Enum):
-    """Why a request failed, in terms of what one can do about it.
-
-    Parameters:
-        KEY: The key is missing, wrong or revoked.
-        FORBIDDEN: The key may not do this.
-        BLOCKED: A guardrail blocked the content.
-        UNKNOWN_MODEL: There is no such model, or not for this key.
-        HISTORY: The messages break one of the rules for a conversation.
-        REQUEST: Something else in the request is wrong.
-        TOO_LARGE: The request is longer than the model's context or the server's limit.
-        RATE_LIMIT: The account's own limit of requests or tokens is reached.
-        QUOTA: The account has nothing left to spend.
-        CAPACITY: The model's servers are full; another model may be free.
-        SERVER: The server failed.
-        UNREACHABLE: No connection, or it broke.
-        TIMEOUT: No answer in time.
-        STREAM: The stream had something in it that is no chunk.
-        EMPTY: The reply had no words and no call in it.
-        CALL: The model calls a function in a way that leads nowhere, and was told so.
-        FORM: The reply has not the form that was asked for.
-    """
-
-    KEY = "key"
-    FORBIDDEN = "forbidden"
-    BLOCKED = "blocked"
-    UNKNOWN_MODEL = "unknown_model"
-    HISTORY = "history"
-    REQUEST = "request"
-    TOO_LARGE = "too_large"
-    RATE_LIMIT = "rate_limit"
-    QUOTA = "quota"
-    CAPACITY = "capacity"
-    SERVER = "server"
-    UNREACHABLE = "unreachable"
-    TIMEOUT = "timeout"
-    STREAM = "stream"
-    EMPTY = "empty"
-    CALL = "call"
-    FORM = "form"
-
-    @property
-    def retryable(self) -> bool:
-        """Whether the same request may succeed a moment later."""
-        return self in _RETRYABLE
-
-
-_RETRYABLE = frozenset(
-    {
-        Reason.RATE_LIMIT,
-        Reason.CAPACITY,
-        Reason.SERVER,
-        Reason.UNREACHABLE,
-        Reason.TIMEOUT,
-        Reason.STREAM,
-        Reason.EMPTY,
-    }
-)
+from mistral_service.wire.reasons import Reason, reason_of
 
 # What each reason means to the developer who reads the log at night.
 _ADVICE: dict[Reason, str] = {
@@ -95,42 +32,12 @@ _ADVICE: dict[Reason, str] = {
     Reason.FORM: "The reply has not the form that was asked for",
 }
 
-_STATUS_REASONS: dict[int, Reason] = {
-    400: Reason.REQUEST,
-    401: Reason.KEY,
-    402: Reason.QUOTA,
-    403: Reason.FORBIDDEN,
-    404: Reason.UNKNOWN_MODEL,
-    408: Reason.TIMEOUT,
-    413: Reason.TOO_LARGE,
-    422: Reason.REQUEST,
-    429: Reason.RATE_LIMIT,
-    503: Reason.CAPACITY,
-    504: Reason.TIMEOUT,
-}
-
-# Codes and types that say more than the status does.
-_CODE_REASONS: dict[str, Reason] = {
-    "1300": Reason.RATE_LIMIT,
-    "1500": Reason.UNKNOWN_MODEL,
-    "3201": Reason.BLOCKED,
-    "3210": Reason.TOO_LARGE,
-    "3230": Reason.HISTORY,
-    "3280": Reason.HISTORY,
-}
-_TYPE_REASONS: dict[str, Reason] = {
-    "invalid_model": Reason.UNKNOWN_MODEL,
-    "invalid_request_message_order": Reason.HISTORY,
-    "invalid_function_call": Reason.HISTORY,
-    "rate_limited": Reason.RATE_LIMIT,
-}
-# An assistant message without content is refused as "Service unavailable." under this code: it
-# looks as if one should try again, and one never should.
-_DISGUISED_REFUSAL = "3600"
-
 _SHORTEST_KEY = 8
 
 _CUT_OFF = "…"
+
+# Statuses under which gateways hide others.
+_VAGUE = (500, 502)
 
 MAX_SHOWN = 300
 """Characters of the server's own words that an error quotes."""
@@ -142,9 +49,9 @@ class MistralError(Exception):
     Attributes:
         reason: Why, in terms of what to do about it.
         detail: The server's (or the network's) own words, at most `MAX_SHOWN` characters.
-        status_code: The HTTP status; None where there was no answer, or it broke later.
-        code: Mistral's error code, as text: `"3230"`.
-        type: Mistral's error type: `"invalid_request_message_order"`.
+        status_code: The HTTP status, of the answer or told in its stream; None where there is none.
+        code: The error code, as text: `"3230"`.
+        type: The error type: `"invalid_request_message_order"`.
         retry_after: Seconds after which the server asks to come back; None if it does not say.
         correlation_id: What Mistral's support asks for, from `mistral-correlation-id`.
         budget: What the answer told of the account's rate budget; None if nothing.
@@ -236,26 +143,19 @@ class MistralError(Exception):
             The error.
         """
         headers = headers or {}
-        found = _Found.of(_decoded(body))
-        reason = (
-            _CODE_REASONS.get(found.code or "")
-            or _TYPE_REASONS.get(found.type or "")
-            or _STATUS_REASONS.get(status_code)
-            or (Reason.SERVER if status_code >= 500 else Reason.REQUEST)
-        )
-        if found.guardrail:
-            reason = Reason.BLOCKED
-        elif found.code == _DISGUISED_REFUSAL:
-            reason = Reason.HISTORY
+        said = ErrorBody.read(body, headers)
+        # What the body tells is nearer to the cause than what a gateway answers with.
+        status = said.status or (status_code in _VAGUE and said.said_status()) or status_code
+        seconds = retry_after(headers)
         return cls(
-            reason,
-            found.message,
+            reason_of(said.names, "\n".join(said.words), status),
+            said.message,
             status_code=status_code,
-            code=found.code,
-            type=found.type,
-            retry_after=retry_after(headers),
+            code=said.code,
+            type=said.type,
+            retry_after=said.retry_after if seconds is None else seconds,
             budget=RateBudget.from_headers(headers),
-            correlation_id=headers.get("mistral-correlation-id") or found.request_id,
+            correlation_id=headers.get("mistral-correlation-id") or said.request_id,
         )
 
     @classmethod
@@ -266,11 +166,21 @@ class MistralError(Exception):
             payload: The error object, or the text that is no JSON.
 
         Returns:
-            The error; its reason is that of the error object where it names one, else `STREAM`.
+            The error. A status that stands in it counts as that of an answer does; where it shows
+            nothing that is known, its reason is `STREAM`.
         """
-        found = _Found.of(_decoded(payload))
-        reason = _CODE_REASONS.get(found.code or "") or _TYPE_REASONS.get(found.type or "")
-        return cls(reason or Reason.STREAM, found.message, code=found.code, type=found.type)
+        said = ErrorBody.read(payload)
+        status = said.status or said.said_status()
+        names = said.names if status is not None else said.names | said.said_names()
+        return cls(
+            reason_of(names, "\n".join(said.words), status),
+            said.message,
+            status_code=status,
+            code=said.code,
+            type=said.type,
+            retry_after=said.retry_after,
+            correlation_id=said.request_id,
+        )
 
     def _sentence(self) -> str:
         marks = [str(m) for m in (self.status_code, self.code) if m is not None]
@@ -303,69 +213,6 @@ class HeldBack(MistralError):
             key: The key.
         """
         return self
-
-
-class _Found:
-    """The fields that error bodies have in common, wherever they stand."""
-
-    def __init__(self) -> None:
-        self.message = ""
-        self.code: str | None = None
-        self.type: str | None = None
-        self.request_id: str | None = None
-        self.guardrail = False
-
-    @classmethod
-    def of(cls, body: object) -> "_Found":
-        found = cls()
-        found._read(body)
-        return found
-
-    def _read(self, body: object) -> None:
-        if isinstance(body, str):
-            self.message = self.message or body.strip()
-        elif isinstance(body, list):
-            self.message = self.message or "; ".join(
-                filter(None, (_issue(item) for item in cast("list[object]", body)[:3]))
-            )
-        elif isinstance(body, Mapping):
-            data = cast("Mapping[str, Any]", body)
-            self.guardrail = self.guardrail or data.get("guardrails") is not None
-            if self.code is None and isinstance(data.get("code"), str | int):
-                self.code = str(data["code"])
-            if self.type is None and isinstance(data.get("type"), str):
-                self.type = data["type"]
-            if isinstance(data.get("request_id"), str):
-                self.request_id = data["request_id"]
-            # `detail` may hold the list of issues, `message` a string or again an object with
-            # `detail` in it, `error` an object or a string.
-            for key in ("message", "detail", "error"):
-                if data.get(key):
-                    self._read(data[key])
-
-
-def _issue(item: object) -> str:
-    """One entry of a 422's list, as `messages.0.user.name: Extra inputs are not permitted`."""
-    if isinstance(item, str):
-        return item
-    if not isinstance(item, Mapping):
-        return ""
-    data = cast("Mapping[str, Any]", item)
-    where = [str(part) for part in cast("list[object]", data.get("loc") or []) if part != "body"]
-    said = str(data.get("msg") or data.get("message") or "")
-    return ": ".join(filter(None, (".".join(where), said)))
-
-
-def _decoded(body: object) -> object:
-    if isinstance(body, bytes):
-        body = body.decode("utf-8", "replace")
-    if not isinstance(body, str):
-        return body
-    try:
-        return decode(body)
-    except ValueError:
-        # A proxy's HTML page says nothing in its tags.
-        return "" if body.lstrip().startswith("<") else body
 
 
 def _time(seconds: float) -> str:

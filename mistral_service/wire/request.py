@@ -4,7 +4,7 @@ Mistral's schema is closed: one field that it does not know and the request is r
 what OpenAI's clients know and Mistral does not is renamed or left out here, in one place.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # OpenAI's name → Mistral's.
@@ -51,3 +51,8 @@ def request_body(params: Mapping[str, Any], *, unset: tuple[type, ...] = ()) -> 
         body.pop("tool_choice", None)
         body.pop("parallel_tool_calls", None)
     return body
+
+
+def function_names(tools: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of the functions among some tools in Mistral's form."""
+    return [str(tool["function"]["name"]) for tool in tools if tool.get("type") == "function"]

@@ -119,7 +119,10 @@ class SSEDecoder:
                 if name == b"data":
                     self._data.append(value.removeprefix(b" "))
                     self._size += len(value)
-            elif line.startswith(b"{"):
+            elif line.startswith((b"{", b"[{")):
                 # Gateways write a bare error object into the stream; no field begins like that.
                 payloads.append(line)
+            elif line.startswith(b"error:"):
+                # As llama.cpp does.
+                payloads.append(line.partition(b":")[2].strip())
         return payloads

@@ -1,5 +1,7 @@
 """A stage for the browser tests: a demo in its own process, and Chromium with a voice."""
 
+import base64
+import io
 import os
 import re
 import shutil
@@ -11,6 +13,7 @@ import time
 import wave
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +23,33 @@ import soxr
 from machines import Machines
 from PIL import Image
 from piper import PiperVoice
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from mistral_service.demo.weights import PIPER_JOE
 
 MICROPHONE_RATE = 16000
+
+expect.set_options(timeout=30_000)  # how long a busy machine may take for what a page shows
+
+# Opens the browser's microphone as the page asks for it, and lets the page hear `say` in its place.
+MICROPHONE = """(() => {
+  const devices = navigator.mediaDevices;
+  const open = devices.getUserMedia.bind(devices);
+  devices.getUserMedia = async (wanted) => {
+    const stream = await open(wanted);
+    if (!wanted.audio) return stream;
+    const context = new AudioContext();
+    const microphone = context.createMediaStreamDestination();
+    window.say = async (wav) => {
+      const bytes = Uint8Array.from(atob(wav), (c) => c.charCodeAt(0));
+      const source = context.createBufferSource();
+      source.buffer = await context.decodeAudioData(bytes.buffer);
+      source.connect(microphone);
+      source.start();
+    };
+    return new MediaStream([...microphone.stream.getTracks(), ...stream.getVideoTracks()]);
+  };
+})()"""
 
 
 class Demo:
@@ -91,8 +116,13 @@ def chromium() -> str:
 
 
 @contextmanager
-def browser(microphone: Path | None = None, camera: Path | None = None) -> Iterator[Browser]:
-    """Headless Chromium with a WAV file as its microphone and a Y4M file as its camera, or none."""
+def browser(microphone: Path | bool = False, camera: Path | None = None) -> Iterator[Browser]:
+    """Headless Chromium, with devices that are not real or with none.
+
+    Args:
+        microphone: A WAV file that it hears once, from its start; True for `say`.
+        camera: A Y4M file that it sees.
+    """
     # What is not of this machine's name is no place that browsers trust.
     arguments = [
         "--allow-loopback-in-peer-connection",
@@ -101,12 +131,9 @@ def browser(microphone: Path | None = None, camera: Path | None = None) -> Itera
     if os.geteuid() == 0:
         arguments.append("--no-sandbox")
     if microphone:
-        # Without `%noloop` the question would be asked again, into the middle of its answer.
-        arguments += [
-            "--use-fake-ui-for-media-stream",
-            "--use-fake-device-for-media-stream",
-            f"--use-file-for-fake-audio-capture={microphone}%noloop",
-        ]
+        arguments += ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+    if isinstance(microphone, Path):
+        arguments.append(f"--use-file-for-fake-audio-capture={microphone}%noloop")
     if camera:
         arguments.append(f"--use-file-for-fake-video-capture={camera}")
     with sync_playwright() as playwright:
@@ -132,23 +159,41 @@ def film(path: Path, picture: Image.Image) -> Path:
     return path
 
 
-def speak(path: Path, *parts: float | str) -> Path:
-    """Write a WAV file of sentences, spoken by Piper, and of silences, in seconds."""
+@cache
+def spoken(sentence: str) -> str:
+    """A sentence in a voice of Piper's: a WAV file, in Base64."""
     voice = PiperVoice.load(PIPER_JOE.file())
-    pieces: list[np.ndarray] = []
-    for part in parts:
-        if isinstance(part, str):
-            chunks = [chunk.audio_int16_array for chunk in voice.synthesize(part)]
-            pcm = np.concatenate(chunks)
-            pieces.append(soxr.resample(pcm, voice.config.sample_rate, MICROPHONE_RATE))
-        else:
-            pieces.append(np.zeros(int(part * MICROPHONE_RATE), np.int16))
-    with wave.open(str(path), "wb") as file:
+    pcm = np.concatenate([chunk.audio_int16_array for chunk in voice.synthesize(sentence)])
+    sound = io.BytesIO()
+    with wave.open(sound, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(MICROPHONE_RATE)
-        file.writeframes(np.concatenate(pieces).astype(np.int16).tobytes())
-    return path
+        file.writeframes(soxr.resample(pcm, voice.config.sample_rate, MICROPHONE_RATE).tobytes())
+    return base64.b64encode(sound.getvalue()).decode()
+
+
+def say(page: Page, sentence: str) -> None:
+    """Say a sentence into the page's microphone, now."""
+    page.evaluate("wav => window.say(wav)", spoken(sentence))
+
+
+def connect(page: Page, demo: Demo) -> None:
+    """Call the demo's bot, with a microphone that hears what `say` says."""
+    page.add_init_script(MICROPHONE)
+    page.goto(demo.address)
+    page.get_by_role("button", name="Connect").click()
+
+
+def greeted(page: Page) -> None:
+    """Wait until the bot has spoken for the first time, and listens."""
+    expect(page.locator(".bot").first).to_contain_text(re.compile(r"\w"), timeout=60_000)
+    state(page, "Listening")
+
+
+def state(page: Page, wanted: str) -> None:
+    """Wait until the page shows a state, however long a busy machine takes for it."""
+    expect(page.locator("#state")).to_have_text(wanted, timeout=60_000)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page
 from stage import idle_page
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 __all__ = ["idle_page"]  # a fixture
 

@@ -43,7 +43,7 @@ from stage import browser, idle_page
 from mistral_service import MistralLLMService
 from mistral_service.local import LocalMistral, Reply, Script
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 __all__ = ["idle_page"]  # a fixture
 

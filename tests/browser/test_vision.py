@@ -8,12 +8,11 @@ import pytest
 from pictures import halves, opened, urls_in
 from PIL import Image
 from playwright.sync_api import expect
-from stage import Demo, browser, film, speak
-from test_voice_conversation import connect
+from stage import Demo, browser, connect, film, greeted, say, state
 
 from mistral_service.local import LocalMistral
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BOT = EXAMPLES / "vision_bot.py"
@@ -26,7 +25,6 @@ from offline_eyes import Eyes  # noqa: E402
 
 def test_the_bot_tells_what_the_browsers_camera_shows(tmp_path: Path):
     camera = film(tmp_path / "camera.y4m", halves(640, 480))
-    microphone = speak(tmp_path / "question.wav", 8.0, QUESTION, 20.0, QUESTION, 30.0)
     with (
         LocalMistral(Eyes()) as mistral,
         Demo(
@@ -34,21 +32,25 @@ def test_the_bot_tells_what_the_browsers_camera_shows(tmp_path: Path):
             str(BOT),
             environ={"MISTRAL_API_KEY": "any", "MISTRAL_BASE_URL": mistral.base_url},
         ) as demo,
-        browser(microphone, camera) as chrome,
+        browser(True, camera) as chrome,
     ):
         page = chrome.new_page(viewport={"width": 1200, "height": 760})
         connect(page, demo)
-        expect(page.locator("#camera")).to_be_visible(timeout=20_000)
+        expect(page.locator("#camera")).to_be_visible(timeout=60_000)
+        greeted(page)
+        say(page, QUESTION)
         answer = page.locator(".bot").filter(has_text="I see red on the left and blue on the right")
         expect(answer.first).to_be_visible(timeout=60_000)
         page.wait_for_timeout(500)
         ARTIFACTS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=ARTIFACTS / "vision.png")
-        assert page.locator(".problem").count() == 0
+        assert page.locator(".problem").all_inner_texts() == []
 
         # Switched off, the camera shows the bot nothing, and it says so.
         page.get_by_role("button", name="Camera off").click()
         expect(page.get_by_role("button", name="Camera on")).to_be_visible()
+        state(page, "Listening")
+        say(page, QUESTION)
         blind = page.locator(".bot").filter(has_text="I cannot see you")
         expect(blind.first).to_be_visible(timeout=60_000)
         status, _, left = demo.interrupt()
@@ -69,11 +71,11 @@ def test_a_bot_that_does_not_look_is_not_offered_the_camera(tmp_path: Path):
     with (
         LocalMistral(Eyes()) as mistral,
         Demo(environ={"MISTRAL_API_KEY": "any", "MISTRAL_BASE_URL": mistral.base_url}) as demo,
-        browser(speak(tmp_path / "silence.wav", 30.0), camera) as chrome,
+        browser(True, camera) as chrome,
     ):
         page = chrome.new_page()
         connect(page, demo)
-        expect(page.locator(".bot").first).to_contain_text("Hello", timeout=30_000)
+        expect(page.locator(".bot").first).to_contain_text("Hello", timeout=60_000)
         expect(page.locator("#camera")).to_be_hidden()
         expect(page.get_by_role("button", name="Camera off")).to_be_hidden()
         assert page.evaluate("document.querySelector('#camera').srcObject") is None

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
-from stage import Demo, browser, speak
+from stage import Demo, browser, connect, say, spoken, state
 
 from mistral_service.local import LocalMistral, Reply, Script
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 ARTIFACTS = Path(os.environ.get("ARTIFACTS_DIR", "artifacts"))
 QUESTION = "Why is the sky blue?"
@@ -31,14 +31,6 @@ LISTEN = """() => {
   }, 50);
 }"""
 
-# A file does not hear the loudspeaker; an echo canceller, told that it must, takes the user who
-# speaks into the bot's speech for an echo.
-WITHOUT_ECHO_CANCELLATION = """(() => {
-  const devices = navigator.mediaDevices;
-  const open = devices.getUserMedia.bind(devices);
-  devices.getUserMedia = () => open({ audio: { echoCancellation: false } });
-})()"""
-
 
 def words(text: str) -> list[str]:
     return re.findall(r"[a-z']+", text.lower())
@@ -50,33 +42,28 @@ def seconds_heard(page: Page) -> float:
     return 0.05 * sum(level > AUDIBLE for level in levels)
 
 
-def connect(page: Page, demo: Demo) -> None:
-    page.goto(demo.address)
-    page.get_by_role("button", name="Connect").click()
-
-
 def the_question(page: Page) -> Locator:
     """The turn in which the question was recognised, once there is one."""
     return page.locator(".user").filter(has_text=re.compile("sky.*blue", re.IGNORECASE)).first
 
 
-def test_a_spoken_question_gets_a_spoken_answer(tmp_path: Path):
-    # Asked a second time, should a long greeting have drowned the first.
-    microphone = speak(tmp_path / "question.wav", 12.0, QUESTION, 25.0, QUESTION, 30.0)
-    with Demo() as demo, browser(microphone) as chrome:
+def test_a_spoken_question_gets_a_spoken_answer():
+    with Demo() as demo, browser(True) as chrome:
         page = chrome.new_page(viewport={"width": 1200, "height": 760})
         connect(page, demo)
 
         # The bot greets.
-        expect(page.locator("#state")).to_have_text("Speaking", timeout=20_000)
+        state(page, "Speaking")
         page.evaluate(LISTEN)
         expect(page.locator(".bot").first).to_contain_text(re.compile(r"\w+ \w+"))
+        state(page, "Listening")
 
         # The question is recognised, and answered after it.
-        expect(the_question(page)).to_be_visible(timeout=60_000)
         seconds_heard(page)
+        say(page, QUESTION)
+        expect(the_question(page)).to_be_visible(timeout=60_000)
         answer = the_question(page).locator("xpath=following-sibling::li[@class='bot'][1]")
-        expect(answer).to_contain_text(re.compile(r"\w+ \w+"), timeout=20_000)
+        expect(answer).to_contain_text(re.compile(r"\w+ \w+"), timeout=60_000)
         page.wait_for_timeout(1500)
         ARTIFACTS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=ARTIFACTS / "demo.png")
@@ -90,21 +77,20 @@ def test_a_spoken_question_gets_a_spoken_answer(tmp_path: Path):
         assert len(words(answer.locator("p").inner_text())) >= 3
 
         # Measured: every part of the turn, and they add up.
-        shown = {
-            part: page.locator(f"dd[data-part={part}]").inner_text() for part in [*PARTS, "total"]
-        }
+        parts = {part: page.locator(f"dd[data-part={part}]") for part in [*PARTS, "total"]}
+        for part in parts.values():
+            expect(part).to_contain_text(re.compile(r"\d"), timeout=30_000)
+        shown = {name: part.inner_text() for name, part in parts.items()}
         seconds = {part: float(text.removesuffix(" s")) for part, text in shown.items()}
         assert all(seconds[part] > 0 for part in ("stt", "llm", "tts", "total"))
         assert sum(seconds[part] for part in PARTS) == pytest.approx(seconds["total"], abs=0.05)
-        assert seconds["total"] < 10
-        assert page.locator(".problem").count() == 0
+        assert page.locator(".problem").all_inner_texts() == []
 
         # Ctrl-C ends it, and the page says so.
         status, took, left = demo.interrupt()
-        expect(page.locator("#problem")).to_contain_text("The demo ended the call", timeout=5_000)
+        expect(page.locator("#problem")).to_contain_text("The demo ended the call")
         turns = page.locator("#turns > li").all_inner_texts()
     assert status in (0, 130)
-    assert took < 5
     assert not left
     assert not re.search("Traceback|Task was destroyed|ERROR|WARNING", demo.output), demo.output
     assert "it shows the plumbing, not the wisdom" in demo.output
@@ -118,45 +104,48 @@ def test_a_spoken_question_gets_a_spoken_answer(tmp_path: Path):
     print(report)
 
 
-def test_the_user_can_interrupt_the_bot(tmp_path: Path):
+def test_the_user_can_interrupt_the_bot():
     story = (
         "This is a long story of a river that flows through green hills and quiet towns. "
         "In the first town there lives a miller, who has a donkey, and the donkey has a bell. "
-        "The bell rings every morning, when the sun comes up over the hills and the fields."
-    )
-    microphone = speak(tmp_path / "question.wav", 9.0, f"Wait, please. {QUESTION}", 30.0)
+        "The bell rings every morning, when the sun comes up over the hills and the fields. "
+    ) * 2
+    words_between = f"Wait, please. {QUESTION}"
+    spoken(words_between)  # made ready, for the bot speaks no longer than its story
     script = Script(
         Reply("Air scatters blue light most.", when="sky", times=None), Reply(story, times=None)
     )
     with (
         LocalMistral(script) as mistral,
         Demo(environ={"MISTRAL_API_KEY": "key", "MISTRAL_BASE_URL": mistral.base_url}) as demo,
-        browser(microphone) as chrome,
+        browser(True) as chrome,
     ):
         page = chrome.new_page()
-        page.add_init_script(WITHOUT_ECHO_CANCELLATION)
         connect(page, demo)
+        state(page, "Speaking")
+        say(page, words_between)
         interrupted = page.locator(".bot.interrupted").first
-        expect(interrupted).to_contain_text("interrupted", timeout=30_000)
+        expect(interrupted).to_contain_text("interrupted", timeout=60_000)
         assert interrupted.locator("i").last.inner_text()  # words that were not said
-        expect(page.locator(".bot").last).to_contain_text("Air scatters", timeout=20_000)
+        expect(page.locator(".bot").last).to_contain_text("Air scatters", timeout=60_000)
 
 
-def test_a_refused_key_is_told_in_words_and_the_bot_goes_on(tmp_path: Path):
-    microphone = speak(tmp_path / "question.wav", 5.0, QUESTION, 10.0)
+def test_a_refused_key_is_told_in_words_and_the_bot_goes_on():
     with (
         LocalMistral(Script(), api_key="the right key") as mistral,
         Demo(
             environ={"MISTRAL_API_KEY": "s3cr3t-wr0ng", "MISTRAL_BASE_URL": mistral.base_url}
         ) as demo,
-        browser(microphone) as chrome,
+        browser(True) as chrome,
     ):
         page = chrome.new_page()
         connect(page, demo)
         problems = page.locator(".problem")
-        expect(problems.first).to_contain_text("check MISTRAL_API_KEY", timeout=20_000)
+        expect(problems.first).to_contain_text("check MISTRAL_API_KEY", timeout=60_000)
+        state(page, "Listening")
         # The next turn is heard, and refused in its turn.
-        expect(the_question(page)).to_be_visible(timeout=20_000)
+        say(page, QUESTION)
+        expect(the_question(page)).to_be_visible(timeout=60_000)
         expect(problems).to_have_count(2)
         expect(page.locator("#state")).to_have_text("Listening")
         assert "s3cr3t" not in page.content()
@@ -167,7 +156,7 @@ def test_a_refused_key_is_told_in_words_and_the_bot_goes_on(tmp_path: Path):
 
 
 def test_without_a_microphone_the_page_says_what_to_do():
-    with Demo() as demo, browser(microphone=None) as chrome:
+    with Demo() as demo, browser() as chrome:
         page = chrome.new_page()
         connect(page, demo)
         expect(page.locator("#problem")).to_contain_text("No microphone was found")

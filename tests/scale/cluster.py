@@ -25,7 +25,8 @@ from tests.ports import free_port
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-HEAD_PORT = 6399
+TRIES = 3
+"""How often a node is started: Ray waits 30 s for it, which a busy machine may need."""
 
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -63,6 +64,7 @@ class Cluster:
         self.seconds_per_word = seconds_per_word
         self.folder = Path(tempfile.mkdtemp(prefix="calls-"))
         self.redis_port, self.mistral_port, self.http_port = free_port(), free_port(), free_port()
+        self.address = f"127.0.0.1:{free_port()}"
         self.book = self.folder / "book"
         self.book.touch()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -72,6 +74,8 @@ class Cluster:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+            "RAY_prestart_worker_first_driver": "0",
+            "RAY_gcs_server_request_timeout_seconds": "240",  # a busy machine takes more than 60
             "MISTRAL_API_KEY": "a-key-that-nobody-may-see",
             "MISTRAL_BASE_URL": f"http://127.0.0.1:{self.mistral_port}/v1",
             "REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
@@ -90,16 +94,11 @@ class Cluster:
             [sys.executable, str(HERE / "counting.py"), "--port", str(self.mistral_port)]
             + ["--pause", str(self.seconds_per_word)],
         )
-        ray = shutil.which("ray", path=self.env["PATH"])
-        assert ray, "ray is not installed"
-        nothing = ["--disable-usage-stats", "--block"]
-        self._run(
+        self._run_ray(
             "head",
-            [ray, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={HEAD_PORT}"]
-            + ["--num-cpus=2", "--include-dashboard=false", f"--temp-dir={self.folder / 'ray'}"]
-            + nothing,
+            ["--head", "--node-ip-address=127.0.0.1", f"--port={self.address.split(':')[1]}"]
+            + ["--include-dashboard=false", f"--temp-dir={self.folder / 'ray'}"],
         )
-        wait_for(lambda: socket.create_connection(("127.0.0.1", HEAD_PORT), 1), 60, "the head node")
         if nodes > 1:
             self.start_node()
 
@@ -116,12 +115,7 @@ class Cluster:
 
     def start_node(self) -> None:
         """Start the second node."""
-        self._run(
-            "node",
-            [str(shutil.which("ray", path=self.env["PATH"])), "start"]
-            + [f"--address=127.0.0.1:{HEAD_PORT}", "--num-cpus=2", "--disable-usage-stats"]
-            + ["--block"],
-        )
+        self._run_ray("node", [f"--address={self.address}"])
 
     def kill(self, name: str) -> None:
         """Kill one of `redis`, `mistral`, `node`, `head`, with all that it has started."""
@@ -133,6 +127,28 @@ class Cluster:
             if name in self.processes:
                 self.kill(name)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _run_ray(self, name: str, options: list[str]) -> None:
+        """Run a node of Ray, and wait until it has joined the cluster."""
+        ray = shutil.which("ray", path=self.env["PATH"])
+        assert ray, "ray is not installed"
+        log = self.folder / f"{name}.log"
+
+        def settled() -> bool:
+            ended = self.processes[name].poll() is not None
+            return ended or b"--block" in log.read_bytes()
+
+        for _ in range(TRIES):
+            log.unlink(missing_ok=True)
+            self._run(
+                name,
+                [ray, "start", *options, "--num-cpus=2", "--disable-usage-stats", "--block"],
+            )
+            wait_for(settled, 180, name)
+            if self.processes[name].poll() is None:
+                return
+            self.kill(name)
+        raise AssertionError(f"Ray has not started: {log.read_text()}")
 
     def _run(self, name: str, command: list[str]) -> None:
         log = (self.folder / f"{name}.log").open("ab")
@@ -157,7 +173,7 @@ class Cluster:
         self.driver("deploy", str(self.http_port), repr(options))
         wait_for(
             lambda: urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/healthz", timeout=2),
-            60,
+            180,
             "the calls to be taken",
         )
 
@@ -172,12 +188,12 @@ class Cluster:
     def driver(self, *arguments: str) -> str:
         """Run `driver.py` beside the cluster, and get what it prints."""
         done = subprocess.run(
-            [sys.executable, str(HERE / "driver.py"), *arguments],
+            [sys.executable, str(HERE / "driver.py"), self.address, *arguments],
             env=self.env,
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=500,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -7,15 +7,15 @@ import sys
 import time
 
 import ray
-from cluster import HEAD_PORT, ROOT
+from cluster import ROOT
 from ray import serve
 
 
 def nodes(count: int | str) -> None:
     """Wait until so many nodes are there, no more and no less."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 180
     while sum(node["Alive"] for node in ray.nodes()) != int(count):
-        assert time.monotonic() < until, f"{count} nodes were not there in a minute: {ray.nodes()}"
+        assert time.monotonic() < until, f"{count} nodes were not there in 180 s: {ray.nodes()}"
         time.sleep(0.2)
 
 
@@ -42,18 +42,18 @@ def drain(command: str) -> None:
         for node in ray.nodes()
         if node["Alive"] and "node:__internal_head__" not in node["Resources"]
     )
-    here = ["--address", f"127.0.0.1:{HEAD_PORT}", "--node-id", node]
+    here = ["--address", ray.get_runtime_context().gcs_address, "--node-id", node]
     subprocess.run([*shlex.split(command), *here], check=True)
 
 
 def running(count: str) -> None:
     """Wait until so many replicas take calls."""
-    until = time.monotonic() + 90
+    until = time.monotonic() + 180
     while True:
         states = serve.status().applications["calls"].deployments["calls"].replica_states
         if states.get("RUNNING") == int(count):
             return
-        assert time.monotonic() < until, f"no {count} replicas in 90 s: {states}"
+        assert time.monotonic() < until, f"no {count} replicas in 180 s: {states}"
         time.sleep(0.5)
 
 
@@ -69,5 +69,6 @@ def status() -> None:
 
 
 if __name__ == "__main__":
-    ray.init(address=f"127.0.0.1:{HEAD_PORT}", logging_level="warning", log_to_driver=False)
-    globals()[sys.argv[1]](*sys.argv[2:])
+    address, command, *arguments = sys.argv[1:]
+    ray.init(address=address, logging_level="warning", log_to_driver=False)
+    globals()[command](*arguments)

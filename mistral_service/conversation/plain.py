@@ -1,0 +1,152 @@
+"""Any Python value to what JSON knows: the form in which a function's schema is judged."""
+
+import math
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any, cast, get_origin
+from uuid import UUID
+
+from pydantic import BaseModel
+
+MAX_DEPTH = 100
+"""Levels of objects and lists; no schema that a person has written comes near."""
+
+MAX_VALUES = 10_000
+"""Values in one schema, each counted as often as it stands there."""
+
+# JSON readers differ on longer integers; a schema's limits are those of 64 bits.
+_LONGEST_INTEGER = 1_000  # bits
+
+
+class BadSchema(ValueError):
+    """A schema that cannot be sent; the message names the place, the value and what is allowed."""
+
+
+class NotJson:
+    """Stands where a value has no form in JSON, such as NaN or an object of some class.
+
+    Attributes:
+        kind: What stood there.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __repr__(self) -> str:
+        return self.kind
+
+
+def plain(value: Any) -> Any:
+    """Restate a value with nothing but what JSON knows, and `NotJson` where there is no such form.
+
+    Enums become their values, sets and tuples lists, dates their ISO form, pydantic models their
+    schema, Python's types their name.
+
+    Args:
+        value: The value; left as it is.
+
+    Returns:
+        The same, made of new dicts and lists.
+
+    Raises:
+        BadSchema: If it contains itself, is nested deeper than `MAX_DEPTH`, has more than
+            `MAX_VALUES` values, or a name in it is no text.
+    """
+    return _Reader().read(value, 0)
+
+
+def is_json(value: Any) -> bool:
+    """Whether a value that `plain` has restated has a form in JSON, whole."""
+    if isinstance(value, dict):
+        return all(is_json(each) for each in cast("dict[str, Any]", value).values())
+    if isinstance(value, list):
+        return all(is_json(each) for each in cast("list[Any]", value))
+    return not isinstance(value, NotJson)
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self._values = 0
+        self._inside: set[int] = set()
+
+    def read(self, value: Any, depth: int) -> Any:
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise BadSchema(f"it has more than the {MAX_VALUES} values that are allowed")
+        if depth > MAX_DEPTH:
+            raise BadSchema(f"it is nested deeper than the {MAX_DEPTH} levels that are allowed")
+        value = _restated(value)
+        if not isinstance(value, Mapping | list):
+            return value
+        if id(cast("object", value)) in self._inside:
+            raise BadSchema("it contains itself")
+        self._inside.add(id(cast("object", value)))
+        try:
+            if isinstance(value, list):
+                return [self.read(each, depth + 1) for each in cast("list[Any]", value)]
+            given = cast("Mapping[Any, Any]", value)
+            return {_name(key): self.read(given[key], depth + 1) for key in given}
+        finally:
+            self._inside.discard(id(cast("object", value)))
+
+
+def _restated(value: Any) -> Any:
+    """A value as a mapping, a list, or one that JSON knows."""
+    match value:
+        case None | bool():
+            return value
+        case Enum():
+            return _restated(value.value)
+        case str():
+            return str.__str__(value)
+        case int():
+            return NotJson("<an integer too long>") if _is_long(value) else int(value)
+        case float():
+            return float(value) if math.isfinite(value) else NotJson(str(float(value)))
+        case Mapping() | list():
+            return cast("object", value)
+        case tuple():
+            return list(cast("tuple[Any, ...]", value))
+        case set() | frozenset():
+            # In an order that is the same in every process: the prompt is cached.
+            return sorted(cast("set[Any]", value), key=repr)
+        case datetime() | date() | time():
+            return value.isoformat()
+        case UUID() | PurePath():
+            return str(value)
+        case Decimal():
+            return _restated(float(value))
+        case bytes() | bytearray():
+            try:
+                return value.decode()
+            except UnicodeDecodeError:
+                return NotJson("<bytes>")
+        case BaseModel():
+            return value.model_dump(mode="json", by_alias=True, exclude_none=True)
+        case type() if issubclass(value, BaseModel):
+            return value.model_json_schema()
+        case type() if issubclass(value, Enum):
+            return [member.value for member in value]
+        case type() if get_origin(value) is None:
+            return cast("type[Any]", value).__name__
+        case _:
+            # A type with arguments, `list[str]` or `Optional[int]`, is read by its name.
+            described = get_origin(value) is not None
+            return repr(value) if described else NotJson(f"<{type(value).__name__}>")
+
+
+def _is_long(value: int) -> bool:
+    return value.bit_length() > _LONGEST_INTEGER
+
+
+def _name(key: Any) -> str:
+    if isinstance(key, Enum):
+        key = key.value
+    if isinstance(key, str):
+        return str.__str__(key)
+    if isinstance(key, int | float) and not isinstance(key, bool):
+        return str(key)
+    raise BadSchema(f"a name in it is {key!r}, and only text is allowed")

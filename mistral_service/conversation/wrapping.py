@@ -1,0 +1,83 @@
+"""The object around a function's arguments: put there where it is missing, and one of two."""
+
+from typing import Any, cast
+
+from mistral_service.conversation.keywords import KEYWORDS
+from mistral_service.conversation.type_names import Schema, schema_of
+
+# By these a mapping is recognised as a schema.
+_TELLING = frozenset(
+    {
+        *("type", "description", "title", "format", "enum", "const", "default", "nullable"),
+        *("items", "properties", "required", "anyOf", "oneOf", "allOf", "$ref", "minimum"),
+    }
+)
+# Keywords of an object's schema whose value may be a mapping.
+_MAPPINGS = frozenset(
+    {
+        *("$defs", "definitions", "patternProperties", "dependentSchemas", "dependencies"),
+        *("dependentRequired", "additionalProperties", "unevaluatedProperties", "propertyNames"),
+        *("not", "if", "then", "else", "example", "discriminator", "xml", "externalDocs"),
+    }
+)
+
+
+def wrapped(given: Schema) -> Schema:
+    """A function's arguments with the object around them that some frameworks leave out.
+
+    Args:
+        given: The schema of an object, or a mapping of arguments to their schemas. An argument may
+            have the name of a keyword, `description` above all.
+
+    Returns:
+        The schema of an object.
+    """
+    loose = {key: value for key, value in given.items() if _is_argument(key, value, given)}
+    properties: Any = given.get("properties")
+    if loose and "type" not in given and _is_schema(properties):
+        loose["properties"] = properties
+    elif properties is not None or not loose:
+        return given
+    rest = {key: value for key, value in given.items() if key not in loose}
+    return {**rest, "type": rest.get("type", "object"), "properties": loose}
+
+
+def is_bare(given: Schema) -> bool:
+    """Whether a schema has nothing but arguments, none of them with the name of a keyword."""
+    return bool(given) and all(
+        isinstance(value, dict) and key not in KEYWORDS and _is_argument(key, value, given)
+        for key, value in given.items()
+    )
+
+
+def wrapped_twice(given: Schema) -> Schema | None:
+    """The inner of two objects, where a whole schema was given in place of its properties.
+
+    Args:
+        given: The schema of an object.
+
+    Returns:
+        Its inner object; None if it is no such schema.
+    """
+    inner: Any = given.get("properties")
+    if not _is_schema(inner) or not isinstance(inner.get("properties"), dict):
+        return None
+    rest = {key: value for key, value in given.items() if key not in ("properties", "required")}
+    required: Any = inner.get("required") or given.get("required")
+    return {**rest, **inner, **({"required": required} if required else {})}
+
+
+def _is_schema(value: Any) -> bool:
+    """Whether a mapping says its type, as a schema does."""
+    return isinstance(value, dict) and isinstance(cast("Schema", value).get("type"), str)
+
+
+def _is_argument(key: str, value: Any, beside: Schema) -> bool:
+    """Whether a key of a schema cannot be a keyword, and its value is a schema."""
+    if isinstance(value, str):
+        return key not in KEYWORDS and "type" not in beside and schema_of(value) is not None
+    if not isinstance(value, dict) or key.startswith(("$", "x-")):
+        return False
+    if key == "properties" or key in _MAPPINGS:
+        return False
+    return bool(cast("Schema", value).keys() & _TELLING) or (not value and key not in KEYWORDS)

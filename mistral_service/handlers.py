@@ -1,0 +1,271 @@
+"""Running one handler: what it returns counts, and a call that is not answered in time ends."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, cast
+
+from loguru import logger
+from pipecat.adapters.llm.schemas.direct_function import DirectFunctionWrapper
+from pipecat.frames.frames import (
+    Frame,
+    FunctionCallCancelFrame,
+    FunctionCallFromLLM,
+    FunctionCallResultFrame,
+)
+from pipecat.services.llm_service import FunctionCallParams, FunctionCallRunnerItem
+from pipecat.services.openai.llm import OpenAILLMService
+from pipecat.utils.types import NOT_GIVEN, NotGiven
+
+from mistral_service.reply.deadline import now
+from mistral_service.settings import BadSetting, given
+
+FUNCTION_CALL_TIMEOUT = 30.0
+"""Seconds within which a function answers, where neither the bot nor the function says otherwise.
+
+It does not hold for asynchronous functions, whose work may take minutes while the bot talks on.
+"""
+
+
+class Handlers(OpenAILLMService):
+    """Runs the handlers of functions, so that every call ends in a result or is cancelled.
+
+    Pipecat waits for `result_callback` alone, and its time limit holds only while the handler runs.
+    Here a returned value is a result too, and the time limit and the cancellation on an
+    interruption hold until there is a result, also after the handler has returned.
+    """
+
+    FUNCTION_CALL_TIMEOUT_MESSAGE_TEMPLATE = (
+        "The function `{function_name}` gave no result within {seconds:g} s, and none will follow. "
+        "It is not known whether it had an effect."
+    )
+
+    def __init__(
+        self,
+        *,
+        function_call_timeout_secs: float | None | NotGiven = NOT_GIVEN,
+        **kwargs: Any,
+    ) -> None:
+        is_default = isinstance(function_call_timeout_secs, NotGiven)
+        self._default_timeout = FUNCTION_CALL_TIMEOUT if is_default else None
+        # Calls whose handler has returned, and that have no result yet.
+        self._unanswered: dict[str, asyncio.Event] = {}
+        self._warned_of_values: set[str] = set()
+        limit = check_timeout(given(function_call_timeout_secs))
+        super().__init__(  # pyright: ignore[reportUnknownMemberType]
+            function_call_timeout_secs=limit, **kwargs
+        )
+
+    async def _run_function_call(self, runner_item: FunctionCallRunnerItem) -> None:
+        self._prepare_call(runner_item)
+        began = now()
+        await super()._run_function_call(runner_item)
+        if runner_item.settled:
+            return
+        # The handler may have kept the callback. A task takes its place among those that Pipecat
+        # cancels, so that a queue of calls goes on with the next one.
+        answered = self._unanswered[runner_item.tool_call_id] = asyncio.Event()
+        limit = self._limit(runner_item)
+        left = None if limit is None else began + limit - now()
+        waits = self._wait_for_result(runner_item, answered, left)
+        waiting = cast("asyncio.Task[None]", self.create_task(waits))  # pyright: ignore[reportUnknownMemberType]
+        tasks = self._calls_by_task
+        tasks.pop(asyncio.current_task(), None)
+        tasks[waiting] = runner_item
+        waiting.add_done_callback(lambda done: tasks.pop(done, None))
+
+    def _prepare_call(self, runner_item: FunctionCallRunnerItem) -> None:
+        """Prepare what is registered for a call, just before Pipecat looks it up."""
+        item = self._functions.get(runner_item.function_name) or self._functions.get(None)
+        if item is None:
+            return  # Pipecat answers such a call itself.
+        runner_item.registry_item = item
+        if not isinstance(item.handler, ReturningHandler):
+            item.handler = ReturningHandler(item.handler, self._returned)
+        if item.cancel_on_interruption:
+            item.timeout_secs = item.timeout_secs or self._default_timeout
+        elif runner_item.group_id is not None:
+            # A job in the background does not keep the others of its reply from being answered.
+            runner_item.group_id += ":async"
+
+    async def _returned(self, params: FunctionCallParams, value: object) -> None:
+        """Take what a handler has returned for the result, unless there is one."""
+        name, call_id = params.function_name, params.tool_call_id
+        running = [item for item in self._calls_by_task.values() if item.tool_call_id == call_id]
+        if any(item.settled for item in running):
+            return
+        if name not in self._warned_of_values:
+            self._warned_of_values.add(name)
+            logger.warning(
+                f"{self}: the handler of {name} returned a value without calling "
+                "result_callback. The value counts as the result. Pipecat's other services ignore "
+                "it: call `await params.result_callback(value)` in the handler."
+            )
+        await params.result_callback(value)
+
+    async def _wait_for_result(
+        self, runner_item: FunctionCallRunnerItem, answered: asyncio.Event, left: float | None
+    ) -> None:
+        """Hold the place of a call whose handler has returned without a result."""
+        try:
+            async with asyncio.timeout(left):
+                await answered.wait()
+        except TimeoutError:
+            if runner_item.settled:
+                return
+            # First of all, so that a result that comes now is refused.
+            runner_item.settled = True
+            logger.warning(
+                f"{self}: the handler of {runner_item.function_name} returned without a result, "
+                f"and none came within {self._limit(runner_item):g} s. A handler calls "
+                "`await params.result_callback(value)`, or returns the value."
+            )
+            # In a task of its own: it cancels this one.
+            self.create_task(  # pyright: ignore[reportUnknownMemberType]
+                self._timeout_function_call(runner_item), "function_call_timeout"
+            )
+
+    async def _timeout_function_call(self, runner_item: FunctionCallRunnerItem) -> None:
+        """End a call whose time is up, with a result from which the model can speak.
+
+        Pipecat cancels the handler first and writes `CANCELLED` into the context. Here the result
+        goes out first, since a handler may take its time to end, and says what has happened.
+        """
+        call: dict[str, Any] = {
+            "function_name": runner_item.function_name,
+            "tool_call_id": runner_item.tool_call_id,
+            "arguments": runner_item.arguments,
+        }
+        limit = self._limit(runner_item) or 0.0
+        said = self.FUNCTION_CALL_TIMEOUT_MESSAGE_TEMPLATE.format(
+            function_name=runner_item.function_name, seconds=limit
+        )
+        await self.broadcast_frame(
+            FunctionCallResultFrame,
+            **call,
+            result=said,
+            run_llm=runner_item.run_llm,
+            error=f"TimeoutError: no result in {limit:g} s",
+        )
+        tasks = self._calls_by_task
+        for task in [task for task, item in tasks.items() if item is runner_item]:
+            del tasks[task]
+            if task is not None:
+                await self.cancel_task(task)  # pyright: ignore[reportUnknownMemberType]
+        await self._call_event_handler(  # pyright: ignore[reportUnknownMemberType]
+            "on_function_calls_cancelled",
+            [FunctionCallFromLLM(**call, context=runner_item.context)],
+        )
+
+    async def broadcast_frame(self, frame_cls: type[Frame], **kwargs: Any) -> None:
+        """Broadcast a frame, and take note of a call that it settles.
+
+        Args:
+            frame_cls: The kind of frame.
+            **kwargs: Its fields.
+        """
+        if settles(frame_cls, kwargs):
+            answered = self._unanswered.pop(str(kwargs.get("tool_call_id")), None)
+            if answered is not None:
+                answered.set()
+        await super().broadcast_frame(  # pyright: ignore[reportUnknownMemberType]
+            frame_cls, **kwargs
+        )
+
+    def _limit(self, runner_item: FunctionCallRunnerItem) -> float | None:
+        """Seconds that a call may take; None where there is no limit."""
+        return runner_item.registry_item.timeout_secs or self._function_call_timeout_secs or None
+
+    @property
+    def _calls_by_task(self) -> dict[asyncio.Task[Any] | None, FunctionCallRunnerItem]:
+        return cast(Any, self._function_call_tasks)  # pyright: ignore[reportUnknownMemberType]
+
+
+class ReturningHandler(DirectFunctionWrapper):
+    """A handler of any kind, as Pipecat runs one; what it returns is handed on.
+
+    Pipecat's base class is the one kind of handler that Pipecat compares by what it wraps, so that
+    a handler that is advertised again is recognized.
+    """
+
+    def __init__(  # pyright: ignore[reportMissingSuperCall]
+        self,
+        handler: Any,
+        returned: Callable[[FunctionCallParams, object], Awaitable[None]],
+    ) -> None:
+        """Wrap a handler.
+
+        Args:
+            handler: A function of `FunctionCallParams`, or Pipecat's wrapper of a direct function;
+                coroutine functions and plain ones alike.
+            returned: What is called with a value that the handler has returned, unless it is None.
+        """
+        self._handler: Any = handler
+        self._returned = returned
+        self._direct = isinstance(handler, DirectFunctionWrapper)
+        self.function: Any = handler.function if self._direct else handler
+
+    async def invoke(self, args: Mapping[str, Any], params: FunctionCallParams) -> None:
+        """Run the handler.
+
+        Args:
+            args: The arguments of the call.
+            params: What Pipecat gives to handlers.
+
+        Raises:
+            RuntimeError: If something else than the call itself cancelled the handler.
+            TypeError: If the handler is a generator.
+            Exception: What the handler raises.
+        """
+        try:
+            value: object = (
+                self._handler.invoke(args, params) if self._direct else self._handler(params)
+            )
+            while inspect.isawaitable(value):
+                value = await value
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Pipecat takes it for the end of the call, and would wait for its result for ever.
+            raise RuntimeError("what it waited for was cancelled") from None
+        if inspect.isgenerator(value) or inspect.isasyncgen(value):
+            raise TypeError("a handler may not be a generator: it returns its result or calls back")
+        if value is not None:
+            await self._returned(params, value)
+
+
+def settles(frame_cls: type[Frame], fields: Mapping[str, Any]) -> bool:
+    """Whether a frame ends a call.
+
+    Args:
+        frame_cls: The kind of frame.
+        fields: Its fields.
+
+    Returns:
+        True for a cancellation and a result, False for news of a function that goes on.
+    """
+    if frame_cls is FunctionCallResultFrame:
+        properties = fields.get("properties")
+        return properties is None or properties.is_final
+    return frame_cls is FunctionCallCancelFrame
+
+
+def check_timeout(seconds: Any) -> float | None:
+    """Hold a time limit of functions against what it may be.
+
+    Args:
+        seconds: The limit; None and 0 stand for none, as in Pipecat.
+
+    Returns:
+        The limit.
+
+    Raises:
+        BadSetting: If it is anything but a number of seconds from 0.
+    """
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if seconds is None or (is_number and seconds >= 0):
+        return seconds or None
+    raise BadSetting(
+        "function_call_timeout_secs", seconds, "a number of seconds, or None for no limit"
+    )

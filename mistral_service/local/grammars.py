@@ -1,0 +1,93 @@
+"""What compiles the schemas of functions to grammars, and what it refuses.
+
+Mistral's validator (draft 7) judges a schema by its form. Behind it a grammar is made of it, and
+there the hosted API and self-hosted servers refuse what has the right form.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, cast
+
+from mistral_service.local.pieces import Json
+
+_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+_INNER = frozenset(
+    {
+        *("items", "prefixItems", "additionalItems", "contains", "propertyNames"),
+        *("additionalProperties", "allOf", "anyOf", "oneOf", "not", "if", "then", "else"),
+    }
+)
+
+# llama.cpp, and all that compile with Rust's regular expressions.
+_LOOKS_AROUND = re.compile(r"(?<!\\)\(\?<?[=!]")
+
+
+def hosted_fault(tools: list[Json]) -> str | None:
+    """What the hosted API's compiler has against the functions among some tools (R11).
+
+    Args:
+        tools: The tools of a request whose form is right.
+
+    Returns:
+        The message; None if there is nothing.
+    """
+    for parameters in _parameters_of(tools):
+        for schema in _schemas_in(parameters):
+            if schema.keys() & {"$schema", "$id"} or not _is_there(schema, parameters):
+                return "Grammar error: failed to compile JSON schema"
+    return None
+
+
+def self_hosted_fault(tools: list[Json], choice: Any) -> str | None:
+    """What self-hosted servers have against the functions among some tools, or the choice of one.
+
+    Args:
+        tools: The tools of a request whose form is right.
+        choice: Its `tool_choice`.
+
+    Returns:
+        The message; None if there is nothing.
+    """
+    for parameters in _parameters_of(tools):
+        for schema in _schemas_in(parameters):
+            if _LOOKS_AROUND.search(str(schema.get("pattern", ""))):
+                return "Failed to initialize samplers: failed to parse grammar"
+    if isinstance(choice, dict):
+        named = cast("Json", choice)["function"]["name"]
+        if named not in [tool["function"]["name"] for tool in tools if "function" in tool]:
+            return "The tool specified in `tool_choice` does not match any of the specified `tools`"
+    return None
+
+
+def _parameters_of(tools: list[Json]) -> list[Json]:
+    return [tool["function"]["parameters"] for tool in tools if "function" in tool]
+
+
+def _schemas_in(value: Any) -> Iterator[Json]:
+    """A schema, and all that are in it."""
+    if isinstance(value, list):
+        for each in cast("list[Any]", value):
+            yield from _schemas_in(each)
+    elif isinstance(value, dict):
+        schema = cast("Json", value)
+        yield schema
+        for key, inner in schema.items():
+            if key in _NAMED and isinstance(inner, dict):
+                for named in cast("Json", inner).values():
+                    yield from _schemas_in(named)
+            elif key in _INNER:
+                yield from _schemas_in(inner)
+
+
+def _is_there(schema: Json, whole: Json) -> bool:
+    """Whether what a schema refers to is in the whole, if it refers to anything."""
+    reference = schema.get("$ref")
+    if not isinstance(reference, str):
+        return True
+    found: Any = whole
+    for name in reference.removeprefix("#").split("/")[1:]:
+        if isinstance(found, list) and name.isdecimal():
+            found = dict(enumerate(cast("list[Any]", found))).get(int(name))
+        else:
+            found = cast("Json", found).get(name) if isinstance(found, dict) else None
+    return reference.startswith("#") and found is not None

@@ -1,0 +1,70 @@
+"""How often functions may be called between two messages of the caller."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+MAX_ROUNDS = 10
+"""Replies without words that may call functions, one after the other, by default."""
+
+MAX_ALIKE = 3
+"""Replies that may make a call with the same arguments before the caller speaks again."""
+
+_WITH_WORDS = 5
+"""How many times as many rounds there may be where the bot speaks beside its calls."""
+
+Key = tuple[str, str]
+"""A function's name and its arguments, in a form in which like ones are equal."""
+
+
+class Rounds:
+    """Counts the replies that call functions, from one message of the caller to the next."""
+
+    def __init__(self) -> None:
+        self._caller: tuple[int, str] | None = None
+        self._all = self._silent = 0
+        self._alike: Counter[Key] = Counter()
+
+    def begin(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Begin a turn; where the caller has spoken since the last, counting begins anew.
+
+        Args:
+            messages: The context's messages.
+        """
+        said = [
+            str(message.get("content")) for message in messages if message.get("role") == "user"
+        ]
+        caller = (len(said), said[-1] if said else "")
+        if caller != self._caller:
+            self._caller = caller
+            self._all = self._silent = 0
+            self._alike.clear()
+
+    def count(self, calls: Iterable[Key]) -> None:
+        """Take note of the calls of one reply that run.
+
+        Args:
+            calls: The calls.
+        """
+        self._alike.update(set(calls))
+
+    def called(self, *, spoke: bool) -> None:
+        """Take note of a reply that called functions.
+
+        Args:
+            spoke: Whether it had words for the caller as well.
+        """
+        self._all += 1
+        self._silent = 0 if spoke else self._silent + 1
+
+    def worn_out(self, call: Key) -> bool:
+        """Whether a call was made with the same arguments as often as it may be."""
+        return self._alike[call] >= MAX_ALIKE
+
+    def over(self, most: int) -> bool:
+        """Whether the model has to speak now.
+
+        Args:
+            most: Replies without words that may call functions, one after the other.
+        """
+        return self._silent >= most or self._all >= most * _WITH_WORDS

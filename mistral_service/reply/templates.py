@@ -1,0 +1,37 @@
+"""Which models begin their replies within a thought."""
+
+import re
+
+# Their templates write the opening tag themselves, so that it is no part of the reply.
+_BEGIN_IN_THOUGHT = re.compile(r"deepseek-?r1|qwq|thinking", re.IGNORECASE)
+
+_MOST = 1000
+
+
+class Templates:
+    """Remembers, for each endpoint and model, how its last replies began."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], bool] = {}
+
+    def begins_in_thought(self, model: tuple[str, str]) -> bool:
+        """Whether the next reply probably begins within a thought without an opening tag.
+
+        Args:
+            model: The endpoint's address and the model's name.
+        """
+        return self._known.get(model, bool(_BEGIN_IN_THOUGHT.search(model[1])))
+
+    def learn(self, model: tuple[str, str], begins_in_thought: bool | None) -> None:
+        """Take note of how a reply began.
+
+        Args:
+            model: The endpoint's address and the model's name.
+            begins_in_thought: What the reader found; None for nothing.
+        """
+        if begins_in_thought is not None and len(self._known) < _MOST:
+            self._known[model] = begins_in_thought
+
+
+TEMPLATES = Templates()
+"""What this process has learned of the models that it has asked."""

@@ -1,0 +1,110 @@
+"""Function calls as models write them: their JSON, and the spellings of a function's name."""
+
+import json
+import re
+from collections.abc import Collection
+from typing import Any, cast
+
+from mistral_service.reply.events import ToolCall
+
+HEAD = re.compile(
+    r"(?P<name>[\w.\-/:]{1,128})(?:\(\))?\s*(?:\[CALL_ID\]\s*(?P<id>[\w\-]{0,64})\s*)?(?:\[ARGS\])?\s*"
+)
+"""What stands before the arguments of a call of tokenizers v11 and later."""
+
+_NAMES = ("name", "function_name", "tool_name", "tool")
+_ARGUMENTS = ("arguments", "parameters", "args", "input")
+_FIRST_KEYS = frozenset({*_NAMES, *_ARGUMENTS, "function", "type", "id", "tool_calls", "index"})
+_FIRST_KEY = re.compile(r'\[?\s*\{\s*"([^"\\]*)("?)')
+_FIRST_NAME = re.compile(r'\[?\s*\{\s*"(?:' + "|".join(_NAMES) + r')"\s*:\s*"([^"\\]*)("?)')
+_NAMED = re.compile(r'"(?:' + "|".join(_NAMES) + r')"\s*:\s*"([^"\\]{1,128})"')
+_PREFIX = re.compile(r"(?:functions?|tools?|default_api)[.:/]\s*")
+
+
+def offered_name(name: str, offered: Collection[str]) -> str:
+    """The function that a model means.
+
+    Args:
+        name: The name as the model wrote it.
+        offered: The names that there are.
+
+    Returns:
+        The name of the one function that is meant without doubt; otherwise the name as it was
+        written, without blanks around it.
+    """
+    stripped = name.strip()
+    if name in offered:
+        return name
+    for spelling in (stripped, stripped.removesuffix("()").strip()):
+        for candidate in (spelling, _PREFIX.sub("", spelling, count=1)):
+            if candidate in offered:
+                return candidate
+    return stripped
+
+
+def calls_in(text: str) -> list[ToolCall]:
+    """The calls in a JSON text: an object, or a list of objects.
+
+    Args:
+        text: The text. One that is no JSON, but names a function, is a call with that text as its
+            arguments, so that the model can be shown what is wrong with it.
+
+    Returns:
+        The calls; none where the text holds something else.
+    """
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError):
+        named = _NAMED.search(text)
+        return [ToolCall(None, named[1], text)] if named else []
+    return _calls_of(value)
+
+
+def may_be_call(text: str, offered: Collection[str]) -> bool:
+    """Whether a text that begins like JSON may, as far as it has come, be a call.
+
+    Args:
+        text: The text from its first bracket on.
+        offered: The names that a call may have.
+    """
+    first = _FIRST_NAME.match(text)
+    if first is not None:
+        name, complete = first[1], first[2]
+        if complete:
+            return offered_name(name, offered) in offered
+        return any(each.startswith(name.strip()) for each in offered) or bool(
+            _PREFIX.match(name) or "functions.".startswith(name.strip())
+        )
+    key = _FIRST_KEY.match(text)
+    if key is None:
+        # So far there are brackets and blanks, or what follows them is no key.
+        return re.fullmatch(r"\[?\s*(\{\s*)?", text) is not None
+    if key[2]:
+        return key[1] in _FIRST_KEYS
+    return any(each.startswith(key[1]) for each in _FIRST_KEYS)
+
+
+def _calls_of(value: object) -> list[ToolCall]:
+    if isinstance(value, list):
+        found = [_calls_of(item) for item in cast("list[object]", value)]
+        return [call for calls in found for call in calls] if all(found) else []
+    if not isinstance(value, dict):
+        return []
+    written = cast("dict[str, Any]", value)
+    if isinstance(written.get("tool_calls"), list):
+        return _calls_of(written["tool_calls"])
+    call_id = written.get("id")
+    inner: object = written.get("function")
+    function = cast("dict[str, Any]", inner) if isinstance(inner, dict) else written
+    names: list[object] = [function[key] for key in _NAMES if key in function]
+    name = names[0] if names else written.get("function")
+    if not isinstance(name, str) or not name.strip():
+        return []
+    arguments = next((function[key] for key in _ARGUMENTS if key in function), None)
+    if arguments is None:
+        text = "{}"
+    elif isinstance(arguments, str):
+        text = arguments
+    else:
+        text = json.dumps(arguments, ensure_ascii=False)
+    return [ToolCall(call_id if isinstance(call_id, str) and call_id else None, name, text)]

@@ -1,0 +1,334 @@
+"""Why a request failed, and by which signs that is known: one table.
+
+A sign is a code or a type, some words of the message, or a status. Mistral has its own; servers and
+gateways that stand in its place, or before it, have theirs. Sources: `docs/odd-replies.md`.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Reason(Enum):
+    """Why a request failed, in terms of what one can do about it.
+
+    Parameters:
+        KEY: The key is missing, wrong or revoked.
+        FORBIDDEN: The key may not do this.
+        BLOCKED: A guardrail blocked the content.
+        UNKNOWN_MODEL: There is no such model, or not for this key.
+        HISTORY: The messages break one of the rules for a conversation.
+        REQUEST: Something else in the request is wrong.
+        TOO_LARGE: The request is longer than the model's context or the server's limit.
+        RATE_LIMIT: The account's own limit of requests or tokens is reached.
+        QUOTA: The account has nothing left to spend.
+        CAPACITY: The model's servers are full; another model may be free.
+        SERVER: The server failed.
+        UNREACHABLE: No connection, or it broke.
+        TIMEOUT: No answer in time.
+        STREAM: The stream had something in it that is no chunk.
+        EMPTY: The reply had no words and no call in it.
+        CALL: The model calls a function in a way that comes to no result, also after a note on it.
+        FORM: The reply has not the form that was asked for.
+    """
+
+    KEY = "key"
+    FORBIDDEN = "forbidden"
+    BLOCKED = "blocked"
+    UNKNOWN_MODEL = "unknown_model"
+    HISTORY = "history"
+    REQUEST = "request"
+    TOO_LARGE = "too_large"
+    RATE_LIMIT = "rate_limit"
+    QUOTA = "quota"
+    CAPACITY = "capacity"
+    SERVER = "server"
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    STREAM = "stream"
+    EMPTY = "empty"
+    CALL = "call"
+    FORM = "form"
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed a moment later."""
+        return self in _RETRYABLE
+
+
+_RETRYABLE = frozenset(
+    {
+        Reason.RATE_LIMIT,
+        Reason.CAPACITY,
+        Reason.SERVER,
+        Reason.UNREACHABLE,
+        Reason.TIMEOUT,
+        Reason.STREAM,
+        Reason.EMPTY,
+    }
+)
+
+
+def plain(name: str) -> str:
+    """A code or a type without its spelling.
+
+    Args:
+        name: `rate_limit_error`, `RateLimitError`, `litellm.RateLimitError`, `RATE_LIMIT`.
+
+    Returns:
+        `ratelimit` for each of them.
+    """
+    name = re.split(r"[.#]", name.partition(":")[0])[-1]
+    return re.sub(r"[^a-z0-9]", "", name.lower()).removesuffix("exception").removesuffix("error")
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """A row of the table: it fits where each of its columns that has an entry does.
+
+    Parameters:
+        reason: What it says.
+        names: Codes and types, in any spelling.
+        words: Words of the message, in lower case.
+        statuses: HTTP statuses, of the answer or from its body; None where there is none, as in
+            a stream.
+    """
+
+    reason: Reason
+    names: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    statuses: tuple[int | None, ...] = ()
+
+    def fits(self, names: frozenset[str], words: str, status: int | None) -> bool:
+        """Whether an error shows this sign.
+
+        Args:
+            names: Its codes and types, `plain`.
+            words: Its message, in lower case.
+            status: Its status.
+        """
+        return (
+            (not self.names or any(plain(name) in names for name in self.names))
+            and (not self.words or any(each in words for each in self.words))
+            and (not self.statuses or status in self.statuses)
+        )
+
+
+def _sign(
+    reason: Reason,
+    names: str = "",
+    words: Iterable[str] = (),
+    statuses: Iterable[int | None] = (),
+) -> Sign:
+    return Sign(reason, tuple(names.split()), tuple(words), tuple(statuses))
+
+
+_REFUSALS = (None, 400, 403, 422, 446, 451, 500)
+_TOO_LONG = (None, 400, 413, 422, 500)
+
+SIGNS: tuple[Sign, ...] = (
+    # What names the cause itself counts before the status, which may be a gateway's.
+    _sign(
+        Reason.BLOCKED,
+        "guardrails flagged_input 3201 content_filter content_filter_error content_filtered "
+        "ResponsibleAIPolicyViolation content_policy_violation content_policy content_blocked "
+        "content_violation content_moderation moderation_blocked prompt_blocked prohibited_content "
+        "guardrail_violation guardrail_blocked guardrail_intervened GuardrailRaisedException "
+        "BlockedPiiEntityError RejectedRequestError hooks_failed data_inspection_failed refusal",
+    ),
+    _sign(Reason.BLOCKED, "reasons", statuses=(None, 403, 446, 451)),
+    _sign(
+        Reason.BLOCKED,
+        words=(
+            "blocked by guardrail",
+            "guardrail checks",
+            "guardrail policy",
+            "blocked due to security",
+            "content management policy",
+            "moderation policy",
+            "content safety policy",
+            "input was flagged",
+            "request blocked",
+        ),
+        statuses=_REFUSALS,
+    ),
+    _sign(
+        Reason.CAPACITY,
+        "3505 service_tier_capacity_exceeded capacity_exceeded model_capacity_exhausted overloaded "
+        "engine_overloaded model_overloaded server_overloaded provider_overloaded "
+        "provider_unavailable ModelNotReadyException",
+    ),
+    _sign(Reason.CAPACITY, words=("service tier capacity exceeded", "no capacity available")),
+    _sign(
+        Reason.QUOTA,
+        "insufficient_quota insufficient_credits insufficient_credit insufficient_balance "
+        "insufficient_funds payment_required billing billing_not_active billing_hard_limit_reached "
+        "budget_exceeded BudgetExceededError exceeded_budget budget_exhausted spend_limit_exceeded "
+        "spending_limit_exceeded key_spend_limit_exceeded credit_limit_exceeded credits_exhausted "
+        "out_of_credits no_credits arrearage ServiceQuotaExceededException",
+    ),
+    _sign(
+        Reason.QUOTA,
+        words=(
+            "credit balance",
+            "insufficient credit",
+            "insufficient balance",
+            "insufficient fund",
+            "insufficient quota",
+            "more credits",
+            "out of credit",
+            "budget has been exceeded",
+            "budget exceeded",
+            "exceeded budget",
+            "over budget",
+            "budget is exhausted",
+            "budget exhausted",
+            "spend limit",
+            "spending limit",
+            "key limit exceeded",
+            "monthly usage limit",
+            "payment required",
+        ),
+    ),
+    _sign(
+        Reason.TOO_LARGE,
+        "3210 context_length_exceeded context_window_exceeded exceed_context_size "
+        "request_too_large payload_too_large request_entity_too_large content_too_large "
+        "prompt_too_long input_too_long string_too_long string_above_max_length "
+        "tokens_limit_reached",
+    ),
+    _sign(
+        Reason.TOO_LARGE,
+        words=(
+            "context length",
+            "context size",
+            "context window",
+            "maximum context",
+            "maximum model length",
+            "context the overflows",
+            "too large for model",
+            "prompt is too long",
+            "input is too long",
+            "`inputs` must have less than",
+            "`max_new_tokens` must be",
+        ),
+        statuses=_TOO_LONG,
+    ),
+    # Without a status, Bedrock says it of a rate.
+    _sign(Reason.TOO_LARGE, words=("too many tokens",), statuses=(400, 413, 422)),
+    # An assistant message without content is refused as "Service unavailable." under 3600: it looks
+    # as if one should try again, and one never should.
+    _sign(Reason.HISTORY, "3230 3280 3600 invalid_request_message_order invalid_function_call"),
+    _sign(
+        Reason.HISTORY,
+        words=(
+            "unexpected role",
+            "expected last role",
+            "roles must alternate",
+            "not the same number of function calls",
+            "must have either content or tool_calls",
+        ),
+        statuses=(None, 400, 422, 500),
+    ),
+    _sign(
+        Reason.UNKNOWN_MODEL,
+        "1500 invalid_model unknown_model model_not_found model_not_available model_decommissioned "
+        "no_such_model invalid_model_name invalid_model_id DeploymentNotFound "
+        "key_model_access_denied team_model_access_denied user_model_access_denied "
+        "customer_model_access_denied org_model_access_denied project_model_access_denied "
+        "agent_model_access_denied",
+    ),
+    _sign(
+        Reason.UNKNOWN_MODEL,
+        words=(
+            "invalid model:",
+            "invalid model name",
+            "not a valid model",
+            "no such model",
+            "model not found",
+            "unknown model",
+            "no endpoints found",
+            "pulling it first",
+        ),
+        statuses=(None, 400, 404, 422, 500),
+    ),
+    _sign(Reason.RATE_LIMIT, "RESOURCE_EXHAUSTED"),
+    _sign(Reason.QUOTA, words=("exceeded your current quota",)),
+    # What names the kind of failure, as a status does, but nearer to where it happened.
+    _sign(
+        Reason.KEY,
+        "authentication auth unauthorized unauthenticated invalid_authentication "
+        "invalid_credentials invalid_api_key incorrect_api_key missing_api_key no_api_key "
+        "api_key_invalid expired_api_key api_key_expired expired_key invalid_token expired_token "
+        "token_expired token_not_found_in_db UnrecognizedClientException InvalidClientTokenId "
+        "InvalidSignatureException IncompleteSignature MissingAuthenticationToken",
+    ),
+    _sign(
+        Reason.KEY,
+        words=("invalid api key", "incorrect api key", "api key not valid"),
+        statuses=(None, 400, 403),
+    ),
+    _sign(
+        Reason.FORBIDDEN,
+        "permission permission_denied access_denied forbidden insufficient_permissions "
+        "NotAuthorized OptInRequired unsupported_country_region_territory",
+    ),
+    _sign(
+        Reason.RATE_LIMIT,
+        "1300 rate_limited rate_limit rate_limit_exceeded rate_limit_reached too_many_requests "
+        "throttled throttling request_limit_exceeded limit_exceeded quota_violation "
+        "spike_arrest_violation",
+    ),
+    _sign(Reason.QUOTA, "quota_exceeded"),
+    _sign(
+        Reason.TIMEOUT,
+        "timeout APITimeoutError request_timeout gateway_timeout upstream_timeout read_timeout "
+        "ModelTimeoutException DEADLINE_EXCEEDED",
+    ),
+    _sign(Reason.CAPACITY, "service_unavailable unavailable"),
+    _sign(Reason.KEY, statuses=(401,)),
+    _sign(Reason.QUOTA, statuses=(402, 412)),  # 412 is Portkey's word for a budget that is spent
+    _sign(Reason.FORBIDDEN, statuses=(403,)),
+    _sign(Reason.UNKNOWN_MODEL, statuses=(404, 410)),
+    _sign(Reason.TIMEOUT, statuses=(408, 504, 522, 524)),
+    _sign(Reason.TOO_LARGE, statuses=(413,)),
+    _sign(Reason.RATE_LIMIT, statuses=(429,)),
+    _sign(Reason.BLOCKED, statuses=(446, 451)),  # 446 is that of Portkey's and WSO2's guardrails
+    _sign(Reason.CAPACITY, statuses=(503,)),
+    # 424: a model of Bedrock's broke off. 425: too early. 499: a proxy hung up.
+    _sign(Reason.SERVER, statuses=(424, 425, 499, *range(500, 600))),
+    _sign(Reason.REQUEST, statuses=range(400, 500)),
+    # What says less than a status does counts where there is none.
+    _sign(Reason.UNKNOWN_MODEL, "not_found resource_not_found"),
+    _sign(
+        Reason.REQUEST,
+        "3051 invalid_request invalid_request_invalid_args bad_request validation unprocessable "
+        "unprocessable_entity INVALID_ARGUMENT FAILED_PRECONDITION OUT_OF_RANGE invalid_prompt "
+        "invalid_parameter invalid_value unsupported_parameter unsupported_params "
+        "unsupported_value missing_required_parameter",
+    ),
+    _sign(
+        Reason.SERVER,
+        "server internal_server internal api api_connection upstream provider bad_gateway unknown "
+        "aborted data_loss service generation incomplete_generation internal_error_proxy "
+        "model_stream_error model unmapped",
+    ),
+)
+"""The table, from top to bottom: the first row that fits is the reason."""
+
+
+def reason_of(names: Iterable[str], words: str, status: int | None) -> Reason:
+    """Look a failure up.
+
+    Args:
+        names: Its codes and types, in any spelling.
+        words: What is said about it.
+        status: Its HTTP status; None if there is none.
+
+    Returns:
+        The reason; `STREAM` for what shows no sign and has no status.
+    """
+    known, said = frozenset(map(plain, names)) - {""}, words.lower()
+    found = (sign.reason for sign in SIGNS if sign.fits(known, said, status))
+    return next(found, Reason.STREAM)
