@@ -71,6 +71,9 @@ def create_speech() -> tuple[STTService, TTSService]:
     )
     tts = PiperTTSService(
         download_dir=PIPER_JOE.find(),
+        # Pipecat gives up on a sentence after 3 s without sound, and reports an error for words
+        # that a slow machine still speaks. The end of a reply closes it at once all the same.
+        stop_frame_timeout_s=30.0,
         settings=PiperTTSService.Settings(voice="en_US-joe-medium"),
     )
     return stt, tts
