@@ -215,17 +215,24 @@ def test_the_user_is_heard_and_the_bot_is_heard_without_gaps(microphone: Path):
             audio=bytes(range(1, 251)) * 960, sample_rate=24000, num_channels=1
         )
         await line.send(sound)
-        await asyncio.sleep(0.3)
+        await asyncio.to_thread(heard_some.wait, 60)  # a busy page begins to play later
         await line.send(InterruptionFrame())
         said.set()
 
-    said = threading.Event()
+    said, heard_some = threading.Event(), threading.Event()
     machines = Machines([speaks])
     with machines.running() as address, browser(microphone) as chrome:
         page = chrome.new_page()
         page.goto(address)
         page.evaluate(LISTEN)
         page.get_by_role("button", name="Connect").click()
+        page.wait_for_function(
+            """() => {
+              const loud = (window.levels ?? []).filter(([, level]) => level > 0.05);
+              return loud.length && loud.at(-1)[0] - loud[0][0] > 1.6;
+            }"""
+        )
+        heard_some.set()
         assert said.wait(20)
         page.wait_for_timeout(700)
         levels = page.evaluate("window.levels")
