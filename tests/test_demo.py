@@ -16,16 +16,35 @@ import psutil
 import pytest
 from fastapi.testclient import TestClient
 from loguru import logger
+from pipecat.frames.frames import (
+    BotStartedSpeakingFrame,
+    BotStoppedSpeakingFrame,
+    ClientConnectedFrame,
+    InterruptionFrame,
+    LLMFullResponseStartFrame,
+    TranscriptionFrame,
+    VADUserStartedSpeakingFrame,
+    VADUserStoppedSpeakingFrame,
+)
 from pipecat.observers.user_bot_latency_observer import (
     LatencyBreakdown,
     LatencyContribution,
     LatencyOwnerKind,
+    MeasuredFrom,
 )
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import (
+    LLMUserAggregator,
+    LLMUserAggregatorParams,
+)
+from pipecat.tests.utils import SleepFrame, run_test
+from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
+from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from uv import find_uv_bin
 
 from mistral_service.demo import DemoError, weights
 from mistral_service.demo.engine import LOCAL_LINE, choose
-from mistral_service.demo.latency import parts_of
+from mistral_service.demo.latency import TurnLatencyObserver, parts_of
 from mistral_service.demo.launch import load_bot, quiet
 from mistral_service.demo.server import PAGE, create_app
 from mistral_service.demo.weights import Weights
@@ -303,3 +322,47 @@ def test_the_parts_of_a_turn_add_up_to_its_total():
     assert parts["stt"] == pytest.approx(0.7)
     assert parts["llm"] == pytest.approx(0.15)
     assert parts["rest"] == pytest.approx(0.304)
+
+
+async def test_a_turn_whose_transcript_comes_late_is_measured_from_the_end_of_the_speech():
+    """Pipecat's own observer measures such a turn from the arrival of the client."""
+    measured: list[LatencyBreakdown] = []
+    observer = TurnLatencyObserver()
+
+    @observer.event_handler("on_latency_breakdown")
+    async def on_latency_breakdown(_: object, breakdown: LatencyBreakdown) -> None:
+        measured.append(breakdown)
+
+    aggregator = LLMUserAggregator(
+        LLMContext(),
+        params=LLMUserAggregatorParams(
+            user_turn_stop_timeout=0.05,  # 5 s by default
+            user_turn_strategies=UserTurnStrategies(
+                stop=[SpeechTimeoutUserTurnStopStrategy(user_speech_timeout=0.2)]
+            ),
+        ),
+    )
+    received, _ = await run_test(
+        aggregator,
+        frames_to_send=[
+            ClientConnectedFrame(),
+            BotStartedSpeakingFrame(),
+            BotStoppedSpeakingFrame(),
+            VADUserStartedSpeakingFrame(),
+            VADUserStoppedSpeakingFrame(stop_secs=0.2),
+            SleepFrame(0.3),
+            TranscriptionFrame("Why is the sky blue?", "user", "now"),
+            SleepFrame(0.4),
+            LLMFullResponseStartFrame(),
+            BotStartedSpeakingFrame(),
+        ],
+        observers=[observer],
+        start_timeout=30.0,
+    )
+    order = [type(frame) for frame in received]
+    assert order.count(InterruptionFrame) == 2  # at the speech, and at the transcript
+    last = len(order) - 1 - order[::-1].index(InterruptionFrame)
+    assert order.index(VADUserStoppedSpeakingFrame) < last
+    turn = measured[-1]
+    assert turn.measured_from is MeasuredFrom.USER_SILENCE
+    assert {"endpointing_wait", "transcription"} <= {part.key for part in turn.contributions}

@@ -25,8 +25,6 @@ from tests.ports import free_port
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-TRIES = 3
-"""How often a node is started: Ray waits 30 s for it, which a busy machine may need."""
 
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -75,7 +73,10 @@ class Cluster:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
             "RAY_prestart_worker_first_driver": "0",
-            "RAY_gcs_server_request_timeout_seconds": "240",  # a busy machine takes more than 60
+            # A busy machine takes longer than Ray waits for its own processes: 60 s, 30 s and 60 s.
+            "RAY_gcs_server_request_timeout_seconds": "240",
+            "RAY_raylet_start_wait_time_s": "240",
+            "RAY_worker_register_timeout_seconds": "240",
             "MISTRAL_API_KEY": "a-key-that-nobody-may-see",
             "MISTRAL_BASE_URL": f"http://127.0.0.1:{self.mistral_port}/v1",
             "REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
@@ -138,17 +139,14 @@ class Cluster:
             ended = self.processes[name].poll() is not None
             return ended or b"--block" in log.read_bytes()
 
-        for _ in range(TRIES):
-            log.unlink(missing_ok=True)
-            self._run(
-                name,
-                [ray, "start", *options, "--num-cpus=2", "--disable-usage-stats", "--block"],
-            )
-            wait_for(settled, 180, name)
-            if self.processes[name].poll() is None:
-                return
+        self._run(
+            name,
+            [ray, "start", *options, "--num-cpus=2", "--disable-usage-stats", "--block"],
+        )
+        wait_for(settled, 300, name)
+        if self.processes[name].poll() is not None:
             self.kill(name)
-        raise AssertionError(f"Ray has not started: {log.read_text()}")
+            raise AssertionError(f"Ray has not started: {log.read_text()}")
 
     def _run(self, name: str, command: list[str]) -> None:
         log = (self.folder / f"{name}.log").open("ab")
