@@ -86,6 +86,9 @@ def check(schema: Any) -> None:
 
 # --- what is mended -----------------------------------------------------------------------------
 
+# As frameworks write it that dump every field of a class.
+NULLS = dict.fromkeys(sorted(KEYWORDS))
+
 MENDED = {
     # Types by the names that others give them.
     "str": ({"type": "str"}, {"type": "string"}),
@@ -121,6 +124,21 @@ MENDED = {
     "no description": ({"type": "string", "description": None}, {"type": "string"}),
     "no required": ({**of(a={}), "required": None}, of(a={})),
     "no properties": ({"type": "object", "properties": None}, {"type": "object", "properties": {}}),
+    "no properties of a text": ({"type": "string", "properties": None}, {"type": "string"}),
+    "every keyword, null where it is not set": (
+        {**NULLS, **of(a={**NULLS, "type": "string"}, b={**NULLS, "type": "array"})},
+        of(a={"type": "string"}, b={"type": "array", "items": {}}),
+    ),
+    "null where nothing is set, for a text or nothing": (
+        {**NULLS, "type": ["string", "null"]},
+        {"type": ["string", "null"], "default": None},
+    ),
+    "a constant of null": ({"const": None}, None),
+    "a constant of null, of its type": (
+        {"type": "null", "const": None, "title": None},
+        {"type": "null", "const": None},
+    ),
+    "a constant of null, for a text": ({"type": "string", "const": None}, {"type": "string"}),
     "properties of PHP": (
         {"type": "object", "properties": []},
         {"type": "object", "properties": {}},

@@ -144,6 +144,22 @@ def nullable(schema: Schema) -> Schema:
     return {**said, "anyOf": [allowed, NULL]}
 
 
+def without_nulls(given: Schema) -> Schema:
+    """A schema without the keywords that say nothing.
+
+    Some frameworks write every keyword that they know, with null for those that nobody set. A
+    `default` of null says something. So does a `const` of null, unless the type forbids it, or
+    other keywords are null as well. `properties` of null are none.
+    """
+    silent = {key for key, value in given.items() if value is None} - {"default", "properties"}
+    if "const" in silent:
+        kinds: Any = given.get("type")
+        dumped = len(silent) > 1
+        if kinds in ("null", ["null"]) or (not dumped and (kinds is None or "null" in kinds)):
+            silent.remove("const")
+    return {key: value for key, value in given.items() if key not in silent} if silent else given
+
+
 def with_json_type(given: Schema) -> Schema:
     """A schema whose `type` is one of JSON schema's, where its name says which is meant.
 

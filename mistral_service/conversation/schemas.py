@@ -20,6 +20,7 @@ from mistral_service.conversation.keywords import (
     mended_keyword,
     nullable,
     with_json_type,
+    without_nulls,
 )
 from mistral_service.conversation.plain import MAX_VALUES, BadSchema, plain
 from mistral_service.conversation.references import defined_name, never_ends, target_of
@@ -182,7 +183,7 @@ class _Mender:
                 return self._referred(given, around, within, top=top, part=part)
             if (inner := wrapped_twice(given)) is not None:
                 given, around = inner, (*around, given["properties"])
-            given = with_json_type(given)
+            given = with_json_type(without_nulls(given))
             if top and "object" in (kinds_of(given) or ["object"]):
                 given = {"properties": {}, **given, "type": "object"}
             made: Schema = {}
@@ -278,7 +279,7 @@ class _Mender:
                     if isinstance(value, dict) and flag(cast("Schema", value).get("required")):
                         required.append(name)
             made["properties"] = schemas
-        elif "properties" in given:
+        elif "properties" in given and "object" in (kinds_of(given) or ["object"]):
             made["properties"] = {}
         if "properties" in made and not part and not made.keys() & _MORE_PROPERTIES:
             more: Any = made.get("additionalProperties", False)
