@@ -197,13 +197,8 @@ class Routing(OpenAILLMService):
 
     def _with_other_cause(self, route: Route, error: MistralError) -> MistralError:
         """The same error; a 401 to a key that was good names what else it may mean."""
-        if error.reason is not Reason.KEY or route.endpoint not in self._answered:
-            return error
-        cause = (
-            "the same key was accepted before, so the budget of its workspace, or at a gateway, "
-            "may be spent, or the key was revoked"
-        )
-        return error.but(detail="; the server says: ".join(filter(None, (cause, error.detail))))
+        accepted = route.endpoint in self._answered
+        return error.with_key_accepted_before() if accepted else error
 
     def _all_routes(self) -> list[Route]:
         own = str(self._settings.model)

@@ -393,6 +393,27 @@ async def test_a_refusal_is_told_at_once_and_without_the_keys(serve, client_for)
         assert gateways not in text
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_refusal_of_a_key_that_was_good_names_the_other_causes(
+    serve, client_for, stream: bool
+):
+    mistral = serve(Reply("Hello."), Reply(status=401, body={"message": "Unauthorized"}))
+    client = client_for(mistral)
+
+    async def ask() -> None:
+        if stream:
+            async for _ in client.stream_chat(USER):
+                pass
+        else:
+            await client.chat(USER)
+
+    await ask()
+    with pytest.raises(MistralError, match="budget of its workspace") as raised:
+        await ask()
+    assert raised.value.reason is Reason.KEY
+    assert "Unauthorized" in str(raised.value)
+
+
 async def test_a_wrong_answer_is_an_error_and_no_crash(serve, client_for):
     mistral = serve(
         Reply(path="embeddings", raw=b'{"data": []}', times=1),

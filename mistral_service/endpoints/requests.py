@@ -36,6 +36,7 @@ class Requests:
         """
         self.client = client
         self.limits = limits
+        self._accepted = False
 
     async def one(self, path: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Ask for one JSON object.
@@ -99,6 +100,7 @@ class Requests:
                         for event in events:
                             began = True
                             yield event
+                self._accepted = True
                 return
             except Exception as e:
                 error = self.understood(e)
@@ -118,16 +120,19 @@ class Requests:
         attempts = Attempts(self.limits, now())
         while True:
             try:
-                return await attempt(attempts.first_token_within(now()))
+                answer = await attempt(attempts.first_token_within(now()))
             except Exception as e:
                 await _pause(attempts, self.understood(e))
+            else:
+                self._accepted = True
+                return answer
 
     def understood(self, exception: Exception) -> MistralError:
         """An exception as a `MistralError` without anything secret in it; others are raised."""
         error = error_of(exception, self.client)
         if error is None:
             raise exception
-        return error
+        return error.with_key_accepted_before() if self._accepted else error
 
     async def _attempt(
         self, path: str, params: Mapping[str, Any], seconds: float, *, whole: bool = False

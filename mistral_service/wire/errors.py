@@ -128,6 +128,16 @@ class MistralError(Exception):
             budget=self.budget,
         )
 
+    def with_key_accepted_before(self) -> "MistralError":
+        """The same error; a refusal of a key that was good names what else it may mean."""
+        if self.reason is not Reason.KEY:
+            return self
+        cause = (
+            "the same key was accepted before, so the budget of its workspace, or at a gateway, "
+            "may be spent, or the key was revoked"
+        )
+        return self.but(detail="; the server says: ".join(filter(None, (cause, self.detail))))
+
     @classmethod
     def from_response(
         cls, status_code: int, body: object, headers: Mapping[str, str] | None = None
