@@ -24,6 +24,7 @@ from mistral_service.reply.prefix import RepeatedPrefix
 from mistral_service.reply.race import Request, Stream, first_to_speak
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.reply.routes import Route
+from mistral_service.reply.silence import Silence
 from mistral_service.reply.speech import Sentences, has_words
 from mistral_service.reply.templates import TEMPLATES
 from mistral_service.routing import Routing
@@ -75,6 +76,8 @@ class Turn:
         run: What the rules did for its last request.
         model: The model that answered last, as it calls itself.
         correlation_id: Mistral's name of the last answer, refusals included.
+        sentences: What the voice has got of it; None where no voice speaks.
+        silence: How long the caller may go on hearing nothing.
         timed_out: Whether a timeout was told to handlers.
         unsettled: The request that was let out, while nobody has told what it was counted with.
     """
@@ -83,6 +86,8 @@ class Turn:
     attempts: Attempts
     route: Route
     asked: LLMContext
+    sentences: Sentences | None
+    silence: Silence
     cut: str = ""
     said: list[str] = field(default_factory=list[str])
     usages: list[Usage] = field(default_factory=list[Usage])
@@ -122,8 +127,7 @@ class Asking(Voice, FunctionCalls, Routing):
         """
         limits = turn.attempts.limits
         waited = turn.attempts.first_token_within(now())
-        first_until = now() + waited
-        deadline = Deadline(first_until)
+        deadline = Deadline(now() + waited)
         request: Request[Run] | None = None
         try:
             with deadline:
@@ -135,28 +139,30 @@ class Asking(Voice, FunctionCalls, Routing):
                 waited = limits.stall * (_CALLS_TAKE_LONGER if run.has_tools else 1)
                 new = _New(run.prefix, turn.cut)
                 before = len(turn.said)
-                sentences = Sentences(self._settings.sentence_within())
-                quiet_until, progress = first_until, 0
+                turn.silence.begin()
                 async with aclosing(request.events()) as replies:
                     async for events in replies:
                         # What has come is said in peace: the deadlines are the server's.
                         deadline.until = None
                         for event in events:
-                            await self._tell(event, new, turn.said, sentences)
+                            await self._tell(event, new, turn)
                         if reader.calling:
                             await self.measure_call()
-                        at = now()
-                        if reader.progress > progress:
-                            quiet_until, progress = at + max(limits.turn, waited), reader.progress
+                        if not turn.silence.watch(reader, now()):
+                            await self._say_what_there_is(turn)
                         if reader.overflows:
                             break
-                        # A stream of chunks with nothing in them, or blanks, is a silence too.
-                        deadline.until = min(at + waited, quiet_until)
+                        # A stream with nothing in it that a voice can say is a silence too.
+                        deadline.until = min(now() + waited, turn.silence.until())
         except TimeoutError:
             if not deadline.expired:
                 raise  # a time limit of somebody else's
-            what = "no first token came" if request is None else "nothing more came"
-            raise MistralError(Reason.TIMEOUT, f"{what} in {waited:.2g} s") from None
+            what = f"no first token came in {waited:.2g} s"
+            if request is not None:
+                what = f"nothing more came in {waited:.2g} s"
+                if now() >= turn.silence.until():
+                    what = f"nothing that a voice can say came in {limits.turn:.2g} s"
+            raise MistralError(Reason.TIMEOUT, what) from None
         except asyncio.CancelledError:
             # Who is interrupted while speaking has answered.
             if request is not None and request.spoke:
@@ -171,10 +177,9 @@ class Asking(Voice, FunctionCalls, Routing):
         if reader.broken is not None:
             raise MistralError(Reason.STREAM, f"the reply ended with {reader.broken!r}")
         for event in last:
-            await self._tell(event, new, turn.said, sentences)
+            await self._tell(event, new, turn)
         if rest := new.finish():
-            turn.said.append(rest)
-            await self.say(Text(rest))
+            await self._say_words(rest, turn)
         await self.end_thought()
         self.answered(turn.route)
         TEMPLATES.learn(self._template(turn), reader.begins_in_thought)
@@ -293,15 +298,23 @@ class Asking(Voice, FunctionCalls, Routing):
     def _template(self, turn: Turn) -> tuple[str, str]:
         return place_of(self.client_of(turn.route)), turn.route.model
 
-    async def _tell(self, event: Event, new: "_New", said: list[str], sentences: Sentences) -> None:
+    async def _tell(self, event: Event, new: "_New", turn: Turn) -> None:
         """Say what is new in an event."""
         if isinstance(event, Text):
-            text = sentences.feed(new.feed(event.text), now())
-            said.append(text)
-            if text:
-                await self.say(event if text == event.text else Text(text))
+            await self._say_words(new.feed(event.text), turn)
         elif isinstance(event, Thought) and event.text:
             await self.say(event, keep_thoughts=bool(given(self._settings.keep_thoughts)))
+
+    async def _say_words(self, words: str, turn: Turn) -> None:
+        """Say some words of the reply; an end that is set for the voice is no word of it."""
+        if words:
+            turn.said.append(words)
+            await self.say(Text(turn.sentences.feed(words, now()) if turn.sentences else words))
+
+    async def _say_what_there_is(self, turn: Turn) -> None:
+        """End the sentence that the voice waits for, where something else than words comes."""
+        if turn.sentences is not None and (end := turn.sentences.overdue(now())):
+            await self.say(Text(end))
 
     def is_speech(self, words: str) -> bool:
         """Whether a caller hears anything of these words."""
@@ -324,15 +337,18 @@ class _New:
     """What is new in a reply that may repeat what was said before it."""
 
     def __init__(self, prefix: str, cut: str) -> None:
+        # With a prefix the repetition is exact, where the server knows prefixes.
         self._prefix = RepeatedPrefix(prefix)
-        # With a prefix the repetition is exact; without, the model was asked in words to go on.
-        self._overlap = Overlap("" if prefix else cut)
+        self._overlap = Overlap(cut)
 
     def feed(self, text: str) -> str:
-        return self._overlap.feed(self._prefix.feed(text))
+        return self._joined(self._prefix.feed(text))
 
     def finish(self) -> str:
-        return self._overlap.feed(self._prefix.finish()) + self._overlap.finish()
+        return self._joined(self._prefix.finish()) + self._overlap.finish()
+
+    def _joined(self, text: str) -> str:
+        return text if self._prefix.repeated else self._overlap.feed(text)
 
 
 def _headers(stream: Any) -> Mapping[str, str]:
@@ -347,4 +363,4 @@ def _as_in_context(call: ToolCall, run: Run) -> ToolCall:
         # A call may name another, as Pipecat's `cancel_…` functions do.
         arguments = arguments.replace(f'"{sent}"', json.dumps(original))
     call_id = run.call_ids.get(call.id, call.id) if call.id else None
-    return ToolCall(call_id, run.names.get(call.name, call.name), arguments)
+    return replace(call, id=call_id, name=run.names.get(call.name, call.name), arguments=arguments)

@@ -1,9 +1,12 @@
-"""Function calling on Pipecat's side: what the ledger planned becomes Pipecat's calls."""
+"""Function calling on Pipecat's side: what the ledger planned becomes Pipecat's calls.
+
+They run side by side or in turn.
+"""
 
 import asyncio
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Collection, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Literal, cast
 
 from pipecat.frames.frames import (
@@ -11,6 +14,7 @@ from pipecat.frames.frames import (
     FunctionCallFromLLM,
     FunctionCallInProgressFrame,
     FunctionCallResultFrame,
+    InterruptionFrame,
 )
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
 from pipecat.services.llm_service import FunctionCallRunnerItem
@@ -22,8 +26,129 @@ from mistral_service.settings import MistralLLMSettings
 from mistral_service.slow_functions import SlowFunctions
 from mistral_service.surroundings import Keeper, surroundings
 
+NOTHING_TO_READ = "COMPLETED"
+"""What the model reads of a function that is done and has nothing to say, as Pipecat writes it."""
 
-class FunctionCalls(SlowFunctions, Handlers):
+
+class OneByOne:
+    """Lets functions run one after the other, in the order in which they were called."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._stops = 0
+        self._goes_on = asyncio.Event()
+        self._goes_on.set()
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncGenerator[None]:
+        """Wait until all that came before are done, and keep those behind waiting."""
+        async with self._turn:
+            await self._goes_on.wait()
+            yield
+
+    @contextmanager
+    def stopped(self) -> Generator[None]:
+        """Have nothing begin: several are cancelled, and one gives its turn to the next."""
+        self._stops += 1
+        self._goes_on.clear()
+        try:
+            yield
+        finally:
+            self._stops -= 1
+            if not self._stops:
+                self._goes_on.set()
+
+
+class InTurn(Handlers):
+    """Runs the functions of a reply one after the other, where `run_in_parallel` is False.
+
+    Pipecat begins a call when the one before it is done, and asks the model as soon as no call that
+    has begun is left: after each of them. Here all calls of a reply begin at once, in a task each,
+    and the handlers run in turn. So the model is asked after the last, and what cancels a running
+    call cancels one that waits for its turn.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._turns = OneByOne()
+        # Calls that have begun for everybody else, and whose handler waits for its turn.
+        self._waiting: set[str] = set()
+        super().__init__(**kwargs)
+
+    async def _run_sequential_function_calls(
+        self, runner_items: Sequence[FunctionCallRunnerItem]
+    ) -> None:
+        await self._run_parallel_function_calls(runner_items)
+
+    async def _run_function_call(self, runner_item: FunctionCallRunnerItem) -> None:
+        self._prepare_call(runner_item)
+        if self._run_in_parallel or not self.has_function(runner_item.function_name):
+            await super()._run_function_call(runner_item)
+            return
+        call_id = runner_item.tool_call_id
+        await self.broadcast_frame(
+            FunctionCallInProgressFrame,
+            function_name=runner_item.function_name,
+            tool_call_id=call_id,
+            arguments=runner_item.arguments,
+            cancel_on_interruption=runner_item.registry_item.cancel_on_interruption,
+            group_id=runner_item.group_id,
+        )
+        self._waiting.add(call_id)
+        try:
+            async with self._turns.turn():
+                await super()._run_function_call(runner_item)
+        finally:
+            self._waiting.discard(call_id)
+
+    async def _handle_interruptions(self, _: InterruptionFrame) -> None:
+        with self._turns.stopped():
+            await super()._handle_interruptions(_)
+            # Pipecat passes over functions that are registered no more.
+            await self._cancel_function_call_tasks(
+                lambda item: (
+                    item.tool_call_id in self._waiting and item.registry_item.cancel_on_interruption
+                ),
+                reason="interruption",
+            )
+
+    async def cancel_function_calls(
+        self, *, reason: str = "cancelled"
+    ) -> list[FunctionCallFromLLM]:
+        """Cancel every call in flight, as Pipecat does; those that wait for their turn included.
+
+        Args:
+            reason: What leads to it, for the log.
+
+        Returns:
+            The calls that were cancelled.
+        """
+        with self._turns.stopped():
+            return await super().cancel_function_calls(reason=reason)
+
+    async def _cancel_all_function_call_tasks(self) -> None:
+        with self._turns.stopped():
+            await super()._cancel_all_function_call_tasks()
+
+    async def _cancel_sequential_runner_task(self) -> None:
+        # At the end of the pipeline Pipecat ends its queue with this; the queue here are tasks.
+        await super()._cancel_sequential_runner_task()
+        await self._cancel_all_function_call_tasks()
+
+    async def broadcast_frame(self, frame_cls: type[Frame], **kwargs: Any) -> None:
+        """Broadcast a frame, unless it tells again that a call has begun.
+
+        Args:
+            frame_cls: The kind of frame.
+            **kwargs: Its fields.
+        """
+        if frame_cls is FunctionCallInProgressFrame and kwargs["tool_call_id"] in self._waiting:
+            # Its turn has come, and Pipecat tells it.
+            self._waiting.discard(kwargs["tool_call_id"])
+            return
+        await super().broadcast_frame(frame_cls, **kwargs)
+
+
+class FunctionCalls(SlowFunctions, InTurn):
     """Runs the functions that a model calls: each call exactly once.
 
     Pipecat does what it does for every service: registry, parallel and sequential runs,
@@ -36,7 +161,6 @@ class FunctionCalls(SlowFunctions, Handlers):
         self._keeper = surroundings.get().keeper if keeper is None else keeper or None
         self._ledger = Ledger()
         self._told: dict[str, str] = {}
-        self._queued: set[str] = set()  # where one runs after the other: those that wait
         super().__init__(**kwargs)
 
     @property
@@ -44,12 +168,19 @@ class FunctionCalls(SlowFunctions, Handlers):
         """What is remembered of this conversation's calls."""
         return self._ledger
 
-    def plan_calls(self, context: LLMContext, calls: Sequence[ToolCall], left_out: int = 0) -> Plan:
+    def plan_calls(
+        self,
+        context: LLMContext,
+        calls: Sequence[ToolCall],
+        left_out: int = 0,
+        *,
+        offered: Collection[str] | None = None,
+    ) -> Plan:
         """Decide about the calls of one reply, as `Ledger.plan` does, knowing the context."""
         messages = [m for m in context.get_messages() if not isinstance(m, LLMSpecificMessage)]
         self._ledger.learn(cast("list[dict[str, Any]]", messages))
         running = {item.tool_call_id for item in self._calls_by_task.values()}
-        return self._ledger.plan(calls, running | self._queued, left_out)
+        return self._ledger.plan(calls, running, left_out, offered=offered)
 
     async def start_calls(self, context: LLMContext, calls: Sequence[Planned]) -> None:
         """Hand planned calls to Pipecat as one group."""
@@ -62,8 +193,6 @@ class FunctionCalls(SlowFunctions, Handlers):
             if self._keeper is not None:
                 await self._keeper.calls([call for call in calls if call.told is None])
             self._told.update({call.id: call.told for call in calls if call.told is not None})
-            if not self._run_in_parallel:
-                self._queued.update(call.id for call in calls)
         await self.run_function_calls(
             [
                 FunctionCallFromLLM(
@@ -96,24 +225,21 @@ class FunctionCalls(SlowFunctions, Handlers):
 
     async def _run_function_call(self, runner_item: FunctionCallRunnerItem) -> None:
         told = self._told.pop(runner_item.tool_call_id, None)
-        try:
-            if told is None:
-                await super()._run_function_call(runner_item)
-                return
-            call: dict[str, Any] = {
-                "function_name": runner_item.function_name,
-                "tool_call_id": runner_item.tool_call_id,
-                "arguments": runner_item.arguments,
-            }
-            await self.broadcast_frame(
-                FunctionCallInProgressFrame,
-                **call,
-                cancel_on_interruption=True,
-                group_id=runner_item.group_id,
-            )
-            await self.broadcast_frame(FunctionCallResultFrame, **call, result=told)
-        finally:
-            self._queued.discard(runner_item.tool_call_id)
+        if told is None:
+            await super()._run_function_call(runner_item)
+            return
+        call: dict[str, Any] = {
+            "function_name": runner_item.function_name,
+            "tool_call_id": runner_item.tool_call_id,
+            "arguments": runner_item.arguments,
+        }
+        await self.broadcast_frame(
+            FunctionCallInProgressFrame,
+            **call,
+            cancel_on_interruption=True,
+            group_id=runner_item.group_id,
+        )
+        await self.broadcast_frame(FunctionCallResultFrame, **call, result=told)
 
     async def broadcast_frame(self, frame_cls: type[Frame], **kwargs: Any) -> None:
         """Broadcast a frame; a falsy result, unless it is news on the way, gets an answer.
@@ -159,9 +285,9 @@ def answerable(result: Any) -> Any:
         if type(result) is kind:
             return _TRUE[kind](result)
     try:
-        return "COMPLETED" if result is None else json.dumps(result)
-    except (TypeError, ValueError):
-        return "COMPLETED"
+        return NOTHING_TO_READ if result is None else json.dumps(result)
+    except Exception:
+        return NOTHING_TO_READ
 
 
 def readable(result: Any) -> Any:
@@ -174,14 +300,24 @@ def readable(result: Any) -> Any:
 
     Returns:
         The same if JSON can hold it; otherwise the same with a text in place of what it cannot
-        hold, such as a date; of a result that has no such parts, its text.
+        hold, such as a date; of a result that has no such parts, its text. Where nothing is left
+        to read, `"COMPLETED"`, so that the model is asked in any case.
     """
     with suppress(Exception):  # a result may bring code of its own
         json.dumps(result)
+        bool(result)
         return result
     with suppress(Exception):
-        return json.loads(json.dumps(result, default=str))
-    return str(result)
+        return json.loads(json.dumps(result, default=_text)) or NOTHING_TO_READ
+    return _text(result) or NOTHING_TO_READ
+
+
+def _text(value: object) -> str:
+    """A value's text; empty for one that cannot be printed."""
+    try:
+        return str(value)
+    except Exception:
+        return ""
 
 
 def _true(kind: type) -> Any:

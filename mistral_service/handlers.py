@@ -12,11 +12,14 @@ from pipecat.frames.frames import (
     FunctionCallCancelFrame,
     FunctionCallFromLLM,
     FunctionCallResultFrame,
+    FunctionCallResultProperties,
 )
+from pipecat.processors.aggregators.llm_context import LLMSpecificMessage
 from pipecat.services.llm_service import FunctionCallParams, FunctionCallRunnerItem
 from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.utils.types import NOT_GIVEN, NotGiven
 
+from mistral_service.conversation.calls import WAS_CANCELLED
 from mistral_service.reply.deadline import now
 from mistral_service.settings import BadSetting, given
 
@@ -25,6 +28,8 @@ FUNCTION_CALL_TIMEOUT = 30.0
 
 It does not hold for asynchronous functions, whose work may take minutes while the bot talks on.
 """
+
+_ASYNC = ":async"
 
 
 class Handlers(OpenAILLMService):
@@ -84,9 +89,9 @@ class Handlers(OpenAILLMService):
             item.handler = ReturningHandler(item.handler, self._returned)
         if item.cancel_on_interruption:
             item.timeout_secs = item.timeout_secs or self._default_timeout
-        elif runner_item.group_id is not None:
+        elif runner_item.group_id and not runner_item.group_id.endswith(_ASYNC):
             # A job in the background does not keep the others of its reply from being answered.
-            runner_item.group_id += ":async"
+            runner_item.group_id += _ASYNC
 
     async def _returned(self, params: FunctionCallParams, value: object) -> None:
         """Take what a handler has returned for the result, unless there is one."""
@@ -157,6 +162,31 @@ class Handlers(OpenAILLMService):
             [FunctionCallFromLLM(**call, context=runner_item.context)],
         )
 
+    async def _broadcast_function_call_cancelled(
+        self, runner_item: FunctionCallRunnerItem, *, run_llm: bool = False
+    ) -> FunctionCallFromLLM:
+        """Tell that a call is cancelled, also where nobody has heard yet that it has begun.
+
+        Words before a call are spoken before the context learns of it, and a cancellation overtakes
+        them: it would be ignored there, and the call in progress for ever. A result stays behind.
+        """
+        has_begun = any(
+            not isinstance(message, LLMSpecificMessage)
+            and message.get("tool_call_id") == runner_item.tool_call_id
+            for message in runner_item.context.get_messages()
+        )
+        cancelled = await super()._broadcast_function_call_cancelled(runner_item, run_llm=run_llm)
+        if not has_begun:
+            await self.broadcast_frame(
+                FunctionCallResultFrame,
+                function_name=runner_item.function_name,
+                tool_call_id=runner_item.tool_call_id,
+                arguments=runner_item.arguments,
+                result=WAS_CANCELLED,
+                properties=FunctionCallResultProperties(run_llm=run_llm),
+            )
+        return cancelled
+
     async def broadcast_frame(self, frame_cls: type[Frame], **kwargs: Any) -> None:
         """Broadcast a frame, and take note of a call that it settles.
 
@@ -213,10 +243,12 @@ class ReturningHandler(DirectFunctionWrapper):
             params: What Pipecat gives to handlers.
 
         Raises:
-            RuntimeError: If something else than the call itself cancelled the handler.
+            RuntimeError: If something else than the call itself cancelled the handler, or it raises
+                what Pipecat does not catch or cannot print.
             TypeError: If the handler is a generator.
             Exception: What the handler raises.
         """
+        task = _current_task()
         try:
             value: object = (
                 self._handler.invoke(args, params) if self._direct else self._handler(params)
@@ -224,15 +256,38 @@ class ReturningHandler(DirectFunctionWrapper):
             while inspect.isawaitable(value):
                 value = await value
         except asyncio.CancelledError:
-            task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
             # Pipecat takes it for the end of the call, and would wait for its result for ever.
             raise RuntimeError("what it waited for was cancelled") from None
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as e:
+            if isinstance(e, GeneratorExit) and _current_task() is not task:
+                raise  # It is not the handler's: the coroutine is thrown away.
+            if isinstance(e, Exception) and _printed(e) is not None:
+                raise
+            # Pipecat would end without a result, and without a word.
+            raise RuntimeError(f"{type(e).__name__}: {_printed(e) or 'no message'}") from e
         if inspect.isgenerator(value) or inspect.isasyncgen(value):
             raise TypeError("a handler may not be a generator: it returns its result or calls back")
         if value is not None:
             await self._returned(params, value)
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # the loop has ended
+        return None
+
+
+def _printed(error: BaseException) -> str | None:
+    """An error's message; None for one that cannot be printed."""
+    try:
+        return str(error)
+    except Exception:
+        return None
 
 
 def settles(frame_cls: type[Frame], fields: Mapping[str, Any]) -> bool:

@@ -120,14 +120,14 @@ class Routing(OpenAILLMService):
 
     # --- which route ------------------------------------------------------------------------------
 
-    def choose_route(self, context: LLMContext) -> Route:
-        """Choose where the next request of this task goes."""
+    def choose_route(self, context: LLMContext, *, but: Route | None = None) -> Route:
+        """Choose where the next request of this task goes; to `but` only where all others rest."""
         routes = self._all_routes()
 
         def able(route: Route) -> bool:
             return self._is_able(route, context)
 
-        route = self._routes.choose(routes, now(), able)
+        route = self._routes.choose(routes, now(), able, but=but)
         self._route_of_task.set(route)
         return route
 
@@ -164,7 +164,8 @@ class Routing(OpenAILLMService):
         """
         at = now()
         self._routes.failed(route, error, at)
-        chosen = self.choose_route(context)
+        # There is no time to wait for the same model twice.
+        chosen = self.choose_route(context, but=route if error.reason is Reason.TIMEOUT else None)
         return chosen, chosen != route and not self._routes.rests(chosen, at)
 
     def answered(self, route: Route) -> None:

@@ -9,7 +9,7 @@ from loguru import logger
 from openai import APITimeoutError, AsyncStream
 from openai.types.chat import ChatCompletionChunk
 from pipecat.adapters.llm.services.open_ai_adapter import OpenAILLMInvocationParams
-from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
 from pipecat.services.openai.base_llm import OpenAILLMSettings
 from pipecat.services.settings import LLMSettings
 from pipecat.utils.errors import ErrorCategory
@@ -19,6 +19,7 @@ from pipecat.utils.tracing.service_decorators import (
 from pipecat.utils.types import NOT_GIVEN, NotGiven, assert_given
 
 from mistral_service.conversation.adapter import MistralLLMAdapter
+from mistral_service.conversation.tools import choice_now
 from mistral_service.costs import Price
 from mistral_service.reply.attempts import Attempts
 from mistral_service.reply.deadline import now
@@ -219,7 +220,7 @@ class MistralLLMService(Turns, Sight, Telling):
             The stream of the reply.
         """
         self._log_llm_response(context)
-        params = self.build_chat_completion_params(await self._invocation_params(context))
+        params = await self._request_params(context)
         client, connect = self.client_of(self.route), self._settings.limits().connect
         if not self._retry_on_timeout:
             return await open_reply(client, params, connect=connect)
@@ -255,9 +256,7 @@ class MistralLLMService(Turns, Sight, Telling):
         attempts = Attempts(self._settings.limits(), now())
         while True:
             route = self.choose_route(context)
-            params = self.build_chat_completion_params(
-                await self._invocation_params(context, system_instruction)
-            )
+            params = await self._request_params(context, system_instruction)
             if max_tokens is not None:
                 params["max_tokens"] = max_tokens
             if schema is not None:
@@ -278,7 +277,7 @@ class MistralLLMService(Turns, Sight, Telling):
                 if door is not None and ask is not None:
                     door.failed(ask, error)
                 _, moved = self.failed(route, error, context)
-                again = attempts.after(error, now(), spoke=False, moved=moved)
+                again = attempts.after(error, now(), moved=moved)
                 if again is None:
                     raise self.told(route, error) from None
                 await asyncio.sleep(again.delay)
@@ -342,6 +341,26 @@ class MistralLLMService(Turns, Sight, Telling):
             # As Pipecat's other services do: a voice answers at once unless it is told to think.
             return fastest_effort(self.route.model)
         return effort
+
+    async def _request_params(
+        self, context: LLMContext, system_instruction: str | None = None
+    ) -> dict[str, Any]:
+        params = self.build_chat_completion_params(
+            await self._invocation_params(context, system_instruction)
+        )
+        said = [m for m in context.get_messages() if not isinstance(m, LLMSpecificMessage)]
+        messages = cast("list[dict[str, Any]]", said)
+
+        def at_this_point(body: dict[str, Any]) -> dict[str, Any]:
+            # `extra` and overrides may choose too; a turn that has to end in words does.
+            if "tool_choice" not in body:
+                return body
+            choice = "none" if context.tool_choice == "none" else body["tool_choice"]
+            return {**body, "tool_choice": choice_now(choice, messages)}
+
+        if isinstance(body := params.get("extra_body"), dict):
+            params["extra_body"] = at_this_point(cast("dict[str, Any]", body))
+        return at_this_point(params)
 
     async def _invocation_params(
         self, context: LLMContext, system_instruction: str | None = None

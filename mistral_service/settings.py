@@ -73,9 +73,11 @@ class MistralLLMSettings(OpenAILLMSettings):
         connect_timeout: Seconds to a connection, TLS included (default 2).
         first_token_timeout: Seconds that a request may take to its first output (default 4).
         stall_timeout: Seconds between two outputs after which a stream counts as dead (default 3).
-        turn_timeout: Seconds, from the beginning of a turn or a fault in mid-sentence, within
-            which it is saved or the error told (default 9).
-        max_attempts: Requests that one turn may cost (default 3); 1 tries nothing again.
+        turn_timeout: Seconds that the caller may hear nothing, from the beginning of a turn or
+            the last sentence that the voice has said, before the turn is saved or the error told
+            (default 9). A model that thinks, or writes a call, has a minute.
+        max_attempts: Requests that one turn may cost (default 3); 1 tries nothing again, not
+            even where a reply was empty.
         hedging: Whether a second request goes out beside one that is late; the first to speak
             wins, the other is closed (default True).
         hedge_after: Seconds after which it goes out. By default the 95th percentile of this

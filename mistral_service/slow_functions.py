@@ -19,6 +19,7 @@ from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.openai.llm import OpenAILLMService
 
 from mistral_service.handlers import settles
+from mistral_service.reply.speech import has_words
 from mistral_service.settings import MistralLLMSettings, given
 
 SLOW_AFTER = 2.0
@@ -35,7 +36,7 @@ class SlowFunctions(OpenAILLMService):
     _settings: MistralLLMSettings  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, **kwargs: Any) -> None:
-        self._spoke = False  # since the last reply began
+        self._said: list[str] = []  # since the last reply began
         self._waited_for: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
         super().__init__(**kwargs)  # pyright: ignore[reportUnknownMemberType]
@@ -54,18 +55,18 @@ class SlowFunctions(OpenAILLMService):
     async def push_frame(
         self, frame: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM
     ) -> None:
-        """Push a frame; words that are spoken end the wait.
+        """Push a frame, and take note of what is said.
 
         Args:
             frame: The frame.
             direction: Where it goes.
         """
         if isinstance(frame, LLMTextFrame | TTSSpeakFrame):
-            if frame.text.strip():
-                self._spoke = True
-                self._wait_no_more()
+            self._said.append(frame.text)
         elif isinstance(frame, LLMFullResponseStartFrame):
-            self._spoke = False
+            if self._spoke():
+                self._wait_no_more()
+            self._said = []
         await super().push_frame(frame, direction)
 
     async def broadcast_frame(self, frame_cls: type[Frame], **kwargs: Any) -> None:
@@ -86,12 +87,16 @@ class SlowFunctions(OpenAILLMService):
             frame_cls, **kwargs
         )
 
+    def _spoke(self) -> bool:
+        # Together: a tag may come in pieces, and each of them looks like words.
+        return has_words("".join(self._said))
+
     def _wait_for(self, calls: Sequence[FunctionCallFromLLM]) -> None:
         text = given(self._settings.slow_function_text)
         waited_for = {
             call.tool_call_id for call in calls if not self._function_is_async(call.function_name)
         }
-        if not text or not waited_for or self._spoke:
+        if not text or not waited_for or self._spoke():
             return
         self._waited_for |= waited_for
         if self._timer is None:
@@ -110,7 +115,7 @@ class SlowFunctions(OpenAILLMService):
         )
 
     async def _say_so(self, text: str) -> None:
-        waits = bool(self._waited_for)
+        waits = bool(self._waited_for) and not self._spoke()
         self._wait_no_more()
         if waits and not self._skip_tts:
             await self.push_frame(TTSSpeakFrame(text, append_to_context=False))

@@ -1,18 +1,23 @@
 """One turn: ask, say what comes, run what is called, and never end in silence."""
 
 import asyncio
+import math
 from typing import Any, cast
 
 from loguru import logger
 from pipecat.frames.frames import LLMRunFrame, StartFrame
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
+from pipecat.utils.string import match_endofsentence
 
 from mistral_service.asking import Asking, Reply, Turn
+from mistral_service.conversation.run import Run
 from mistral_service.costs import total
 from mistral_service.reply.attempts import Attempts, Handled
 from mistral_service.reply.calls import Plan
 from mistral_service.reply.deadline import now
 from mistral_service.reply.events import Text
+from mistral_service.reply.silence import Silence
+from mistral_service.reply.speech import LAST_MOMENT_S, Sentences
 from mistral_service.settings import given
 from mistral_service.surroundings import Keeper
 from mistral_service.tracing import trace_turn
@@ -57,9 +62,8 @@ class Turns(Asking):
         if past is not None and not past.answer:
             return  # Another machine has answered.
         complete = False
-        attempts = Attempts(self._settings.limits(), now())
-        asked = self._to_be_asked(context)
-        turn = Turn(asked, attempts, self.choose_route(context), asked=asked)
+        turn = self._begin(context)
+        asked, attempts = turn.context, turn.attempts
         self._ledger.repeated_calls = "reuse" if self._settings.repeated_calls == "reuse" else "run"
         if past is not None and past.cut:
             turn.cut, turn.said = past.cut, [past.cut]
@@ -76,12 +80,15 @@ class Turns(Asking):
                     continue
                 # A continuation that brings nothing new: the sentence was complete when it was cut.
                 spoke = reply.spoke or self.is_speech(turn.cut)
-                plan = await self._run_calls(context, reply, spoke=spoke, may=asked is context)
+                plan = await self._run_calls(
+                    context, reply, turn.run, spoke=spoke, may=asked is context
+                )
                 unfinished = plan.repeated or reply.unreadable
                 complete = plan.leads_on or (spoke and not unfinished)
                 if complete:
                     return
-                if asked_again or reply.end.reason in _NOT_TRIED_AGAIN:
+                over = asked_again or reply.end.reason in _NOT_TRIED_AGAIN
+                if over or not attempts.again(now()):
                     await self._say_that_nothing_came(reply, plan)
                     complete = True
                     return
@@ -96,6 +103,24 @@ class Turns(Asking):
                 trace_turn(turn)
             await self.measure_usage(turn.usages)
             await self.measure_turn(turn.counts, total(turn.costs))
+
+    def _begin(self, context: LLMContext) -> Turn:
+        """A turn that begins now."""
+        limits, began = self._settings.limits(), now()
+        within = self._settings.sentence_within()
+        spoken = not (self._skip_tts or math.isinf(within))
+        # A voice gets its first sentence before the caller has waited too long.
+        allowed = max(limits.turn, within + LAST_MOMENT_S) if spoken else limits.turn
+        sentences = Sentences(within, match_endofsentence, began=began, silence=allowed)
+        asked = self._to_be_asked(context)
+        return Turn(
+            asked,
+            Attempts(limits, began),
+            self.choose_route(context),
+            asked,
+            sentences if spoken else None,
+            Silence(limits, began, allowed, sentences if spoken else None),
+        )
 
     def _to_be_asked(self, context: LLMContext) -> LLMContext:
         """The context; without functions, where the model has called them too often in a row."""
@@ -112,11 +137,11 @@ class Turns(Asking):
         return LLMContext(context.get_messages(), context.tools, "none")
 
     async def _run_calls(
-        self, context: LLMContext, reply: Reply, *, spoke: bool, may: bool
+        self, context: LLMContext, reply: Reply, run: Run, *, spoke: bool, may: bool
     ) -> Plan:
         """Start the calls of a reply, as far as they may run."""
         left_out = reply.end.calls_left_out
-        plan = self.plan_calls(context, reply.calls, left_out)
+        plan = self.plan_calls(context, reply.calls, left_out, offered=run.callable_names())
         if plan.error:
             raise MistralError(Reason.CALL, plan.error)
         if plan.calls and not may:
@@ -147,10 +172,13 @@ class Turns(Asking):
         self._pace.budget(error.budget, now())
         failed = turn.route
         turn.route, moved = self.failed(failed, error, turn.context)
-        turn.cut = "".join(turn.said)
-        spoke = bool(turn.cut.strip())
-        turn.asked = _continued(turn.context, turn.cut) if spoke else turn.context
-        again = turn.attempts.after(error, now(), spoke=spoke, moved=moved)
+        said = "".join(turn.said)
+        spoke = self.is_speech(said)
+        turn.cut = said if spoke else ""
+        turn.asked = _continued(turn.context, said) if spoke else turn.context
+        again = turn.attempts.after(
+            error, now(), silent_since=turn.silence.since if spoke else None, moved=moved
+        )
         if again is None:
             raise self.told(failed, error) from None
         done = "moved" if moved else "resumed" if spoke else "retried"

@@ -28,41 +28,51 @@ def attempts(**limits) -> Attempts:
 
 @pytest.mark.parametrize("reason", list(Reason))
 def test_only_what_may_pass_is_tried_again(reason: Reason):
-    again = attempts().after(MistralError(reason), 100.5, spoke=False)
+    again = attempts().after(MistralError(reason), 100.5)
     assert (again is not None) == reason.retryable
 
 
 def test_pauses_grow_and_attempts_end():
     tries = attempts(attempts=4)
-    pauses = [tries.after(MistralError(Reason.SERVER), 100.5, spoke=False) for _ in range(4)]
+    pauses = [tries.after(MistralError(Reason.SERVER), 100.5) for _ in range(4)]
     assert [p and round(p.delay, 3) for p in pauses] == [0.1, 0.2, 0.4, None]
 
 
 def test_a_stream_that_timed_out_is_asked_for_again_at_once():
-    again = attempts().after(MistralError(Reason.TIMEOUT), 104.0, spoke=False)
+    again = attempts().after(MistralError(Reason.TIMEOUT), 104.0)
     assert again is not None
     assert again.delay == 0.0
 
 
 def test_what_the_server_asks_for_is_respected_up_to_the_budget():
     short = MistralError(Reason.RATE_LIMIT, retry_after=2.0)
-    assert attempts().after(short, 100.0, spoke=False).delay == 2.0
+    assert attempts().after(short, 100.0).delay == 2.0
     long = MistralError(Reason.RATE_LIMIT, retry_after=60.0)
-    assert attempts().after(long, 100.0, spoke=False) is None
+    assert attempts().after(long, 100.0) is None
     assert "Try again in 60 s" in str(long)
 
 
 def test_an_attempt_may_take_what_is_left_of_the_budget():
     tries = attempts(first_token=4.0, turn=9.0)
     assert tries.first_token_within(100.0) == 4.0
-    assert tries.after(MistralError(Reason.TIMEOUT), 104.0, spoke=False)
+    assert tries.after(MistralError(Reason.TIMEOUT), 104.0)
     assert tries.first_token_within(104.0) == 5.0
 
 
 def test_a_cut_in_mid_sentence_has_a_budget_of_its_own():
     tries = attempts(turn=9.0)
-    assert tries.after(MistralError(Reason.UNREACHABLE), 160.0, spoke=False) is None
-    assert tries.after(MistralError(Reason.UNREACHABLE), 160.0, spoke=True) is not None
+    fault = MistralError(Reason.UNREACHABLE)
+    assert tries.after(fault, 160.0) is None
+    assert tries.after(fault, 160.0, silent_since=150.0) is None
+    assert tries.after(fault, 160.0, silent_since=158.0) is not None
+
+
+def test_a_reply_that_brought_nothing_is_asked_for_again_within_the_same_limits():
+    tries = attempts(turn=9.0, attempts=3)
+    assert tries.again(103.0)
+    assert tries.first_token_within(103.0) == 6.0
+    assert not attempts(attempts=1).again(100.0)
+    assert not attempts(turn=9.0).again(108.9)
 
 
 @given(
@@ -74,7 +84,8 @@ def test_no_attempt_begins_after_the_budget(faults, retry_after):
     for seconds, reason, spoke in faults:
         now += seconds
         last_word = now if spoke else last_word
-        again = tries.after(MistralError(reason, retry_after=retry_after), now, spoke=spoke)
+        error = MistralError(reason, retry_after=retry_after)
+        again = tries.after(error, now, silent_since=now if spoke else None)
         if again is None:
             break
         assert again.delay >= 0
@@ -100,6 +111,12 @@ def test_no_attempt_begins_after_the_budget(faults, retry_after):
         ("I wa", "as ever", " as ever"),
         ("", "One.", "One."),
         ("One two.", "One two.", ""),
+        ("The quick ", " The quick brown.", "brown."),
+        ("The quick ", "\nThe quick brown.", "brown."),
+        ("The quick ", "\ufeffThe quick brown.", "brown."),
+        ("The quick ", "\ufeffbrown.", "brown."),
+        ("The quick ", "the quick brown.", "brown."),
+        ("The quick ", "QUICK brown.", "brown."),
     ],
 )
 @pytest.mark.parametrize("size", [1, 3, 100])

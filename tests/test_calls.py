@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mistral_service.conversation.calls import WAS_CANCELLED
 from mistral_service.reply.calls import MAX_REMEMBERED, Ledger
 from mistral_service.reply.events import ToolCall
 
@@ -104,9 +105,10 @@ def test_a_server_that_counts_anew_may_call_the_same_on_a_later_turn():
     assert call.id != "call_0"
 
 
-def test_a_cancellation_is_no_result_to_use_again():
+@pytest.mark.parametrize("state", ["CANCELLED", json.dumps(WAS_CANCELLED)])
+def test_a_cancellation_is_no_result_to_use_again(state: str):
     ledger = Ledger(repeated_calls="reuse")
-    ledger.learn([USER, made("abcdefgh1"), answered("abcdefgh1", "CANCELLED")])
+    ledger.learn([USER, made("abcdefgh1"), answered("abcdefgh1", state)])
     assert ledger.plan([ToolCall("abcdefgh2", "f", "{}")]).calls[0].told is None
 
 
@@ -135,7 +137,10 @@ def test_a_server_that_counts_its_ids_anew_has_its_calls_run():
     assert call.id != "call_0"
 
 
-@pytest.mark.parametrize("arguments", ["{broken", "[1, 2]", "7", '"x"', "null"])
+@pytest.mark.parametrize(
+    "arguments",
+    ["{broken", "[1, 2]", "7", '"x"', "null", '{"a": NaN}', '{"a": 1e999}', '{"a": [-1E+999]}'],
+)
 def test_arguments_that_are_no_object_are_told_once_then_given_up(arguments: str):
     ledger = Ledger()
     [call] = ledger.plan([ToolCall("abcdefgh1", "f", arguments)]).calls
@@ -144,6 +149,47 @@ def test_arguments_that_are_no_object_are_told_once_then_given_up(arguments: str
     again = ledger.plan([ToolCall("abcdefgh2", "f", arguments)])
     assert not again.calls
     assert arguments in (again.error or "")
+
+
+def test_a_large_number_that_a_float_can_hold_is_one():
+    plan = Ledger().plan([ToolCall("abcdefgh1", "f", '{"a": 1e308, "b": -0.5}')])
+    assert plan.calls[0].arguments == {"a": 1e308, "b": -0.5}
+
+
+WRITTEN = ToolCall(None, "wipe", '{"all": true}', written=True)
+
+
+@pytest.mark.parametrize("offered", [["f", "g"], {"f": 1}, ()])
+def test_a_call_in_the_text_of_a_function_that_is_not_offered_is_told_once(offered):
+    ledger = Ledger()
+    ledger.learn([USER])
+    [call] = ledger.plan([WRITTEN], offered=offered).calls
+    assert (call.name, call.arguments) == ("wipe", {"all": True})
+    assert (call.told or "").startswith("The function wipe did not run: it is not offered.")
+    ledger.learn([USER, made(call.id, "wipe", '{"all": true}'), answered(call.id)])
+    again = ledger.plan([WRITTEN], offered=offered)
+    assert not again.calls
+    assert "it is not offered" in (again.error or "")
+
+
+@pytest.mark.parametrize(
+    ("call", "offered"),
+    [
+        (WRITTEN, None),
+        (WRITTEN, ["wipe"]),
+        (ToolCall("abcdefgh1", "wipe", "{}"), ["f"]),
+        (ToolCall("abcdefgh1", "wipe", "{}"), ()),
+    ],
+)
+def test_any_other_call_runs(call: ToolCall, offered):
+    assert Ledger().plan([call], offered=offered).calls[0].told is None
+
+
+def test_with_reuse_a_call_that_is_not_offered_is_answered_from_no_result():
+    ledger = Ledger(repeated_calls="reuse")
+    ledger.learn([USER, made("a", "wipe", '{"all": true}'), answered("a", "wiped")])
+    [call] = ledger.plan([WRITTEN], offered=["f"]).calls
+    assert "it is not offered" in (call.told or "")
 
 
 def test_a_call_that_is_right_at_last_begins_the_count_anew():

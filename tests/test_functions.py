@@ -13,8 +13,10 @@ from pipecat.frames.frames import (
     LLMMessagesAppendFrame,
 )
 
+from mistral_service import MistralLLMService
 from mistral_service.functions import answerable
 from mistral_service.local import Reply
+from mistral_service.reply.events import ToolCall
 
 
 def tools(*names: str) -> list[FunctionSchema]:
@@ -658,8 +660,18 @@ async def test_any_falsy_result_gets_an_answer(serve, service_for, result):
 
 
 class Odd:
+    def __init__(self, text: str | None = "an odd thing") -> None:
+        self.text = text
+
     def __str__(self) -> str:
-        return "an odd thing"
+        if self.text is None:
+            raise RuntimeError("not to be printed")
+        return self.text
+
+
+class Undecided(dict):
+    def __bool__(self) -> bool:
+        raise ValueError("neither true nor false")
 
 
 def circle() -> list:
@@ -677,6 +689,11 @@ def circle() -> list:
         ({7}, '"{7}"'),
         (b"a", "\"b'a'\""),
         ([Odd()], '["an odd thing"]'),
+        (Odd(None), '"COMPLETED"'),
+        ({"a": Odd(None), "n": 1}, '{"a": "", "n": 1}'),
+        (Odd(""), '"COMPLETED"'),
+        (Undecided(a=1), '{"a": 1}'),
+        (Undecided(), '"COMPLETED"'),
         ({(1, 2): "a"}, "\"{(1, 2): 'a'}\""),
         (circle(), '"[1, [...]]"'),
         (np.array([1, 2]), '"[1 2]"'),
@@ -714,3 +731,90 @@ async def test_news_that_json_cannot_hold_are_read_as_text(serve, service_for):
         assert await call.say("How is it?", turns=2) == "So it is."
         assert not call.errors
     assert "2026-01-02" in str(mistral.exchanges[1].request["messages"])
+
+
+@pytest.mark.parametrize("catch_all", [True, False])
+@pytest.mark.parametrize("sent", [True, False])
+async def test_a_call_in_the_text_of_a_function_that_is_not_offered_does_not_run(
+    serve, service_for, catch_all: bool, sent: bool
+):
+    mistral = serve(Reply("It is done." if sent else "I may not."))
+    service = service_for(mistral)
+    ran: list[str] = []
+
+    async def handler(params) -> None:
+        ran.append(params.function_name)
+        await params.result_callback("wiped")
+
+    service.register_function(None if catch_all else "wipe", handler)
+    async with Call(service, {"role": "user", "content": "Hello."}, tools=tools("one")) as call:
+        wipe = ToolCall(None, "wipe", "{}", written=not sent)
+        plan = service.plan_calls(call.context, [wipe], offered=["one"])
+        await service.start_calls(call.context, plan.calls)
+        await call.until(lambda: call.words)
+    assert ran == (["wipe"] if sent else [])
+    assert call.words == ("It is done." if sent else "I may not.")
+    told = mistral.exchanges[0].request["messages"][-1]["content"]
+    assert ("did not run: it is not offered" in told) is not sent
+
+
+FORCED = ["any", "required", {"type": "function", "function": {"name": "one"}}]
+
+
+class Overrides(MistralLLMService):
+    """A service that chooses on its own."""
+
+    choice: object = None
+
+    def build_chat_completion_params(self, params_from_context):
+        params = super().build_chat_completion_params(params_from_context)
+        return {**params, "tool_choice": self.choice}
+
+
+@pytest.mark.parametrize("place", ["settings", "extra", "extra_body", "override"])
+@pytest.mark.parametrize("choice", FORCED, ids=str)
+async def test_a_forced_choice_holds_for_the_callers_request_alone(serve, place: str, choice):
+    mistral = serve(
+        Reply(tool_calls=[called()]),
+        Reply(tool_calls=[called(call_id="abcdefgh2", a=2)]),
+        Reply("Done."),
+        Reply(tool_calls=[called(call_id="abcdefgh3")]),
+        Reply("Again."),
+    )
+    extra = {"tool_choice": choice}
+    settings = {
+        "settings": {"tool_choice": choice},
+        "extra": {"extra": extra},
+        "extra_body": {"extra": {"extra_body": extra}},
+        "override": {},
+    }[place]
+    kind = Overrides if place == "override" else MistralLLMService
+    service = kind(
+        api_key="k",
+        base_url=mistral.base_url,
+        settings=MistralLLMService.Settings(**settings),
+    )
+    if isinstance(service, Overrides):
+        service.choice = choice
+    ran = registered(service)
+    async with Call(service, tools=tools("one")) as call:
+        assert await call.say("Do it.", turns=3) == "Done."
+        assert await call.say("Once more.", turns=2) == "Again."
+    assert len(ran) == 3
+    chosen = [exchange.request["tool_choice"] for exchange in mistral.exchanges]
+    assert chosen == [choice, "auto", "auto", choice, "auto"]
+
+
+async def test_a_model_that_is_made_to_call_for_ever_has_to_speak_at_last(serve):
+    rounds = [
+        Reply(tool_calls=[called(call_id=f"abcdefgh{n}", a=n)], finish_reason="tool_calls")
+        for n in range(3)
+    ]
+    mistral = serve(*rounds, Reply("Enough."))
+    settings = MistralLLMService.Settings(extra={"tool_choice": "any"}, max_tool_rounds=3)
+    service = MistralLLMService(api_key="k", base_url=mistral.base_url, settings=settings)
+    ran = registered(service)
+    async with Call(service, tools=tools("one")) as call:
+        assert await call.say("Do it.", turns=4) == "Enough."
+    assert len(ran) == 3
+    assert "tools" not in mistral.exchanges[-1].request

@@ -3,10 +3,11 @@
 import asyncio
 import functools
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from call import Call
+from kept import Plays, Speaks
 from loguru import logger
 from pipecat.frames.frames import (
     FunctionCallInProgressFrame,
@@ -14,9 +15,12 @@ from pipecat.frames.frames import (
     FunctionCallResultProperties,
     LLMFullResponseEndFrame,
 )
+from pipecat.services.settings import TTSSettings
+from pipecat.transports.base_transport import TransportParams
 from test_functions import called, tools
 
 from mistral_service import MistralLLMService, handlers
+from mistral_service.handlers import ReturningHandler
 from mistral_service.local import Reply
 from mistral_service.settings import BadSetting
 
@@ -287,8 +291,7 @@ async def test_a_call_that_never_answers_does_not_keep_the_others_of_its_reply(
     said = results(mistral)
     assert NO_RESULT in said[0 if first else 1]
     assert said[1 if first else 0] == '"done"'
-    if in_parallel:
-        assert len(mistral.exchanges) == 2
+    assert len(mistral.exchanges) == 2
 
 
 async def test_one_after_the_other_the_next_begins_when_a_handler_has_returned(serve):
@@ -310,6 +313,210 @@ async def test_one_after_the_other_the_next_begins_when_a_handler_has_returned(s
         await handler.answers("first")
         await call.until(lambda: "Both." in call.words)
     assert results(mistral) == ['"first"', '"second"']
+    assert len(mistral.exchanges) == 2
+
+
+class Slow:
+    """A handler that takes its time, and notes what ran beside it."""
+
+    def __init__(self, seconds: float = 0.3) -> None:
+        self.seconds, self.running, self.most = seconds, 0, 0
+        self.began: list[str] = []
+
+    async def __call__(self, params) -> None:
+        self.began.append(params.tool_call_id)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await asyncio.sleep(self.seconds)
+        finally:
+            self.running -= 1
+        await params.result_callback(f"of {params.function_name}")
+
+
+BROKEN = {"name": "two", "id": "abcdefgh0", "arguments": "{"}
+
+
+@pytest.mark.parametrize("in_parallel", [True, False])
+@pytest.mark.parametrize("broken", [None, 0, 1, 2])
+async def test_the_calls_of_a_reply_are_answered_by_one_request(serve, in_parallel: bool, broken):
+    calls = [called(), called("two", "abcdefgh2")]
+    if broken is not None:
+        calls.insert(broken, BROKEN)
+    mistral = serve(Reply(tool_calls=calls), Reply("All done.", times=None))
+    service = service_of(mistral, limit=20, run_in_parallel=in_parallel)
+    slow = Slow()
+    for name in ("one", "two"):
+        service.register_function(name, slow)
+    async with Call(service, tools=tools("one", "two")) as call:
+        assert await call.say("Do it.", turns=2) == "All done."
+        await asyncio.sleep(0.4)
+    assert len(mistral.exchanges) == 2
+    assert slow.began == ["abcdefgh1", "abcdefgh2"]
+    assert slow.most == (2 if in_parallel else 1)
+    said = results(mistral)
+    if broken is not None:
+        assert "did not run" in said.pop(broken)
+    assert said == ['"of one"', '"of two"']
+    for kind in (FunctionCallInProgressFrame, FunctionCallResultFrame):
+        assert call.count(kind) == len(calls)
+
+
+async def test_in_turn_also_the_calls_of_the_next_reply_wait(serve):
+    mistral = serve(
+        Reply(tool_calls=[called()]), Reply(tool_calls=[called("two", "abcdefgh2")]), Reply("Both.")
+    )
+    service = service_of(mistral, limit=20, run_in_parallel=False)
+    slow = Slow()
+    for name in ("one", "two"):
+        service.register_function(name, slow, cancel_on_interruption=False)
+    async with Call(service, tools=tools("one", "two")) as call:
+        await call.say("Do one.")
+        await call.say("And two.")
+        assert slow.began == ["abcdefgh1"]
+        await call.until(lambda: slow.began == ["abcdefgh1", "abcdefgh2"])
+    assert slow.most == 1
+
+
+@pytest.mark.parametrize("ends_slowly", [True, False])
+async def test_an_interruption_cancels_the_calls_that_wait_for_their_turn(serve, ends_slowly: bool):
+    names = ("one", "two", "gone")
+    mistral = serve(
+        Reply(tool_calls=[called(name, f"abcdefgh{n}") for n, name in enumerate(names, 1)]),
+        Reply("As you wish."),
+        Reply(tool_calls=[called("two", "abcdefgh4")]),
+        Reply("Done."),
+    )
+    service = service_of(mistral, limit=20, run_in_parallel=False)
+    slow, waits = Slow(), Slow(0)
+
+    async def first(params) -> None:
+        service.unregister_function("gone")
+        try:
+            await slow(params)
+        finally:
+            if ends_slowly:
+                await asyncio.sleep(0.1)
+
+    for name, handler in zip(names, (first, waits, waits), strict=True):
+        service.register_function(name, handler)
+    cancelled: list[str] = []
+
+    @service.event_handler("on_function_calls_cancelled")
+    async def on_cancelled(_service, calls) -> None:
+        cancelled.extend(call.tool_call_id for call in calls)
+
+    async with Call(service, tools=tools(*names)) as call:
+        await call.say("Do it.")
+        await call.until(lambda: slow.began)
+        await call.interrupt()
+        await call.until(lambda: not call.aggregators.assistant().has_function_calls_in_progress)
+        await asyncio.sleep(0.3)
+        assert len(mistral.exchanges) == 1
+        assert await call.say("Never mind.") == "As you wish."
+        assert all("was cancelled" in said for said in results(mistral))
+        assert waits.began == []
+        assert await call.say("Only two.", turns=2) == "Done."
+    assert cancelled == ["abcdefgh1", "abcdefgh2", "abcdefgh3"]
+    assert waits.began == ["abcdefgh4"]
+    assert [exchange.refused for exchange in mistral.exchanges] == [None] * 4
+
+
+@pytest.mark.parametrize("in_parallel", [True, False])
+@pytest.mark.parametrize("pauses", [True, False])
+async def test_an_interruption_of_the_words_before_a_call_leaves_none_in_progress(
+    serve, pauses: bool, in_parallel: bool
+):
+    """The context learns of a call when the words before it are spoken."""
+    mistral = serve(
+        Reply("Let me look into this.", tool_calls=[called(), called("two", "abcdefgh2")]),
+        Reply("As you wish."),
+    )
+    service = service_of(mistral, limit=20, run_in_parallel=in_parallel)
+    slow = Slow(20)
+    for name in ("one", "two"):
+        service.register_function(name, slow)
+    none = TTSSettings(model=None, voice=None, language=None)
+    speaks = Speaks(
+        sample_rate=16000,
+        settings=none,
+        push_start_frame=True,
+        push_stop_frames=True,
+        pause_frame_processing=pauses,
+    )
+    plays = Plays(TransportParams(audio_out_enabled=True, audio_out_sample_rate=16000))
+    async with Call(service, tools=tools("one", "two"), voice=[speaks, plays]) as call:
+        await call.begin("Do both.")
+        await call.until(lambda: slow.began)
+        assert not [m for m in call.context.get_messages() if m["role"] == "tool"]
+        await call.interrupt()
+        await call.until(lambda: [m for m in call.context.get_messages() if m["role"] == "tool"])
+        await call.until(lambda: not call.aggregators.assistant().has_function_calls_in_progress)
+        assert await call.say("Never mind.") == "As you wish."
+    assert len(mistral.exchanges) == 2
+    assert ["was cancelled" in said for said in results(mistral)] == [True, True]
+
+
+async def test_an_asynchronous_call_that_waits_for_its_turn_outlasts_an_interruption(serve):
+    mistral = serve(
+        Reply(tool_calls=[called(), called("two", "abcdefgh2")]), Reply("The job is done.")
+    )
+    service = service_of(mistral, limit=20, run_in_parallel=False)
+    slow, job = Slow(), Slow()
+    service.register_function("one", slow)
+    service.register_function("two", job, cancel_on_interruption=False)
+    async with Call(service, tools=tools("one", "two")) as call:
+        await call.say("Do it.")
+        await call.until(lambda: slow.began)
+        assert job.began == []
+        await call.interrupt()
+        await call.until(lambda: call.words == "The job is done.")
+        assert not call.aggregators.assistant().has_function_calls_in_progress
+    assert slow.running == 0
+    assert job.began == ["abcdefgh2"]
+    assert len(mistral.exchanges) == 2
+
+
+@pytest.mark.parametrize("how", ["all", "the end"])
+async def test_nothing_begins_where_all_calls_are_cancelled(serve, how: str):
+    mistral = serve(Reply(tool_calls=[called(), called("two", "abcdefgh2")]))
+    service = service_of(mistral, limit=20, run_in_parallel=False)
+    slow = Slow(20)
+    for name in ("one", "two"):
+        service.register_function(name, slow)
+    async with Call(service, tools=tools("one", "two")) as call:
+        await call.say("Do it.")
+        await call.until(lambda: slow.began)
+        if how == "all":
+            assert len(await service.cancel_function_calls()) == 2
+            await call.until(
+                lambda: not call.aggregators.assistant().has_function_calls_in_progress
+            )
+    assert slow.began == ["abcdefgh1"]
+    assert slow.running == 0
+    assert not [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+
+
+async def test_a_function_that_is_gone_when_its_turn_comes_does_not_run(serve):
+    calls = [called(), called("two", "abcdefgh2"), called("nonesuch", "abcdefgh3")]
+    mistral = serve(Reply(tool_calls=calls), Reply("One of three.", times=None))
+    service = service_of(mistral, limit=20, run_in_parallel=False)
+    slow = Slow()
+
+    async def first(params) -> None:
+        service.unregister_function("two")
+        await slow(params)
+
+    service.register_function("one", first)
+    service.register_function("two", slow)
+    async with Call(service, tools=tools("one", "two")) as call:
+        assert await call.say("Do it.", turns=2) == "One of three."
+        await asyncio.sleep(0.2)
+    assert slow.began == ["abcdefgh1"]
+    done, *others = results(mistral)
+    assert done == '"of one"'
+    assert ["not currently available" in other for other in others] == [True, True]
+    assert len(mistral.exchanges) == 2
 
 
 @pytest.mark.parametrize("name", ["one", None])
@@ -538,6 +745,65 @@ def plain_generator(_params):
 
 def raises(_params) -> None:
     raise ValueError("broken")
+
+
+class Halt(BaseException):
+    """What a framework raises to end a task."""
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("not to be printed")
+
+
+def raising(error: BaseException) -> Any:
+    async def raises_it(_params) -> None:
+        raise error
+
+    return raises_it
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Halt("enough"),
+        Halt(),
+        BaseExceptionGroup("several", [Halt(), ValueError()]),
+        BaseExceptionGroup("several", [asyncio.CancelledError()]),
+        GeneratorExit(),
+        Unprintable(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("in_parallel", [True, False])
+async def test_what_is_no_exception_is_reported_like_one(serve, in_parallel: bool, error):
+    calls = [called(), called("two", "abcdefgh2")]
+    mistral = serve(Reply(tool_calls=calls), Reply("One failed.", times=None))
+    service = service_of(mistral, limit=20, run_in_parallel=in_parallel)
+    service.register_function("one", raising(error))
+    service.register_function("two", Slow(0.1))
+    async with Call(service, tools=tools("one", "two")) as call:
+        assert await call.say("Do it.", turns=2) == "One failed."
+        [told] = call.errors
+    assert type(error).__name__ in told.error
+    assert told.exception is not None
+    assert told.exception.__cause__ is error
+    assert "failed" in results(mistral)[0]
+    assert results(mistral)[1] == '"of two"'
+    assert len(mistral.exchanges) == 2
+
+
+async def test_a_handler_that_is_thrown_away_ends_in_silence():
+    async def returned(_params, _value) -> None:
+        raise AssertionError
+
+    thrown_away = ReturningHandler(never, returned).invoke({}, cast(Any, None))
+
+    async def begins() -> None:
+        thrown_away.send(None)
+
+    await asyncio.create_task(begins())
+    thrown_away.close()
 
 
 @pytest.mark.parametrize("handler", [cancelled_inside, generator, plain_generator, raises])

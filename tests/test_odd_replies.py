@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from call import Call
+from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
     LLMFullResponseEndFrame,
     LLMFullResponseStartFrame,
@@ -250,7 +251,9 @@ async def test_every_captured_stream_ends_in_speech_an_action_or_an_error(
         await params.result_callback("ok")
 
     service.register_function(None, handler)
-    async with Call(service) as call:
+    # A call that stands in the text runs only where its function is offered.
+    offered = FunctionSchema("get_weather", "For tests.", {"city": {"type": "string"}}, [])
+    async with Call(service, tools=[offered]) as call:
         await call.begin("Hello.")
         await call.until(
             lambda: call.count(LLMFullResponseEndFrame) and (call.words or call.errors)

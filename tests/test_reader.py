@@ -1,6 +1,7 @@
 """Captured streams to events: what the caller hears and which functions run."""
 
 import json
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall
+from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall, Unreadable
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.wire.chunks import Usage, parse_chunk
 from mistral_service.wire.errors import MistralError, Reason
@@ -221,3 +222,391 @@ def test_however_calls_are_fragmented_they_come_out_whole(
     assert calls(reader.finish()) == [
         (f"id{i}", name, json.dumps(arguments)) for i, (name, arguments) in enumerate(made)
     ]
+
+
+# --- calls in pieces ------------------------------------------------------------------------------
+
+
+def call_piece(
+    name: str = "", arguments: str = "", call_id: str | None = None, index: int | None = None
+) -> dict:
+    return {"index": index, "id": call_id, "function": {"name": name, "arguments": arguments}}
+
+
+def of_deltas(
+    *deltas: dict, finish_reason: object = "stop", offered: tuple[str, ...] = (), **options: bool
+) -> list[Event]:
+    """The events of a reply whose chunks have these deltas."""
+    reader = ReplyReader(offered, **options)
+    events: list[Event] = []
+    for delta in deltas:
+        events += reader.feed(parse_chunk(json.dumps({"choices": [{"delta": delta}]})))
+    end = {"choices": [{"delta": {}, "finish_reason": finish_reason}]}
+    return [*events, *reader.feed(parse_chunk(json.dumps(end))), *reader.finish()]
+
+
+def of_pieces(*pieces: dict) -> list[tuple[str, object]]:
+    """The calls that these pieces are, one in each delta."""
+    made = calls(of_deltas(*({"tool_calls": [piece]} for piece in pieces)))
+    return [(name, json.loads(arguments)) for _, name, arguments in made]
+
+
+MONDAY, OSLO = '{"day": "Monday"}', '{"city": "Oslo"}'
+BOOKED, WEATHER = ("book", {"day": "Monday"}), ("get_weather", {"city": "Oslo"})
+
+
+@pytest.mark.parametrize("index", [None, 0])
+def test_pieces_with_an_id_find_their_call(index: int | None):
+    assert of_pieces(
+        call_piece("book", "", "a1", index),
+        call_piece("get_weather", "", "b1", index),
+        call_piece("", MONDAY, "a1", index),
+        call_piece("", OSLO, "b1", index),
+    ) == [BOOKED, WEATHER]
+    assert of_pieces(
+        call_piece("book", "", "a1", index),
+        call_piece("get_weather", "", "b1", index),
+        call_piece("", MONDAY[:7], "a1", index),
+        call_piece("", MONDAY[7:], None, index),
+        call_piece("", OSLO[:3], "b1", index),
+        call_piece("", OSLO[3:], None, index),
+    ) == [BOOKED, WEATHER]
+
+
+@pytest.mark.parametrize("again", [MONDAY, '{"day":"Monday"}', "{}", "", " "])
+@pytest.mark.parametrize("name", ["book", ""])
+@pytest.mark.parametrize("call_id", ["a1", None])
+def test_what_brings_nothing_to_a_whole_call_is_no_other_call(again: str, name: str, call_id):
+    assert of_pieces(call_piece("book", MONDAY, "a1", 0), call_piece(name, again, call_id, 0)) == [
+        BOOKED
+    ]
+
+
+def test_a_whole_call_that_was_encoded_twice_may_come_again():
+    twice = json.dumps(MONDAY)
+    for name in ("book", ""):
+        pieces = (call_piece("book", twice, "a1", 0), call_piece(name, twice, None, 0))
+        assert of_pieces(*pieces) == [BOOKED]
+
+
+@pytest.mark.parametrize("name", ["book", ""])
+@pytest.mark.parametrize("call_id", ["a1", None])
+@pytest.mark.parametrize("text", [MONDAY, json.dumps(MONDAY), " " + MONDAY])
+def test_arguments_that_come_each_time_anew_are_the_last(name: str, call_id, text: str):
+    for step in (1, 2, 5):
+        grown = [text[:end] for end in range(2, len(text), step)]
+        pieces = [call_piece(name, each, call_id, 0) for each in [*grown, text]]
+        assert of_pieces(call_piece("book", text[:1], "a1", 0), *pieces) == [BOOKED]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"a":{"a":1}}', '{"{": 0}', '{"a": {}}', '{"a": [{}, {}, {"a": {}}]}', '{"": {"": 0}}'],
+)
+def test_arguments_that_repeat_themselves_are_whole_in_any_pieces(text: str):
+    for first in range(1, len(text)):
+        for second in range(first, len(text)):
+            parts = [text[:first], text[first:second], text[second:]]
+            pieces = [
+                call_piece("" if n else "book", part, None, 0) for n, part in enumerate(parts)
+            ]
+            assert of_pieces(*pieces) == [("book", json.loads(text))]
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        # the name again, while the arguments have no end
+        [call_piece("book", '{"day":', "a1", 0), call_piece("book", ' "Monday"}', None, 0)],
+        # a name that comes each time anew
+        [
+            call_piece("b", "", "a1", 0),
+            call_piece("boo", "", "a1", 0),
+            call_piece("book", MONDAY, "a1", 0),
+        ],
+        [call_piece("b", "", None, 0), call_piece("book", MONDAY, None, 0)],
+        # a name in pieces
+        [call_piece("bo", "", "a1", 0), call_piece("ok", MONDAY, "a1", 0)],
+        # arguments that were still to come
+        [call_piece("book", "{}", "a1", 0), call_piece("", MONDAY, None, 0)],
+    ],
+)
+def test_pieces_of_one_call_are_one_call(pieces: list[dict]):
+    assert of_pieces(*pieces) == [BOOKED]
+
+
+@pytest.mark.parametrize("index", [None, 0])
+def test_one_id_for_every_call_does_not_make_them_one(index: int | None):
+    assert of_pieces(
+        call_piece("book", MONDAY, "x", index), call_piece("get_weather", OSLO, "x", index)
+    ) == [BOOKED, WEATHER]
+
+
+def test_long_arguments_are_looked_at_once():
+    value = {"items": [{"n": {}}] * 8_000}
+    text = json.dumps(value)
+    reader = ReplyReader()
+    began = time.process_time()
+    for at in range(0, len(text), 4):
+        piece = call_piece("book", text[at : at + 4], "a1", 0)
+        reader.feed(parse_chunk(json.dumps({"choices": [{"delta": {"tool_calls": [piece]}}]})))
+    [(_, _, arguments)] = calls(reader.finish())
+    assert json.loads(arguments) == value
+    assert time.process_time() - began < 3
+
+
+# --- calls that are written and sent --------------------------------------------------------------
+
+
+def test_arguments_that_were_encoded_twice_are_unwrapped_once():
+    sent = call_piece("book", json.dumps(MONDAY), "a1", 0)
+    assert calls(of_deltas({"tool_calls": [sent]})) == [("a1", "book", MONDAY)]
+    written = f"[TOOL_CALLS]book[ARGS]{json.dumps(MONDAY)}"
+    assert calls(of_deltas({"content": written})) == [(None, "book", MONDAY)]
+    other = json.dumps(json.dumps(MONDAY))
+    sent = call_piece("book", other, "a1", 0)
+    assert calls(of_deltas({"tool_calls": [sent]})) == [("a1", "book", other)]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        f"[TOOL_CALLS]book[ARGS]{MONDAY}",
+        f"[TOOL_CALLS]book[ARGS]{json.dumps(MONDAY)}",
+        "[TOOL_CALLS]book",
+        '[TOOL_CALLS]book[ARGS]{"day": "Mo',
+        f"[TOOL_CALLS]book[TOOL_CALLS]book[ARGS]{MONDAY}",
+    ],
+)
+def test_a_call_that_is_written_and_sent_is_one(written: str):
+    other = call_piece("get_weather", OSLO, "b1", 1)
+    sent = {"tool_calls": [call_piece("book", MONDAY, "a1", 0), other]}
+    events = of_deltas({"content": written}, sent, offered=("book", "get_weather"))
+    made = [(name, arguments) for _, name, arguments in calls(events)]
+    assert made[-2:] == [("book", MONDAY), ("get_weather", OSLO)]
+    assert made[:-2] == ([("book", "")] if written.count("book") == 2 else [])
+
+
+def test_each_written_call_needs_a_sent_one_of_its_own():
+    written = f"[TOOL_CALLS]book[TOOL_CALLS]book[ARGS]{MONDAY}"
+    events = of_deltas(
+        {"content": written},
+        {"tool_calls": [call_piece("book", MONDAY, "a1", 0)]},
+        {"tool_calls": [call_piece("book", '{"day": "Tuesday"}', "a2", 1)]},
+    )
+    assert [arguments for _, _, arguments in calls(events)] == [MONDAY, '{"day": "Tuesday"}']
+
+
+@pytest.mark.parametrize("finish_reason", ["stop", "tool_calls", "length"])
+def test_a_written_call_without_arguments_has_none_to_run_with(finish_reason: str):
+    text = {"content": "[TOOL_CALLS]book"}
+    events = of_deltas(text, offered=("book",), finish_reason=finish_reason)
+    assert calls(events) == [(None, "book", "")]
+    text = {"content": "<tool_call>book</tool_call>"}
+    assert calls(of_deltas(text, offered=("book",))) == [(None, "book", "{}")]
+
+
+def test_what_is_written_is_told_from_what_is_sent():
+    events = of_deltas(
+        {"content": f"[TOOL_CALLS]fly[ARGS]{OSLO}"},
+        {"tool_calls": [call_piece("book", MONDAY, "a1", 0)]},
+    )
+    made = {e.name: e.written for e in events if isinstance(e, ToolCall)}
+    assert made == {"fly": True, "book": False}
+
+
+# --- what counts as progress ----------------------------------------------------------------------
+
+
+def counts(*deltas: dict, offered: tuple[str, ...] = ("book",), **options: bool) -> list[tuple]:
+    """After each delta, how much has come: all, thoughts, pieces of calls."""
+    reader = ReplyReader(offered, **options)
+    found: list[tuple[int, int, int]] = []
+    for delta in deltas:
+        reader.feed(parse_chunk(json.dumps({"choices": [{"delta": delta}]})))
+        found.append((reader.progress, reader.thoughts, reader.call_progress))
+    return found
+
+
+@pytest.mark.parametrize(
+    "text", ["...", "…", "🙂", "\u200b", "\n ", "—", "*", "</s>", "<|im_end|>"]
+)
+def test_what_no_voice_can_say_is_no_progress(text: str):
+    assert counts({"content": text}, {"content": text}) == [(0, 0, 0)] * 2
+    assert counts({"content": [{"type": "text", "text": text}]}) == [(0, 0, 0)]
+
+
+def test_what_is_skipped_is_no_progress():
+    deltas = [{"content": text} for text in ("[TOOL_RESULTS]", "a lot", " of words")]
+    assert counts(*deltas) == [(0, 0, 0)] * 3
+
+
+@pytest.mark.parametrize("text", ["5", "да", "はい", "é", "۵", "- a"])
+def test_a_letter_or_a_digit_in_any_script_is_progress(text: str):
+    assert counts({"content": text}) == [(1, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        [{"reasoning_content": "They "}, {"reasoning": "greet"}],
+        [{"content": "<think>They "}, {"content": "greet"}],
+        [{"content": "[THINK]a</think>"}, {"content": "They greet"}],
+        [{"content": [{"type": "thinking", "thinking": ["They "]}]}, {"reasoning": ["greet"]}],
+        [{"reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}]}] * 2,
+        [{"content": [{"type": "redacted_thinking", "data": "x"}]}] * 2,
+    ],
+)
+def test_thoughts_are_counted(deltas: list[dict]):
+    found = counts(*deltas)
+    assert found[1][0] > found[0][0]
+    assert all(all_ == thoughts and not made for all_, thoughts, made in found)
+
+
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        [{"tool_calls": [call_piece("book")]}, {"tool_calls": [call_piece("", '{"day"')]}],
+        [{"content": "[TOOL_CALLS]book"}, {"content": '[ARGS]{"day": "M'}, {"content": 'on"}'}],
+        [{"content": '```json\n{"name": "bo'}, {"content": 'ok", "argu'}, {"content": "ments"}],
+        [{"content": '{"name": "bo'}, {"content": 'ok", "argu'}, {"content": "ments"}],
+    ],
+)
+def test_pieces_of_calls_are_counted(deltas: list[dict]):
+    found = counts(*deltas)
+    assert all(later[2] > earlier[2] for earlier, later in pairwise(found))
+    assert all(all_ == made and not thoughts for all_, thoughts, made in found)
+
+
+def test_blanks_in_a_call_are_no_progress():
+    deltas = [{"content": text} for text in ('[TOOL_CALLS]book[ARGS]{"day":', "  ", "\n")]
+    assert len(set(counts(*deltas))) == 1
+    assert counts({"tool_calls": [call_piece("", "  ")]}) == [(0, 0, 0)]
+
+
+# --- thinking, ends, errors -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "reasoning_text", "thinking"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "They greet.",
+        ["They ", "greet."],
+        [{"text": "They "}, {"content": "greet."}],
+        [{"type": "summary_text", "summary": "They "}, {"reasoning": "greet."}],
+        {"text": "They greet."},
+        {"content": [{"type": "text", "text": "They "}, {"text": "greet."}]},
+        {"summary": [{"type": "summary_text", "text": "They greet."}]},
+    ],
+)
+def test_thinking_beside_the_content_is_read_in_any_form(field: str, value: object):
+    events = of_deltas({field: value}, {"content": "Hello."})
+    assert [e for e in events if isinstance(e, Thought)] == [Thought("They greet.")]
+    assert words(events) == "Hello."
+
+
+@pytest.mark.parametrize(
+    "details",
+    ["They greet.", ["They greet."], {"text": "They greet."}, [{"summary": "They greet."}]],
+)
+def test_details_of_reasoning_are_read_in_any_form(details: object):
+    assert of_deltas({"reasoning_details": details})[0] == Thought("They greet.")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "reasoning", "text": "They greet."},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "They greet."}]},
+        {"type": "thinking", "thinking": ["They ", "greet."]},
+        {"type": "thinking", "thinking": "They greet."},
+    ],
+)
+def test_a_part_of_thinking_is_read_in_any_form(part: dict):
+    events = of_deltas({"content": [part, {"type": "text", "text": "Hello."}]})
+    assert events[:2] == [Thought("They greet."), Text("Hello.")]
+
+
+def test_thinking_that_comes_under_two_names_is_told_once():
+    both = {"reasoning": "Hm.", "reasoning_details": [{"type": "reasoning.text", "text": "Hm."}]}
+    assert of_deltas(both)[:-1] == [Thought("Hm.")]
+
+
+@pytest.mark.parametrize("value", [True, 7, {}, [], [None, 3], {"text": 5}, [[[[[[["x"]]]]]]]])
+def test_thinking_of_odd_shape_says_nothing(value: object):
+    assert (
+        len(of_deltas({"reasoning": value}, {"content": [{"type": "reasoning", "text": 5}]})) == 1
+    )
+
+
+def test_half_of_a_surrogate_pair_in_a_thought_waits_for_the_other():
+    halves = [{"reasoning_content": "Hi \ud83d"}, {"reasoning_content": "\ude00 you"}]
+    thoughts = [e.text for e in of_deltas(*halves) if isinstance(e, Thought)]
+    assert thoughts == ["Hi ", "😀 you"]
+    alone = of_deltas(halves[0], {"content": "Hello."})
+    assert alone[:3] == [Thought("Hi "), Thought("\ufffd"), Text("Hello.")]
+    assert of_deltas(halves[0])[:2] == [Thought("Hi "), Thought("\ufffd")]
+
+
+@pytest.mark.parametrize("reason", [{}, [], 0, False, 7, {"type": "x"}])
+def test_an_end_that_is_no_word_is_a_break(reason: object):
+    reader = ReplyReader()
+    reader.feed(parse_chunk(json.dumps({"choices": [{"delta": {}, "finish_reason": reason}]})))
+    assert reader.broken == json.dumps(reason)
+
+
+@pytest.mark.parametrize("reason", [None, ""])
+def test_no_end_is_no_break(reason: object):
+    end = of_deltas({"content": "Hello."}, finish_reason=reason)[-1]
+    assert isinstance(end, Finish)
+    assert end.reason is None
+
+
+def test_a_break_stays_one():
+    reader = ReplyReader()
+    for reason in ("abort", "stop"):
+        reader.feed(parse_chunk(json.dumps({"choices": [{"finish_reason": reason}]})))
+    assert reader.broken == "abort"
+
+
+@pytest.mark.parametrize("form", ["delta", "message"])
+def test_an_error_in_a_delta_is_an_error(form: str):
+    delta = {"content": "Hel", "error": {"code": 429, "message": "Slow down"}}
+    with pytest.raises(MistralError, match="Slow down") as raised:
+        parse_chunk(json.dumps({"choices": [{form: delta}]}))
+    assert raised.value.reason is Reason.RATE_LIMIT
+    assert parse_chunk(json.dumps({"choices": [{form: {"content": "Hi", "error": None}}]})).text
+
+
+# --- what is read otherwise -----------------------------------------------------------------------
+
+
+def test_code_that_is_filled_in_is_left_alone():
+    code = "[INST] <s>x</s> <think> [TOOL_CALLS] ```json\n{"
+    events = of_deltas(*({"content": char} for char in code), markup=False)
+    assert words(events) == code
+    assert [e for e in events if not isinstance(e, Text | Finish)] == []
+    assert counts({"content": "}"}, {"content": "\n"}, markup=False) == [(1, 0, 0)] * 2
+
+
+@pytest.mark.parametrize("finish_reason", ["length", "model_length", "stop", None])
+def test_a_thought_that_was_expected_and_was_cut_stays_one(finish_reason: str | None):
+    events = of_deltas(
+        {"content": "They greet"}, finish_reason=finish_reason, begins_in_thought=True
+    )
+    cut = finish_reason in ("length", "model_length")
+    assert words(events) == ("" if cut else "They greet")
+    assert events[0] == Thought("They greet")
+
+
+def test_a_typed_thought_gives_back_what_was_taken_for_one():
+    events = of_deltas(
+        {"content": "Hello."}, {"reasoning": "Hm."}, {"content": " You?"}, begins_in_thought=True
+    )
+    assert words(events) == "Hello. You?"
+
+
+def test_a_stray_marker_of_calls_is_reported_where_nothing_follows():
+    assert Unreadable("[TOOL_CALLS]") in of_deltas({"content": "Well.[TOOL_CALLS]"})
+    assert words(of_deltas({"content": "[TOOL_CALLS] Well."})) == "Well."

@@ -130,6 +130,16 @@ async def test_a_model_that_is_full_or_gone_is_stood_in_for(serve, service_for, 
     assert (second.attempts, second.fallbacks) == (1, 0)
 
 
+async def test_a_turn_does_not_wait_for_the_same_model_twice(serve, service_for):
+    mistral = serve(Reply("Late.", wait=60), Reply("Here I am."))
+    service = service_for(
+        mistral, fallback_models=["ministral-8b-latest"], first_token_timeout=0.3, hedging=False
+    )
+    async with Call(service) as call:
+        assert await call.say("Hello.") == "Here I am."
+    assert models_asked(mistral) == ["mistral-small-latest", "ministral-8b-latest"]
+
+
 async def test_a_sentence_goes_on_with_another_model(serve, service_for):
     mistral = serve(
         Reply("One two three.", cut_after=2),

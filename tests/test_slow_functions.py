@@ -191,9 +191,18 @@ async def test_words_before_the_call_are_enough(serve):
         await call.until(lambda: call.words == "Let me look.Done.")
 
 
-@pytest.mark.parametrize("blank", ["", " \n"])
-async def test_blanks_before_the_call_are_no_words(serve, blank: str):
-    mistral = serve(Reply(blank, tool_calls=[called()]), Reply("Done."))
+def in_pieces(text: str) -> list[dict[str, Any]]:
+    """The deltas of a reply that says something, a character in each, and calls a function."""
+    function = {"name": "one", "arguments": "{}"}
+    call = {"index": 0, "id": "abcdefgh1", "function": function}
+    return [*({"content": char} for char in text), {"tool_calls": [call]}]
+
+
+@pytest.mark.parametrize(
+    "blank", ["", " \n", "...", "…", "👍", "**", "\u200b", '<break time="1s"/>']
+)
+async def test_blanks_and_signs_before_the_call_are_no_words(serve, blank: str):
+    mistral = serve(Reply(deltas=in_pieces(blank)), Reply("Done."))
     service = slow_service(mistral)
     handler = Waits()
     service.register_function("one", handler)
@@ -249,6 +258,20 @@ async def test_what_is_said_meanwhile_takes_its_place(serve):
         handler.may.set()
         await call.until(lambda: call.words.endswith("Done."))
     assert said(call) == []
+
+
+async def test_a_sign_that_is_said_meanwhile_does_not_take_its_place(serve):
+    mistral = serve(Reply(tool_calls=[called()]), Reply("Done."))
+    service = slow_service(mistral, after=0.5)
+    handler = Waits()
+    service.register_function("one", handler)
+    async with Call(service, tools=tools("one")) as call:
+        await call.begin("Do it.")
+        await call.until(lambda: call.count(FunctionCallInProgressFrame))
+        await call.worker.queue_frame(TTSSpeakFrame("🙂", append_to_context=False))
+        await call.until(lambda: said(call)[-1:] == [WAIT])
+        handler.may.set()
+        await call.until(lambda: call.words.endswith("Done."))
 
 
 async def test_a_handler_that_speaks_itself_is_enough(serve):

@@ -15,6 +15,7 @@ from pipecat.utils.text.simple_text_aggregator import SimpleTextAggregator
 from mistral_service import MistralClient, MistralError, MistralLLMService, Reason
 from mistral_service.local import Reply
 
+OSLO = ("get_weather", {"city": "Oslo"})
 HELLO = {"role": "user", "content": "Hello."}
 
 
@@ -227,6 +228,53 @@ async def test_run_inference_and_the_client_read_the_same(serve, service_for):
     assert "".join(getattr(event, "text", "") for event in streamed) == "hmHello."
 
 
+@pytest.mark.parametrize(
+    ("pieces", "said"),
+    [
+        (('[THINK]I call [TOOL_CALLS]book[ARGS]{"day"', ':"Mon"}? No.[/THINK]Hello.'), "Hello."),
+        (("[TOOL_CALLS]", " Hello ", "there."), "Hello there."),
+        (("Hello.", "</s>", "How are you?"), "Hello. How are you?"),
+        (("Hello there.</think>",), "Hello there."),
+        (('{"name": "book", ', '"author": "Ibsen"}'), '{"name": "book", "author": "Ibsen"}'),
+    ],
+)
+async def test_what_is_no_call_runs_nothing_and_hides_no_words(serve, service_for, pieces, said):
+    mistral = serve(texts(*pieces))
+    call, functions = await held(service_for(mistral), "Hello.")
+    assert (call.words, functions.ran, call.errors) == (said, [], [])
+    assert len(mistral.exchanges) == 1
+
+
+@pytest.mark.parametrize("half", ['{"name": "bo', '```json\n{"name": "bo'])
+async def test_half_a_call_without_a_marker_is_asked_for_again(serve, service_for, half):
+    mistral = serve(texts(half), Reply("Which day?"))
+    call, functions = await held(service_for(mistral), "Book.")
+    assert (call.words, functions.ran) == ("Which day?", [])
+
+
+async def test_a_written_call_without_arguments_is_reported_to_the_model(serve, service_for):
+    mistral = serve(texts("[TOOL_CALLS]book"), Reply("Which day?"))
+    call, functions = await held(service_for(mistral), "Book.")
+    assert (call.words, functions.ran) == ("Which day?", [])
+    assert "did not run" in json.dumps(mistral.exchanges[1].request["messages"])
+
+
+async def test_code_that_is_filled_in_may_hold_what_would_be_markup(serve):
+    code = 'x = "<s>[INST]"  # <think> [TOOL_CALLS] '
+    mistral = serve(texts(*code), texts(*code))
+    async with MistralClient(api_key="k", base_url=mistral.base_url) as client:
+        assert (await client.fim("def f():")).text == code
+        streamed = [event async for event in client.stream_fim("def f():")]
+    assert "".join(getattr(event, "text", "") for event in streamed) == code
+
+
+async def test_data_may_hold_what_would_be_markup(serve):
+    data = {"html": "<s>x</s>", "mine": "[INST]"}
+    mistral = serve(texts(*json.dumps(data), "</s>"))
+    async with MistralClient(api_key="k", base_url=mistral.base_url) as client:
+        assert await client.chat_json([HELLO]) == data
+
+
 # --- calls --------------------------------------------------------------------------------------
 
 
@@ -307,6 +355,24 @@ async def test_one_call_runs_once_however_it_is_spelt(serve, service_for, pieces
     call, functions = await held(service_for(mistral), "Monday?")
     assert functions.ran == [("book", {"day": "Monday"})]
     assert call.words == "It is booked."
+
+
+async def test_pieces_of_two_calls_that_only_an_id_tells_apart_are_two_calls(serve, service_for):
+    def piece(call_id: str, name: str, arguments: str) -> dict[str, Any]:
+        function = {"name": name, "arguments": arguments}
+        return {"index": 0, "id": call_id, "function": function}
+
+    mistral = serve(
+        calls(
+            piece("a1b2c3d4e", "book", ""),
+            piece("b1b2c3d4e", "get_weather", ""),
+            piece("a1b2c3d4e", "", '{"day": "Monday"}'),
+            piece("b1b2c3d4e", "", '{"city": "Oslo"}'),
+        ),
+        Reply("It is booked."),
+    )
+    _call, functions = await held(service_for(mistral), "Monday?")
+    assert sorted(functions.ran) == [("book", {"day": "Monday"}), OSLO]
 
 
 async def test_the_older_form_of_a_call_runs(serve, service_for):

@@ -116,7 +116,8 @@ class MistralLLMAdapter(OpenAILLMAdapter):
             budget=budget,
         )
         run.names, run.tool_faults = offered.names, offered.faults
-        run.offered = function_names(offered.tools) if run.has_tools else ()
+        # Also where none may be called: a model that calls all the same writes no words.
+        run.offered = function_names(offered.tools)
         messages = self._messages(context, system_instruction, run)
         choice = choice_now(choice, messages)
         if sees is not False and (urls := pictures_to_send(messages, run)):

@@ -58,7 +58,8 @@ class Run:
         pictures: What is sent in place of a picture's URL, or why it cannot be sent; by default
             the URL itself.
         changes: What was changed, in the order of the rules.
-        offered: The names of the functions that the request offers, as they are sent.
+        offered: The names of the functions that the request knows of, as they are sent; none may
+            be called unless `has_tools` says so.
         call_ids: The ids of calls as they are sent → as they stand in the context, where the two
             differ.
         names: The names of functions as they are sent → as the user gave them, where the two
@@ -105,6 +106,12 @@ class Run:
         """
         self._given = messages
         self._given_places = range(len(messages)) if places is None else places
+
+    def callable_names(self) -> list[str] | None:
+        """The functions that may be called, by the names that the user gave; None if unknown."""
+        if not self.begun:
+            return None
+        return [self.names.get(name, name) for name in self.offered if self.has_tools]
 
     @property
     def begun(self) -> bool:

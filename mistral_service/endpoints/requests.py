@@ -13,7 +13,14 @@ from mistral_service.reply.events import Event
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.reply.templates import TEMPLATES
 from mistral_service.wire.chunks import Chunk
-from mistral_service.wire.client import error_of, fetch_object, open_reply, place_of, read_chunks
+from mistral_service.wire.client import (
+    CHAT,
+    error_of,
+    fetch_object,
+    open_reply,
+    place_of,
+    read_chunks,
+)
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.request import function_names
 
@@ -141,8 +148,10 @@ class Requests:
         until = now() + seconds
         offered = function_names(params.get("tools") or [])
         model = (place_of(self.client), str(params.get("model")))
-        in_thought = TEMPLATES.begins_in_thought(model)
-        reader = ReplyReader(offered, begins_in_thought=in_thought)
+        # Code that is filled in may hold what would be a marker in a conversation.
+        chats = path == CHAT
+        in_thought = chats and TEMPLATES.begins_in_thought(model)
+        reader = ReplyReader(offered, begins_in_thought=in_thought, markup=chats)
         read: list[Chunk] = []
         waited = "no first token came"
         try:
@@ -178,7 +187,7 @@ class Requests:
         TEMPLATES.learn(model, reader.begins_in_thought)
         if whole:
             # In one piece a thought is one, also where its end alone says so.
-            reader = ReplyReader(offered, begins_in_thought=in_thought)
+            reader = ReplyReader(offered, begins_in_thought=in_thought, markup=chats)
             events = [*reader.feed_all(read), *reader.finish()]
         if reader.broken is not None:
             raise MistralError(Reason.STREAM, f"the reply ended with {reader.broken!r}")
@@ -187,7 +196,7 @@ class Requests:
 
 async def _pause(attempts: Attempts, error: MistralError) -> None:
     """Wait for the next attempt; without one, raise what went wrong."""
-    again = attempts.after(error, now(), spoke=False)
+    again = attempts.after(error, now())
     if again is None:
         raise error from None
     await asyncio.sleep(again.delay)

@@ -29,9 +29,10 @@ class Limits:
         first_token: From the request to the first output of an attempt, thinking included.
             Mistral's models begin within one; four leave room for a slow second.
         stall: From one output to the next. A stream that pauses so long has died.
-        turn: From the beginning of the turn, or from the fault in mid-sentence, to the last moment
-            at which an attempt may still be waited for: then the caller is told. A reply that
-            keeps coming may take as long as it likes.
+        turn: From the beginning of the turn, or from the end of the last sentence that the voice
+            got, to the last moment at which an attempt may still be waited for: then the caller
+            is told. A reply that keeps coming may take as long as it likes.
+        thinking: The same, where the model thinks, or writes a call, all the while.
         attempts: Requests that a turn may cost, a second one sent beside the first included.
     """
 
@@ -39,6 +40,7 @@ class Limits:
     first_token: float = 4.0
     stall: float = 3.0
     turn: float = 9.0
+    thinking: float = 60.0
     attempts: int = 3
 
 
@@ -108,24 +110,36 @@ class Attempts:
         self.hedges += 1
         return True
 
+    def again(self, now: float) -> bool:
+        """Decide about another request after a reply that brought nothing."""
+        if self.made >= self.limits.attempts or now + _WORTH_TRYING > self._until:
+            return False
+        self.made += 1
+        return True
+
     def after(
-        self, error: MistralError, now: float, *, spoke: bool, moved: bool = False
+        self,
+        error: MistralError,
+        now: float,
+        *,
+        silent_since: float | None = None,
+        moved: bool = False,
     ) -> TryAgain | None:
         """Decide about another attempt after a fault.
 
         Args:
             error: The fault.
             now: When it happened.
-            spoke: Whether words were said by then; the caller then waits from now on, not since
-                the turn began.
+            silent_since: Since when the caller hears nothing, where sentences were said; None
+                where the caller waits since the turn began.
             moved: Whether another model or endpoint would be asked, which needs no pause and may
                 take what this one has refused.
 
         Returns:
             When to try again; None to give up and tell the error.
         """
-        if spoke:
-            self._until = max(self._until, now + self.limits.turn)
+        if silent_since is not None:
+            self._until = max(self._until, silent_since + self.limits.turn)
         if self.made >= self.limits.attempts or not (moved or error.retryable):
             return None
         delay = 0.0 if moved else self._pause(error)

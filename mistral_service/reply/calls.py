@@ -5,7 +5,6 @@ from the context what has been called and answered, is asked for a plan for the 
 and is told what was started.
 """
 
-import json
 import re
 import secrets
 import string
@@ -14,13 +13,13 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, cast
 
 from mistral_service.reply.events import ToolCall
-from mistral_service.reply.rounds import Rounds
+from mistral_service.reply.rounds import Key, Rounds, arguments_of, key_of
 
 _ID_CHARACTERS = string.ascii_letters + string.digits
 _ID_LENGTH = 9
 
-# What Pipecat writes in place of a result: a call that is running, and one that was cancelled.
-_NO_RESULT = ("IN_PROGRESS", "CANCELLED", '{"type": "async_tool"')
+# What stands in place of a result: a call that is running, and one that was cancelled.
+_NO_RESULT = ("IN_PROGRESS", "CANCELLED", '{"type": "async_tool"', '"No result: the call was')
 
 # Ids of these forms are drawn at random, Mistral's own and those of providers that had the call
 # before; others may be a server's that counts anew on every turn.
@@ -117,7 +116,7 @@ class Ledger:
                     entry.this_turn = False
             for call in cast("list[Mapping[str, Any]]", message.get("tool_calls") or []):
                 function = cast("Mapping[str, Any]", call.get("function") or {})
-                key = (str(function.get("name")), _canonical(function.get("arguments")))
+                key = key_of(str(function.get("name")), function.get("arguments"))
                 entry = self._entries.setdefault(str(call.get("id")), _Entry(*key))
                 entry.in_context = entry.this_turn = True
             if role == "tool":
@@ -132,14 +131,22 @@ class Ledger:
             del self._entries[next(iter(self._entries))]
 
     def plan(
-        self, calls: Sequence[ToolCall], in_flight: Collection[str] = (), left_out: int = 0
+        self,
+        calls: Sequence[ToolCall],
+        in_flight: Collection[str] = (),
+        left_out: int = 0,
+        *,
+        offered: Collection[str] | None = None,
     ) -> Plan:
         """Decide about the calls of one reply.
 
         Args:
             calls: The calls, in order, with the ids and names that stand in the context.
-            in_flight: The ids of calls that are running at this moment.
+            in_flight: The ids of calls that are running, or wait for their turn, at this moment.
             left_out: How many further calls the reply had, which were not kept.
+            offered: The names, as they stand in the context, of the functions that the request
+                offered; None if that is not known. A call that was written in the text runs only
+                if its function is among them.
 
         Returns:
             The plan. Its calls count as started from now on.
@@ -149,7 +156,7 @@ class Ledger:
         waiting: list[ToolCall] = []
         told_again: str | None = None
         for call in calls:
-            key = (call.name, _canonical(call.arguments))
+            key = key_of(call.name, call.arguments)
             entry = self._entries.get(call.id or "")
             known = entry is not None and (entry.name, entry.arguments) == key
             told: str | None = None
@@ -165,23 +172,23 @@ class Ledger:
                         repeated.append(call)
                         continue
                     told = entry.result or f"{call.name} was called before; its result is gone."
-            told = told or self._told_of(call)
+            told = told or _told_of(call, offered)
             if told is None and self._rounds.worn_out(key):
                 repeated.append(call)
                 continue
             if told is None and self.repeated_calls == "reuse":
-                if any((p.name, _canonical(p.arguments)) == key for p in planned):
+                if any(key_of(p.name, p.arguments) == key for p in planned):
                     continue
                 told = self._result_of(key)
             told_again = told_again or told
             free = call.id and entry is None and call.id not in self._taken
             call_id = call.id if call.id and free else self._new_id()
-            arguments = _object(call.arguments)
+            arguments = arguments_of(call.arguments)
             if arguments is None:
                 arguments = {"arguments": call.arguments}
             planned.append(Planned(call_id, call.name, arguments, told))
             self._entries[call_id] = _Entry(*key)
-        self._rounds.count((p.name, _canonical(p.arguments)) for p in planned)
+        self._rounds.count(key_of(p.name, p.arguments) for p in planned)
         if left_out and calls:
             planned.append(self._too_many(len(calls), left_out, calls[-1].name))
         return self._bounded(planned, repeated, waiting, told_again)
@@ -226,7 +233,7 @@ class Ledger:
         self._entries[planned.id] = _Entry(name, "{}")
         return planned
 
-    def _result_of(self, key: tuple[str, str]) -> str | None:
+    def _result_of(self, key: Key) -> str | None:
         """The result of a like call of this turn."""
         return next(
             (
@@ -235,16 +242,6 @@ class Ledger:
                 if entry.this_turn and (entry.name, entry.arguments) == key and entry.result
             ),
             None,
-        )
-
-    def _told_of(self, call: ToolCall) -> str | None:
-        """What is told of a call whose arguments are no JSON object."""
-        if _object(call.arguments) is not None:
-            return None
-        shown = call.arguments if len(call.arguments) <= 200 else call.arguments[:200] + "…"
-        return (
-            f"The function {call.name} did not run: its arguments are not a JSON object: {shown} "
-            "Call it again with a JSON object."
         )
 
     def _bounded(
@@ -269,31 +266,15 @@ class Ledger:
                 return call_id
 
 
-def _object(text: str) -> dict[str, Any] | None:
-    try:
-        arguments: object = json.loads(text, parse_constant=_no_json)
-        if isinstance(arguments, str):
-            # Encoded twice, as some servers send them.
-            arguments = json.loads(arguments, parse_constant=_no_json)
-    except (ValueError, RecursionError):
+def _told_of(call: ToolCall, offered: Collection[str] | None) -> str | None:
+    """What is told of a call that cannot run as it is."""
+    if call.written and offered is not None and call.name not in offered:
+        can = "Call one that is, or answer in words." if offered else "Answer in words."
+        return f"The function {call.name} did not run: it is not offered. {can}"
+    if arguments_of(call.arguments) is not None:
         return None
-    if not isinstance(arguments, dict):
-        return None
-    if "\\ud" in text.lower():
-        # Half of a surrogate pair would break whatever encodes the arguments later.
-        plain = json.dumps(arguments, ensure_ascii=False)
-        paired = plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        arguments = json.loads(paired)
-    return cast("dict[str, Any]", arguments)
-
-
-def _no_json(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def _canonical(arguments: Any) -> str:
-    """Arguments in a form in which like ones are equal."""
-    if not isinstance(arguments, str):
-        arguments = json.dumps(arguments)
-    found = _object(arguments)
-    return arguments if found is None else json.dumps(found, sort_keys=True)
+    shown = call.arguments if len(call.arguments) <= 200 else call.arguments[:200] + "…"
+    return (
+        f"The function {call.name} did not run: its arguments are not a JSON object: {shown} "
+        "Call it again with a JSON object."
+    )

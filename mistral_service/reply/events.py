@@ -1,6 +1,6 @@
 """What happens in a reply, in the order in which it happens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mistral_service.wire.chunks import Usage
 
@@ -35,12 +35,14 @@ class ToolCall:
         id: The call's id as the server gave it; None if it gave none.
         name: The function's name.
         arguments: The arguments as JSON text, as the model wrote them; `{}` if it wrote nothing,
-            empty if the reply was cut before it wrote them.
+            empty if the reply was cut before it wrote them, or the call stood in the text without.
+        written: Whether it was read from the text of the reply, rather than sent as a call.
     """
 
     id: str | None
     name: str
     arguments: str
+    written: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,13 @@
 """Where a JSON value ends in a text that is still coming."""
 
+import re
+
+_IN_STRING = re.compile(r'["\\]')
+_OUTSIDE = re.compile(r'["{}\[\]]')
+
 
 class JsonExtent:
-    """Finds the end of the object, list or string that a text begins with.
+    """Finds the end of an object, a list or a string.
 
     Each character is looked at once, however many pieces the text comes in.
     """
@@ -13,8 +18,38 @@ class JsonExtent:
         self._in_string = False
         self._escaped = False
 
+    def feed(self, piece: str) -> int | None:
+        """Take the next piece of the text; the first begins with the value's first character.
+
+        Args:
+            piece: The piece.
+
+        Returns:
+            The index in the piece after the value's last character; None as long as it is not
+            there.
+        """
+        at = 0
+        if self._escaped and piece:
+            at, self._escaped = 1, False
+        while found := (_IN_STRING if self._in_string else _OUTSIDE).search(piece, at):
+            at = found.end()
+            match found[0]:
+                case "\\":
+                    self._escaped = at == len(piece)
+                    at += 1
+                    continue
+                case '"':
+                    self._in_string = not self._in_string
+                case "{" | "[":
+                    self._depth += 1
+                case _:
+                    self._depth -= 1
+            if not self._depth and not self._in_string:
+                return at
+        return None
+
     def end(self, text: str) -> int | None:
-        """Look for the end.
+        """Look for the end in all that has come.
 
         Args:
             text: The text so far, from the value's first character on; it only grows.
@@ -22,20 +57,6 @@ class JsonExtent:
         Returns:
             The index after the value's last character; None as long as it is not there.
         """
-        while self._at < len(text):
-            char = text[self._at]
-            self._at += 1
-            if self._escaped:
-                self._escaped = False
-            elif self._in_string:
-                self._escaped = char == "\\"
-                self._in_string = char != '"'
-            elif char == '"':
-                self._in_string = True
-            elif char in "{[":
-                self._depth += 1
-            elif char in "}]":
-                self._depth -= 1
-            if not self._depth and not self._in_string:
-                return self._at
-        return None
+        begin, self._at = self._at, len(text)
+        end = self.feed(text[begin:])
+        return None if end is None else begin + end

@@ -1,11 +1,15 @@
 """Where a sentence was cut, and how its continuation joins on."""
 
+_MARK = "\ufeff"
+"""The mark of a byte order, which some servers put before a text."""
+
 
 class Overlap:
     """Takes out of a continuation the words that were said before the cut.
 
     A model that is asked to go on in mid-sentence may begin with its last words again. A beginning
-    counts as repeated where it equals the end of what was said, from the start of a word on.
+    counts as repeated where it equals the end of what was said, from the start of a word on,
+    whatever the case of its letters.
     """
 
     def __init__(self, said: str) -> None:
@@ -34,8 +38,9 @@ class Overlap:
         if self._joined:
             return self._after_space(text)
         self._held += text
-        begins = self._held.lstrip()
-        if not begins or any(len(e) > len(begins) and e.startswith(begins) for e in self._ends):
+        begins = _begun(self._held)
+        longer = (end for end in self._ends if len(end) > len(begins))
+        if not begins or any(_is_alike(end[: len(begins)], begins) for end in longer):
             return ""
         return self.finish()
 
@@ -49,8 +54,8 @@ class Overlap:
         if self._joined or not held:
             return ""
         self._joined = True
-        begins = held.lstrip()
-        repeated = next((end for end in self._ends if begins.startswith(end)), "")
+        begins = _begun(held)
+        repeated = next((end for end in self._ends if _is_alike(begins[: len(end)], end)), "")
         if repeated:
             rest = begins[len(repeated) :]
             return self._after_space(rest)
@@ -58,7 +63,7 @@ class Overlap:
         if self._spaced:
             return self._after_space(begins)
         apart = held[0].isspace() or not begins or not begins[0].isalnum()
-        return held if apart else " " + held
+        return held.lstrip(_MARK) if apart else " " + begins
 
     def _after_space(self, text: str) -> str:
         """A text without the space that was said already."""
@@ -66,3 +71,11 @@ class Overlap:
             text = text.lstrip()
             self._spaced = not text
         return text
+
+
+def _begun(text: str) -> str:
+    return text.lstrip(_MARK).lstrip()
+
+
+def _is_alike(one: str, other: str) -> bool:
+    return one == other or one.casefold() == other.casefold()

@@ -10,10 +10,86 @@ import json
 from collections.abc import Sequence
 
 from mistral_service.reply.events import ToolCall
+from mistral_service.reply.json_extent import JsonExtent
 from mistral_service.wire.chunks import ToolCallDelta
 
 MAX_ARGUMENTS = 1_000_000
 """Characters that the arguments of all calls of a reply may have together."""
+
+
+class _Arguments:
+    """The arguments of one call, while they come; each character is looked at once."""
+
+    def __init__(self) -> None:
+        # All pieces in a row, since one was taken for all that there was, each time anew.
+        self._row: list[str] | None = None
+        self._row_length = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.length = 0
+        self._pieces: list[str] = []
+        self._extent = JsonExtent()
+        self._first = ""  # character that is no blank
+        self._ended = self._goes_on = False  # what stands there; and more behind its end
+
+    def __str__(self) -> str:
+        text = "".join(self._pieces)
+        if self._row is None or _value(text) is not None:
+            return text
+        row = "".join(self._row)
+        return text if _value(row) is None else row
+
+    def __bool__(self) -> bool:
+        return bool(self._first)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether they are one object, or one that was encoded twice, as far as brackets tell."""
+        return self._ended and not self._goes_on and self._first in '{"'
+
+    def add(self, piece: str) -> None:
+        """Take a piece, which may repeat what is there, or be all that there is by now."""
+        if self._repeats(piece):
+            return
+        if self.is_whole and piece.strip() and self.length < 5 and str(self).strip() == "{}":
+            self._begin()  # it only stood for arguments that were still to come
+        if self._row is not None:
+            self._row_length += len(piece)
+            self._row.append(piece)
+            if self._row_length > MAX_ARGUMENTS:
+                self._row = None
+        if not self._first:
+            piece = piece.lstrip()
+        elif self._first in '{"' and len(piece) >= self.length:
+            text, all_ = "".join(self._pieces), piece.lstrip()
+            if all_.startswith(text):
+                self._row = [text, piece] if self._row is None else self._row
+                piece = all_[self.length :]
+        self._append(piece)
+
+    def repeated_in(self, piece: str) -> bool:
+        """Whether a piece brings nothing to arguments that are whole."""
+        return self.is_whole and (not piece.strip() or self._repeats(piece))
+
+    def _repeats(self, piece: str) -> bool:
+        if not self.is_whole:
+            return False
+        stripped = piece.strip()
+        if stripped.startswith('"'):
+            return len(stripped) <= self.length and stripped == str(self).strip()
+        if not stripped.startswith("{") or not stripped.endswith("}"):
+            return False
+        value = _value(stripped)
+        return isinstance(value, dict) and (not value or value == _value(str(self)))
+
+    def _append(self, piece: str) -> None:
+        self.length += len(piece)
+        self._pieces.append(piece)
+        self._first = self._first or piece[:1]
+        if self._first and not self._ended and (end := self._extent.feed(piece)) is not None:
+            self._ended, piece = True, piece[end:]
+        self._goes_on = self._goes_on or (self._ended and bool(piece.strip()))
 
 
 class _Call:
@@ -21,43 +97,50 @@ class _Call:
         self.index = index
         self.id: str | None = None
         self.name = ""
-        self.arguments = ""
+        self.arguments = _Arguments()
+
+    def has_index_of(self, piece: ToolCallDelta) -> bool:
+        """Whether the indices, as far as there are any, say nothing else than the same call."""
+        return piece.index is None or self.index is None or piece.index == self.index
+
+    def is_named_by(self, piece: ToolCallDelta) -> bool:
+        """Whether a piece that has this call's id goes on with it: a name comes before arguments.
+
+        Some servers give one id to every call.
+        """
+        return not piece.name or not self.arguments or self._names_again(piece)
 
     def takes(self, piece: ToolCallDelta) -> bool:
         """Whether a piece goes on with this call, rather than beginning another."""
-        if piece.index is not None and self.index is not None and piece.index != self.index:
+        if not self.has_index_of(piece):
             return False
         if not piece.name:
             # Later pieces have no name; whatever id they carry, they belong here.
             return True
         if piece.id and self.id:
             # Some servers repeat id and name on every piece.
-            return piece.id == self.id
+            return piece.id == self.id and self.is_named_by(piece)
         if not self.name:
             return True
-        # A second name without an id to tell. While no arguments have come, or where the whole
-        # call comes again, an index says that it is this call; without one it is another.
-        repeats = piece.index is not None and piece.name == self.name
-        return repeats and (not self.arguments.strip() or self._has_all_of(piece))
+        # A second name without an id to tell. While the arguments have no end, or where nothing
+        # new comes, an index says that it is this call; without one it is another.
+        if piece.index is None or not self._names_again(piece):
+            return False
+        return not self.arguments.is_whole or self.arguments.repeated_in(piece.arguments)
 
     def add(self, piece: ToolCallDelta) -> None:
         self.id = self.id or piece.id
-        again = bool(piece.name) and piece.name == self.name
-        if piece.name and not again:
+        if piece.name.startswith(self.name):
+            self.name = piece.name or self.name  # some servers repeat what is written so far
+        else:
             self.name += piece.name
-        if again and self._has_all_of(piece):
-            return
-        grows = again and piece.id and len(self.arguments) > 3
-        if grows and piece.arguments.startswith(self.arguments):
-            self.arguments = ""  # some servers send all that is written so far, each time anew
-        if self.arguments.strip() == "{}" and piece.arguments.strip():
-            self.arguments = ""  # it only stood for arguments that were still to come
-        self.arguments += piece.arguments
+        self.arguments.add(piece.arguments)
 
-    def _has_all_of(self, piece: ToolCallDelta) -> bool:
-        """Whether a piece is a whole call, sent once more."""
-        mine, theirs = _value(self.arguments), _value(piece.arguments)
-        return bool(self.arguments.strip()) and isinstance(mine, dict) and mine == theirs
+    def _names_again(self, piece: ToolCallDelta) -> bool:
+        """Whether a piece has the name, or as long as nothing follows it, more of it."""
+        return piece.name == self.name or (
+            not self.arguments and bool(self.name) and piece.name.startswith(self.name)
+        )
 
 
 class CallPieces:
@@ -76,6 +159,7 @@ class CallPieces:
         self.left_out = 0
         self._most = most
         self._calls: list[_Call] = []
+        self._last: _Call | None = None  # that a piece went on with
         self._length = 0
 
     def __bool__(self) -> bool:
@@ -88,16 +172,18 @@ class CallPieces:
 
     def add(self, piece: ToolCallDelta) -> None:
         """Take a piece, or a whole call."""
-        self._length += len(piece.arguments)
         call = self._call_of(piece)
-        if call is not None:
-            call.add(piece)
-        elif len(self._calls) < self._most:
+        if call is None:
+            if len(self._calls) >= self._most:
+                self._length += len(piece.arguments)
+                self.left_out += bool(piece.name)
+                return
             call = _Call(piece.index)
             self._calls.append(call)
-            call.add(piece)
-        elif piece.name:
-            self.left_out += 1
+        length = call.arguments.length
+        call.add(piece)
+        self._length += call.arguments.length - length
+        self._last = call
 
     def finish(self, without_arguments: str) -> list[ToolCall]:
         """The calls, in the order in which they began.
@@ -106,21 +192,27 @@ class CallPieces:
             without_arguments: The arguments of a call that has none.
         """
         return [
-            ToolCall(call.id, call.name, call.arguments.strip() or without_arguments)
+            ToolCall(call.id, call.name, str(call.arguments).strip() or without_arguments)
             for call in self._calls
             if call.name
         ]
 
     def _call_of(self, piece: ToolCallDelta) -> _Call | None:
         """The call that a piece goes on with; None where it begins another."""
+        if piece.id:
+            for call in reversed(self._calls):
+                if call.id == piece.id and call.has_index_of(piece) and call.is_named_by(piece):
+                    return call
         if self.left_out and not piece.name:
             return None  # it goes on with one that was left out
-        for call in reversed(self._calls):
-            if call.takes(piece):
-                return call
-            if piece.index is None:
-                # Without an index, a piece goes on with the last call or begins another.
-                return None
+        last = self._last
+        if last is not None and last.takes(piece):
+            return last
+        # Without an index, a piece goes on with the last call or begins another.
+        if piece.index is not None:
+            for call in reversed(self._calls):
+                if call.takes(piece):
+                    return call
         return None
 
 
@@ -135,18 +227,19 @@ def without_doubles(written: Sequence[ToolCall], sent: Sequence[ToolCall]) -> li
     kept: list[ToolCall] = []
     for call in written:
         value = _value(call.arguments)
-        same = next(
-            (
-                s
-                for s in left
-                if s[1] == call.name and (s[2] == value or (s[0] and s[0] == call.id))
-            ),
-            None,
-        )
-        if same is None:
-            kept.append(call)
+        for each in left:
+            if each[1] == call.name and (each[2] == value or (each[0] and each[0] == call.id)):
+                left.remove(each)
+                break
         else:
-            left.remove(same)
+            kept.append(call)
+    # What was sent is whole where what was written was cut.
+    names = [name for _, name, _ in left]
+    cut = [c for c in kept if not c.arguments or not isinstance(_value(c.arguments), dict)]
+    for call in cut:
+        if call.name in names:
+            names.remove(call.name)
+            kept.remove(call)
     return kept
 
 

@@ -7,6 +7,9 @@ class RepeatedPrefix:
     A request whose last message is an assistant's with `prefix: true` is answered with that
     message's text again, and then the rest. What the caller has heard already is not said twice.
     Where the reply does not repeat the prefix, it passes unchanged.
+
+    Attributes:
+        repeated: Whether the reply has repeated the prefix.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -15,6 +18,7 @@ class RepeatedPrefix:
         Args:
             prefix: The text that the reply may begin with; empty lets everything pass.
         """
+        self.repeated = False
         self._expected = prefix
         self._held = ""
 
@@ -34,6 +38,7 @@ class RepeatedPrefix:
             if self._expected.startswith(self._held):
                 return ""
         elif self._held.startswith(self._expected):
+            self.repeated = True
             return self._end(self._held[len(self._expected) :])
         return self._end(self._held)
 
@@ -43,8 +48,7 @@ class RepeatedPrefix:
         Returns:
             What was held back and is no whole prefix after all.
         """
-        held = self._held if self._expected else ""
-        return self._end("" if held == self._expected else held)
+        return self._end(self._held)
 
     def _end(self, rest: str) -> str:
         self._expected = ""

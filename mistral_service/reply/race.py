@@ -27,7 +27,7 @@ class Request(Generic[T]):
         reader: What has read the reply.
         stream: The reply's stream; None until its headers are there.
         note: What the sender has noted of the request; None until it is sent.
-        spoke: Whether there was any output: words, thoughts, a call.
+        spoke: Whether there was any output: words that a voice can say, thoughts, a call.
     """
 
     def __init__(self, send: Callable[[], Awaitable[tuple[Stream, T, ReplyReader]]]) -> None:
@@ -50,8 +50,8 @@ class Request(Generic[T]):
             self.stream, self.note, self.reader = await self._send()
             self._chunks = read_chunks(self.stream)
             async for chunks in self._chunks:
-                self._first = self.reader.feed_all(chunks)
-                if self._first or self.reader.progress or self.reader.calling:
+                self._first += self.reader.feed_all(chunks)
+                if self.reader.progress or self.reader.calling:
                     self.spoke = True
                     return
         except BaseException:
@@ -60,7 +60,7 @@ class Request(Generic[T]):
 
     async def events(self) -> AsyncGenerator[list[Event]]:
         """The events of each read, from the first that says something."""
-        if self.spoke and self._chunks is not None:
+        if self._chunks is not None:
             yield self._first
             async for chunks in self._chunks:
                 yield self.reader.feed_all(chunks)

@@ -4,21 +4,23 @@ Text goes through `reply/dialects.py`, calls through `reply/pieces.py`; what is 
 a call and how the reply ended comes together here.
 """
 
+import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Collection, Iterable, Iterator
 
-from mistral_service.reply.dialects import MarkupReader
+from mistral_service.reply.dialects import WORD, MarkupReader
 from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall, Unreadable
 from mistral_service.reply.pieces import CallPieces, without_doubles
 from mistral_service.reply.written_calls import offered_name
-from mistral_service.wire.chunks import Chunk, Part, Usage
+from mistral_service.wire.chunks import Chunk, Part, Usage, is_encrypted, thought_of
 
 MAX_CALLS = 64
 """Calls that a reply may have by default; a model that calls more has run wild."""
 
 _WHOLE = frozenset({"stop", "tool_calls", "function_call", "eos"})
-_LIMITED = frozenset({"length", "model_length", "content_filter"})
+_CUT = frozenset({"length", "model_length"})
+_LIMITED = _CUT | {"content_filter"}
+_THINKING = ("thinking", "reasoning", "redacted_thinking")
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -31,7 +33,10 @@ class ReplyReader:
     Attributes:
         model: The model that answers, as far as the chunks have said.
         usage: The tokens, as far as the chunks have said; the last report counts.
-        progress: How often something came that is not blank: words, thoughts, a piece of a call.
+        progress: How often something came that a voice can say, or that leads on: words with a
+            letter or a digit, thoughts, pieces of calls.
+        thoughts: How many of these were thoughts.
+        call_progress: How many of these were pieces of calls, sent as such or written as text.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class ReplyReader:
         *,
         most_calls: int = MAX_CALLS,
         begins_in_thought: bool = False,
+        markup: bool = True,
     ) -> None:
         """Prepare for one reply.
 
@@ -47,17 +53,20 @@ class ReplyReader:
             offered: The names of the functions that the request offers, as they are sent.
             most_calls: How many calls the reply may have; what is beyond is left out, and counted.
             begins_in_thought: Whether the model's template opens a thought before the reply begins.
+            markup: Whether the text may hold markup; code that is filled in holds what it holds.
         """
         self.model = ""
         self.usage: Usage | None = None
-        self.progress = 0
+        self.progress = self.thoughts = self.call_progress = 0
         self._offered = offered
         self._most = most_calls
         self._finish_reason: str | None = None
         self._calls = CallPieces(most_calls)
+        self._reads_markup = markup
         self._markup = MarkupReader(offered, begins_in_thought=begins_in_thought)
         self._written: list[ToolCall | Unreadable] = []
         self._half = ""  # of a pair of surrogates
+        self._half_thought = ""
 
     def feed(self, chunk: Chunk) -> list[Event]:
         """Take one chunk, as `feed_all` takes several."""
@@ -77,23 +86,23 @@ class ReplyReader:
         for chunk in chunks:
             self.model = chunk.model or self.model
             self.usage = chunk.usage or self.usage
-            self._finish_reason = chunk.finish_reason or self._finish_reason
-            if chunk.thought:
+            if chunk.finish_reason and self.broken is None:
+                self._finish_reason = chunk.finish_reason  # a break stays one
+            if chunk.thought or chunk.hidden_thought:
                 self._add_words(words, events)
                 self._add_thought(chunk.thought, events)
             if chunk.text:
-                self.progress += not chunk.text.isspace()
                 words.append(chunk.text)
             for part in chunk.parts:
                 for event in _events_of(part):
                     if isinstance(event, Text):
-                        self.progress += not event.text.isspace()
                         words.append(event.text)
                     else:
                         self._add_words(words, events)
                         self._add_thought(event.text, events)
             for piece in chunk.tool_calls:
-                self.progress += bool(piece.name or piece.arguments.strip())
+                if piece.name or piece.arguments.strip():
+                    self._count_call()
                 self._calls.add(piece)
         self._add_words(words, events)
         return events
@@ -128,17 +137,16 @@ class ReplyReader:
             was Unreadable, then the Finish.
         """
         events: list[Event] = []
-        if self._half:
-            self._half = ""
-            events.append(Text("\ufffd"))
-        self._sort(self._markup.finish(), events)
+        self._end_thought(events)
+        self._add_text("\ufffd" if self._half else "", events)
+        self._half = ""
         # A call without arguments has none to give; one that was cut has lost them.
-        word = self._finish_reason
-        nothing = "{}" if word is None or word.lower() in _WHOLE else ""
+        word = (self._finish_reason or "stop").lower()
+        self._sort(self._markup.finish(cut=word in _CUT), events)
+        nothing = "{}" if word in _WHOLE else ""
         sent = [self._named(call, nothing) for call in self._calls.finish(nothing)]
-        written = [
-            self._named(call, nothing) for call in self._written if isinstance(call, ToolCall)
-        ]
+        # What is written does not say that there are none, unless it says so.
+        written = [self._named(call, "") for call in self._written if isinstance(call, ToolCall)]
         calls = [*without_doubles(written, sent), *sent]
         left_out = self._calls.left_out + max(0, len(calls) - self._most)
         unreadable = [each for each in self._written if isinstance(each, Unreadable)]
@@ -156,25 +164,79 @@ class ReplyReader:
             if "\ud800" <= text[-1] <= "\udbff":
                 text, self._half = text[:-1], text[-1]
             text = _paired(text)
+        self._add_text(text, events)
+
+    def _add_text(self, text: str, events: list[Event]) -> None:
+        if not text:
+            return
+        self._end_thought(events)
+        if not self._reads_markup:
+            self.progress += not text.isspace()
+            events.append(Text(text))
+            return
         self._sort(self._markup.feed(text), events)
+        if self._markup.holds and not text.isspace():
+            if self._markup.holds == "call":
+                self._count_call()
+            else:
+                self._count_thought()
 
     def _add_thought(self, text: str, events: list[Event]) -> None:
-        self.progress += not text.isspace()
-        self._markup.typed_thought()
-        events.append(Thought(_paired(text)))
+        """Take a thought that the server has sent as one; empty where nobody can read it."""
+        self._sort(self._markup.typed_thought(), events)
+        if not text.isspace():
+            self._count_thought()
+        text, self._half_thought = self._half_thought + text, ""
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            text, self._half_thought = text[:-1], text[-1]
+        if text:
+            events.append(Thought(_paired(text)))
+
+    def _end_thought(self, events: list[Event]) -> None:
+        if self._half_thought:
+            self._half_thought = ""
+            events.append(Thought("\ufffd"))
+
+    def _count_thought(self) -> None:
+        self.progress += 1
+        self.thoughts += 1
+
+    def _count_call(self) -> None:
+        self.progress += 1
+        self.call_progress += 1
 
     def _sort(self, found: Iterable[Event], events: list[Event]) -> None:
         """Words and thoughts leave at once, calls at the end."""
         for event in found:
-            if isinstance(event, ToolCall | Unreadable):
+            if isinstance(event, Text):
+                self.progress += WORD.search(event.text) is not None
+                events.append(event)
+            elif isinstance(event, ToolCall | Unreadable):
+                if isinstance(event, ToolCall):
+                    self._count_call()
                 if not self.overflows:
                     self._written.append(event)
             else:
+                if isinstance(event, Thought) and not event.text.isspace():
+                    self._count_thought()
                 events.append(event)
 
     def _named(self, call: ToolCall, nothing: str) -> ToolCall:
         name = offered_name(_paired(call.name), self._offered)
-        return ToolCall(call.id, name, _paired(call.arguments).strip() or nothing)
+        arguments = _unwrapped(_paired(call.arguments).strip())
+        return ToolCall(call.id, name, arguments or nothing, call.written)
+
+
+def _unwrapped(arguments: str) -> str:
+    """Arguments that were encoded twice, as some servers send them, as they were meant."""
+    if not arguments.startswith('"'):
+        return arguments
+    try:
+        inner: object = json.loads(arguments)
+        whole = isinstance(inner, str) and isinstance(json.loads(inner), dict)
+    except (ValueError, RecursionError):
+        return arguments
+    return _paired(inner).strip() if whole and isinstance(inner, str) else arguments
 
 
 def _paired(text: str) -> str:
@@ -185,27 +247,14 @@ def _paired(text: str) -> str:
 
 
 def _events_of(part: Part) -> Iterator[Text | Thought]:
+    """The words of a part; an empty thought where there is one that nobody can read."""
     kind = part.get("type")
     if kind == "text":
         text = part.get("text")
         if isinstance(text, str) and text:
             yield Text(text)
-    elif kind == "thinking":
-        text = _thinking(part.get("thinking"))
-        if text:
+    elif isinstance(kind, str) and kind.startswith(_THINKING):
+        text = thought_of(part)
+        if text or is_encrypted(part):
             yield Thought(text)
     # References point at sources, images and files are not words: nothing of them is spoken.
-
-
-def _thinking(value: object) -> str:
-    """The words of a thinking part, which are a string or a list of text parts."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        return ""
-    parts = (
-        cast("Mapping[str, Any]", item).get("text")
-        for item in cast("list[object]", value)
-        if isinstance(item, Mapping)
-    )
-    return "".join(text for text in parts if isinstance(text, str))

@@ -1,8 +1,10 @@
-"""How often functions may be called between two messages of the caller."""
+"""How often functions may be called between two messages of the caller, and which are alike."""
 
+import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 MAX_ROUNDS = 10
 """Replies without words that may call functions, one after the other, by default."""
@@ -68,3 +70,53 @@ class Rounds:
             most: Replies without words that may call functions, one after the other.
         """
         return self._silent >= most or self._all >= most * _WITH_WORDS
+
+
+def key_of(name: str, arguments: Any) -> Key:
+    """What two calls share that are alike.
+
+    Args:
+        name: The function's name.
+        arguments: Its arguments, as JSON text or by name.
+    """
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments)
+    found = arguments_of(arguments)
+    return name, arguments if found is None else json.dumps(found, sort_keys=True)
+
+
+def arguments_of(text: str) -> dict[str, Any] | None:
+    """Read the arguments of a call.
+
+    Args:
+        text: The arguments as JSON text, as the model wrote them.
+
+    Returns:
+        The arguments by name; None if the text is no JSON object.
+    """
+    try:
+        arguments: object = _JSON.decode(text)
+        if isinstance(arguments, str):
+            # Encoded twice, as some servers send them.
+            arguments = _JSON.decode(arguments)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(arguments, dict):
+        return None
+    if "\\ud" in text.lower():
+        # Half of a surrogate pair would break whatever encodes the arguments later.
+        plain = json.dumps(arguments, ensure_ascii=False)
+        paired = plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        arguments = json.loads(paired)
+    return cast("dict[str, Any]", arguments)
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"JSON knows no {text}, and a float cannot hold it")
+    return number
+
+
+# Python reads NaN and Infinity, and takes 1e999 for infinite.
+_JSON = json.JSONDecoder(parse_constant=_number, parse_float=_number)

@@ -56,7 +56,12 @@ class Routes:
         self._shut_until: dict[int, float] = {}
 
     def choose(
-        self, routes: Sequence[Route], now: float, able: Callable[[Route], bool] = lambda _: True
+        self,
+        routes: Sequence[Route],
+        now: float,
+        able: Callable[[Route], bool] = lambda _: True,
+        *,
+        but: Route | None = None,
     ) -> Route:
         """Choose the route of the next request.
 
@@ -64,12 +69,14 @@ class Routes:
             routes: The routes there are, the bot's own first.
             now: The time.
             able: Whether a fallback can do what the request needs (call functions, see).
+            but: One that has just kept this turn waiting: asked only where no other can be.
 
         Returns:
             The first that does not rest; the bot's own where all rest.
         """
         own, *fallbacks = routes
-        return next((r for r in (own, *filter(able, fallbacks)) if not self.rests(r, now)), own)
+        there = (r for r in (own, *filter(able, fallbacks)) if r != but)
+        return next((r for r in there if not self.rests(r, now)), own)
 
     def rests(self, route: Route, now: float) -> bool:
         """Whether a route rests."""

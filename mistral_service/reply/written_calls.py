@@ -8,7 +8,8 @@ from typing import Any, cast
 from mistral_service.reply.events import ToolCall
 
 HEAD = re.compile(
-    r"(?P<name>[\w.\-/:]{1,128})(?:\(\))?\s*(?:\[CALL_ID\]\s*(?P<id>[\w\-]{0,64})\s*)?(?:\[ARGS\])?\s*"
+    r'"?(?P<name>[\w.\-/:]{1,128})"?(?:\(\))?\s*'
+    r"(?P<form>(?:\[CALL_ID\]\s*(?P<id>[\w\-]{0,64})\s*)?(?:\[ARGS\])?)\s*"
 )
 """What stands before the arguments of a call of tokenizers v11 and later."""
 
@@ -18,6 +19,9 @@ _FIRST_KEYS = frozenset({*_NAMES, *_ARGUMENTS, "function", "type", "id", "tool_c
 _FIRST_KEY = re.compile(r'\[?\s*\{\s*"([^"\\]*)("?)')
 _FIRST_NAME = re.compile(r'\[?\s*\{\s*"(?:' + "|".join(_NAMES) + r')"\s*:\s*"([^"\\]*)("?)')
 _NAMED = re.compile(r'"(?:' + "|".join(_NAMES) + r')"\s*:\s*"([^"\\]{1,128})"')
+_OF_A_CALL = frozenset({*_NAMES, "id", "type", "function", "index"})
+_NEXT_KEY = re.compile(r'\s*,\s*"([^"\\]*)"\s*:')
+_ARGUMENTS_KEY = re.compile(r'"(?:' + "|".join(_ARGUMENTS) + r')"\s*:')
 _PREFIX = re.compile(r"(?:functions?|tools?|default_api)[.:/]\s*")
 
 
@@ -56,8 +60,21 @@ def calls_in(text: str) -> list[ToolCall]:
         value: object = json.loads(text)
     except (ValueError, RecursionError):
         named = _NAMED.search(text)
-        return [ToolCall(None, named[1], text)] if named else []
+        return [ToolCall(None, named[1], text)] if named and not is_answer(text) else []
     return _calls_of(value)
+
+
+def is_answer(text: str) -> bool:
+    """Whether a JSON text that is broken has a name, but other keys than a call beside it.
+
+    Args:
+        text: The text from its first bracket on.
+    """
+    named = _NAMED.search(text)
+    if named is None or _ARGUMENTS_KEY.search(text):
+        return False
+    beside = _NEXT_KEY.match(text, named.end())
+    return beside is not None and beside[1] not in _OF_A_CALL
 
 
 def may_be_call(text: str, offered: Collection[str]) -> bool:
@@ -100,7 +117,10 @@ def _calls_of(value: object) -> list[ToolCall]:
     name = names[0] if names else written.get("function")
     if not isinstance(name, str) or not name.strip():
         return []
-    arguments = next((function[key] for key in _ARGUMENTS if key in function), None)
+    given = [each[key] for each in (function, written) for key in _ARGUMENTS if key in each]
+    if not given and not _OF_A_CALL.issuperset(function):
+        return []  # somebody's or something's name, with what is known of it
+    arguments: object = given[0] if given else None
     if arguments is None:
         text = "{}"
     elif isinstance(arguments, str):

@@ -17,6 +17,10 @@ from mistral_service.wire.errors import MistralError
 
 _DONE = b"[DONE]"
 
+_REASONING = ("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_details")
+_WORDS = ("text", "content", "thinking", "summary", "reasoning")
+_SEALED = ("data", "encrypted_content")
+
 Part = Mapping[str, Any]
 """One part of a content list: `{"type": "text", "text": …}`, `{"type": "thinking", …}`, …."""
 
@@ -66,6 +70,7 @@ class Chunk:
         text: What the chunk says, where its content is a string.
         parts: What the chunk says, where its content is a list of parts.
         thought: Reasoning that stands beside the content, as other servers than Mistral's send it.
+        hidden_thought: Whether there is reasoning beside the content that nobody can read.
         tool_calls: The pieces of function calls in it.
         finish_reason: Why the reply ends: `stop`, `length`, `error`, `tool_calls`, or another
             word; what is no word stands as its JSON text. None while the reply goes on.
@@ -76,6 +81,7 @@ class Chunk:
     text: str = ""
     parts: tuple[Part, ...] = ()
     thought: str = ""
+    hidden_thought: bool = False
     tool_calls: tuple[ToolCallDelta, ...] = ()
     finish_reason: str | None = None
     usage: Usage | None = None
@@ -171,7 +177,9 @@ def read_mapping(data: Mapping[str, Any]) -> tuple[Chunk | None, MistralError | 
     choices = _list(data.get("choices"))
     usage = _usage(data["usage"]) if data.get("usage") else None
     choice = _mapping(choices[0]) if choices else {}
-    error, within = data.get("error"), choice.get("error")
+    # A whole (not streamed) reply has the same shape under another key.
+    delta = _mapping(choice.get("delta") or choice.get("message"))
+    error, within = data.get("error"), choice.get("error") or delta.get("error")
     failure: Mapping[str, Any] | None = None
     # It counts whatever else stands there, and however the reply is said to have finished.
     if (error and is_there(error)) or (not choices and usage is None and is_error(data)):
@@ -179,8 +187,8 @@ def read_mapping(data: Mapping[str, Any]) -> tuple[Chunk | None, MistralError | 
     elif within and is_there(within):
         failure = {"error": within}
     if failure is None:
-        return _chunk(data, choice, usage), None
-    chunk = _chunk(data, choice, usage) if choices or usage else None
+        return _chunk(data, choice, delta, usage), None
+    chunk = _chunk(data, choice, delta, usage) if choices or usage else None
     return chunk, MistralError.from_stream(failure)
 
 
@@ -190,25 +198,30 @@ def _sound(chunk: Chunk | None, error: MistralError | None) -> Chunk:
     return chunk or Chunk()
 
 
-def _chunk(data: Mapping[str, Any], choice: Mapping[str, Any], usage: Usage | None) -> Chunk:
+def _chunk(
+    data: Mapping[str, Any],
+    choice: Mapping[str, Any],
+    delta: Mapping[str, Any],
+    usage: Usage | None,
+) -> Chunk:
     model = _str(data.get("model"))
     if not choice:
         return Chunk(model=model, usage=usage)
-    # A whole (not streamed) reply has the same shape under another key.
-    delta = _mapping(choice.get("delta") or choice.get("message"))
     content = delta.get("content")
     calls = delta.get("tool_calls")
     if not calls and delta.get("function_call"):
         # The older form of one call, which ends with the reason `function_call`.
         calls = [{"index": 0, "function": delta["function_call"]}]
     finish_reason = choice.get("finish_reason")
-    if finish_reason and not isinstance(finish_reason, str):
+    if finish_reason is not None and not isinstance(finish_reason, str):
         finish_reason = json.dumps(finish_reason)[:80]
+    thought, hidden = _thought(delta) if len(delta) > 1 or not content else ("", False)
     return Chunk(
         model=model,
         text=content if isinstance(content, str) else "",
         parts=() if isinstance(content, str) else tuple(_parts(content)),
-        thought=_thought(delta) if len(delta) > 1 or not content else "",
+        thought=thought,
+        hidden_thought=hidden,
         tool_calls=tuple(_tool_call(_mapping(call)) for call in _list(calls) if call)
         if calls
         else (),
@@ -225,14 +238,47 @@ def _parts(content: object) -> Iterable[Part]:
             yield cast("Part", part)
 
 
-def _thought(delta: Mapping[str, Any]) -> str:
-    """Reasoning beside the content: a string under one of its names, or OpenRouter's list."""
-    for name in ("reasoning_content", "reasoning", "thinking"):
+def _thought(delta: Mapping[str, Any]) -> tuple[str, bool]:
+    """Reasoning beside the content, under one of its names; and whether it cannot be read."""
+    hidden = False
+    for name in _REASONING:
         value = delta.get(name)
-        if value and isinstance(value, str):
-            return value
-    details = (_mapping(item) for item in _list(delta.get("reasoning_details")))
-    return "".join(_str(item.get("text")) or _str(item.get("summary")) for item in details)
+        if value:
+            words = thought_of(value)
+            if words:
+                return words, False
+            hidden = hidden or is_encrypted(value)
+    return "", hidden
+
+
+def thought_of(value: object, depth: int = 4) -> str:
+    """The words of reasoning: a string, an object that holds them, or a list of such.
+
+    Args:
+        value: The reasoning.
+        depth: How many levels there may be.
+    """
+    if isinstance(value, str):
+        return value
+    if not depth:
+        return ""
+    if isinstance(value, list):
+        return "".join(thought_of(item, depth - 1) for item in cast("list[object]", value))
+    held = _mapping(value)
+    found = (thought_of(held[key], depth - 1) for key in _WORDS if held.get(key))
+    return next(filter(None, found), "")
+
+
+def is_encrypted(value: object) -> bool:
+    """Whether reasoning has come that nobody but its maker can read.
+
+    Args:
+        value: An object, or a list of them.
+    """
+    if isinstance(value, list):
+        return any(is_encrypted(item) for item in map(_mapping, cast("list[object]", value)))
+    held = _mapping(value)
+    return any(isinstance(held.get(key), str) and bool(held[key]) for key in _SEALED)
 
 
 def _tool_call(call: Mapping[str, Any]) -> ToolCallDelta:

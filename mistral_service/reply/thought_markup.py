@@ -1,0 +1,77 @@
+"""A thought that arrives as text: where it ends."""
+
+from typing import Literal
+
+from mistral_service.reply.markers import CALL_MARKERS, MAX_MARKUP, THOUGHT_ENDS, beginning_of
+
+Ended = Literal["", "closed", "given_up"]
+
+
+class ThoughtMarkup:
+    """Reads a thought from behind its opening marker to its end.
+
+    A marker of a call, or another model's closing marker, may stand in a thought as a quotation.
+    From there on the text is held: where the thought's own end comes later, all of it was thought;
+    where none comes, the thought ended there.
+
+    Attributes:
+        ended: Empty while the thought goes on; `closed` by a marker of its own, or `given_up` at
+            what may have been a quotation.
+        quotes: Whether text is held behind what may be a quotation.
+    """
+
+    def __init__(self, ends: tuple[str, ...] = THOUGHT_ENDS) -> None:
+        """Prepare for one thought.
+
+        Args:
+            ends: The markers that end it without doubt.
+        """
+        self.ended: Ended = ""
+        self._ends = ends
+        self._foreign = tuple(end for end in THOUGHT_ENDS if end not in ends)
+        self._all = (*ends, *self._foreign, *CALL_MARKERS)
+        self._quoted = ""
+        self._searched = 0
+
+    @property
+    def quotes(self) -> bool:
+        """Whether text is held behind what may be a quotation."""
+        return bool(self._quoted)
+
+    def read(self, text: str, *, final: bool) -> tuple[str, str]:
+        """Read on.
+
+        Args:
+            text: What the last reading has left, and what has come since.
+            final: Whether this is the end of the reply.
+
+        Returns:
+            What is thought without doubt, and what is left to read.
+        """
+        thought = ""
+        if not self._quoted:
+            at, end = _first_of(self._all, text)
+            if not end:
+                keep = 0 if final else beginning_of(self._all, text)
+                return text[: len(text) - keep], text[len(text) - keep :]
+            if end in self._ends:
+                self.ended = "closed"
+                return text[:at], text[at + len(end) :]
+            self._quoted, self._searched = end, 0
+            thought, text = text[:at], text[at:]
+        overlap = max(map(len, self._ends)) - 1
+        at, end = _first_of(self._ends, text, max(0, self._searched - overlap))
+        self._searched = len(text)
+        if end:
+            self.ended = "closed"
+            return thought + text[:at], text[at + len(end) :]
+        if final or len(text) > MAX_MARKUP:
+            self.ended = "given_up"
+            return thought, text.removeprefix(self._quoted if self._quoted in self._foreign else "")
+        return thought, text
+
+
+def _first_of(markers: tuple[str, ...], text: str, begin: int = 0) -> tuple[int, str]:
+    """Where the first of some markers stands in a text; an empty one where there is none."""
+    found = [(at, marker) for marker in markers if (at := text.find(marker, begin)) >= 0]
+    return min(found, default=(-1, ""))
