@@ -148,7 +148,7 @@ class Asking(Voice, FunctionCalls, Routing):
                             await self._tell(event, new, turn)
                         if reader.calling:
                             await self.measure_call()
-                        if not turn.silence.watch(reader, now()):
+                        if not turn.silence.watch(reader, now()) and not reader.ended:
                             await self._say_what_there_is(turn)
                         if reader.overflows:
                             break

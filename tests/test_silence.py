@@ -162,6 +162,13 @@ async def test_words_before_a_call_that_takes_long_are_heard_before_it_is_whole(
     assert [at < when for when in ran] == [True]
 
 
+async def test_the_end_of_a_reply_without_a_point_adds_nothing_to_it(serve, service_for):
+    # The chunk that ends it comes when the sentence has taken longer than it may.
+    mistral = serve(texts("one two three", pause=1.2))
+    async with Call(service_for(mistral, **QUICK | {"stall_timeout": 5.0})) as call:
+        assert await call.say("Hello.") == "one two three"
+
+
 @pytest.mark.parametrize("tools", [[], [TOOL]])
 async def test_no_word_is_said_twice_after_a_cut_where_an_end_was_set(serve, service_for, tools):
     words = [f"{word} " for word in ["sorry", "did", "you", "mean", "the", "one"]]

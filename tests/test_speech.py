@@ -134,3 +134,10 @@ def test_the_caller_hears_nothing_since_the_last_sentence_was_said():
     assert sentences.silent_since == 0.0  # the voice waits for what follows
     sentences.feed("And ", 2.0)
     assert sentences.silent_since > 2.5
+
+
+def test_a_stream_that_brings_words_is_not_cut_by_what_comes_between_them():
+    sentences = sentences_of()
+    for count in range(20):
+        sentences.feed("word ", 0.3 * count)
+        assert sentences.overdue(0.3 * count + 0.1) == ""

@@ -113,6 +113,11 @@ class ReplyReader:
         return bool(self._calls) or self._markup.calling
 
     @property
+    def ended(self) -> bool:
+        """Whether the server has said that the reply is over."""
+        return self._finish_reason is not None
+
+    @property
     def overflows(self) -> bool:
         """Whether the reply calls without end, so that the rest of it need not be read."""
         return self._calls.overflows or len(self._written) > 2 * self._most

@@ -24,6 +24,9 @@ _CHARACTER_S = 0.1
 LAST_MOMENT_S = 1.0
 """Seconds before the end of the turn's budget at which a voice gets what there is."""
 
+_PAUSE_S = 1.0
+"""Seconds without words after which a stream has turned to something else."""
+
 _LOOKS = 2
 """Texts after a possible end in which a voice looks whether it was one."""
 
@@ -116,7 +119,9 @@ class Sentences:
             empty where there is nothing to say, or where there is time.
         """
         since = self._waits_since
-        if since is None or now < min(since + self._within, self._last_moment):
+        if since is None or now < self._at + _PAUSE_S:
+            return ""
+        if now < min(since + self._within, self._last_moment):
             return ""
         end = " —" if self._sentence.rstrip()[-1:] in _ENDS else self._end_before(" —") + " —"
         self._sentence += end
