@@ -126,7 +126,8 @@ class Asking(Voice, FunctionCalls, Routing):
                 with an error; and whatever the client raises.
         """
         limits = turn.attempts.limits
-        waited = turn.attempts.first_token_within(now())
+        others = self.has_other(turn.route, turn.context)
+        waited = turn.attempts.first_token_within(now(), others=others)
         deadline = Deadline(now() + waited)
         request: Request[Run] | None = None
         try:

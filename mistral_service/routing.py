@@ -131,6 +131,14 @@ class Routing(OpenAILLMService):
         self._route_of_task.set(route)
         return route
 
+    def has_other(self, route: Route, context: LLMContext) -> bool:
+        """Whether there is another model to ask, which does not rest and can do what is needed."""
+        routes = self._all_routes()
+        other = self._routes.choose(
+            routes, now(), lambda each: self._is_able(each, context), but=route
+        )
+        return other != route and not self._routes.rests(other, now())
+
     @property
     def route(self) -> Route:
         """Where the requests of this task go; the bot's own model unless told otherwise."""

@@ -75,7 +75,7 @@ class MistralLLMSettings(OpenAILLMSettings):
         stall_timeout: Seconds between two outputs after which a stream counts as dead (default 3).
         turn_timeout: Seconds that the caller may hear nothing, from the beginning of a turn or
             the last sentence that the voice has said, before the turn is saved or the error told
-            (default 9). A model that thinks, or writes a call, has a minute.
+            (default 9). A model that thinks, or writes a call, has 30.
         max_attempts: Requests that one turn may cost (default 3); 1 tries nothing again, not
             even where a reply was empty.
         hedging: Whether a second request goes out beside one that is late; the first to speak

@@ -133,6 +133,7 @@ OFFERED_CALLS = {
     ),
     "whose marker was swallowed": (f"book[ARGS]{json.dumps(HAND[1])}", [HAND]),
     "both of whose markers were swallowed": (f"book{json.dumps(HAND[1])}", [HAND]),
+    "of both of whose markers a blank is left": (f"book {json.dumps(HAND[1])}", [HAND]),
 }
 
 

@@ -140,6 +140,19 @@ async def test_a_turn_does_not_wait_for_the_same_model_twice(serve, service_for)
     assert models_asked(mistral) == ["mistral-small-latest", "ministral-8b-latest"]
 
 
+async def test_a_continuation_that_hangs_leaves_time_for_the_other_model(serve, service_for):
+    mistral = serve(
+        Reply("The quick brown fox.", cut_after=2), Reply("Late.", wait=60), Reply("brown fox.")
+    )
+    service = service_for(
+        mistral, fallback_models=["ministral-8b-latest"], first_token_timeout=0.3, hedging=False
+    )
+    async with Call(service, tools=[TOOL]) as call:
+        assert await call.say("Hello.") == "The quick brown fox."
+        assert not call.errors
+    assert len(mistral.exchanges) == 3
+
+
 async def test_a_sentence_goes_on_with_another_model(serve, service_for):
     mistral = serve(
         Reply("One two three.", cut_after=2),

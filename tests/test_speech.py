@@ -141,3 +141,10 @@ def test_a_stream_that_brings_words_is_not_cut_by_what_comes_between_them():
     for count in range(20):
         sentences.feed("word ", 0.3 * count)
         assert sentences.overdue(0.3 * count + 0.1) == ""
+
+
+def test_points_behind_a_sentence_are_not_what_a_voice_waits_for():
+    sentences = sentences_of()
+    for count in range(20):
+        sentences.feed("." if count else "Sure thing, my friend. ", float(count))
+    assert sentences.silent_since == 0.0

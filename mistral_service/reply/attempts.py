@@ -40,7 +40,7 @@ class Limits:
     first_token: float = 4.0
     stall: float = 3.0
     turn: float = 9.0
-    thinking: float = 60.0
+    thinking: float = 30.0
     attempts: int = 3
 
 
@@ -96,11 +96,20 @@ class Attempts:
     def __post_init__(self) -> None:
         self._until = self.began + self.limits.turn
 
-    def first_token_within(self, now: float) -> float:
-        """Seconds that the attempt which begins now may take to its first output."""
-        # The first attempt is given up for another; a later one may use all that is left, so that
-        # a model which is always slow still answers.
-        return self._until - now if self.made > 1 else self.limits.first_token
+    def first_token_within(self, now: float, *, others: bool = False) -> float:
+        """Seconds that the attempt which begins now may take to its first output.
+
+        Args:
+            now: When it begins.
+            others: Whether there is another model to ask after this one.
+        """
+        # The first attempt is given up for another; the last may use all that is left, so that a
+        # model which is always slow still answers.
+        if self.made == 1:
+            return self.limits.first_token
+        left = self._until - now
+        another = others and self.made < self.limits.attempts
+        return min(left, self.limits.first_token) if another else left
 
     def hedge(self) -> bool:
         """Decide about a second request beside the one that is under way: one in a turn."""

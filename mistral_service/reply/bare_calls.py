@@ -46,7 +46,7 @@ class BareCalls:
                 if not final:
                     return "waits"
             elif text.startswith(name):
-                rest = text[len(name) :]
+                rest = text[len(name) :].lstrip(" ")
                 if rest.startswith(("{", *_ARGUMENTS_FOLLOW)):
                     return "calls"
                 if any(marker.startswith(rest) for marker in _ARGUMENTS_FOLLOW):

@@ -4,6 +4,9 @@ from mistral_service.reply.attempts import Limits
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.reply.speech import Sentences
 
+_NEXT_WORD_S = 1.5
+"""Seconds in which the next word of a stream comes that is slow and alive."""
+
 
 class Silence:
     """Watches what the caller hears of a turn, whatever comes on the wire.
@@ -62,5 +65,7 @@ class Silence:
         """When the caller has waited long enough, as far as is known by now."""
         since = self.since
         at_work = min(self._worked_at + self._limits.stall, since + self._limits.thinking)
+        # The first words may come at the last moment: the next ones end their sentence.
+        late = min(self._words_at, since + self._limits.turn) + _NEXT_WORD_S
         in_words = min(self._words_at + self._limits.turn, since + self._allowed)
-        return max(since + self._limits.turn, in_words, at_work)
+        return max(since + self._limits.turn, late, in_words, at_work)

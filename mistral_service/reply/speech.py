@@ -24,6 +24,9 @@ _CHARACTER_S = 0.1
 LAST_MOMENT_S = 1.0
 """Seconds before the end of the turn's budget at which a voice gets what there is."""
 
+# A voice does not look at these to find whether a sentence has ended.
+_NO_WORD = "".join(_ENDS) + " \t\r\n"
+
 _PAUSE_S = 1.0
 """Seconds without words after which a stream has turned to something else."""
 
@@ -138,7 +141,7 @@ class Sentences:
         """Take note of the sentences that the voice has got."""
         while (length := self._first_sentence(self._sentence)) and (
             rest := self._sentence[length:]
-        ).strip():
+        ).strip(_NO_WORD):
             if has_words(self._sentence[:length]):
                 self._busy_until = max(self._busy_until, now) + _CHARACTER_S * length
                 self._waits_since = None
@@ -161,7 +164,7 @@ class Sentences:
         """The mark that ends the sentence for the voice: `No.` and `Mr.` may be abbreviations."""
         if _is_wide(self._sentence[-1]):
             return "。"
-        ends = (".", "!")
+        ends = (".", "!", "。")
         return next((end for end in ends if self._first_sentence(self._sentence + end + text)), ".")
 
 
