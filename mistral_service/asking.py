@@ -340,7 +340,7 @@ class _New:
     def __init__(self, prefix: str, cut: str) -> None:
         # With a prefix the repetition is exact, where the server knows prefixes.
         self._prefix = RepeatedPrefix(prefix)
-        self._overlap = Overlap(cut)
+        self._overlap = Overlap(cut, in_words=not prefix)
 
     def feed(self, text: str) -> str:
         return self._joined(self._prefix.feed(text))

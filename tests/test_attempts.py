@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import tracemalloc
 
 import pytest
 from call import Call
@@ -124,6 +125,19 @@ def test_a_continuation_joins_without_a_repeated_or_lost_word(said, goes_on, new
     overlap = Overlap(said)
     pieces = [goes_on[i : i + size] for i in range(0, len(goes_on), size)]
     assert "".join(map(overlap.feed, pieces)) + overlap.finish() == new
+
+
+def test_joining_takes_no_more_room_than_what_was_said():
+    said = " ".join(f"word{number}" for number in range(20_000))
+    tracemalloc.start()
+    try:
+        overlap = Overlap(said)
+        new = "".join(map(overlap.feed, ["word19998 ", "word19999 ", "and more."]))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert new == " and more."
+    assert most < 20 * len(said)
 
 
 @given(st.text(max_size=12), st.text(max_size=12), st.integers(1, 4))

@@ -12,17 +12,23 @@ class Overlap:
     whatever the case of its letters.
     """
 
-    def __init__(self, said: str) -> None:
+    def __init__(self, said: str, *, in_words: bool = True) -> None:
         """Prepare for one continuation.
 
         Args:
             said: What was said before the cut; empty lets everything pass.
+            in_words: Whether the model was asked in words to go on, so that it begins with a whole
+                word. A server that goes on from a prefix may go on within one.
         """
+        self._in_words = in_words
         self._spaced = bool(said) and said[-1].isspace()
-        said = said.rstrip()
-        starts = [i for i in range(len(said)) if not i or said[i - 1].isspace()]
-        # The ends of what was said that a continuation may repeat, the longest first.
-        self._ends = [said[i:] for i in starts if not said[i].isspace()]
+        self._said = said = said.rstrip()
+        # Where a repetition may begin: at the start of a word.
+        self._starts = [
+            at for at in range(len(said)) if not said[at].isspace() and said[at - 1 : at].isspace()
+        ]
+        if said and not said[0].isspace():
+            self._starts.insert(0, 0)
         self._held = ""
         self._joined = not said
 
@@ -39,8 +45,15 @@ class Overlap:
             return self._after_space(text)
         self._held += text
         begins = _begun(self._held)
-        longer = (end for end in self._ends if len(end) > len(begins))
-        if not begins or any(_is_alike(end[: len(begins)], begins) for end in longer):
+        if not begins:
+            return ""
+        said = self._said
+        self._starts = [
+            at
+            for at in self._starts
+            if _is_alike(said[at : at + len(begins)], begins[: len(said) - at])
+        ]
+        if any(len(said) - at > len(begins) for at in self._starts):
             return ""
         return self.finish()
 
@@ -55,10 +68,11 @@ class Overlap:
             return ""
         self._joined = True
         begins = _begun(held)
-        repeated = next((end for end in self._ends if _is_alike(begins[: len(end)], end)), "")
-        if repeated:
-            rest = begins[len(repeated) :]
-            return self._after_space(rest)
+        repeated = (len(self._said) - at for at in self._starts)
+        if length := next((length for length in repeated if length <= len(begins)), 0):
+            return self._after_space(begins[length:])
+        if not self._in_words:
+            return held.lstrip(_MARK)
         # A new word is set apart from the last one, punctuation is not.
         if self._spaced:
             return self._after_space(begins)
