@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import re
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -42,16 +43,21 @@ class Turn:
     seconds: float | None = None
 
     @property
+    def words(self) -> list[str]:
+        """The words that came; a point alone is the end that is set where a stream pauses."""
+        return [word for word in self.heard.split() if re.search(r"\w", word)]
+
+    @property
     def whole(self) -> bool:
         """Whether every word was heard once, in order."""
-        words = self.heard.split()
+        words = self.words
         # A function whose result died with its machine is not run again: the model is told.
         return words == self.expects or words == [*self.expects[:-1], "unsure"]
 
     @property
     def told(self) -> bool:
         """Whether an error was told in place of what is missing of the reply."""
-        words = self.heard.split()
+        words = self.words
         return bool(self.errors) and words == self.expects[: len(words)]
 
 
@@ -123,7 +129,7 @@ class Caller:
                 await self._socket.close(1000)
 
     def _is_over(self) -> bool:
-        return len(self.turn.heard.split()) >= len(self.turn.expects) or bool(self.turn.errors)
+        return len(self.turn.words) >= len(self.turn.expects) or bool(self.turn.errors)
 
     async def _connect(self) -> None:
         socket = await websockets.connect(
