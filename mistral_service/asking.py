@@ -154,7 +154,7 @@ class Asking(Voice, FunctionCalls, Routing):
                         if reader.overflows:
                             break
                         # A stream with nothing in it that a voice can say is a silence too.
-                        deadline.until = min(now() + waited, turn.silence.until())
+                        deadline.until = turn.silence.until(now() + waited)
         except TimeoutError:
             if not deadline.expired:
                 raise  # a time limit of somebody else's

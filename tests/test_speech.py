@@ -148,3 +148,17 @@ def test_points_behind_a_sentence_are_not_what_a_voice_waits_for():
     for count in range(20):
         sentences.feed("." if count else "Sure thing, my friend. ", float(count))
     assert sentences.silent_since == 0.0
+
+
+def test_sentences_are_looked_for_only_where_it_makes_a_difference():
+    looked: list[str] = []
+
+    def first_sentence(text: str) -> int:
+        looked.append(text)
+        return match_endofsentence(text)
+
+    sentences = Sentences(4.0, first_sentence, silence=9.0)
+    for count in range(150):
+        sentences.feed(f"at {count}.5 o'clock. ", 0.02 * count)
+    assert looked == []
+    assert sentences.silent_since > 3.0

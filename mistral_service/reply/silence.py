@@ -1,5 +1,7 @@
 """How long the caller may go on hearing nothing."""
 
+import math
+
 from mistral_service.reply.attempts import Limits
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.reply.speech import Sentences
@@ -31,6 +33,7 @@ class Silence:
         self._sentences = sentences
         self._words_at = self._worked_at = began
         self._words = self._work = 0
+        self._least = began  # that is certain to come before the end
 
     @property
     def since(self) -> float:
@@ -51,7 +54,7 @@ class Silence:
         Returns:
             Whether there are new words.
         """
-        work = getattr(reader, "thoughts", 0) + getattr(reader, "call_progress", 0)
+        work = reader.thoughts + reader.call_progress
         words = reader.progress - work
         if work > self._work:
             self._worked_at = at
@@ -61,8 +64,18 @@ class Silence:
         self._words, self._work = words, work
         return new
 
-    def until(self) -> float:
-        """When the caller has waited long enough, as far as is known by now."""
+    def until(self, horizon: float = math.inf) -> float:
+        """When the caller has waited long enough, as far as is known by now.
+
+        Args:
+            horizon: A time beyond which it does not matter.
+        """
+        # It only ever moves on, and nearly every token comes long before.
+        if horizon > self._least:
+            self._least = self._end()
+        return min(horizon, self._least)
+
+    def _end(self) -> float:
         since = self.since
         at_work = min(self._worked_at + self._limits.stall, since + self._limits.thinking)
         # The first words may come at the last moment: the next ones end their sentence.

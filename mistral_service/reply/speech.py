@@ -30,9 +30,6 @@ _NO_WORD = "".join(_ENDS) + " \t\r\n"
 _PAUSE_S = 1.0
 """Seconds without words after which a stream has turned to something else."""
 
-_LOOKS = 2
-"""Texts after a possible end in which a voice looks whether it was one."""
-
 FirstSentence = Callable[[str], int]
 """How many characters of a text are its first sentence; 0 where it has not ended."""
 
@@ -70,14 +67,16 @@ class Sentences:
         self._first_sentence = first_sentence
         self._silence = silence
         self._waits_since: float | None = None  # a voice, for the end of this sentence
-        self._sentence = ""  # as far as it has come
-        self._looks = 0
+        self._sentence = ""  # as far as it has come, and those before it that were not looked for
+        self._came: list[tuple[int, float]] = []  # how long it was, and when
+        self._may_have_ended = False
         self._busy_until = began
         self._at = began
 
     @property
     def silent_since(self) -> float:
         """Since when the caller hears nothing: the voice has said all sentences that have ended."""
+        self._release()
         return self._busy_until
 
     def feed(self, text: str, now: float) -> str:
@@ -92,21 +91,16 @@ class Sentences:
         """
         if not text:
             return text
-        since = self._waits_since
         # Where the next text would come too late, the end is due now.
-        if since is not None:
-            waited = 2 * now - self._at - since
-            late = 2 * now - self._at >= self._last_moment
-            if (waited >= self._within or late) and has_words(text):
-                text = self._ended(text, waited, late=late)
+        then = 2 * now - self._at
+        if self._is_due(then):
+            self._release()
+            if self._is_due(then) and has_words(text):
+                text = self._ended(text, then)
         self._at = now
         self._sentence += text
-        if not _ENDS.isdisjoint(text):
-            self._looks = _LOOKS
-        if self._looks:
-            if not text.isspace():
-                self._looks -= 1
-            self._release(now)
+        self._came.append((len(self._sentence), now))
+        self._may_have_ended = self._may_have_ended or not _ENDS.isdisjoint(text)
         if self._waits_since is None and has_words(self._sentence):
             self._waits_since = max(now, self._busy_until)
         return text
@@ -121,37 +115,54 @@ class Sentences:
             An end, and a dash behind it, for a voice says a sentence when it sees what follows;
             empty where there is nothing to say, or where there is time.
         """
-        since = self._waits_since
-        if since is None or now < self._at + _PAUSE_S:
+        if now < self._at + _PAUSE_S or not self._is_due(now):
             return ""
-        if now < min(since + self._within, self._last_moment):
+        self._release()
+        if not self._is_due(now):
             return ""
         end = " —" if self._sentence.rstrip()[-1:] in _ENDS else self._end_before(" —") + " —"
         self._sentence += end
-        self._release(now)
+        self._came.append((len(self._sentence), now))
+        self._may_have_ended = True
+        self._release()
         # Where it was no end for the voice, there is nothing else to be done.
-        self._sentence, self._looks, self._waits_since = "", 0, None
+        self._sentence, self._came, self._waits_since = "", [], None
         return end + " "
 
-    @property
-    def _last_moment(self) -> float:
-        return self._busy_until + self._silence - LAST_MOMENT_S
+    def _is_due(self, then: float) -> bool:
+        """Whether the voice has waited long enough by then, as far as is known."""
+        since = self._waits_since
+        return since is not None and (then >= since + self._within or self._is_late(then))
 
-    def _release(self, now: float) -> None:
-        """Take note of the sentences that the voice has got."""
-        while (length := self._first_sentence(self._sentence)) and (
-            rest := self._sentence[length:]
-        ).strip(_NO_WORD):
+    def _is_late(self, then: float) -> bool:
+        return then >= self._busy_until + self._silence - LAST_MOMENT_S
+
+    def _release(self) -> None:
+        """Take note of the sentences that the voice has got.
+
+        Looking for them takes time, so it is done only where it makes a difference.
+        """
+        while self._may_have_ended and (length := self._first_sentence(self._sentence)):
+            rest = self._sentence[length:]
+            if not (follows := rest.lstrip(_NO_WORD)):
+                return
+            at = self._came_at(len(self._sentence) - len(follows))
             if has_words(self._sentence[:length]):
-                self._busy_until = max(self._busy_until, now) + _CHARACTER_S * length
-                self._waits_since = None
+                self._busy_until = max(self._busy_until, at) + _CHARACTER_S * length
             self._sentence = rest
-            self._looks = 0 if _ENDS.isdisjoint(rest) else _LOOKS
+            self._came = [(end - length, when) for end, when in self._came if end > length]
+            self._may_have_ended = not _ENDS.isdisjoint(rest)
+            self._waits_since = max(at, self._busy_until) if has_words(rest) else None
 
-    def _ended(self, text: str, waited: float, *, late: bool) -> str:
+    def _came_at(self, place: int) -> float:
+        """When the character at a place came."""
+        return next(when for end, when in self._came if end > place)
+
+    def _ended(self, text: str, then: float) -> str:
         """The text with an end before it, if the stream is slow, and that cuts no word."""
         # Twice the time ends any sentence: a long one that comes as fast as it is spoken, and a
         # word that comes letter by letter.
+        late, waited = self._is_late(then), then - (self._waits_since or 0.0)
         last = self._sentence[-1]
         in_time = (len(self._sentence) + len(text)) * _CHARACTER_S >= waited
         waits = (in_time or not _is_apart(last, text)) and waited < 2 * self._within
