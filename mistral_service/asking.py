@@ -143,7 +143,7 @@ class Asking(Voice, FunctionCalls, Routing):
                 turn.silence.begin()
                 async with aclosing(request.events()) as replies:
                     async for events in replies:
-                        # What has come is said in peace: the deadlines are the server's.
+                        # The deadlines are the server's: none holds while words are pushed.
                         deadline.until = None
                         for event in events:
                             await self._tell(event, new, turn)

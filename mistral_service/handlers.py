@@ -165,7 +165,7 @@ class Handlers(OpenAILLMService):
     async def _broadcast_function_call_cancelled(
         self, runner_item: FunctionCallRunnerItem, *, run_llm: bool = False
     ) -> FunctionCallFromLLM:
-        """Tell that a call is cancelled, also where nobody has heard yet that it has begun.
+        """Report that a call is cancelled, also where the context has no record of it yet.
 
         Words before a call are spoken before the context learns of it, and a cancellation overtakes
         them: it would be ignored there, and the call in progress for ever. A result stays behind.

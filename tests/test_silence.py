@@ -181,20 +181,19 @@ async def test_no_word_is_said_twice_after_a_cut_where_an_end_was_set(serve, ser
         assert call.words.replace(".", "").split() == whole.split()
 
 
-@pytest.mark.parametrize("again", ["ck brown fox.", "The quick brown fox."])
-async def test_a_word_that_was_cut_goes_on_where_the_server_goes_on_from_a_prefix(
-    serve, service_for, again
+@pytest.mark.parametrize(
+    ("before", "goes_on"),
+    [
+        (["The ", "qui"], "ck brown fox."),  # a server that goes on from a prefix within a word
+        (["The ", "qui"], "The quick brown fox."),
+        (["The quick ", "brown "], " The quick brown fox."),
+        (["The quick ", "brown "], "\ufeffThe quick brown fox."),
+    ],
+)
+async def test_a_continuation_joins_on_however_the_server_repeats_the_prefix(
+    serve, service_for, before, goes_on
 ):
-    mistral = serve(texts("The ", "qui", cut_after=2), texts(again))
-    async with Call(service_for(mistral, **QUICK)) as call:
-        assert await call.say("Hello.") == "The quick brown fox."
-
-
-@pytest.mark.parametrize("again", [" The quick brown fox.", "\ufeffThe quick brown fox."])
-async def test_a_prefix_that_is_repeated_in_another_way_is_not_said_twice(
-    serve, service_for, again
-):
-    mistral = serve(texts("The quick ", "brown ", cut_after=2), texts(again))
+    mistral = serve(texts(*before, cut_after=2), texts(goes_on))
     async with Call(service_for(mistral, **QUICK)) as call:
         assert await call.say("Hello.") == "The quick brown fox."
 

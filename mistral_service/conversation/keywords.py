@@ -147,7 +147,7 @@ def nullable(schema: Schema) -> Schema:
 def without_nulls(given: Schema) -> Schema:
     """A schema without the keywords that say nothing.
 
-    Some frameworks write every keyword that they know, with null for those that nobody set. A
+    Some frameworks write every keyword that they know, with null for those that are not set. A
     `default` of null says something. So does a `const` of null, unless the type forbids it, or
     other keywords are null as well. `properties` of null are none.
     """

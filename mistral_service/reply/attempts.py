@@ -30,8 +30,8 @@ class Limits:
             Mistral's models begin within one; four leave room for a slow second.
         stall: From one output to the next. A stream that pauses so long has died.
         turn: From the beginning of the turn, or from the end of the last sentence that the voice
-            got, to the last moment at which an attempt may still be waited for: then the caller
-            is told. A reply that keeps coming may take as long as it likes.
+            got, to the last moment at which an attempt may still be waited for: then the turn
+            ends in an error. A reply that keeps coming may take as long as it likes.
         thinking: The same, where the model thinks, or writes a call, all the while.
         attempts: Requests that a turn may cost, a second one sent beside the first included.
     """

@@ -25,7 +25,7 @@ class CallMarkup:
     """Reads calls: objects, lists of them, or the newer `name[CALL_ID]id[ARGS]{…}`.
 
     Attributes:
-        found: The calls, and what was unreadable; whoever reads them takes them out.
+        found: The calls, and what was unreadable. The reader of the reply empties it.
         opener: The marker.
         then: `waits` for more text, as long as the calls go on. Then what comes is read as `text`;
             as `words`, behind a marker that no call follows; or it is to `skip`.

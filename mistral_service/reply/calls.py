@@ -267,7 +267,7 @@ class Ledger:
 
 
 def _told_of(call: ToolCall, offered: Collection[str] | None) -> str | None:
-    """What is told of a call that cannot run as it is."""
+    """The result that the model reads of a call that cannot run as it is."""
     if call.written and offered is not None and call.name not in offered:
         can = "Call one that is, or answer in words." if offered else "Answer in words."
         return f"The function {call.name} did not run: it is not offered. {can}"

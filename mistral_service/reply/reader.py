@@ -187,7 +187,7 @@ class ReplyReader:
                 self._count_thought()
 
     def _add_thought(self, text: str, events: list[Event]) -> None:
-        """Take a thought that the server has sent as one; empty where nobody can read it."""
+        """Take a thought that the server has sent as one; empty where it is encrypted."""
         self._sort(self._markup.typed_thought(), events)
         if not text.isspace():
             self._count_thought()
@@ -252,7 +252,7 @@ def _paired(text: str) -> str:
 
 
 def _events_of(part: Part) -> Iterator[Text | Thought]:
-    """The words of a part; an empty thought where there is one that nobody can read."""
+    """The words of a part; an empty thought for one that is encrypted."""
     kind = part.get("type")
     if kind == "text":
         text = part.get("text")

@@ -70,7 +70,7 @@ class Chunk:
         text: What the chunk says, where its content is a string.
         parts: What the chunk says, where its content is a list of parts.
         thought: Reasoning that stands beside the content, as other servers than Mistral's send it.
-        hidden_thought: Whether there is reasoning beside the content that nobody can read.
+        hidden_thought: Whether there is encrypted reasoning beside the content.
         tool_calls: The pieces of function calls in it.
         finish_reason: Why the reply ends: `stop`, `length`, `error`, `tool_calls`, or another
             word; what is no word stands as its JSON text. None while the reply goes on.
@@ -270,7 +270,7 @@ def thought_of(value: object, depth: int = 4) -> str:
 
 
 def is_encrypted(value: object) -> bool:
-    """Whether reasoning has come that nobody but its maker can read.
+    """Whether reasoning is encrypted.
 
     Args:
         value: An object, or a list of them.
