@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     __version__: str
     from mistral_service.client import MistralClient
     from mistral_service.conversation.adapter import MistralLLMAdapter
+    from mistral_service.idempotency import FunctionCallParams, idempotent
     from mistral_service.service import MistralLLMService
     from mistral_service.settings import MistralLLMSettings
     from mistral_service.voice import MistralTurnMetrics
     from mistral_service.wire.errors import MistralError, Reason
 
 __all__ = [
+    "FunctionCallParams",
     "MistralClient",
     "MistralError",
     "MistralLLMAdapter",
@@ -24,11 +26,13 @@ __all__ = [
     "MistralTurnMetrics",
     "Reason",
     "__version__",
+    "idempotent",
 ]
 
 # Loaded when first asked for: the wire and the local endpoint need no Pipecat, whose import takes
 # two seconds.
 _HOMES = {
+    "FunctionCallParams": "mistral_service.idempotency",
     "MistralClient": "mistral_service.client",
     "MistralError": "mistral_service.wire.errors",
     "MistralLLMAdapter": "mistral_service.conversation.adapter",
@@ -36,6 +40,7 @@ _HOMES = {
     "MistralLLMSettings": "mistral_service.settings",
     "MistralTurnMetrics": "mistral_service.voice",
     "Reason": "mistral_service.wire.errors",
+    "idempotent": "mistral_service.idempotency",
 }
 
 

@@ -5,6 +5,7 @@ They run side by side or in turn.
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncGenerator, Collection, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Literal, cast
@@ -20,6 +21,7 @@ from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMe
 from pipecat.services.llm_service import FunctionCallRunnerItem
 
 from mistral_service.handlers import Handlers, settles
+from mistral_service.idempotency import idempotency_key
 from mistral_service.reply.calls import Ledger, Plan, Planned
 from mistral_service.reply.events import ToolCall
 from mistral_service.settings import MistralLLMSettings
@@ -28,6 +30,13 @@ from mistral_service.surroundings import Keeper, surroundings
 
 NOTHING_TO_READ = "COMPLETED"
 """What the model reads of a function that is done and has nothing to say, as Pipecat writes it."""
+
+
+NOT_AVAILABLE = (
+    "The function {name} did not run: it is not available now, because it is not certain that it "
+    "would run only once. Say so. It may be tried again later."
+)
+"""What the model reads of a function that does not start, since its note is not safe."""
 
 
 class OneByOne:
@@ -161,6 +170,7 @@ class FunctionCalls(SlowFunctions, InTurn):
         self._keeper = surroundings.get().keeper if keeper is None else keeper or None
         self._ledger = Ledger()
         self._told: dict[str, str] = {}
+        self._conversation = secrets.token_hex(16) if self._keeper is None else self._keeper.id
         super().__init__(**kwargs)
 
     @property
@@ -190,9 +200,7 @@ class FunctionCalls(SlowFunctions, InTurn):
             # Pipecat withdraws a speculative reply that calls; the confirmed turn calls anew.
             self._ledger.forget(calls)
         else:
-            if self._keeper is not None:
-                await self._keeper.calls([call for call in calls if call.told is None])
-            self._told.update({call.id: call.told for call in calls if call.told is not None})
+            await self._note_starts(calls)
         await self.run_function_calls(
             [
                 FunctionCallFromLLM(
@@ -204,6 +212,22 @@ class FunctionCalls(SlowFunctions, InTurn):
                 for call in calls
             ]
         )
+
+    async def _note_starts(self, calls: Sequence[Planned]) -> None:
+        """Take note of calls that start, and of what the model reads of those that do not."""
+        start = [call for call in calls if call.told is None]
+        refused: Collection[str] = ()
+        if self._keeper is not None and start:
+            repeatable = {call.name for call in start if self._is_idempotent(call.name)}
+            refused = await self._keeper.calls(start, repeatable=repeatable)
+        for call in calls:
+            told = NOT_AVAILABLE.format(name=call.name) if call.id in refused else call.told
+            if told is not None:
+                self._told[call.id] = told
+            else:
+                self._idempotency_keys[call.id] = idempotency_key(
+                    self._conversation, call.name, call.arguments, call.repetition
+                )
 
     async def run_function_calls(self, function_calls: Sequence[FunctionCallFromLLM]) -> None:
         """Run functions, but none whose call has its result in the context already.
@@ -251,13 +275,22 @@ class FunctionCalls(SlowFunctions, InTurn):
         if frame_cls is FunctionCallResultFrame:
             is_final, result = settles(frame_cls, kwargs), kwargs.get("result")
             result = kwargs["result"] = readable(answerable(result) if is_final else result)
-            if is_final and self._keeper is not None:
-                await self._keeper.returned(str(kwargs.get("tool_call_id")), result)
+            if is_final:
+                await self._take_result(result, kwargs)
         await super().broadcast_frame(frame_cls, **kwargs)
         if frame_cls is FunctionCallInProgressFrame:
             # The others of the group begin too, before this one can end: Pipecat asks the model
             # again as soon as nothing that has begun is left.
             await asyncio.sleep(0)
+
+    async def _take_result(self, result: object, fields: dict[str, Any]) -> None:
+        """Take note of a final result before anyone reads it."""
+        call_id = str(fields.get("tool_call_id"))
+        settled = call_id in self._idempotency_keys and fields.get("error") is None
+        if settled:
+            self._ledger.settle(call_id, fields["function_name"], fields["arguments"])
+        if self._keeper is not None:
+            await self._keeper.returned(call_id, result, settled=settled)
 
 
 def answerable(result: Any) -> Any:

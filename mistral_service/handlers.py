@@ -2,7 +2,9 @@
 
 import asyncio
 import inspect
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import fields
 from typing import Any, cast
 
 from loguru import logger
@@ -15,11 +17,13 @@ from pipecat.frames.frames import (
     FunctionCallResultProperties,
 )
 from pipecat.processors.aggregators.llm_context import LLMSpecificMessage
-from pipecat.services.llm_service import FunctionCallParams, FunctionCallRunnerItem
+from pipecat.services.llm_service import FunctionCallParams as PipecatFunctionCallParams
+from pipecat.services.llm_service import FunctionCallRunnerItem
 from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.utils.types import NOT_GIVEN, NotGiven
 
 from mistral_service.conversation.calls import WAS_CANCELLED
+from mistral_service.idempotency import FunctionCallParams, is_idempotent
 from mistral_service.reply.deadline import now
 from mistral_service.settings import BadSetting, given
 
@@ -56,6 +60,8 @@ class Handlers(OpenAILLMService):
         # Calls whose handler has returned, and that have no result yet.
         self._unanswered: dict[str, asyncio.Event] = {}
         self._warned_of_values: set[str] = set()
+        # Of calls that run, by the call's id.
+        self._idempotency_keys: dict[str, str] = {}
         limit = check_timeout(given(function_call_timeout_secs))
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             function_call_timeout_secs=limit, **kwargs
@@ -86,12 +92,24 @@ class Handlers(OpenAILLMService):
             return  # Pipecat answers such a call itself.
         runner_item.registry_item = item
         if not isinstance(item.handler, ReturningHandler):
-            item.handler = ReturningHandler(item.handler, self._returned)
+            item.handler = ReturningHandler(item.handler, self._returned, self._with_key)
         if item.cancel_on_interruption:
             item.timeout_secs = item.timeout_secs or self._default_timeout
         elif runner_item.group_id and not runner_item.group_id.endswith(_ASYNC):
             # A job in the background does not keep the others of its reply from being answered.
             runner_item.group_id += _ASYNC
+
+    def _is_idempotent(self, name: str) -> bool:
+        """Whether a function is marked as one that is safe to run twice."""
+        item = self._functions.get(name) or self._functions.get(None)
+        return item is not None and is_idempotent(item.handler)
+
+    def _with_key(self, params: PipecatFunctionCallParams) -> FunctionCallParams:
+        """What a handler gets, with the call's idempotency key."""
+        key = self._idempotency_keys.get(params.tool_call_id) or uuid.uuid4().hex
+        given_by_pipecat: dict[str, Any] = {f.name: getattr(params, f.name) for f in fields(params)}
+        given_by_pipecat["idempotency_key"] = key
+        return FunctionCallParams(**given_by_pipecat)
 
     async def _returned(self, params: FunctionCallParams, value: object) -> None:
         """Take what a handler has returned for the result, unless there is one."""
@@ -195,6 +213,7 @@ class Handlers(OpenAILLMService):
             **kwargs: Its fields.
         """
         if settles(frame_cls, kwargs):
+            self._idempotency_keys.pop(str(kwargs.get("tool_call_id")), None)
             answered = self._unanswered.pop(str(kwargs.get("tool_call_id")), None)
             if answered is not None:
                 answered.set()
@@ -222,6 +241,7 @@ class ReturningHandler(DirectFunctionWrapper):
         self,
         handler: Any,
         returned: Callable[[FunctionCallParams, object], Awaitable[None]],
+        with_key: Callable[[PipecatFunctionCallParams], FunctionCallParams],
     ) -> None:
         """Wrap a handler.
 
@@ -229,13 +249,15 @@ class ReturningHandler(DirectFunctionWrapper):
             handler: A function of `FunctionCallParams`, or Pipecat's wrapper of a direct function;
                 coroutine functions and plain ones alike.
             returned: What is called with a value that the handler has returned, unless it is None.
+            with_key: What adds the idempotency key to Pipecat's parameters.
         """
         self._handler: Any = handler
         self._returned = returned
+        self._with_key = with_key
         self._direct = isinstance(handler, DirectFunctionWrapper)
         self.function: Any = handler.function if self._direct else handler
 
-    async def invoke(self, args: Mapping[str, Any], params: FunctionCallParams) -> None:
+    async def invoke(self, args: Mapping[str, Any], params: PipecatFunctionCallParams) -> None:
         """Run the handler.
 
         Args:
@@ -249,6 +271,7 @@ class ReturningHandler(DirectFunctionWrapper):
             Exception: What the handler raises.
         """
         task = _current_task()
+        params = self._with_key(params)
         try:
             value: object = (
                 self._handler.invoke(args, params) if self._direct else self._handler(params)

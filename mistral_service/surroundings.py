@@ -4,7 +4,7 @@ A bot's own code says nothing of machines. Who runs it on many of them sets the 
 the bot is called; the service looks here when it is made. On one machine there are none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import IntEnum
@@ -96,6 +96,11 @@ class Keeper(Protocol):
     """Who keeps a conversation where another machine finds it."""
 
     @property
+    def id(self) -> str:
+        """The conversation's name, the same on every machine."""
+        ...
+
+    @property
     def waits(self) -> bool:
         """Whether a call that was taken over has not gone on yet."""
         ...
@@ -116,16 +121,31 @@ class Keeper(Protocol):
         """Take note of words that were just handed to the voice."""
         ...
 
-    async def calls(self, calls: "Sequence[Planned]") -> None:
+    async def calls(
+        self, calls: "Sequence[Planned]", *, repeatable: Collection[str] = ()
+    ) -> Collection[str]:
         """Take note of functions before they start: what is not noted must not run.
+
+        Args:
+            calls: The calls.
+            repeatable: Names of functions that may start without a note.
+
+        Returns:
+            The ids of calls that must not start.
 
         Raises:
             MistralError: If the call belongs to another machine by now.
         """
         ...
 
-    async def returned(self, call_id: str, result: object) -> None:
-        """Take note of a function's result before anybody else is told."""
+    async def returned(self, call_id: str, result: object, *, settled: bool = True) -> None:
+        """Take note of a function's result before anybody else learns of it.
+
+        Args:
+            call_id: The call.
+            result: What the model reads.
+            settled: Whether the function has given the result itself.
+        """
         ...
 
     async def ends(self, *, complete: bool) -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from pipecat.frames.frames import (
     Frame,
     LLMFullResponseEndFrame,
@@ -37,7 +38,7 @@ __all__ = ["redis"]  # a fixture that comes along
 @pytest.fixture
 async def keepers(redis: RedisServer) -> AsyncIterator[Keepers]:
     store = Store(redis.url)
-    yield Keepers(store, form=Form())
+    yield Keepers(store, form=Form([Fernet.generate_key().decode()]))
     await store.close()
 
 
@@ -82,6 +83,20 @@ def asked(mistral: Any) -> list[dict[str, Any]]:
 async def written(keeper: CallKeeper) -> None:
     """Wait until all of it is in Redis."""
     await until(lambda: keeper._writer.idle)
+
+
+class Client:
+    """A caller's client that is still on the line: it keeps a note, and confirms it."""
+
+    def __init__(self, *, answers: bool = True) -> None:
+        self.note: str | None = None
+        self._answers = answers
+
+    async def confirm(self, note: str, within: float) -> bool:
+        """Keep a note."""
+        if self._answers:
+            self.note = note
+        return self._answers
 
 
 class Speaks(TTSService):

@@ -39,6 +39,7 @@ class Shelf:
         heard: str | None,
         ended: bool,
         asked: str | None,
+        note: str | None = None,
         create: bool,
     ) -> Any:
         self.heard.append((heard, ended))

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from kept import GREET, STORY, SYSTEM, Machine, asked, keepers, redis, voice, written
+from kept import GREET, STORY, SYSTEM, Client, Machine, asked, keepers, redis, voice, written
 from loguru import logger
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
@@ -16,7 +16,7 @@ from pipecat.frames.frames import (
     LLMUpdateSettingsFrame,
 )
 
-from mistral_service import MistralLLMService
+from mistral_service import MistralLLMService, idempotent
 from mistral_service.local import Reply
 from mistral_service.scale.keeper import Keepers, UnknownCall
 from mistral_service.scale.snapshot import Form
@@ -24,6 +24,7 @@ from mistral_service.scale.store import Store, StoreGone
 from mistral_service.surroundings import Surroundings, surroundings
 from tests.call import Call
 from tests.conftest import until
+from tests.hostile.wire import Wire
 
 __all__ = ["keepers", "redis"]  # fixtures
 
@@ -352,11 +353,13 @@ async def test_redis_may_go_and_come_back(serve, keepers, redis):
         Reply("Good night."),
     )
     async with Machine(mistral, await keepers.open(), tools=tools(books)) as one:
+        one.keeper.line = client = Client()
         await one.goes_on()
         redis.stop()
         await one.call.say("Book a table.", turns=2)
         assert one.call.words == "Hello.It is booked."
         assert ran == ["ran"]
+        assert client.note
         with pytest.raises(StoreGone):
             await keepers.open(one.keeper.id)
         redis.start()
@@ -368,6 +371,101 @@ async def test_redis_may_go_and_come_back(serve, keepers, redis):
             assert two.said()[-1] == ("assistant", "It is booked.")
             assert await two.call.say("Thanks.") == "Good night."
     assert ran == ["ran"]
+
+
+@pytest.mark.parametrize("line", [None, Client(answers=False)], ids=["none", "silent"])
+async def test_without_a_safe_note_a_function_does_not_start(serve, keepers, redis, line):
+    ran: list[str] = []
+
+    async def books(params: Any) -> None:
+        ran.append("ran")
+        await params.result_callback("done")
+
+    @idempotent
+    async def looks_up(params: Any) -> None:
+        ran.append("looked up")
+        await params.result_callback("eight o'clock")
+
+    mistral = serve(
+        Reply(
+            tool_calls=[
+                {"name": "book", "arguments": {"at": "8"}},
+                {"name": "look_up", "arguments": {}},
+            ]
+        ),
+        Reply("I cannot book now."),
+    )
+    look_up = FunctionSchema("look_up", "Looks up the hours.", {}, [], handler=looks_up)
+    opened = [*tools(books), look_up]
+    async with Machine(mistral, await keepers.open(), tools=opened) as one:
+        one.keeper.line = line
+        redis.pause()
+        try:
+            assert await one.call.say("Book a table.", turns=2) == "I cannot book now."
+        finally:
+            redis.resume()
+        assert ran == ["looked up"]
+        results = [m["content"] for m in asked(mistral)[-1]["messages"] if m["role"] == "tool"]
+        assert "did not run" in results[0]
+        assert "eight" in results[1]
+        await written(one.keeper)
+        # Nothing is left of it for the next machine to take for a function that has started.
+        two = await keepers.open(one.keeper.id)
+        assert "book" not in {call.name for call in two._functions.started.values()}
+        await two.close(over=False)
+
+
+async def test_what_the_client_keeps_is_known_to_the_next_machine(serve, keepers, redis):
+    held = asyncio.Event()
+    ran: list[str] = []
+
+    async def books(params: Any) -> None:
+        ran.append(params.idempotency_key)
+        await held.wait()
+
+    mistral = serve(
+        Reply("Hello."),
+        Reply(tool_calls=[{"name": "book", "arguments": {"at": "8"}}]),
+        Reply("It may be booked."),
+        Reply(tool_calls=[{"name": "book", "arguments": {"at": "8"}}]),
+        Reply("Now it is."),
+    )
+    wire = Wire(redis.port)
+    async with wire:
+        store = Store(f"redis://127.0.0.1:{wire.port}/0")
+        cut_off = Keepers(store, form=keepers.form)
+        async with Machine(mistral, await cut_off.open(), tools=tools(books)) as one:
+            one.keeper.line = client = Client()
+            await one.goes_on()
+            await written(one.keeper)
+            wire.cut()
+            await one.call.begin("Book a table.")
+            await until(lambda: ran)
+            assert client.note is not None
+            taken = {"heard": "Hello.", "ended": True, "asked": "Book a table."}
+            # A note that someone else wrote is none, nor is one of another call.
+            other = await keepers.open(note=client.note)
+            changed = client.note.swapcase()
+            forged = await keepers.open(one.keeper.id, **taken, note=changed)
+            assert not other._functions.started
+            assert not forged._functions.started
+            await other.close(over=True)
+            await forged.close(over=False)
+            keeper = await keepers.open(one.keeper.id, **taken, note=client.note)
+            async with Machine(mistral, keeper, tools=tools(books)) as two:
+                await two.goes_on()
+                await two.call.until(lambda: two.said()[-1] == ("assistant", "It may be booked."))
+                assert len(ran) == 1
+                messages = asked(mistral)[-1]["messages"]
+                assert [m["role"] for m in messages[-3:]] == ["user", "assistant", "tool"]
+                assert "its result was lost" in messages[-1]["content"]
+                # Who repeats a call whose result was lost means the same one: so says its key.
+                await two.call.begin("Try again.")
+                await until(lambda: len(ran) == 2)
+                assert ran[0] == ran[1]
+                held.set()
+            wire.heal()
+        await store.close()
 
 
 async def test_a_call_that_begins_without_redis_goes_on(serve, keepers, redis):

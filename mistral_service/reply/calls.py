@@ -41,12 +41,14 @@ class Planned:
         name: The function's name.
         arguments: The arguments by name.
         told: What the model is told as the result, in place of running the function; None runs it.
+        repetition: How many like calls before it are settled, or run at this moment.
     """
 
     id: str
     name: str
     arguments: dict[str, Any]
     told: str | None = None
+    repetition: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class _Entry:
     result: str | None = None
     in_context: bool = False
     this_turn: bool = True
+    settled: bool = False
 
 
 @dataclass
@@ -155,6 +158,7 @@ class Ledger:
         repeated: list[ToolCall] = []
         waiting: list[ToolCall] = []
         told_again: str | None = None
+        running = set(in_flight)
         for call in calls:
             key = key_of(call.name, call.arguments)
             entry = self._entries.get(call.id or "")
@@ -186,7 +190,12 @@ class Ledger:
             arguments = arguments_of(call.arguments)
             if arguments is None:
                 arguments = {"arguments": call.arguments}
-            planned.append(Planned(call_id, call.name, arguments, told))
+            repetition = sum(
+                (entry.name, entry.arguments) == key and (entry.settled or known_id in running)
+                for known_id, entry in self._entries.items()
+            )
+            planned.append(Planned(call_id, call.name, arguments, told, repetition))
+            running.add(call_id)
             self._entries[call_id] = _Entry(*key)
         self._rounds.count(key_of(p.name, p.arguments) for p in planned)
         if left_out and calls:
@@ -214,8 +223,21 @@ class Ledger:
             kept: What its `kept` returned.
         """
         for entry in kept:
-            known = {f.name: entry[f.name] for f in fields(_Entry)}
+            known = {f.name: entry[f.name] for f in fields(_Entry) if f.name in entry}
             self._entries[str(entry["id"])] = _Entry(**known)
+
+    def settle(self, call_id: str, name: str, arguments: Mapping[str, Any]) -> None:
+        """Take note that a function has given its result itself.
+
+        A call whose result was lost, or that was cancelled, is not settled: who repeats it means
+        the same call.
+
+        Args:
+            call_id: The call.
+            name: The function.
+            arguments: Its arguments.
+        """
+        self._entries.setdefault(call_id, _Entry(*key_of(name, arguments))).settled = True
 
     def forget(self, calls: Iterable[Planned]) -> None:
         """Take back calls that were planned and not started."""

@@ -8,10 +8,11 @@ from typing import Any, Protocol, cast
 
 from loguru import logger
 from pipecat.runner.types import WebSocketRunnerArguments
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketState
 
 from mistral_service.scale import metrics
+from mistral_service.scale.line import Line, Pings
 from mistral_service.surroundings import Gate, Keeper, Surroundings, surroundings
 
 Bot = Callable[[WebSocketRunnerArguments], Awaitable[None]]
@@ -30,9 +31,9 @@ _BEAT_LONGEST, _STOP_LONGEST = 100, 400
 class KeptCall(Keeper, Protocol):
     """A conversation that is kept (`scale/keeper.py`)."""
 
-    id: str
     resumed: bool
     lost: asyncio.Event
+    line: Line | None
 
     @property
     def asked(self) -> str | None:
@@ -54,6 +55,7 @@ class Keepers(Protocol):
         heard: str | None,
         ended: bool,
         asked: str | None,
+        note: str | None,
         create: bool,
     ) -> KeptCall:
         """Keep a new conversation, or take one over.
@@ -79,14 +81,31 @@ class CallSocket(WebSocket):
     stopped = False
     _held = False
 
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Prepare, as Starlette's does."""
+        super().__init__(scope, receive, send)
+        self._pings = Pings(self.send_text)
+
+    async def confirm(self, note: str, within: float) -> bool:
+        """Have the client keep a note (`scale/line.py`); one without our protocol does not."""
+        if not self.beats or self._held or self.left is not None:
+            return False
+        return await self._pings.ping(note, within) and not self._held
+
     async def receive(self) -> Message:
         """The next message, as in Starlette; a line that fails is one that has broken."""
         message = await self._next()
-        while self.beats and _read(message, _BEAT_LONGEST) == BEAT:
-            with contextlib.suppress(RuntimeError, OSError):  # gone in this very moment
-                await self.send_text(json.dumps(BEAT))
+        while self.beats and await self._answered(_read(message, _BEAT_LONGEST)):
             message = await self._next()
         return message
+
+    async def _answered(self, said: object) -> bool:
+        """Whether a message was one of the protocol's, which the bot does not see."""
+        if said == BEAT:
+            with contextlib.suppress(RuntimeError, OSError):  # gone in this very moment
+                await self.send_text(json.dumps(BEAT))
+            return True
+        return self._pings.is_pong(said)
 
     async def _next(self) -> Message:
         message: Message
@@ -232,6 +251,8 @@ class Calls:
         lost: asyncio.Event,
         away: asyncio.Event,
     ) -> None:
+        if keeper:
+            keeper.line = socket
         surroundings.set(Surroundings(self.gate, keeper))  # this task's, and the bot's after it
         bot = asyncio.create_task(_run(self._bot, arguments))
         orders = [asyncio.create_task(event.wait()) for event in (lost, away)]

@@ -24,6 +24,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from mistral_service.scale import metrics
 from mistral_service.scale.calls import FULL, UNKNOWN, Calls, CallSocket, Full, KeptCall
+from mistral_service.scale.function_notes import LONGEST_NOTE
 from mistral_service.scale.past import ASKED_LONGEST
 
 PROTOCOL = "mistral-call.v1"
@@ -78,6 +79,7 @@ class Hello(BaseModel):
     heard: str | None = Field(default=None, max_length=HEARD_LONGEST)
     ended: bool = False
     asked: str | None = Field(default=None, max_length=ASKED_LONGEST)
+    note: str | None = Field(default=None, max_length=LONGEST_NOTE)
 
 
 def create_app(
@@ -252,7 +254,12 @@ async def _open(
         return None
     try:
         return await calls.keepers.open(
-            call_id, heard=hello.heard, ended=hello.ended, asked=hello.asked, create=create
+            call_id,
+            heard=hello.heard,
+            ended=hello.ended,
+            asked=hello.asked,
+            note=hello.note,
+            create=create,
         )
     except LookupError:  # UnknownCall
         raise Refusal("unknown", UNKNOWN) from None

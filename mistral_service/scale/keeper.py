@@ -1,8 +1,8 @@
 """The keeper of a call: what a conversation needs to survive its machine is written as it happens.
 
 A turn is written when it begins, its words while they go out, its functions before they start and
-when they return. Nothing but the start of a function waits for Redis, and nothing fails with it:
-while Redis is away the conversation goes on, and the first write after that writes everything.
+when they return. Nothing but the start of a function waits for Redis, and nothing else fails with
+it: while Redis is away the conversation goes on, and the first write after that writes everything.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
 from typing import Any, cast
 
@@ -19,6 +19,8 @@ from pipecat.processors.aggregators.llm_context import LLMContext, LLMContextMes
 
 from mistral_service.reply.calls import Planned
 from mistral_service.scale.ear import listen
+from mistral_service.scale.function_notes import FunctionNotes
+from mistral_service.scale.line import Line
 from mistral_service.scale.owed import Owed
 from mistral_service.scale.past import (
     ASKED_LONGEST,
@@ -34,7 +36,6 @@ from mistral_service.scale.snapshot import (
     Form,
     Journal,
     Snapshot,
-    Started,
     journal_from_json,
     keepable,
     snapshot_from_json,
@@ -46,7 +47,6 @@ from mistral_service.scale.writer import Writer
 from mistral_service.settings import UNSET
 from mistral_service.surroundings import Past
 from mistral_service.turn import Turns
-from mistral_service.wire.errors import MistralError, Reason
 
 # A bot that was told to greet does so within these seconds of a takeover.
 _GREETS_WITHIN = 10.0
@@ -92,6 +92,7 @@ class Keepers:
         heard: str | None = None,
         ended: bool = False,
         asked: str | None = None,
+        note: str | None = None,
         create: bool = False,
     ) -> "CallKeeper":
         """Begin a call, or take one over: who had it can write no more from here on.
@@ -101,6 +102,7 @@ class Keepers:
             heard: What the caller has heard of the last reply; None where that is not known.
             ended: Whether they have heard its end.
             asked: The last words of the caller's; None where they are not known.
+            note: What the last machine gave to the caller's client to keep; None if nothing.
             create: Whether an id that is not known begins a call, such as a telephone company's.
 
         Returns:
@@ -123,7 +125,7 @@ class Keepers:
             taken = Taken(fence_without_redis())
         if taken is None:
             raise UnknownCall("No such call is kept: it is over, or was kept too long ago.")
-        return CallKeeper(self, call_id, taken, heard, ended, asked)
+        return CallKeeper(self, call_id, taken, heard, ended, asked, note)
 
 
 class CallKeeper:
@@ -143,6 +145,7 @@ class CallKeeper:
         heard: str | None,
         ended: bool,
         asked: str | None,
+        note: str | None,
     ) -> None:
         self.id = call_id
         self.resumed = taken.known
@@ -154,8 +157,9 @@ class CallKeeper:
         self._service: Turns | None = None
         self._snapshot = Snapshot()
         self._journal = Journal()
-        self._started: dict[str, Started] = {}
+        self._functions = FunctionNotes(call_id, self._form, self.lost)
         self._read(taken)
+        self._functions.learn(note, self._snapshot.turn)
         # A call may be over before its first turn was kept: then its caller's words are all of it.
         self._resumes = self._snapshot.turn > 0 or (self.resumed and bool(self._asked))
         self._owed: Owed | None = None
@@ -167,6 +171,15 @@ class CallKeeper:
         self._writer = Writer(
             keepers.store, call_id, taken.fence, keepers.keep_seconds, self._packed, self.lost
         )
+
+    @property
+    def line(self) -> Line | None:
+        """The line to the caller's client; None where there is none that answers."""
+        return self._functions.line
+
+    @line.setter
+    def line(self, line: Line | None) -> None:
+        self._functions.line = line
 
     @property
     def waits(self) -> bool:
@@ -209,7 +222,7 @@ class CallKeeper:
             self._went_on = time.monotonic(), list(context.get_messages())
         self._context, turn = context, self._snapshot.turn + 1
         messages = list(context.get_messages())
-        self._started = unsettled(messages, self._started, turn)
+        self._functions.started = unsettled(messages, self._functions.started, turn)
         self._snapshot = Snapshot(
             turn, messages, self._snapshot.opened_with, _settings(service), service.ledger.kept()
         )
@@ -231,25 +244,41 @@ class CallKeeper:
         if not self._has_voice:
             self._says(self._journal.words + words)
 
-    async def calls(self, calls: Sequence[Planned]) -> None:
-        """Take note of functions before they start, and wait until that is written.
+    async def calls(
+        self, calls: Sequence[Planned], *, repeatable: Collection[str] = ()
+    ) -> Collection[str]:
+        """Take note of functions before they start.
+
+        The note stands in Redis, or, while Redis does not answer, with the caller's client. A
+        machine that takes the call over finds it in either place.
+
+        Args:
+            calls: The calls.
+            repeatable: Names of functions that may start without a note.
+
+        Returns:
+            The ids of calls that must not start, because their note is not safe.
 
         Raises:
             MistralError: If the call belongs to another machine by now.
         """
-        for call in calls:
-            self._started[call.id] = Started(call.name, call.arguments, self._snapshot.turn)
-        if calls:
-            await self._writer.now("calls", "journal")
-        if self.lost.is_set():
-            raise MistralError(Reason.CALL, "the call is another machine's by now")
+        return await self._functions.start(
+            calls,
+            self._snapshot.turn,
+            self._journal.asked or last_asked(self._snapshot.messages) or "",
+            lambda: self._writer.noted("calls", "journal"),
+            repeatable,
+        )
 
-    async def returned(self, call_id: str, result: object) -> None:
-        """Take note of a function's result before anybody else is told."""
-        if call_id in self._started:
-            # As Pipecat writes it into the context.
-            text = json.dumps(result, ensure_ascii=False, default=str) if result else "COMPLETED"
-            self._started[call_id].result = text
+    async def returned(self, call_id: str, result: object, *, settled: bool = True) -> None:
+        """Take note of a function's result before anyone else learns of it.
+
+        Args:
+            call_id: The call.
+            result: What the model reads.
+            settled: Whether the function has given the result itself.
+        """
+        if self._functions.end(call_id, result, settled):
             await self._writer.now("calls")
 
     async def ends(self, *, complete: bool) -> None:
@@ -309,7 +338,9 @@ class CallKeeper:
             self._snapshot = snapshot_from_json(read["snapshot"])
             self._journal = journal_from_json(read.get("journal", {}))
             calls = cast("dict[str, dict[str, Any]]", read.get("calls", {}))
-            self._started = {call_id: started_from_json(call) for call_id, call in calls.items()}
+            self._functions.started = {
+                call_id: started_from_json(call) for call_id, call in calls.items()
+            }
 
     def _greets_again(self, context: LLMContext) -> bool:
         """Whether a turn is the bot's greeting, which came when the call had been answered already.
@@ -340,15 +371,19 @@ class CallKeeper:
         messages, past = resume(
             self._snapshot,
             self._journal,
-            self._started,
+            self._functions.started,
             context.get_messages(),
             heard=self._heard,
             ended=self._ended,
             asked=self._asked,
+            called_for=self._functions.asked,
         )
         self._journal.asked = self._asked or self._journal.asked
         context.set_messages(messages)
         service.ledger.go_on_from(self._snapshot.ledger)
+        for call_id, call in self._functions.started.items():
+            if call.settled:
+                service.ledger.settle(call_id, call.name, call.arguments)
         settings = cast(Any, service)._settings
         delta = type(settings)()
         for f in fields(delta):
@@ -368,7 +403,7 @@ class CallKeeper:
         if name == "journal":
             return self._form.pack(json.dumps(asdict(self._journal)))
         if name == "calls":
-            calls = {call_id: asdict(call) for call_id, call in self._started.items()}
+            calls = {call_id: asdict(call) for call_id, call in self._functions.started.items()}
             return self._form.pack(json.dumps(calls, default=str))
         snapshot, limit = self._snapshot, self._keepers.limit
 

@@ -53,6 +53,7 @@ def resume(
     heard: str | None = None,
     ended: bool = False,
     asked: str | None = None,
+    called_for: str = "",
 ) -> tuple[list[LLMContextMessage], Past]:
     """Tell how a conversation goes on.
 
@@ -68,6 +69,8 @@ def resume(
         heard: What the caller has heard of the last reply; None where that is not known.
         ended: Whether they have heard its end.
         asked: The caller's last words, as their client knows them; None where it does not.
+        called_for: The words for which functions were called in a turn that `snapshot` does not
+            know; empty if there was none.
 
     Returns:
         The messages, and what is to be done.
@@ -95,9 +98,12 @@ def resume(
     if (complete or waits or new) and words.strip():
         messages.append(cast(LLMContextMessage, {"role": "assistant", "content": words.strip()}))
         words = ""
+    # What was called for the words that the snapshot lacks stands behind them.
+    are_its = bool(lacking) and _spaced(called_for) == _spaced(asked or "")
+    messages += new if are_its else []
     for call_id, call in pending.items():
         messages += _call_and_result(call_id, call)
-    messages += new
+    messages += [] if are_its else new
     return messages, Past(words if words.strip() else "", not complete or waits or bool(new))
 
 

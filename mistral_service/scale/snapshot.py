@@ -83,12 +83,14 @@ class Started:
         arguments: Its arguments.
         turn: The turn in which it was called.
         result: Its result as the model reads it; None as long as there is none.
+        settled: Whether the function has given that result itself.
     """
 
     name: str
     arguments: Json
     turn: int
     result: str | None = None
+    settled: bool = False
 
 
 class Form:
@@ -116,6 +118,11 @@ class Form:
                 f"{KEY_VARIABLE} may not be what it is: it is one key of Fernet.generate_key(), or "
                 "several with commas between them."
             ) from None
+
+    @property
+    def sealed(self) -> bool:
+        """Whether what is kept is sealed."""
+        return self._seal is not None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Form":

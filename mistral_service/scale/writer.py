@@ -13,6 +13,9 @@ WORDS_SECONDS = 0.25
 AGAIN_SECONDS = 1.0
 """How long after a write that failed the next one is tried."""
 
+NOTED_WITHIN_S = 1.0
+"""Seconds in which the note of a function has to be written before it starts."""
+
 BEATS = 3
 """Signs of life in the time that a call is kept."""
 
@@ -80,6 +83,25 @@ class Writer:
         else:
             self._due |= set(names)
             await self._write()
+
+    async def noted(self, *names: str) -> bool:
+        """Write, and tell whether it stands in Redis.
+
+        It is tried also while Redis is known to be away, for `NOTED_WITHIN_S` at most.
+
+        Returns:
+            True if it is written. False if it is not, or if that is not known.
+        """
+        self._due |= set(names)
+        try:
+            async with asyncio.timeout(NOTED_WITHIN_S):
+                await self._write()
+        except TimeoutError:
+            return False
+        except Exception as e:
+            logger.error(f"A call's functions cannot be noted: {type(e).__name__}")
+            return False
+        return not (self._over or self._lost.is_set() or self._due & set(names))
 
     async def close(self, *, finish: bool) -> None:
         """Stop; with `finish` what is due is written before."""

@@ -92,6 +92,7 @@ class Caller:
         self._reply = ""  # words of the latest reply
         self._ended = False
         self._asked = ""
+        self._note: str | None = None  # the functions that have started, sealed by the machine
 
     def _turn(self, k: int, words: int) -> Turn:
         begin = f"Caller {self.number}, turn {k}: "
@@ -141,6 +142,7 @@ class Caller:
         )
         asked = self._asked
         hello = {"type": "call", "id": self.id, "heard": self._reply, "ended": self._ended}
+        hello["note"] = self._note
         await socket.send(json.dumps({**hello, "asked": asked or None}))
         answer = json.loads(await asyncio.wait_for(socket.recv(), 5))
         if "error" in answer:
@@ -191,6 +193,9 @@ class Caller:
                 self._last, self._came = time.monotonic(), True
                 if isinstance(data, bytes):
                     self._hear(data)
+                elif (said := json.loads(data)).get("type") == "ping":
+                    self._note = said["note"]
+                    await socket.send(json.dumps({"type": "pong", "id": said["id"]}))
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         return self._last if gone else time.monotonic()

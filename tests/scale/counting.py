@@ -24,8 +24,9 @@ def word(caller: int, turn: int, number: int) -> str:
 class Counting:
     """Counts when it is asked to, goes on where it was cut, and books a table by the function."""
 
-    def __init__(self, pause: float) -> None:
+    def __init__(self, pause: float, first: float = 0.05) -> None:
         self._pause = pause
+        self._first = first
 
     async def answer(self, request: dict[str, Any]) -> AsyncIterator[Piece]:
         """Answer the last thing that a caller has asked."""
@@ -37,7 +38,7 @@ class Counting:
                 asked, after = text, []
             else:
                 after.append(message)
-        yield Wait(0.05)
+        yield Wait(self._first)
         if found := re.findall(COUNT, asked[asked.rfind("Caller") :]):
             caller, turn, last = map(int, found[-1])
             said = " ".join(str(m.get("content") or "") for m in after if m["role"] == "assistant")
@@ -74,10 +75,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--pause", type=float, default=0.4, help="seconds per word")
+    parser.add_argument("--first", type=float, default=0.05, help="seconds to the first word")
     options = parser.parse_args()
     # As much as one likes, until `PUT /limits` says otherwise.
     limits = RateLimits()
-    serve(bind("127.0.0.1", options.port), Counting(options.pause), None, limits=limits)
+    serve(
+        bind("127.0.0.1", options.port), Counting(options.pause, options.first), None, limits=limits
+    )
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ export class SocketCall extends EventTarget {
   #loudspeaker = new Loudspeaker((stream) => this.#emit("voice", stream));
   #socket; // the one the call goes over; none while it moves
   #id = null;
+  #note = null; // the functions that have started, as the machine wrote them down; sealed
   #pulse;
   #silent = 0; // ticks since something came
   #came = false; // whether anything has come from the bot on this line
@@ -122,7 +123,8 @@ export class SocketCall extends EventTarget {
       };
       socket.onopen = () => {
         const { words: heard, ended, asked } = this.heard;
-        socket.send(JSON.stringify({ type: "call", id: this.#id, heard, ended, asked }));
+        const hello = { id: this.#id, heard, ended, asked, note: this.#note };
+        socket.send(JSON.stringify({ type: "call", ...hello }));
       };
       socket.onclose = ({ code }) => fail(code);
       socket.onmessage = ({ data }) => {
@@ -133,6 +135,7 @@ export class SocketCall extends EventTarget {
         }
         clearTimeout(late);
         if (this.over) return fail();
+        if (this.#id !== answer.id) this.#note = null;
         this.#id = answer.id;
         this.#socket = socket;
         this.#began = performance.now();
@@ -168,7 +171,7 @@ export class SocketCall extends EventTarget {
   #receive(data) {
     this.#silent = 0;
     this.#came = true;
-    if (typeof data === "string") return;
+    if (typeof data === "string") return this.#told(JSON.parse(data));
     const frame = decode(new Uint8Array(data));
     if (frame?.kind === "audio") this.#loudspeaker.play(frame);
     else if (frame?.kind === "interruption") this.#loudspeaker.flush();
@@ -179,6 +182,13 @@ export class SocketCall extends EventTarget {
       this.heard.note(message);
       this.#emit("message", message);
     }
+  }
+
+  /** A text of the protocol: a note is kept before it is confirmed, for the next machine. */
+  #told({ type, id, note }) {
+    if (type !== "ping") return;
+    this.#note = note;
+    this.#socket.send(JSON.stringify({ type: "pong", id }));
   }
 
   #says(piece) {

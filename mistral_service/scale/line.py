@@ -1,0 +1,80 @@
+"""The line to a caller's client: whether the client is still there, and a note that it keeps."""
+
+import asyncio
+import json
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, cast
+
+LONGEST_NOTE = 16_000
+"""Characters of a note. A proxy passes on a message of this size, and a client keeps it easily."""
+
+
+class Line(Protocol):
+    """The line to a caller's client."""
+
+    async def confirm(self, note: str, within: float) -> bool:
+        """Have the client keep a note.
+
+        Args:
+            note: The note, which replaces the one before.
+            within: Seconds that the client has to confirm it.
+
+        Returns:
+            Whether the client has the note, and is still on this line.
+        """
+        ...
+
+
+class Pings:
+    """The pings of one line that wait for their pong."""
+
+    def __init__(self, send: Callable[[str], Awaitable[None]]) -> None:
+        """Prepare.
+
+        Args:
+            send: Sends a text to the client.
+        """
+        self._send = send
+        self._waiting: dict[str, asyncio.Future[None]] = {}
+
+    async def ping(self, note: str, within: float) -> bool:
+        """Send a ping, and wait for the client's pong.
+
+        Args:
+            note: What the client keeps before it answers.
+            within: Seconds to wait.
+
+        Returns:
+            Whether the pong has come.
+        """
+        ping = secrets.token_hex(8)
+        pong = self._waiting[ping] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(within):
+                await self._send(json.dumps({"type": "ping", "id": ping, "note": note}))
+                await pong
+        except (TimeoutError, RuntimeError, OSError):  # no answer, or the line is closed
+            return False
+        finally:
+            del self._waiting[ping]
+        return True
+
+    def is_pong(self, message: object) -> bool:
+        """Take a pong.
+
+        Args:
+            message: What the client sent.
+
+        Returns:
+            Whether it is one, be it late or made up.
+        """
+        if not isinstance(message, dict):
+            return False
+        said = cast("dict[str, Any]", message)
+        if said.get("type") != "pong":
+            return False
+        waiting = self._waiting.get(str(said.get("id")))
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+        return True
