@@ -25,6 +25,8 @@ from starlette.websockets import WebSocketDisconnect
 from mistral_service.scale import metrics
 from mistral_service.scale.calls import FULL, UNKNOWN, Calls, CallSocket, Full, KeptCall
 from mistral_service.scale.past import ASKED_LONGEST
+from mistral_service.scale.sealing import Unreadable
+from mistral_service.scale.snapshot import TooNew
 
 PROTOCOL = "mistral-call.v1"
 PAGE = Path(__file__).parents[1] / "demo" / "page"
@@ -45,6 +47,8 @@ _SENTENCES = {
         '"ended": true or false}.'
     ),
     "unknown": "There is no such call any more: call anew, with the id null.",
+    "unreadable": "What is kept of this call cannot be read: call anew, with the id null.",
+    "newer": "A newer version keeps this call: call again in a moment, for a machine that has it.",
     "store": "What is kept of calls cannot be read now: call again in a moment.",
     "stranger": "This bot does not take your call.",
 }
@@ -256,6 +260,11 @@ async def _open(
         )
     except LookupError:  # UnknownCall
         raise Refusal("unknown", UNKNOWN) from None
+    except TooNew:
+        raise Refusal("newer", FULL) from None
+    except Unreadable as e:
+        logger.warning(f"A call is not taken over: {e}")
+        raise Refusal("unreadable", UNKNOWN) from None
     except Exception as e:
         logger.warning(f"A call could not be opened: {e}")
         raise Refusal("store", FULL) from e
@@ -278,6 +287,8 @@ async def _hold(
     arguments = WebSocketRunnerArguments(
         websocket=socket,
         transport_type="websocket" if way else None,
-        body={"call": {"id": call_id, "resumed": resumed}},
+        body={
+            "call": {"id": call_id, "resumed": resumed, "lost": bool(keeper and keeper.begun_anew)}
+        },
     )
     await calls.hold(socket, arguments, keeper)

@@ -76,7 +76,7 @@ def environment_secrets(environment: Mapping[str, str]) -> set[str]:
     return {
         value.strip()
         for name, value in environment.items()
-        if (_SECRET_NAME.search(name) or "://" in value and "@" in value)
+        if (_SECRET_NAME.search(name) or ("://" in value and "@" in value))
         and len(value.strip()) >= _SHORTEST
     }
 

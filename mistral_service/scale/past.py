@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import re
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from pipecat.processors.aggregators.llm_context import LLMContextMessage, LLMSpecificMessage
 
+from mistral_service.scale.pieces import pieces
 from mistral_service.scale.snapshot import Journal, Snapshot, Started
 from mistral_service.surroundings import Past
 
@@ -15,6 +18,9 @@ AHEAD = 4000
 
 ASKED_LONGEST = 10_000
 """Characters of the caller's last words that are told and noted: some ten minutes of speech."""
+
+_PART = 100_000
+_GAP = re.compile(r"\s")
 
 # What Pipecat writes in place of a result as long as there is none.
 _RUNNING = ("IN_PROGRESS", '{"type": "async_tool"')
@@ -159,10 +165,15 @@ def _text(message: LLMContextMessage) -> str:
 
 
 def digest(message: LLMContextMessage) -> str:
-    """A message's mark, by which it is known again."""
+    """A message's mark, by which it is known again; what JSON cannot hold is never known."""
     plain = message.message if isinstance(message, LLMSpecificMessage) else message
-    text = json.dumps(plain, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    mark = hashlib.sha256()
+    try:
+        for piece in pieces(plain, sort_keys=True):
+            mark.update(piece.encode())
+    except (TypeError, ValueError, RecursionError):
+        return secrets.token_hex(8)
+    return mark.hexdigest()[:16]
 
 
 def opened_with(messages: Sequence[LLMContextMessage]) -> list[str]:
@@ -188,7 +199,8 @@ def unsettled(
     done = {
         message.get("tool_call_id")
         for message in map(_plain, messages)
-        if message.get("role") == "tool" and not str(message.get("content")).startswith(_RUNNING)
+        if message.get("role") == "tool"
+        and not _string(message.get("content")).startswith(_RUNNING)
     }
     return {
         call_id: call
@@ -211,7 +223,7 @@ def _settled(
         if message.get("role") != "tool":
             continue
         call = pending.pop(str(message.get("tool_call_id")), None)
-        content = str(message.get("content"))
+        content = _string(message.get("content"))
         if content.startswith(_RUNNING) and (call is not None or content == _RUNNING[0]):
             told = _told(call) if call is not None else _LOST.format(name="The function")
             messages[i] = cast(LLMContextMessage, {**message, "content": told})
@@ -256,5 +268,19 @@ def _role(message: LLMContextMessage) -> str:
     return str(_plain(message).get("role"))
 
 
+def _string(content: Any) -> str:
+    return content if isinstance(content, str) else ""
+
+
 def _spaced(words: str) -> str:
-    return " ".join(words.split())
+    """Words with one space between them; long ones a part at a time, so that others may run."""
+    if len(words) <= _PART:
+        return " ".join(words.split())
+    parts: list[str] = []
+    start = 0
+    while start < len(words):
+        gap = _GAP.search(words, start + _PART)
+        end = gap.end() if gap else len(words)
+        parts.append(" ".join(words[start:end].split()))
+        start = end
+    return " ".join(filter(None, parts))

@@ -54,15 +54,18 @@ def weight(value: Any, most: int) -> int:
             if NODE * len(values) > most:
                 return NODE * len(values)
             stack += values
+        elif hasattr(value, "__dict__"):  # one of Pipecat's messages, or a record of ours
+            stack.append(cast("dict[str, Any]", vars(value)))
     return total
 
 
-def pieces(value: Any, *, sort_keys: bool = False) -> Iterator[str]:
+def pieces(value: Any, *, sort_keys: bool = False, ascii: bool = True) -> Iterator[str]:
     """Write a value as `json.dumps(value, default=str)` does, in pieces.
 
     Args:
         value: The value. It may change meanwhile: what was changed is written as it was or is.
         sort_keys: Whether keys are sorted.
+        ascii: Whether all else than ASCII is escaped, as by `ensure_ascii`.
 
     Yields:
         The pieces.
@@ -72,7 +75,8 @@ def pieces(value: Any, *, sort_keys: bool = False) -> Iterator[str]:
         ValueError: If it contains itself, or a number of more than 4,300 digits.
         RecursionError: If it is nested too deep.
     """
-    yield from _written(value, json.JSONEncoder(default=_text, sort_keys=sort_keys), 0)
+    encoder = json.JSONEncoder(default=_text, sort_keys=sort_keys, ensure_ascii=ascii)
+    yield from _written(value, encoder, 0)
 
 
 def parse(text: str) -> Any:
@@ -136,7 +140,7 @@ def _members(
 
 def _text(value: object) -> str:
     """What JSON does not know is kept as its text rather than not at all."""
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, bytes | bytearray):
         return f"[{len(value)} bytes]" if len(value) > PIECE else str(value)
     return str(value)
 

@@ -1,10 +1,9 @@
 """What of a conversation is kept, and how it becomes bytes: pure, versioned, bounded."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, TypeVar, cast
 
-from loguru import logger
 from pipecat.processors.aggregators.llm_context import LLMContextMessage, LLMSpecificMessage
 from pydantic import (
     BaseModel,
@@ -16,38 +15,22 @@ from pydantic import (
     ValidationError,
 )
 
+from mistral_service.scale.bounds import (
+    LIMIT,
+    MARKS_MOST,
+    WORDS_MOST,
+    bounded_calls,
+    bounded_messages,
+    dumps,
+    remembered,
+)
+from mistral_service.scale.bounds import NOT_KEPT as NOT_KEPT
 from mistral_service.scale.keepable import keepable as keepable
-from mistral_service.scale.pieces import pieces
 from mistral_service.scale.sealing import Form as Form
 from mistral_service.scale.sealing import Unreadable as Unreadable
 
 VERSION = 1
 """The form in which this version keeps a conversation."""
-
-LIMIT = 4_000_000
-"""Bytes that the messages of a conversation may have, as JSON and before they are compressed."""
-
-NOT_KEPT = "[What was shown here was too large to be kept.]"
-"""What stands in place of a picture that a kept conversation has no room for."""
-
-WORDS_MOST = 100_000
-"""Characters of a reply that are kept: some two hours of speech."""
-
-CALL_MOST = 200_000
-"""Bytes that the arguments of a function that was started may have, and as many its result."""
-
-CALLS_MOST = 1_000_000
-"""Bytes that all functions may have that were started and are not settled; and those that the
-ledger remembers."""
-
-MARKS_MOST = 10_000
-"""Messages of a bot's opening that are known again."""
-
-TOO_LARGE = "[What stood here was too large to be kept.]"
-"""What stands in place of a text, of arguments or of a result that is too large."""
-
-_SHOWN = ("image_url", "input_audio", "file_base64")
-_FIRST = ("system", "developer")
 
 Json = dict[str, Any]
 Whole = Annotated[int, Field(strict=True, ge=0, le=2**53)]
@@ -138,15 +121,15 @@ def snapshot_to_json(snapshot: Snapshot, limit: int = LIMIT, warned: set[str] | 
             then the oldest messages after those of the system, then the largest texts.
         warned: What was warned of before is not warned of again, and added here.
     """
-    messages = _bounded([plain(message) for message in snapshot.messages], limit, warned)
+    messages = bounded_messages([plain(message) for message in snapshot.messages], limit, warned)
     rest = {
         "version": VERSION,
         "turn": snapshot.turn,
         "opened_with": snapshot.opened_with[:MARKS_MOST],
         "settings": snapshot.settings,
-        "ledger": _remembered(snapshot.ledger),
+        "ledger": remembered(snapshot.ledger),
     }
-    return f'{_dumps(rest)[:-1]}, "messages": [{", ".join(messages)}]}}'
+    return f'{dumps(rest)[:-1]}, "messages": [{", ".join(messages)}]}}'
 
 
 def snapshot_from_json(data: Any) -> Snapshot:
@@ -186,7 +169,7 @@ and who does not know it leaves it out.
 
 def journal_to_json(journal: Journal) -> str:
     """Write a journal as JSON."""
-    return _dumps(asdict(replace(journal, words=journal.words[:WORDS_MOST])))
+    return dumps(asdict(replace(journal, words=journal.words[:WORDS_MOST])))
 
 
 def journal_from_json(data: Any) -> Journal:
@@ -208,28 +191,8 @@ def calls_to_json(started: Mapping[str, Started], warned: set[str] | None = None
             give way to a mark, the oldest first where there are too many.
         warned: As for `snapshot_to_json`.
     """
-    written: list[str] = []
-    room = CALLS_MOST
-    cut = 0
-    for call_id, call in reversed(started.items()):
-        arguments, result = _dumps(call.arguments, "{}"), _dumps(call.result)
-        if len(arguments) > min(CALL_MOST, room):
-            arguments, cut = _dumps({"arguments": TOO_LARGE}), cut + 1
-        room -= len(arguments)
-        if call.result is not None and len(result) > min(CALL_MOST, room):
-            result, cut = _dumps(TOO_LARGE), cut + 1
-        room -= len(result) if call.result is not None else 0
-        head = _dumps({"name": call.name, "turn": call.turn})[:-1]
-        text = f'{head}, "arguments": {arguments}, "result": {result}}}'
-        written.append(f"{_dumps(call_id)}: {text}")
-    if cut:
-        _warn_once(
-            warned,
-            "calls",
-            f"Functions have larger arguments or results than are kept ({CALL_MOST} bytes each, "
-            f"{CALLS_MOST} together): {cut} would not survive their machine",
-        )
-    return f"{{{', '.join(reversed(written))}}}"
+    bounded = bounded_calls({call_id: vars(call) for call_id, call in started.items()}, warned)
+    return f"{{{', '.join(bounded)}}}"
 
 
 def started_from_json(data: Any) -> Started:
@@ -269,84 +232,3 @@ def _message(plain: Json) -> LLMContextMessage:
     if "role" not in plain and "llm" in plain:
         return LLMSpecificMessage(llm=plain["llm"], message=plain.get("message"))
     return cast(LLMContextMessage, plain)
-
-
-def _dumps(value: Any, otherwise: str = "null") -> str:
-    """JSON, without a pause; what JSON cannot hold at all is something else."""
-    try:
-        return "".join(pieces(value))
-    except (TypeError, ValueError, RecursionError):
-        return otherwise
-
-
-def _warn_once(warned: set[str] | None, what: str, sentence: str) -> None:
-    if warned is None or what not in warned:
-        logger.warning(sentence)
-    if warned is not None:
-        warned.add(what)
-
-
-def _remembered(ledger: Sequence[Json]) -> list[Json]:
-    """What the ledger remembers, no more of it than there may be: the newest calls whole."""
-    kept: list[Json] = []
-    room = CALLS_MOST
-    for entry in reversed(ledger):
-        for name in ("arguments", "result"):
-            if len(_dumps(entry.get(name))) > room:
-                entry = {**entry, name: None if name == "result" else TOO_LARGE}
-            room -= len(_dumps(entry.get(name)))
-        kept.append(entry)
-    return kept[::-1]
-
-
-def _bounded(messages: list[Json], limit: int, warned: set[str] | None) -> list[str]:
-    """The messages as JSON, and no more bytes of them than there may be."""
-    written = [_dumps(message, "") or _shortened(message) for message in messages]
-    size = sum(map(len, written))
-    if size <= limit:
-        return written
-    pictures = 0
-    for i, message in enumerate(messages):
-        if size <= limit:
-            break
-        content = message.get("content")
-        parts = cast("list[Any]", content) if isinstance(content, list) else []
-        for place, part in enumerate(parts):
-            if size > limit and isinstance(part, dict) and cast(Json, part).get("type") in _SHOWN:
-                parts = [*parts[:place], {"type": "text", "text": NOT_KEPT}, *parts[place + 1 :]]
-                text = _dumps({**message, "content": parts}, "") or _shortened(message)
-                size += len(text) - len(written[i])
-                written[i] = text
-                pictures += 1
-    first = next((i for i, m in enumerate(messages) if m.get("role") not in _FIRST), len(messages))
-    last = first
-    while size > limit and last < len(written) - 1:
-        size -= len(written[last])
-        last += 1
-    left = [*range(first), *range(last, len(written))]
-    shortened = 0
-    for i in sorted(left, key=lambda i: len(written[i]), reverse=True):
-        if size <= limit:
-            break
-        text = _shortened(messages[i])
-        size += len(text) - len(written[i])
-        written[i] = text
-        shortened += 1
-    _warn_once(
-        warned,
-        "messages",
-        f"The conversation is larger than is kept ({limit} bytes): {pictures} pictures, "
-        f"{last - first} of the oldest messages and {shortened} long texts would not survive its "
-        "machine",
-    )
-    return [written[i] for i in left]
-
-
-def _shortened(message: Json) -> str:
-    """A message that is too large, or that JSON cannot hold: who said it, and a mark."""
-    role = message.get("role")
-    if not isinstance(role, str):
-        return _dumps({"role": "user", "content": TOO_LARGE})
-    call_id = message.get("tool_call_id")
-    answers = {"tool_call_id": call_id} if isinstance(call_id, str) else {}
-    return _dumps({"role": role, "content": TOO_LARGE, **answers})
