@@ -284,11 +284,10 @@ async def _hold(
         metrics.TAKEN_OVER.record()
         # What broke before there was a word is begun anew: the bot has to greet.
         resumed = keeper.waits or heard is not None
+    lost = {"lost": True} if getattr(keeper, "begun_anew", False) else {}
     arguments = WebSocketRunnerArguments(
         websocket=socket,
         transport_type="websocket" if way else None,
-        body={
-            "call": {"id": call_id, "resumed": resumed, "lost": bool(keeper and keeper.begun_anew)}
-        },
+        body={"call": {"id": call_id, "resumed": resumed, **lost}},
     )
     await calls.hold(socket, arguments, keeper)
