@@ -123,9 +123,11 @@ def missing(
         The words: none of them, all, or those after the ones that wait for an answer too.
     """
     asked, noted = _spaced(asked or ""), _spaced(noted)
+    if not asked:
+        return ""
     last, answered = _last_asked(messages)
-    known = [noted, *(" ".join(last[i:]) for i in range(len(last)))]
-    if not asked or asked in known:
+    known = [noted, *_ends(last, len(asked))]
+    if asked in known:
         return ""
     if not noted and asked in " ".join(last):
         return ""  # A bot may have put something around them.
@@ -133,6 +135,18 @@ def missing(
         return asked  # Alike words were answered; these are others.
     before = [words for words in known if words and asked.startswith(words + " ")]
     return asked[len(max(before, key=len, default="")) :].strip()
+
+
+def _ends(last: Sequence[str], longest: int) -> list[str]:
+    """What the last message says, the last two, and so on, as far as that is no longer."""
+    ends: list[str] = []
+    words = ""
+    for message in reversed(last):
+        if len(message) + len(words) + bool(words) > longest:
+            break
+        words = f"{message} {words}" if words else message
+        ends.append(words)
+    return ends[::-1]
 
 
 def last_asked(messages: Sequence[LLMContextMessage]) -> str | None:
@@ -147,12 +161,12 @@ def _last_asked(messages: Sequence[LLMContextMessage]) -> tuple[list[str], bool]
     for message in reversed(messages):
         role, words = _role(message), _text(message)
         if role == "user" and words:
-            asked.insert(0, words)
+            asked.append(words)
         elif role in ("assistant", "tool"):
             if asked:
                 break
             answered = answered or bool(role == "assistant" and words)
-    return asked, answered
+    return asked[::-1], answered
 
 
 def _text(message: LLMContextMessage) -> str:
