@@ -115,12 +115,16 @@ async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> Non
     await runner.add_workers(worker)
 
     body = runner_args.body if isinstance(runner_args.body, dict) else {}
-    greets = SPOKEN and not body.get("call", {}).get("resumed")
+    call = body.get("call", {})
+    greets = SPOKEN and not call.get("resumed")
+    greeting = "Greet the caller."
+    if call.get("lost"):  # the line broke, and what was said before could not be read
+        greeting += " Say that the line broke, and ask them to tell you again what they want."
 
     @transport.event_handler("on_client_connected")
     async def on_client_connected(transport, client):
         if greets:
-            context.add_message({"role": "developer", "content": "Greet the caller."})
+            context.add_message({"role": "developer", "content": greeting})
             await worker.queue_frames([LLMRunFrame()])
 
     @transport.event_handler("on_client_disconnected")

@@ -14,6 +14,7 @@ from starlette.websockets import WebSocket, WebSocketState
 from mistral_service.scale import metrics
 from mistral_service.scale.line import Line, Pings
 from mistral_service.surroundings import Gate, Keeper, Surroundings, surroundings
+from mistral_service.tracebacks import log_exception
 
 Bot = Callable[[WebSocketRunnerArguments], Awaitable[None]]
 
@@ -62,6 +63,7 @@ class Keepers(Protocol):
 
         Raises:
             LookupError: If there is none to be taken over, and none to `create`.
+            Unreadable: If what was kept cannot be read here.
         """
         ...
 
@@ -266,7 +268,7 @@ class Calls:
             await asyncio.wait([bot], timeout=LEAVING_S)
             code, how = MOVED, "lost" if lost.is_set() else "moved"
         elif not bot.cancelled() and (error := bot.exception()):
-            logger.opt(exception=error).error(f"The bot ended: {error}")
+            log_exception("The bot failed", error)
             code, how = FAILED, "failed"
         elif socket.stopped or socket.left == HUNG_UP:
             how = "caller"

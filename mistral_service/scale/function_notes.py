@@ -15,7 +15,8 @@ from loguru import logger
 
 from mistral_service.reply.calls import Planned
 from mistral_service.scale.line import Line
-from mistral_service.scale.snapshot import Form, Started, Unreadable, started_from_json
+from mistral_service.scale.sealing import Form, Unreadable
+from mistral_service.scale.snapshot import Started, started_from_json
 from mistral_service.wire.errors import MistralError, Reason
 
 CONFIRMED_WITHIN_S = 1.0
@@ -34,15 +35,18 @@ class FunctionNotes:
         asked: The words for which the functions were called that only the client knew.
     """
 
-    def __init__(self, call_id: str, form: Form, lost: asyncio.Event) -> None:
-        """Begin without any.
+    def __init__(
+        self, call_id: str, form: Form, lost: asyncio.Event, started: dict[str, Started]
+    ) -> None:
+        """Begin with those that Redis has.
 
         Args:
             call_id: The call that the functions belong to.
             form: Seals what the client keeps.
             lost: Set when the call belongs to another machine, or is over.
+            started: The functions that Redis knows of, by the id of their call.
         """
-        self.started: dict[str, Started] = {}
+        self.started = started
         self.line: Line | None = None
         self.asked = ""
         self._call_id = call_id
@@ -93,25 +97,6 @@ class FunctionNotes:
                 "confirm the note. Mark functions that are safe to run twice with @idempotent."
             )
         return [call.id for call in need]
-
-    def end(self, call_id: str, result: object, settled: bool) -> bool:
-        """Note a function's result.
-
-        Args:
-            call_id: The call.
-            result: What the model reads.
-            settled: Whether the function has given the result itself.
-
-        Returns:
-            Whether the call was noted when it started.
-        """
-        call = self.started.get(call_id)
-        if call is None:
-            return False
-        # As Pipecat writes it into the context.
-        call.result = json.dumps(result, ensure_ascii=False, default=str) if result else "COMPLETED"
-        call.settled = settled
-        return True
 
     def learn(self, note: str | None, turn: int) -> None:
         """Take over what the last machine gave to the caller's client.

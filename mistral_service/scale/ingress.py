@@ -26,6 +26,8 @@ from mistral_service.scale import metrics
 from mistral_service.scale.calls import FULL, UNKNOWN, Calls, CallSocket, Full, KeptCall
 from mistral_service.scale.function_notes import LONGEST_NOTE
 from mistral_service.scale.past import ASKED_LONGEST
+from mistral_service.scale.sealing import Unreadable
+from mistral_service.scale.snapshot import TooNew
 
 PROTOCOL = "mistral-call.v1"
 PAGE = Path(__file__).parents[1] / "demo" / "page"
@@ -46,6 +48,8 @@ _SENTENCES = {
         '"ended": true or false}.'
     ),
     "unknown": "There is no such call any more: call anew, with the id null.",
+    "unreadable": "What is kept of this call cannot be read: call anew, with the id null.",
+    "newer": "A newer version keeps this call: call again in a moment, for a machine that has it.",
     "store": "What is kept of calls cannot be read now: call again in a moment.",
     "stranger": "This bot does not take your call.",
 }
@@ -263,6 +267,11 @@ async def _open(
         )
     except LookupError:  # UnknownCall
         raise Refusal("unknown", UNKNOWN) from None
+    except TooNew:
+        raise Refusal("newer", FULL) from None
+    except Unreadable as e:
+        logger.warning(f"A call is not taken over: {e}")
+        raise Refusal("unreadable", UNKNOWN) from None
     except Exception as e:
         logger.warning(f"A call could not be opened: {e}")
         raise Refusal("store", FULL) from e
@@ -282,9 +291,10 @@ async def _hold(
         metrics.TAKEN_OVER.record()
         # What broke before there was a word is begun anew: the bot has to greet.
         resumed = keeper.waits or heard is not None
+    lost = {"lost": True} if getattr(keeper, "begun_anew", False) else {}
     arguments = WebSocketRunnerArguments(
         websocket=socket,
         transport_type="websocket" if way else None,
-        body={"call": {"id": call_id, "resumed": resumed}},
+        body={"call": {"id": call_id, "resumed": resumed, **lost}},
     )
     await calls.hold(socket, arguments, keeper)

@@ -6,12 +6,11 @@ it: while Redis is away the conversation goes on, and the first write after that
 """
 
 import asyncio
-import json
 import re
 import secrets
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any, cast
 
 from loguru import logger
@@ -20,6 +19,7 @@ from pipecat.processors.aggregators.llm_context import LLMContext, LLMContextMes
 from mistral_service.reply.calls import Planned
 from mistral_service.scale.ear import listen
 from mistral_service.scale.function_notes import FunctionNotes
+from mistral_service.scale.keepable import kept_settings
 from mistral_service.scale.line import Line
 from mistral_service.scale.owed import Owed
 from mistral_service.scale.past import (
@@ -31,28 +31,18 @@ from mistral_service.scale.past import (
     resume,
     unsettled,
 )
-from mistral_service.scale.snapshot import (
-    LIMIT,
-    Form,
-    Journal,
-    Snapshot,
-    journal_from_json,
-    keepable,
-    snapshot_from_json,
-    snapshot_to_json,
-    started_from_json,
-)
+from mistral_service.scale.pieces import pieces
+from mistral_service.scale.record import beside, packed
+from mistral_service.scale.sealing import Form
+from mistral_service.scale.snapshot import LIMIT, WORDS_MOST, Journal, Snapshot
 from mistral_service.scale.store import Store, StoreGone, Taken, fence_without_redis
+from mistral_service.scale.taking import Found, take
 from mistral_service.scale.writer import Writer
-from mistral_service.settings import UNSET
 from mistral_service.surroundings import Past
 from mistral_service.turn import Turns
 
 # A bot that was told to greet does so within these seconds of a takeover.
 _GREETS_WITHIN = 10.0
-
-# A snapshot above this is made and compressed beside the event loop.
-_LARGE = 100_000
 
 _CALL_ID = re.compile(r"[A-Za-z0-9_-]{8,128}")
 
@@ -77,8 +67,11 @@ class Keepers:
         Args:
             store: Where calls are kept.
             keep_seconds: How long a call is kept after its last sign of life.
-            form: How it is written; by default sealed with the environment's key, if it has one.
+            form: How it is written; by default sealed, see `Form.from_environment`.
             limit: Bytes that a conversation's messages may have.
+
+        Raises:
+            ValueError: If there is no key to seal with.
         """
         self.store = store
         self.keep_seconds = keep_seconds
@@ -97,6 +90,8 @@ class Keepers:
     ) -> "CallKeeper":
         """Begin a call, or take one over: who had it can write no more from here on.
 
+        What cannot be read here is not taken: its owner goes on, and its time is not renewed.
+
         Args:
             call_id: The call; None begins one with an id that cannot be guessed.
             heard: What the caller has heard of the last reply; None where that is not known.
@@ -104,6 +99,7 @@ class Keepers:
             asked: The last words of the caller's; None where they are not known.
             note: What the last machine gave to the caller's client to keep; None if nothing.
             create: Whether an id that is not known begins a call, such as a telephone company's.
+                One whose record cannot be read begins anew: the keeper is `begun_anew` then.
 
         Returns:
             The call's keeper. While Redis is away a new call goes on, and is kept once it is back.
@@ -118,14 +114,20 @@ class Keepers:
         if not _CALL_ID.fullmatch(call_id):
             raise UnknownCall("The call's id has no form that an id may have.")
         try:
-            taken = await self.store.take(call_id, self.keep_seconds, create=new or create)
+            if new:
+                taken = await self.store.take(call_id, self.keep_seconds, create=True)
+                found = Found(taken) if taken is not None else None
+            else:
+                found = await take(
+                    self.store, self.form, call_id, self.keep_seconds, self.limit, create=create
+                )
         except StoreGone:
             if not (new or create):
                 raise
-            taken = Taken(fence_without_redis())
-        if taken is None:
+            found = Found(Taken(fence_without_redis()))
+        if found is None:
             raise UnknownCall("No such call is kept: it is over, or was kept too long ago.")
-        return CallKeeper(self, call_id, taken, heard, ended, asked, note)
+        return CallKeeper(self, call_id, found, heard, ended, asked, note)
 
 
 class CallKeeper:
@@ -134,6 +136,7 @@ class CallKeeper:
     Attributes:
         id: The call's id.
         resumed: Whether the call was taken over.
+        begun_anew: Whether it was kept, and what was kept could not be read.
         lost: Set when the call belongs to another machine, or is over.
     """
 
@@ -141,25 +144,27 @@ class CallKeeper:
         self,
         keepers: Keepers,
         call_id: str,
-        taken: Taken,
+        found: Found,
         heard: str | None,
         ended: bool,
         asked: str | None,
         note: str | None,
     ) -> None:
         self.id = call_id
-        self.resumed = taken.known
+        self.resumed = found.taken.known
+        self.begun_anew = found.anew
         self.lost = asyncio.Event()
         self._keepers = keepers
         self._form = keepers.form
         self._heard, self._ended, self._asked = heard, ended, (asked or "").strip()
         self._context: LLMContext | None = None
         self._service: Turns | None = None
-        self._snapshot = Snapshot()
-        self._journal = Journal()
-        self._functions = FunctionNotes(call_id, self._form, self.lost)
-        self._read(taken)
+        was = found.record
+        self._snapshot, self._journal = was.snapshot, was.journal
+        self._was_asked = was.asked
+        self._functions = FunctionNotes(call_id, self._form, self.lost, was.started)
         self._functions.learn(note, self._snapshot.turn)
+        self._warned: set[str] = set()
         # A call may be over before its first turn was kept: then its caller's words are all of it.
         self._resumes = self._snapshot.turn > 0 or (self.resumed and bool(self._asked))
         self._owed: Owed | None = None
@@ -169,7 +174,7 @@ class CallKeeper:
         self._went_on: tuple[float, list[LLMContextMessage]] | None = None
         self._llm_done = False
         self._writer = Writer(
-            keepers.store, call_id, taken.fence, keepers.keep_seconds, self._packed, self.lost
+            keepers.store, call_id, found.taken.fence, keepers.keep_seconds, self._packed, self.lost
         )
 
     @property
@@ -189,7 +194,7 @@ class CallKeeper:
     @property
     def asked(self) -> str | None:
         """The caller's last words that the conversation has, for their client to know of it."""
-        return self._asked or last_asked(self._snapshot.messages)
+        return self._asked or self._was_asked
 
     # What the service tells.
 
@@ -201,7 +206,7 @@ class CallKeeper:
 
     async def begins(self, service: Turns, context: LLMContext) -> Past | None:
         """Take note of a turn that begins; after a takeover, put the past in its place."""
-        if self._greets_again(context):
+        if await self._greets_again(context):
             return Past(answer=False)
         if self._owed is not None:
             self._owed.pay(finally_=True)
@@ -215,16 +220,21 @@ class CallKeeper:
             )
         self._service = service
         if not self._snapshot.turn:
-            self._snapshot.opened_with = opened_with(context.get_messages())
+            opening = list(context.get_messages())
+            marks = await beside(lambda: opened_with(opening), opening)
+            self._snapshot.opened_with = marks
         if self._resumes:
-            self._resumes = False
             past = await self._resume(service, context)
             self._went_on = time.monotonic(), list(context.get_messages())
         self._context, turn = context, self._snapshot.turn + 1
         messages = list(context.get_messages())
         self._functions.started = unsettled(messages, self._functions.started, turn)
         self._snapshot = Snapshot(
-            turn, messages, self._snapshot.opened_with, _settings(service), service.ledger.kept()
+            turn,
+            messages,
+            self._snapshot.opened_with,
+            kept_settings(cast(Any, service)._settings),
+            service.ledger.kept(),
         )
         cut = past.cut if past is not None else ""
         self._llm_done = False
@@ -247,21 +257,7 @@ class CallKeeper:
     async def calls(
         self, calls: Sequence[Planned], *, repeatable: Collection[str] = ()
     ) -> Collection[str]:
-        """Take note of functions before they start.
-
-        The note stands in Redis, or, while Redis does not answer, with the caller's client. A
-        machine that takes the call over finds it in either place.
-
-        Args:
-            calls: The calls.
-            repeatable: Names of functions that may start without a note.
-
-        Returns:
-            The ids of calls that must not start, because their note is not safe.
-
-        Raises:
-            MistralError: If the call belongs to another machine by now.
-        """
+        """Take note of functions before they start, see `FunctionNotes.start`."""
         return await self._functions.start(
             calls,
             self._snapshot.turn,
@@ -278,7 +274,14 @@ class CallKeeper:
             result: What the model reads.
             settled: Whether the function has given the result itself.
         """
-        if self._functions.end(call_id, result, settled):
+        if (call := self._functions.started.get(call_id)) is not None:
+            # As Pipecat writes it into the context.
+            call.result = (
+                await beside(lambda: "".join(pieces(result, ascii=False)), result)
+                if result
+                else "COMPLETED"
+            )
+            call.settled = settled
             await self._writer.now("calls")
 
     async def ends(self, *, complete: bool) -> None:
@@ -332,17 +335,7 @@ class CallKeeper:
 
     # Taking over.
 
-    def _read(self, taken: Taken) -> None:
-        read = {name: self._form.unpack(data) for name, data in taken.fields.items()}
-        if "snapshot" in read:
-            self._snapshot = snapshot_from_json(read["snapshot"])
-            self._journal = journal_from_json(read.get("journal", {}))
-            calls = cast("dict[str, dict[str, Any]]", read.get("calls", {}))
-            self._functions.started = {
-                call_id: started_from_json(call) for call_id, call in calls.items()
-            }
-
-    def _greets_again(self, context: LLMContext) -> bool:
+    async def _greets_again(self, context: LLMContext) -> bool:
         """Whether a turn is the bot's greeting, which came when the call had been answered already.
 
         What stands there of it is taken away: nobody asked anything.
@@ -350,34 +343,45 @@ class CallKeeper:
         if self._went_on is None or context is not self._context:
             return False
         (when, before), self._went_on = self._went_on, None
-        messages = context.get_messages()
         known = {id(message) for message in before}
+        messages = context.get_messages()
         new = [m for m in messages if id(m) not in known and not is_reply(m)]
+        marks = await beside(lambda: list(map(digest, new)), new)
         late = time.monotonic() > when + _GREETS_WITHIN
         whole = self._llm_done or self._journal.complete  # else the caller has not had it all
         if (
             late
             or not whole
             or self._unanswered
-            or any(digest(message) not in self._snapshot.opened_with for message in new)
+            or any(mark not in self._snapshot.opened_with for mark in marks)
         ):
             return False
         context.set_messages(
-            [message for message in messages if all(message is not m for m in new)]
+            [m for m in context.get_messages() if all(m is not opening for opening in new)]
         )
         return True
 
     async def _resume(self, service: Turns, context: LLMContext) -> Past:
-        messages, past = resume(
-            self._snapshot,
-            self._journal,
-            self._functions.started,
-            context.get_messages(),
-            heard=self._heard,
-            ended=self._ended,
-            asked=self._asked,
-            called_for=self._functions.asked,
-        )
+        while True:
+            fresh = list(context.get_messages())
+            known = self._snapshot, fresh
+
+            def work(fresh: list[LLMContextMessage] = fresh) -> tuple[Any, Past]:
+                return resume(
+                    self._snapshot,
+                    self._journal,
+                    self._functions.started,
+                    fresh,
+                    heard=self._heard,
+                    ended=self._ended,
+                    asked=self._asked,
+                    called_for=self._functions.asked,
+                )
+
+            messages, past = await beside(work, known)
+            if list(map(id, context.get_messages())) == list(map(id, fresh)):
+                break  # else words of the caller's have come meanwhile
+        self._resumes = False
         self._journal.asked = self._asked or self._journal.asked
         context.set_messages(messages)
         service.ledger.go_on_from(self._snapshot.ledger)
@@ -396,35 +400,19 @@ class CallKeeper:
     # What is written.
 
     def _says(self, words: str) -> None:
-        self._journal.words = words
+        if len(words) > WORDS_MOST and "words" not in self._warned:
+            self._warned.add("words")
+            logger.warning(
+                f"A reply is longer than is kept ({WORDS_MOST} characters): the rest of it would "
+                "not survive its machine"
+            )
+        self._journal.words = words[:WORDS_MOST]
         self._writer.in_a_while("journal")
 
     async def _packed(self, name: str) -> bytes:
-        if name == "journal":
-            return self._form.pack(json.dumps(asdict(self._journal)))
-        if name == "calls":
-            calls = {call_id: asdict(call) for call_id, call in self._functions.started.items()}
-            return self._form.pack(json.dumps(calls, default=str))
-        snapshot, limit = self._snapshot, self._keepers.limit
-
-        def pack() -> bytes:
-            return self._form.pack(snapshot_to_json(snapshot, limit))
-
-        large = len(snapshot.messages) > 200 or any(map(_is_large, snapshot.messages))
-        return await asyncio.to_thread(pack) if large else pack()
-
-
-def _settings(service: Turns) -> dict[str, Any]:
-    settings = cast(Any, service)._settings
-    values = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "extra"}
-    extra = {name: v for name, v in settings.extra.items() if not _SECRET.search(name)}
-    given = {name: v for name, v in values.items() if not isinstance(v, UNSET)}
-    return keepable({**given, "extra": extra})
-
-
-_SECRET = re.compile(r"(?i)(api|secret|access|private)_?-?key|password|authorization|secret")
-
-
-def _is_large(message: Any) -> bool:
-    content: Any = cast(Any, message).get("content") if isinstance(message, dict) else None
-    return isinstance(content, list) or (isinstance(content, str) and len(content) > _LARGE)
+        kept = {
+            "journal": self._journal,
+            "calls": self._functions.started,
+            "snapshot": self._snapshot,
+        }
+        return await packed(self._form, kept[name], self._keepers.limit, self._warned)

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import re
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from pipecat.processors.aggregators.llm_context import LLMContextMessage, LLMSpecificMessage
 
+from mistral_service.scale.pieces import pieces
 from mistral_service.scale.snapshot import Journal, Snapshot, Started
 from mistral_service.surroundings import Past
 
@@ -15,6 +18,9 @@ AHEAD = 4000
 
 ASKED_LONGEST = 10_000
 """Characters of the caller's last words that are told and noted: some ten minutes of speech."""
+
+_PART = 100_000
+_GAP = re.compile(r"\s")
 
 # What Pipecat writes in place of a result as long as there is none.
 _RUNNING = ("IN_PROGRESS", '{"type": "async_tool"')
@@ -123,9 +129,11 @@ def missing(
         The words: none of them, all, or those after the ones that wait for an answer too.
     """
     asked, noted = _spaced(asked or ""), _spaced(noted)
+    if not asked:
+        return ""
     last, answered = _last_asked(messages)
-    known = [noted, *(" ".join(last[i:]) for i in range(len(last)))]
-    if not asked or asked in known:
+    known = [noted, *_ends(last, len(asked))]
+    if asked in known:
         return ""
     if not noted and asked in " ".join(last):
         return ""  # A bot may have put something around them.
@@ -133,6 +141,18 @@ def missing(
         return asked  # Alike words were answered; these are others.
     before = [words for words in known if words and asked.startswith(words + " ")]
     return asked[len(max(before, key=len, default="")) :].strip()
+
+
+def _ends(last: Sequence[str], longest: int) -> list[str]:
+    """What the last message says, the last two, and so on, as far as that is no longer."""
+    ends: list[str] = []
+    words = ""
+    for message in reversed(last):
+        if len(message) + len(words) + bool(words) > longest:
+            break
+        words = f"{message} {words}" if words else message
+        ends.append(words)
+    return ends[::-1]
 
 
 def last_asked(messages: Sequence[LLMContextMessage]) -> str | None:
@@ -147,12 +167,12 @@ def _last_asked(messages: Sequence[LLMContextMessage]) -> tuple[list[str], bool]
     for message in reversed(messages):
         role, words = _role(message), _text(message)
         if role == "user" and words:
-            asked.insert(0, words)
+            asked.append(words)
         elif role in ("assistant", "tool"):
             if asked:
                 break
             answered = answered or bool(role == "assistant" and words)
-    return asked, answered
+    return asked[::-1], answered
 
 
 def _text(message: LLMContextMessage) -> str:
@@ -165,10 +185,15 @@ def _text(message: LLMContextMessage) -> str:
 
 
 def digest(message: LLMContextMessage) -> str:
-    """A message's mark, by which it is known again."""
+    """A message's mark, by which it is known again; what JSON cannot hold is never known."""
     plain = message.message if isinstance(message, LLMSpecificMessage) else message
-    text = json.dumps(plain, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    mark = hashlib.sha256()
+    try:
+        for piece in pieces(plain, sort_keys=True):
+            mark.update(piece.encode())
+    except (TypeError, ValueError, RecursionError):
+        return secrets.token_hex(8)
+    return mark.hexdigest()[:16]
 
 
 def opened_with(messages: Sequence[LLMContextMessage]) -> list[str]:
@@ -194,7 +219,8 @@ def unsettled(
     done = {
         message.get("tool_call_id")
         for message in map(_plain, messages)
-        if message.get("role") == "tool" and not str(message.get("content")).startswith(_RUNNING)
+        if message.get("role") == "tool"
+        and not _string(message.get("content")).startswith(_RUNNING)
     }
     return {
         call_id: call
@@ -217,7 +243,7 @@ def _settled(
         if message.get("role") != "tool":
             continue
         call = pending.pop(str(message.get("tool_call_id")), None)
-        content = str(message.get("content"))
+        content = _string(message.get("content"))
         if content.startswith(_RUNNING) and (call is not None or content == _RUNNING[0]):
             told = _told(call) if call is not None else _LOST.format(name="The function")
             messages[i] = cast(LLMContextMessage, {**message, "content": told})
@@ -262,5 +288,19 @@ def _role(message: LLMContextMessage) -> str:
     return str(_plain(message).get("role"))
 
 
+def _string(content: Any) -> str:
+    return content if isinstance(content, str) else ""
+
+
 def _spaced(words: str) -> str:
-    return " ".join(words.split())
+    """Words with one space between them; long ones a part at a time, so that others may run."""
+    if len(words) <= _PART:
+        return " ".join(words.split())
+    parts: list[str] = []
+    start = 0
+    while start < len(words):
+        gap = _GAP.search(words, start + _PART)
+        end = gap.end() if gap else len(words)
+        parts.append(" ".join(words[start:end].split()))
+        start = end
+    return " ".join(filter(None, parts))

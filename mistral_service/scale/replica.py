@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import faulthandler
+import gc
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -82,6 +83,9 @@ class Replica:
         status["text"] = bool(getattr(module, "TEXT", False))
         may_call = cast("MayCall | None", getattr(module, "may_call", None))
         self.app = create_app(self.calls, status, self.healthy, may_call)
+        # What is loaded stays: without it a full collection stops all calls for a tenth of a second.
+        gc.collect()
+        gc.freeze()
         Replica.here = self
 
     async def close(self) -> None:
@@ -92,6 +96,7 @@ class Replica:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for close in self._closes:
             await close()
+        gc.unfreeze()
         Replica.here = None
 
     async def healthy(self) -> None:

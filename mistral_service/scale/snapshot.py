@@ -1,36 +1,39 @@
 """What of a conversation is kept, and how it becomes bytes: pure, versioned, bounded."""
 
-import json
-import os
-import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Annotated, Any, TypeVar, cast
 
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from loguru import logger
 from pipecat.processors.aggregators.llm_context import LLMContextMessage, LLMSpecificMessage
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictStr,
+    TypeAdapter,
+    ValidationError,
+)
+
+from mistral_service.scale.bounds import (
+    LIMIT,
+    MARKS_MOST,
+    WORDS_MOST,
+    bounded_calls,
+    bounded_messages,
+    dumps,
+    remembered,
+)
+from mistral_service.scale.bounds import NOT_KEPT as NOT_KEPT
+from mistral_service.scale.keepable import keepable as keepable
+from mistral_service.scale.sealing import Form as Form
+from mistral_service.scale.sealing import Unreadable as Unreadable
 
 VERSION = 1
 """The form in which this version keeps a conversation."""
 
-LIMIT = 4_000_000
-"""Bytes that the messages of a conversation may have, as JSON and before they are compressed."""
-
-NOT_KEPT = "[What was shown here was too large to be kept.]"
-"""What stands in place of a picture that a kept conversation has no room for."""
-
-KEY_VARIABLE = "MISTRAL_SERVICE_KEEP_KEY"
-
-_SHOWN = ("image_url", "input_audio", "file_base64")
-_FIRST = ("system", "developer")
-
 Json = dict[str, Any]
-
-
-class Unreadable(ValueError):
-    """What was kept cannot be read here: another key, or another form."""
+Whole = Annotated[int, Field(strict=True, ge=0, le=2**53)]
 
 
 class TooNew(Unreadable):
@@ -68,10 +71,10 @@ class Journal:
         asked: The caller's words that it answers, as they were before a bot rewrote them.
     """
 
-    turn: int = 0
-    words: str = ""
-    complete: bool = False
-    asked: str = ""
+    turn: Whole = 0
+    words: StrictStr = ""
+    complete: StrictBool = False
+    asked: StrictStr = ""
 
 
 @dataclass
@@ -86,104 +89,49 @@ class Started:
         settled: Whether the function has given that result itself.
     """
 
-    name: str
+    name: StrictStr
     arguments: Json
-    turn: int
-    result: str | None = None
-    settled: bool = False
+    turn: Whole
+    result: StrictStr | None = None
+    settled: StrictBool = False
 
 
-class Form:
-    """How what is kept becomes bytes and back: JSON, compressed, and sealed where there is a key.
+class _Record(BaseModel):
+    """A snapshot as it is read."""
 
-    Example::
+    model_config = ConfigDict(strict=True, hide_input_in_errors=True)
 
-        Form(["…a key of Fernet.generate_key()…"]).pack({"words": "Hello."})
-    """
-
-    def __init__(self, keys: Sequence[str] = ()) -> None:
-        """Make the form.
-
-        Args:
-            keys: Fernet keys. The first seals, all of them open, so that keys can be changed.
-
-        Raises:
-            ValueError: If one is no Fernet key.
-        """
-        try:
-            self._seal = MultiFernet([Fernet(key) for key in keys]) if keys else None
-        except ValueError:
-            # The key itself is told to nobody.
-            raise ValueError(
-                f"{KEY_VARIABLE} may not be what it is: it is one key of Fernet.generate_key(), or "
-                "several with commas between them."
-            ) from None
-
-    @property
-    def sealed(self) -> bool:
-        """Whether what is kept is sealed."""
-        return self._seal is not None
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Form":
-        """Make the form with the keys of `MISTRAL_SERVICE_KEEP_KEY`, or of the file it names.
-
-        Args:
-            environment: By default the process's own.
-
-        Returns:
-            The form; one that seals nothing, where there is no key.
-
-        Raises:
-            ValueError: If a key is none, or the file of `MISTRAL_SERVICE_KEEP_KEY_FILE` cannot be
-                read.
-        """
-        environment = os.environ if environment is None else environment
-        given = environment.get(KEY_VARIABLE, "")
-        if path := environment.get(f"{KEY_VARIABLE}_FILE"):
-            try:
-                given = Path(path).read_text()
-            except OSError as e:
-                raise ValueError(f"{KEY_VARIABLE}_FILE cannot be read: {e.strerror}") from None
-        return cls([key for part in given.split(",") if (key := part.strip())])
-
-    def pack(self, text: str) -> bytes:
-        """Make bytes of a JSON text."""
-        packed = zlib.compress(text.encode(), 1)
-        return self._seal.encrypt(packed) if self._seal else packed
-
-    def unpack(self, data: bytes) -> Any:
-        """Make bytes what they were.
-
-        Raises:
-            Unreadable: If they were sealed with another key, or are damaged.
-        """
-        try:
-            return json.loads(zlib.decompress(self._seal.decrypt(data) if self._seal else data))
-        except (InvalidToken, zlib.error, ValueError):
-            raise Unreadable(
-                "What was kept of the call cannot be read: it is damaged, or sealed with a key "
-                f"that {KEY_VARIABLE} does not have."
-            ) from None
+    version: Whole
+    turn: Whole
+    messages: list[Json]
+    opened_with: list[str]
+    settings: Json
+    ledger: list[Json]
 
 
-def snapshot_to_json(snapshot: Snapshot, limit: int = LIMIT) -> str:
+_VERSION = TypeAdapter[int](Whole)
+_JOURNAL, _STARTED = TypeAdapter(Journal), TypeAdapter(Started)
+Kept = TypeVar("Kept")
+
+
+def snapshot_to_json(snapshot: Snapshot, limit: int = LIMIT, warned: set[str] | None = None) -> str:
     """Write a snapshot as JSON.
 
     Args:
         snapshot: The snapshot; left as it is.
         limit: Bytes that its messages may have. Over it the oldest pictures give way to a mark,
-            then the oldest messages after those of the system.
+            then the oldest messages after those of the system, then the largest texts.
+        warned: What was warned of before is not warned of again, and added here.
     """
-    messages = _bounded([_plain(message) for message in snapshot.messages], limit)
+    messages = bounded_messages([plain(message) for message in snapshot.messages], limit, warned)
     rest = {
         "version": VERSION,
         "turn": snapshot.turn,
-        "opened_with": snapshot.opened_with,
+        "opened_with": snapshot.opened_with[:MARKS_MOST],
         "settings": snapshot.settings,
-        "ledger": snapshot.ledger,
+        "ledger": remembered(snapshot.ledger),
     }
-    return f'{_dumps(rest)[:-1]}, "messages": [{", ".join(messages)}]}}'
+    return f'{dumps(rest)[:-1]}, "messages": [{", ".join(messages)}]}}'
 
 
 def snapshot_from_json(data: Any) -> Snapshot:
@@ -191,21 +139,25 @@ def snapshot_from_json(data: Any) -> Snapshot:
 
     Raises:
         TooNew: If a newer version wrote it.
+        Unreadable: If it has another form.
     """
-    version = data.get("version")
-    if not isinstance(version, int) or version > VERSION:
+    version = _checked("version", lambda: _VERSION.validate_python(_member(data, "version")))
+    if version > VERSION:
         raise TooNew(
             f"The call was kept by a newer version (form {version}; this one reads up to "
             f"{VERSION}): it can be taken up where that version runs."
         )
     for older in range(version, VERSION):
+        if older not in MIGRATIONS:
+            raise Unreadable(f"What was kept of the call is damaged: version is {version}.")
         data = MIGRATIONS[older](data)
+    record = _checked("snapshot", lambda: _Record.model_validate(data))
     return Snapshot(
-        turn=data["turn"],
-        messages=[_message(message) for message in data["messages"]],
-        opened_with=data["opened_with"],
-        settings=data["settings"],
-        ledger=data["ledger"],
+        turn=record.turn,
+        messages=[_message(message) for message in record.messages],
+        opened_with=record.opened_with,
+        settings=record.settings,
+        ledger=record.ledger,
     )
 
 
@@ -217,76 +169,68 @@ and who does not know it leaves it out.
 """
 
 
-def journal_from_json(data: Json) -> Journal:
-    """Read a journal."""
-    return Journal(**_known(Journal, data))
+def journal_to_json(journal: Journal) -> str:
+    """Write a journal as JSON."""
+    return dumps(asdict(replace(journal, words=journal.words[:WORDS_MOST])))
 
 
-def started_from_json(data: Json) -> Started:
-    """Read a function that was started."""
-    return Started(**_known(Started, data))
+def journal_from_json(data: Any) -> Journal:
+    """Read a journal; what a newer version has added is left out.
+
+    Raises:
+        Unreadable: If it has another form.
+    """
+    return _checked("journal", lambda: _JOURNAL.validate_python(data))
 
 
-def _known(kind: type[Journal | Started], data: Json) -> Json:
-    """What this version knows of it: while machines are updated, a newer one may have kept it."""
-    return {f.name: data[f.name] for f in fields(kind) if f.name in data}
+def calls_to_json(started: Mapping[str, Started], warned: set[str] | None = None) -> str:
+    """Write the functions that were started as JSON.
+
+    That a function was started is kept in any case: it must not run again.
+
+    Args:
+        started: The functions by the ids of their calls. Arguments and results that are too large
+            give way to a mark, the oldest first where there are too many.
+        warned: As for `snapshot_to_json`.
+    """
+    bounded = bounded_calls({call_id: vars(call) for call_id, call in started.items()}, warned)
+    return f"{{{', '.join(bounded)}}}"
 
 
-def keepable(settings: Mapping[str, Any]) -> Json:
-    """Of settings by name, those that JSON gives back as they were."""
-    kept: Json = {}
-    for name, value in settings.items():
-        try:
-            if json.loads(json.dumps(value, allow_nan=False)) == value:
-                kept[name] = value
-        except (TypeError, ValueError):
-            continue
-    return kept
+def started_from_json(data: Any) -> Started:
+    """Read a function that was started; what a newer version has added is left out.
+
+    Raises:
+        Unreadable: If it has another form.
+    """
+    return _checked("calls", lambda: _STARTED.validate_python(data))
 
 
-def _plain(message: LLMContextMessage) -> Json:
+def plain(message: LLMContextMessage) -> Json:
+    """A message as JSON can hold it."""
     if isinstance(message, LLMSpecificMessage):
         return {"llm": message.llm, "message": message.message}
     return cast(Json, message)
 
 
+def _checked(field: str, read: Callable[[], Kept]) -> Kept:
+    try:
+        return read()
+    except ValidationError as e:
+        # Neither the value nor a name within it is quoted: both may be a caller's words.
+        known = {f.name for kind in (Snapshot, Journal, Started) for f in fields(kind)}
+        names = [str(part) for part in e.errors(include_input=False)[0]["loc"]]
+        where = ".".join([field, *(name for name in names[:1] if name in known)])
+        raise Unreadable(
+            f"What was kept of the call is damaged: {where} is not of the form that it may have."
+        ) from None
+
+
+def _member(data: Any, name: str) -> Any:
+    return cast(Json, data).get(name) if isinstance(data, dict) else None
+
+
 def _message(plain: Json) -> LLMContextMessage:
     if "role" not in plain and "llm" in plain:
-        return LLMSpecificMessage(llm=plain["llm"], message=plain["message"])
+        return LLMSpecificMessage(llm=plain["llm"], message=plain.get("message"))
     return cast(LLMContextMessage, plain)
-
-
-def _dumps(value: Any) -> str:
-    # What JSON does not know is kept as its text rather than not at all.
-    return json.dumps(value, default=str)
-
-
-def _bounded(messages: list[Json], limit: int) -> list[str]:
-    """The messages as JSON, and no more bytes of them than there may be."""
-    written = [_dumps(message) for message in messages]
-    size = sum(map(len, written))
-    if size <= limit:
-        return written
-    pictures = 0
-    for i, message in enumerate(messages):
-        if size <= limit:
-            break
-        content = message.get("content")
-        parts = cast("list[Any]", content) if isinstance(content, list) else []
-        for place, part in enumerate(parts):
-            if size > limit and isinstance(part, dict) and cast(Json, part).get("type") in _SHOWN:
-                parts = [*parts[:place], {"type": "text", "text": NOT_KEPT}, *parts[place + 1 :]]
-                text = _dumps({**message, "content": parts})
-                size += len(text) - len(written[i])
-                written[i] = text
-                pictures += 1
-    first = next((i for i, m in enumerate(messages) if m.get("role") not in _FIRST), len(messages))
-    last = first
-    while size > limit and last < len(written) - 1:
-        size -= len(written[last])
-        last += 1
-    logger.warning(
-        f"The conversation is larger than is kept ({limit} bytes): {pictures} pictures and "
-        f"{last - first} of the oldest messages would not survive its machine"
-    )
-    return written[:first] + written[last:]

@@ -18,20 +18,46 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+# A field that is larger than anything that is kept is not sent: empty, it cannot be read.
+_FIELD = """
+local function field(name)
+  if redis.call('HSTRLEN', KEYS[1], name) > %d then return '' end
+  return redis.call('HGET', KEYS[1], name)
+end
+"""
+
+PACKED_MOST = 16_000_000
+"""Bytes that a field may have as it lies in Redis."""
+
+# Looking renews nothing: what cannot be read expires, and an owner that can read it goes on.
+_LOOK = (
+    _FIELD % PACKED_MOST
+    + """
+local held = redis.call('HMGET', KEYS[1], 'fence', 'over')
+if not held[1] or held[2] then return false end
+return {held[1], 1, field('snapshot'), field('journal'), field('calls')}
+"""
+)
+
 # The fence follows the clock of Redis, so that it grows over a restart that lost everything.
-_TAKE = """
-local held = redis.call('HMGET', KEYS[1], 'fence', 'over', 'snapshot', 'journal', 'calls')
+_TAKE = (
+    _FIELD % PACKED_MOST
+    + """
+local held = redis.call('HMGET', KEYS[1], 'fence', 'over')
 local known = held[1] and not held[2]
+if ARGV[3] ~= '' and ARGV[3] ~= (known and held[1] or '0') then return {'0', 0} end
 if not known and ARGV[2] == '0' then return false end
 local now = redis.call('TIME')
 local fence = math.max((tonumber(held[1]) or 0) + 1, now[1] * 1000000 + now[2])
 local written = string.format('%.0f', fence)
 redis.call('HSET', KEYS[1], 'fence', written)
 redis.call('HDEL', KEYS[1], 'over')
+if ARGV[4] == '1' then redis.call('HDEL', KEYS[1], 'snapshot', 'journal', 'calls') end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
-if not known then return {written, 0} end
-return {written, 1, held[3], held[4], held[5]}
+if not known or ARGV[4] == '1' then return {written, 0} end
+return {written, 1, field('snapshot'), field('journal'), field('calls')}
 """
+)
 
 _WRITE = """
 local held = redis.call('HMGET', KEYS[1], 'fence', 'over')
@@ -130,15 +156,39 @@ class Store:
             # One that does not answer in time is not asked twice.
             retry=Retry(NoBackoff(), 1, (RedisConnectionError,)),
         )
-        self._take, self._write, self._end = map(self._redis.register_script, (_TAKE, _WRITE, _END))
+        scripts = (_LOOK, _TAKE, _WRITE, _END)
+        self._look, self._take, self._write, self._end = map(self._redis.register_script, scripts)
 
-    async def take(self, call_id: str, keep_seconds: float, *, create: bool) -> Taken | None:
+    async def look(self, call_id: str) -> Taken | None:
+        """See what is kept of a call, and leave it to its owner.
+
+        Returns:
+            The call under its owner's fence; None if it is not known, or over.
+
+        Raises:
+            StoreGone: If Redis does not answer.
+        """
+        return _taken(await self._do(self._look(keys=[self._prefix + call_id], args=[])))
+
+    async def take(
+        self,
+        call_id: str,
+        keep_seconds: float,
+        *,
+        create: bool,
+        seen: int | None = None,
+        anew: bool = False,
+    ) -> Taken | None:
         """Take a call, so that who had it before can write no more.
 
         Args:
             call_id: The call.
             keep_seconds: How long it is kept from now on.
             create: Whether one that is not known begins.
+            seen: The fence under which `look` has found it, 0 for a call that is not known: where
+                another one has taken it since, nothing happens, and the fence returned is 0. None
+                takes it in any case.
+            anew: Whether it begins anew: what was kept of it is deleted.
 
         Returns:
             The call; None if it is not known.
@@ -146,12 +196,9 @@ class Store:
         Raises:
             StoreGone: If Redis does not answer.
         """
-        arguments = [_milliseconds(keep_seconds), int(create)]
-        found = await self._do(self._take(keys=[self._prefix + call_id], args=arguments))
-        if found is None:
-            return None
-        values = dict(zip(("snapshot", "journal", "calls"), found[2:], strict=False))
-        return Taken(int(found[0]), bool(found[1]), {k: v for k, v in values.items() if v})
+        arguments: list[Any] = [_milliseconds(keep_seconds), int(create)]
+        arguments += ["" if seen is None else seen, int(anew)]
+        return _taken(await self._do(self._take(keys=[self._prefix + call_id], args=arguments)))
 
     async def write(
         self, call_id: str, fence: int, fields: Mapping[str, bytes], keep_seconds: float
@@ -198,6 +245,14 @@ class Store:
             self.gone = False
             logger.info("Calls are kept again: Redis is back")
         return answer
+
+
+def _taken(found: Any) -> Taken | None:
+    if found is None:
+        return None
+    values = dict(zip(("snapshot", "journal", "calls"), found[2:], strict=False))
+    kept = {name: value for name, value in values.items() if value is not None}
+    return Taken(int(found[0]), bool(found[1]), kept)
 
 
 def fence_without_redis() -> int:

@@ -1,0 +1,126 @@
+"""Which settings are kept with a call: those on a list, and of them none that may hold a secret.
+
+A setting that is not kept is not lost: the bot that takes the call over makes its service with its
+own. What is lost is a change of such a setting in mid-call.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any, cast
+
+from mistral_service.scale.pieces import weight
+from mistral_service.settings import UNSET, MistralLLMSettings
+
+NAMES = frozenset(f.name for f in fields(MistralLLMSettings)) - {"extra"}
+"""The settings that are kept, also in `extra`: no header, query or field that is not known here."""
+
+ROOM = 300_000
+"""Characters that all settings of a call may have together."""
+
+_TEXTS = {"system_instruction", "empty_reply_text", "slow_function_text"}
+
+_SECRET_NAME = re.compile(
+    r"(?i)(api|secret|access|private|session|signing|encryption|account|shared|subscription)[-_ ]?"
+    r"key|^key$|[-_]key$|token(?!s)|secret|passw|passphrase|pwd|credential|cookie|auth|bearer"
+    r"|signature|headers?$|^(extra_)?query$|dsn$|connection_?string|private|config$"
+)
+_SECRET_VALUE = re.compile(
+    r"(?i)^\s*(bearer|basic|token|apikey|digest|negotiate)\s+\S"  # a header
+    r"|://[^/\s?#]*@"  # an address with a name or a password
+    r"|-----BEGIN |\beyJ[\w-]+\.[\w-]+\.|\b(sk|pk|rk|ghp|xox[a-z])[-_][\w-]{12,}"
+    r"|[?&](api_?key|key|token|sig|signature|auth|password)="
+)
+_SHORTEST = 8
+
+
+def kept_settings(settings: Any) -> dict[str, Any]:
+    """What is kept of a service's settings.
+
+    Args:
+        settings: The settings of Pipecat's form, with an `extra`.
+
+    Returns:
+        Values by name, each as JSON gives it back; `extra` is one of them, with names that
+        `NAMES` has.
+    """
+    values = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name in NAMES}
+    given = {name: value for name, value in values.items() if not isinstance(value, UNSET)}
+    extra = cast("dict[str, Any]", getattr(settings, "extra", None) or {})
+    known = {name: value for name, value in extra.items() if name in NAMES}
+    return {**keepable(given), "extra": keepable(known)}
+
+
+def keepable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of settings by name, those that JSON gives back as they were and that hold no secret.
+
+    A setting of which a part may be a secret is left out whole: what is left of it would stand in
+    place of the bot's own.
+    """
+    secrets = environment_secrets(os.environ)
+    kept: dict[str, Any] = {}
+    room = ROOM
+    for name, value in settings.items():
+        size = weight(value, room)
+        if size <= room and _comes_back(value) and not _may_hold_secret(name, value, secrets):
+            kept[name] = value
+            room -= size
+    return kept
+
+
+def environment_secrets(environment: Mapping[str, str]) -> set[str]:
+    """The values of an environment's variables whose names are those of secrets."""
+    return {
+        value.strip()
+        for name, value in environment.items()
+        if (_SECRET_NAME.search(name) or ("://" in value and "@" in value))
+        and len(value.strip()) >= _SHORTEST
+    }
+
+
+def _comes_back(value: Any) -> bool:
+    if value is None or isinstance(value, str | bool | int):
+        return True
+    if isinstance(value, float):
+        return math.isfinite(value)
+    try:
+        return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def _may_hold_secret(name: str, value: Any, secrets: set[str]) -> bool:
+    texts = list(_texts_of(value))
+    if any(secret in text for text in texts for secret in secrets):
+        return True
+    if name in _TEXTS:
+        return False  # What the model or the caller is told: prose may speak of passwords.
+    names = [*_names_within(value), *({name} - NAMES)]
+    return any(map(_SECRET_VALUE.search, texts)) or any(map(_SECRET_NAME.search, names))
+
+
+def _texts_of(value: Any) -> Iterator[str]:
+    """All texts of a value, names too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, inner in cast("dict[str, Any]", value).items():
+            yield name
+            yield from _texts_of(inner)
+    elif isinstance(value, list):
+        for inner in cast("list[Any]", value):
+            yield from _texts_of(inner)
+
+
+def _names_within(value: Any) -> Iterator[str]:
+    """The names of a value's members, at any depth."""
+    if isinstance(value, dict):
+        for name, inner in cast("dict[str, Any]", value).items():
+            yield name
+            yield from _names_within(inner)
+    elif isinstance(value, list):
+        for inner in cast("list[Any]", value):
+            yield from _names_within(inner)
