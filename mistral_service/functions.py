@@ -226,7 +226,7 @@ class FunctionCalls(SlowFunctions, InTurn):
                 self._told[call.id] = told
             else:
                 self._idempotency_keys[call.id] = idempotency_key(
-                    self._conversation, call.name, call.arguments, call.repetition
+                    self._conversation, call.name, call.canonical, call.repetition
                 )
 
     async def run_function_calls(self, function_calls: Sequence[FunctionCallFromLLM]) -> None:

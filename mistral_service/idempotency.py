@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -66,19 +66,18 @@ def is_idempotent(handler: object) -> bool:
     return False
 
 
-def idempotency_key(
-    conversation: str, name: str, arguments: Mapping[str, Any], repetition: int
-) -> str:
+def idempotency_key(conversation: str, name: str, arguments: str, repetition: int) -> str:
     """The key of a call.
 
     Args:
         conversation: A name of the conversation, the same on every machine.
         name: The function.
-        arguments: Its arguments.
+        arguments: Its arguments as text, the same for like calls.
         repetition: How many like calls before it are settled, or run at this moment.
 
     Returns:
         32 hexadecimal digits, which do not tell the conversation's name.
     """
-    call = json.dumps([conversation, name, arguments, repetition], sort_keys=True, default=str)
-    return hashlib.sha256(call.encode(errors="surrogatepass")).hexdigest()[:32]
+    digest = hashlib.sha256(json.dumps([conversation, name, repetition]).encode())
+    digest.update(arguments.encode(errors="surrogatepass"))
+    return digest.hexdigest()[:32]

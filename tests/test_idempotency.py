@@ -13,10 +13,11 @@ from mistral_service.idempotency import idempotency_key, is_idempotent
 from mistral_service.local import Reply
 from mistral_service.reply.calls import Ledger
 from mistral_service.reply.events import ToolCall
+from mistral_service.reply.rounds import key_of
 
 
 def key(repetition: int = 0, conversation: str = "c", name: str = "book", **arguments: Any) -> str:
-    return idempotency_key(conversation, name, arguments, repetition)
+    return idempotency_key(conversation, *key_of(name, arguments), repetition)
 
 
 def test_a_key_is_the_same_for_the_same_call_and_for_no_other():

@@ -42,6 +42,7 @@ class Planned:
         arguments: The arguments by name.
         told: What the model is told as the result, in place of running the function; None runs it.
         repetition: How many like calls before it are settled, or run at this moment.
+        canonical: The arguments as text, the same for like calls.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Planned:
     arguments: dict[str, Any]
     told: str | None = None
     repetition: int = 0
+    canonical: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,7 @@ class Ledger:
                 (entry.name, entry.arguments) == key and (entry.settled or known_id in running)
                 for known_id, entry in self._entries.items()
             )
-            planned.append(Planned(call_id, call.name, arguments, told, repetition))
+            planned.append(Planned(call_id, call.name, arguments, told, repetition, key[1]))
             running.add(call_id)
             self._entries[call_id] = _Entry(*key)
         self._rounds.count(key_of(p.name, p.arguments) for p in planned)
@@ -237,7 +239,9 @@ class Ledger:
             name: The function.
             arguments: Its arguments.
         """
-        self._entries.setdefault(call_id, _Entry(*key_of(name, arguments))).settled = True
+        if call_id not in self._entries:
+            self._entries[call_id] = _Entry(*key_of(name, arguments))
+        self._entries[call_id].settled = True
 
     def forget(self, calls: Iterable[Planned]) -> None:
         """Take back calls that were planned and not started."""

@@ -15,6 +15,7 @@ from loguru import logger
 
 from mistral_service.reply.calls import Planned
 from mistral_service.scale.line import Line
+from mistral_service.scale.pieces import weight
 from mistral_service.scale.sealing import Form, Unreadable
 from mistral_service.scale.snapshot import Started, started_from_json
 from mistral_service.wire.errors import MistralError, Reason
@@ -130,7 +131,8 @@ def write_note(form: Form, call_id: str, started: Mapping[str, Started], asked: 
     Returns:
         The note; None where there is no key to seal it with, or where it would be too long.
     """
-    if not form.sealed:
+    size = weight([asked, *(call.arguments for call in started.values())], LONGEST_NOTE)
+    if not form.sealed or size > LONGEST_NOTE:
         return None
     calls = {tool_call_id: asdict(call) for tool_call_id, call in started.items()}
     try:

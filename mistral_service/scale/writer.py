@@ -13,8 +13,9 @@ WORDS_SECONDS = 0.25
 AGAIN_SECONDS = 1.0
 """How long after a write that failed the next one is tried."""
 
-NOTED_WITHIN_S = 1.0
-"""Seconds in which the note of a function has to be written before it starts."""
+NOTED_WITHIN_S = 3.0
+"""Seconds in which the note of a function has to be written before it starts; making a large one
+takes the most of it, for Redis has to answer within `Store`'s `timeout`."""
 
 BEATS = 3
 """Signs of life in the time that a call is kept."""
