@@ -44,7 +44,7 @@ asyncio.run(calls.hold(Socket(), SimpleNamespace(), None))
 EXCEPTION = """
 from loguru import logger
 def fails(api_key):
-    raise ValueError("no")
+    raise ValueError(len(api_key))
 try:
     fails("sk-very-" + "secret-0123456789")
 except ValueError:
