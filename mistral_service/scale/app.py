@@ -86,6 +86,10 @@ def app(args: dict[str, Any]) -> serve.Application:
         graceful_shutdown_wait_loop_s=2,
         health_check_period_s=2,
         health_check_timeout_s=4,
-        ray_actor_options={"num_cpus": told.cpus},
+        ray_actor_options={
+            "num_cpus": told.cpus,
+            # Before loguru loads: no sink of Pipecat's or the bot's prints the values of variables.
+            "runtime_env": {"env_vars": {"LOGURU_DIAGNOSE": "NO"}},
+        },
     )
     return deployment.bind(told)

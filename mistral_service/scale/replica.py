@@ -74,6 +74,9 @@ class Replica:
         self.calls = Calls(
             cast(Bot, module.bot), limit=self.args.calls_per_replica, keepers=keepers, gate=gate
         )
+        # What is loaded stays: to look through it stops all calls for a tenth of a second.
+        gc.collect()
+        gc.freeze()
         self._beat = time.monotonic()  # from now on: making ready may take as long as it likes
         self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(_tell(stats))]
         model = os.environ.get("MISTRAL_MODEL") or "mistral-small-latest"
@@ -83,9 +86,6 @@ class Replica:
         status["text"] = bool(getattr(module, "TEXT", False))
         may_call = cast("MayCall | None", getattr(module, "may_call", None))
         self.app = create_app(self.calls, status, self.healthy, may_call)
-        # What is loaded stays: without it a full collection stops all calls for a tenth of a second.
-        gc.collect()
-        gc.freeze()
         Replica.here = self
 
     async def close(self) -> None:

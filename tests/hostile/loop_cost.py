@@ -1,4 +1,4 @@
-"""What an event loop's own thread spends on its callbacks, in CPU time: no matter how busy it is."""
+"""What an event loop's own thread spends on a callback, in CPU time: a busy machine adds none."""
 
 import asyncio
 import contextlib

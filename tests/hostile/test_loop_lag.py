@@ -101,7 +101,6 @@ async def test_a_large_conversation_is_kept_and_taken_over_beside_the_loop(
         await until(lambda: two._writer.idle, 60)
         await two.close(over=True)
     assert context.get_messages()[-1] == {"role": "assistant", "content": "It is noon."}
-    print(f"\n{name}: {seen.worst * 1e3:.0f} ms, late {seen.late * 1e3:.0f} ms ({seen.what[:100]})")
     assert seen.worst < BOUND, seen
 
 
@@ -117,9 +116,6 @@ async def test_large_arguments_and_results_are_noted_beside_the_loop(
             await one.returned(f"call{n:05}", large)
         await until(lambda: one._writer.idle, 60)
         await one.close(over=False)
-    print(
-        f"\narguments and results: {seen.worst * 1e3:.0f} ms, late {seen.late * 1e3:.0f} ms ({seen.what[:100]})"
-    )
     assert seen.worst < BOUND, seen
 
 
@@ -138,9 +134,6 @@ async def test_large_settings_and_a_long_ledger_are_kept_beside_the_loop(
         await one.begins(given, LLMContext([dict(USER)]))
         await until(lambda: one._writer.idle, 60)
         await one.close(over=False)
-    print(
-        f"\nsettings and ledger: {seen.worst * 1e3:.0f} ms, late {seen.late * 1e3:.0f} ms ({seen.what[:100]})"
-    )
     assert seen.worst < BOUND, seen
 
 
@@ -156,8 +149,5 @@ async def test_a_reply_without_an_end_costs_the_same_for_every_word(
                 await asyncio.sleep(0.001)
         await until(lambda: one._writer.idle, 60)
         await one.close(over=False)
-    print(
-        f"\nendless reply: {seen.worst * 1e3:.0f} ms, late {seen.late * 1e3:.0f} ms ({seen.what[:100]})"
-    )
     assert len(one._journal.words) == 100_000
     assert seen.worst < BOUND, seen
