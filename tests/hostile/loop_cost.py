@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -49,8 +50,12 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
             await asyncio.sleep(0.001)
             seen.late = max(seen.late, time.perf_counter() - begun - 0.001)
 
+    # As in a replica: what was there before is not looked through again and again.
+    gc.collect()
+    gc.freeze()
     looks = asyncio.create_task(look())
     with monkeypatch.context() as patch:
         patch.setattr(asyncio.Handle, "_run", measured)
         yield seen
     looks.cancel()
+    gc.unfreeze()
