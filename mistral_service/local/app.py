@@ -1,14 +1,16 @@
 """The endpoint's HTTP side: routes, keys, and an engine's pieces in Mistral's wire format."""
 
 import asyncio
+import hmac
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -18,6 +20,7 @@ from mistral_service.local import endpoints
 from mistral_service.local.checks import Checks
 from mistral_service.local.engine import ModelNotLoaded
 from mistral_service.local.format import ReplyFormat
+from mistral_service.local.guard import Guard
 from mistral_service.local.limits import RateLimits
 from mistral_service.local.models import find_model
 from mistral_service.local.pieces import (
@@ -33,6 +36,13 @@ from mistral_service.local.pieces import (
     Wait,
 )
 from mistral_service.local.script import Script
+
+MOST_BYTES = 128 * 1024 * 1024
+"""Bytes of a request's body: eight pictures of 10 MB, the most that Mistral takes, in base64."""
+
+_MOST_PARTS = 1_000_000
+"""Commas, colons and brackets of a body. A small part takes a hundred bytes of memory when read;
+base64 has none of them, and a text that fills the longest context has a tenth."""
 
 _NO_HEADERS: Mapping[str, str] = {}
 
@@ -62,6 +72,9 @@ class Exchange:
     path: str = "chat/completions"
 
 
+_Endpoint = Callable[[Request], Awaitable[Response]]
+
+
 class _Broken(Exception):
     """The script wants the connection broken: the server closes the socket on any exception."""
 
@@ -73,6 +86,9 @@ def create_app(
     api_key: str | None = None,
     exchanges: list[Exchange] | None = None,
     limits: RateLimits | None = None,
+    host: str = "127.0.0.1",
+    allow_hosts: Sequence[str] = (),
+    most_bytes: int = MOST_BYTES,
 ) -> Starlette:
     """Make the ASGI application.
 
@@ -82,21 +98,37 @@ def create_app(
         api_key: The one key that is right; None takes any, but never none.
         exchanges: A list to which every request is appended that asks for more than the models.
         limits: How much may be asked for in a minute; None for as much as one likes.
+        host: The address that the server listens on; see `Guard`.
+        allow_hosts: Further names of the server, as in a network of containers.
+        most_bytes: Bytes that a body may have; a larger one is refused with 413.
 
     Returns:
         The application: `POST` to `/v1/chat/completions`, `/v1/fim/completions`, `/v1/embeddings`,
         `/v1/moderations`, `/v1/chat/moderations`; `GET /v1/models`, `GET /v1/models/{id}`; where
         there are limits, `PUT /limits` changes them, as `RateLimits.change` takes them, and
-        `GET /limits` tells them and how many requests were refused.
+        `GET /limits` tells them and how many requests were refused. All of them want the key.
+
+    Raises:
+        ValueError: If one of `allow_hosts` is no host.
     """
     judges = checks or Checks()
 
     def refused_key(request: Request) -> Response | None:
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        right = key.strip() == api_key if api_key is not None else bool(key.strip())
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        key = given.strip().encode()
+        right = bool(key) if api_key is None else hmac.compare_digest(key, api_key.encode())
         if scheme.lower() == "bearer" and right:
             return None
         return JSONResponse({"detail": "Unauthorized"}, 401)
+
+    def keyed(endpoint: _Endpoint) -> _Endpoint:
+        async def answer(request: Request) -> Response:
+            return refused_key(request) or await endpoint(request)
+
+        return answer
+
+    async def too_large(_: Request, __: Exception) -> Response:
+        return _too_large(f"The request has more than {most_bytes} bytes")
 
     async def answer(
         request: Request, judge: Callable[[object], Refusal | None], engine: Engine
@@ -104,6 +136,8 @@ def create_app(
         if refusal := refused_key(request):
             return refusal
         data = await request.body()
+        if sum(map(data.count, b",:[{")) > _MOST_PARTS:
+            return _too_large(f"The request has more than {_MOST_PARTS} parts")
         try:
             body: Any = json.loads(data, parse_constant=_no_number)
         except (ValueError, RecursionError) as e:
@@ -135,14 +169,10 @@ def create_app(
 
         return Route(f"/v1/{path}", endpoint, methods=["POST"])
 
-    async def models(request: Request) -> Response:
-        if refusal := refused_key(request):
-            return refusal
+    async def models(_: Request) -> Response:
         return JSONResponse({"object": "list", "data": [m.card() for m in judges.models]})
 
     async def model(request: Request) -> Response:
-        if refusal := refused_key(request):
-            return refusal
         name = request.path_params["id"]
         found = find_model(name, judges.models)
         if found is None:
@@ -152,19 +182,21 @@ def create_app(
 
     return Starlette(
         routes=[
-            *(_routes_of(limits) if limits is not None else []),
+            *(_routes_of(limits, keyed) if limits is not None else []),
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/fim/completions", fim, methods=["POST"]),
             beside("embeddings", endpoints.judge_embedding, endpoints.embeddings),
             beside("moderations", endpoints.judge_moderation, endpoints.moderations),
             beside("chat/moderations", endpoints.judge_chat_moderation, endpoints.moderations),
-            Route("/v1/models", models),
-            Route("/v1/models/{id}", model),
-        ]
+            Route("/v1/models", keyed(models)),
+            Route("/v1/models/{id}", keyed(model)),
+        ],
+        middleware=[Middleware(Guard, host=host, allow_hosts=allow_hosts, most_bytes=most_bytes)],
+        exception_handlers={413: too_large},
     )
 
 
-def _routes_of(limits: RateLimits) -> list[Route]:
+def _routes_of(limits: RateLimits, keyed: Callable[[_Endpoint], _Endpoint]) -> list[Route]:
     async def change(request: Request) -> Response:
         try:
             limits.change(json.loads(await request.body()))
@@ -175,7 +207,7 @@ def _routes_of(limits: RateLimits) -> list[Route]:
     async def tell(_: Request) -> Response:
         return JSONResponse(limits.state())
 
-    return [Route("/limits", change, methods=["PUT"]), Route("/limits", tell)]
+    return [Route("/limits", keyed(change), methods=["PUT"]), Route("/limits", keyed(tell))]
 
 
 class _Computed:
@@ -311,6 +343,11 @@ class _Answer(Response):
             *((name.encode(), value.encode()) for name, value in {**self._headers, **more}.items()),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+def _too_large(sentence: str) -> Response:
+    error = {"object": "error", "message": sentence, "type": "request_too_large", "param": None}
+    return JSONResponse({**error, "code": None, "raw_status_code": 413}, 413)
 
 
 def _no_number(name: str) -> Any:
