@@ -261,7 +261,8 @@ def client() -> TestClient:
     async def bot(runner_args: object) -> None:
         await asyncio.sleep(60)
 
-    return TestClient(create_app(bot, {"engine": LOCAL_LINE, "model": "none", "local": True}))
+    app = create_app(bot, {"engine": LOCAL_LINE, "model": "none", "local": True})
+    return TestClient(app, base_url="http://localhost:7860")
 
 
 def test_the_status_tells_the_engine_line(client: TestClient):
