@@ -197,11 +197,11 @@ def _check(request: SmallWebRTCRequest) -> None:
     lines = request.sdp.splitlines()
     media = sum(line.startswith("m=") for line in lines)
     candidates = sum(line.startswith("a=candidate") for line in lines)
-    if request.type != "offer" or media > MOST_MEDIA or candidates > MOST_CANDIDATES:
+    if request.type != "offer" or not 0 < media <= MOST_MEDIA or candidates > MOST_CANDIDATES:
         raise Refused(
             400,
-            f"An offer has the type offer, {MOST_MEDIA} media and {MOST_CANDIDATES} candidates at "
-            "most.",
+            f"An offer has the type offer, 1 to {MOST_MEDIA} media and {MOST_CANDIDATES} "
+            "candidates at most.",
         )
 
 

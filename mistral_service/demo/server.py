@@ -8,12 +8,13 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from pipecat.transports.smallwebrtc.request_handler import IceCandidate, SmallWebRTCRequest
 from pydantic import BaseModel, Field
 
-from mistral_service.demo.conversations import MOST_CALLS, Bot, Conversations, Refused
+from mistral_service.demo.conversations import Bot, Conversations, Refused
 from mistral_service.local.guard import BODY_SECONDS, Guard
 
 PAGE = Path(__file__).parent / "page"
@@ -57,13 +58,13 @@ def create_app(
         status: What `GET /api/status` tells of the engine.
         host: The address that the server listens on; see `Guard`.
         allow_hosts: Further names under which the page may be opened, as of a tunnel.
-        conversations: What holds the calls; by default `MOST_CALLS` of them at a time.
+        conversations: What holds the calls; by default eight at a time.
         body_seconds: Seconds that a client has to send a body.
 
     Raises:
         ValueError: If one of `allow_hosts` is no host.
     """
-    calls = conversations or Conversations(bot, most_calls=MOST_CALLS)
+    calls = Conversations(bot) if conversations is None else conversations
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
@@ -91,6 +92,13 @@ def create_app(
     async def refused(_: Request, e: Refused) -> Response:
         return JSONResponse({"detail": str(e)}, e.status)
 
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, e: RequestValidationError) -> Response:
+        # The first fault, without what was sent: FastAPI repeats that for every fault.
+        first = e.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return JSONResponse({"detail": f"{place}: {first['msg']}."}, 422)
+
     @app.get("/api/status")
     async def get_status() -> dict[str, Any]:
         return status | {"conversations": len(calls)}
@@ -108,6 +116,19 @@ def create_app(
     return app
 
 
+def server_of(app: FastAPI) -> uvicorn.Server:
+    """The HTTP server of the application, with its bounds."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="error",
+            ws="none",
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_graceful_shutdown=2,
+        )
+    )
+
+
 def serve(
     sock: socket.socket,
     bot: Bot,
@@ -117,11 +138,4 @@ def serve(
     allow_hosts: Sequence[str] = (),
 ) -> None:
     """Serve until SIGINT or SIGTERM, then close every conversation and raise KeyboardInterrupt."""
-    config = uvicorn.Config(
-        create_app(bot, status, host=host, allow_hosts=allow_hosts),
-        log_level="error",
-        ws="none",
-        limit_concurrency=MOST_CONNECTIONS,
-        timeout_graceful_shutdown=2,
-    )
-    uvicorn.Server(config).run(sockets=[sock])
+    server_of(create_app(bot, status, host=host, allow_hosts=allow_hosts)).run(sockets=[sock])

@@ -8,7 +8,7 @@ its refusal does not say what to do; the limit of a body's size is Starlette's.
 import asyncio
 from collections.abc import Sequence
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import JSONResponse, Response
@@ -71,7 +71,7 @@ class Guard:
             else:
                 await refusal(scope, receive, send)
             return
-        await self._app(scope, self._in_time(scope, receive), send)
+        await self._app(scope, self._in_time(scope, receive), _closing(send))
 
     def _refusal(self, headers: Headers) -> Response | None:
         hosts, pages = headers.getlist("host"), headers.getlist("origin")
@@ -111,6 +111,17 @@ class Guard:
             return message
 
         return receive_in_time
+
+
+def _closing(send: Send) -> Send:
+    """Close the connection after a body that was not read, or the server would go on reading."""
+
+    async def send_closing(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] in (408, 413):
+            MutableHeaders(scope=message)["Connection"] = "close"
+        await send(message)
+
+    return send_closing
 
 
 def _shown(name: str, values: Sequence[str]) -> str:
