@@ -15,7 +15,7 @@ from pipecat.transports.smallwebrtc.request_handler import IceCandidate, SmallWe
 from pydantic import BaseModel, Field
 
 from mistral_service.demo.conversations import Bot, Conversations, Refused
-from mistral_service.local.guard import BODY_SECONDS, Guard
+from mistral_service.local.guard import BODY_SECONDS, guard
 
 PAGE = Path(__file__).parent / "page"
 
@@ -56,7 +56,7 @@ def create_app(
     Args:
         bot: Holds one conversation over the connection in its runner arguments.
         status: What `GET /api/status` tells of the engine.
-        host: The address that the server listens on; see `Guard`.
+        host: The address that the server listens on; see `guard`.
         allow_hosts: Further names under which the page may be opened, as of a tunnel.
         conversations: What holds the calls; by default eight at a time.
         body_seconds: Seconds that a client has to send a body.
@@ -71,14 +71,10 @@ def create_app(
         yield
         await calls.close()
 
-    app = FastAPI(lifespan=lifespan, openapi_url=None)
-    app.add_middleware(
-        Guard,
-        host=host,
-        allow_hosts=allow_hosts,
-        most_bytes=MOST_BYTES,
-        body_seconds=body_seconds,
+    guarded = guard(
+        host=host, allow_hosts=allow_hosts, most_bytes=MOST_BYTES, body_seconds=body_seconds
     )
+    app = FastAPI(lifespan=lifespan, openapi_url=None, middleware=[guarded])
 
     @app.middleware("http")
     async def headers(

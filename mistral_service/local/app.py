@@ -9,8 +9,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pydantic_core import from_json
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -20,7 +20,7 @@ from mistral_service.local import endpoints
 from mistral_service.local.checks import Checks
 from mistral_service.local.engine import ModelNotLoaded
 from mistral_service.local.format import ReplyFormat
-from mistral_service.local.guard import Guard
+from mistral_service.local.guard import guard
 from mistral_service.local.limits import RateLimits
 from mistral_service.local.models import find_model
 from mistral_service.local.pieces import (
@@ -98,7 +98,7 @@ def create_app(
         api_key: The one key that is right; None takes any, but never none.
         exchanges: A list to which every request is appended that asks for more than the models.
         limits: How much may be asked for in a minute; None for as much as one likes.
-        host: The address that the server listens on; see `Guard`.
+        host: The address that the server listens on; see `guard`.
         allow_hosts: Further names of the server, as in a network of containers.
         most_bytes: Bytes that a body may have; a larger one is refused with 413.
 
@@ -139,8 +139,8 @@ def create_app(
         if sum(map(data.count, b",:[{")) > _MOST_PARTS:
             return _too_large(f"The request has more than {_MOST_PARTS} parts")
         try:
-            body: Any = json.loads(data, parse_constant=_no_number)
-        except (ValueError, RecursionError) as e:
+            body = _read_json(data)
+        except ValueError as e:
             issue = {"type": "json_invalid", "loc": ["body"], "msg": f"JSON decode error: {e}"}
             return JSONResponse({"detail": [{**issue, "input": {}}]}, 422)
         headers = {k: v for k, v in request.headers.items() if k != "authorization"}
@@ -191,7 +191,7 @@ def create_app(
             Route("/v1/models", keyed(models)),
             Route("/v1/models/{id}", keyed(model)),
         ],
-        middleware=[Middleware(Guard, host=host, allow_hosts=allow_hosts, most_bytes=most_bytes)],
+        middleware=[guard(host=host, allow_hosts=allow_hosts, most_bytes=most_bytes)],
         exception_handlers={413: too_large},
     )
 
@@ -199,7 +199,7 @@ def create_app(
 def _routes_of(limits: RateLimits, keyed: Callable[[_Endpoint], _Endpoint]) -> list[Route]:
     async def change(request: Request) -> Response:
         try:
-            limits.change(json.loads(await request.body()))
+            limits.change(_read_json(await request.body()))
         except (TypeError, ValueError) as e:
             return JSONResponse({"detail": str(e)}, 422)
         return Response(status_code=204)
@@ -350,8 +350,13 @@ def _too_large(sentence: str) -> Response:
     return JSONResponse({**error, "code": None, "raw_status_code": 413}, 413)
 
 
-def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+def _read_json(data: bytes) -> Any:
+    """Decode JSON, strictly; what is nested 200 deep is refused before Python's own limits are met.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    return from_json(data, allow_inf_nan=False)
 
 
 class _Json(JSONResponse):

@@ -1,8 +1,8 @@
 """What a server on one's own machine refuses before a request reaches its routes.
 
 A page of another site, a name that is not the server's (DNS rebinding), and a body that is too
-large or too slow. Starlette's `TrustedHostMiddleware` knows neither `Origin` nor "any address", and
-its refusal does not say what to do; the limit of a body's size is Starlette's.
+large or too slow. Starlette's own middlewares do half of it: `TrustedHostMiddleware` knows neither
+`Origin` nor "any address", and its limit of a body, new in 1.6, answers in its own words.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,41 +23,61 @@ _EVERYWHERE = ("", "0.0.0.0", "::")
 _LONGEST_SHOWN = 100
 
 
-class Guard:
-    """An ASGI middleware: `app.add_middleware(Guard, host=…, allow_hosts=…, most_bytes=…)`.
+def guard(
+    *,
+    most_bytes: int,
+    host: str = "127.0.0.1",
+    allow_hosts: Sequence[str] = (),
+    body_seconds: float = BODY_SECONDS,
+) -> Middleware:
+    """The middleware, for the `middleware` of an application.
 
-    A refusal is `{"detail": sentence}`: 400 for a host, 403 for a page, 408 for a body that does
-    not come, 413 for one that is too large.
+    It answers `{"detail": sentence}` itself: 400 to a host, 403 to a page. Of a body that is too
+    large (413) or does not come (408) it raises Starlette's `HTTPException` where the application
+    reads it. The connection of a body that was not read is closed.
+
+    Args:
+        most_bytes: Bytes that a body may have, counted as they come.
+        host: The address that the server listens on. Its own name is allowed; where it is every
+            interface (`0.0.0.0`, `::`), every IP address is.
+        allow_hosts: Further names of the server, as of a tunnel. Their pages are allowed too.
+        body_seconds: Seconds that a client has for a body.
+
+    Raises:
+        ValueError: If one of `allow_hosts` is no host.
     """
+    origins.check(allow_hosts, "allow_hosts")
+    any_address = host in _EVERYWHERE
+    own = () if any_address else (f"[{host}]" if ":" in host else host,)
+    return Middleware(
+        Guard,
+        names=(*origins.LOOPBACK, *own, *allow_hosts),
+        any_address=any_address,
+        pages=tuple(allow_hosts),
+        most_bytes=most_bytes,
+        body_seconds=body_seconds,
+    )
+
+
+class Guard:
+    """The ASGI middleware that `guard` configures."""
 
     def __init__(
         self,
         app: ASGIApp,
         *,
+        names: Sequence[str],
+        any_address: bool,
+        pages: Sequence[str],
         most_bytes: int,
-        host: str = "127.0.0.1",
-        allow_hosts: Sequence[str] = (),
-        body_seconds: float = BODY_SECONDS,
+        body_seconds: float,
     ) -> None:
-        """Stand before an application.
-
-        Args:
-            app: The application.
-            most_bytes: Bytes that a body may have, counted as they come.
-            host: The address that the server listens on. Its own name is allowed; where it is
-                every interface (`0.0.0.0`, `::`), every IP address is.
-            allow_hosts: Further names of the server, as of a tunnel. Their pages are allowed too.
-            body_seconds: Seconds that a client has for a body.
-
-        Raises:
-            ValueError: If one of `allow_hosts` is no host.
-        """
-        origins.check(allow_hosts, "allow_hosts")
-        self._app = RequestBodyLimitMiddleware(app, most_bytes)
-        self._allow = tuple(allow_hosts)
-        self._any_address = host in _EVERYWHERE
-        own = () if self._any_address else (f"[{host}]" if ":" in host else host,)
-        self._names = (*origins.LOOPBACK, *own, *allow_hosts)
+        """Stand before an application: the names and pages are those of `origins`."""
+        self._app = app
+        self._names = names
+        self._any_address = any_address
+        self._pages = pages
+        self._most_bytes = most_bytes
         self._body_seconds = body_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,13 +85,16 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        if (refusal := self._refusal(Headers(scope=scope))) is not None:
-            if scope["type"] == "websocket":
+        headers = Headers(scope=scope)
+        refusal = self._refusal(headers)
+        if scope["type"] == "websocket":
+            if refusal is not None:
                 await send({"type": "websocket.close", "code": 1008})
             else:
-                await refusal(scope, receive, send)
+                await self._app(scope, receive, send)
             return
-        await self._app(scope, self._in_time(scope, receive), _closing(send))
+        body = _Body(headers, receive, self._most_bytes, self._body_seconds)
+        await (refusal or self._app)(scope, body.receive, body.closing(send))
 
     def _refusal(self, headers: Headers) -> Response | None:
         hosts, pages = headers.getlist("host"), headers.getlist("origin")
@@ -81,7 +104,7 @@ class Guard:
                 f"{_shown('Host', hosts)} is no name of this server: ask for it by its address, or "
                 "start it with --allow-host NAME (allow_hosts in Python).",
             )
-        if not origins.allowed(pages, hosts[0], self._allow):
+        if not origins.allowed(pages, hosts[0], self._pages):
             return _refusal(
                 403,
                 f"{_shown('Origin', pages)} is another page than this server's: open the server's "
@@ -89,39 +112,51 @@ class Guard:
             )
         return None
 
-    def _in_time(self, scope: Scope, receive: Receive) -> Receive:
-        """Receive a body within its time. What comes after it, the end of a line, may take long."""
-        if scope["type"] != "http":
-            return receive
-        deadline = asyncio.get_running_loop().time() + self._body_seconds
-        whole = False
 
-        async def receive_in_time() -> Message:
-            nonlocal whole
-            if whole:
-                return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(
-                    408, f"The body did not come within {self._body_seconds:g} s: send it again."
-                ) from None
-            whole = not message.get("more_body", False)
-            return message
+class _Body:
+    """The body of one request, as far as it has come."""
 
-        return receive_in_time
+    def __init__(self, headers: Headers, receive: Receive, most: int, seconds: float) -> None:
+        self._receive = receive
+        self._most = most
+        self._seconds = seconds
+        length = headers.get("content-length", "0")
+        self._got = 0
+        self._declared = int(length[:19]) if length.isdecimal() else 0
+        self._whole = length == "0" and "transfer-encoding" not in headers
+        self._deadline = asyncio.get_running_loop().time() + seconds
 
+    async def receive(self) -> Message:
+        """The next piece. What comes after the last one, the end of the line, may take long."""
+        if self._whole:
+            return await self._receive()
+        if self._declared > self._most:
+            raise self._too_large()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(
+                408, f"The body did not come within {self._seconds:g} s: send it again."
+            ) from None
+        self._got += len(message.get("body", b""))
+        if self._got > self._most:
+            raise self._too_large()
+        self._whole = not message.get("more_body", False)
+        return message
 
-def _closing(send: Send) -> Send:
-    """Close the connection after a body that was not read, or the server would go on reading."""
+    def closing(self, send: Send) -> Send:
+        """Close the connection with an answer that comes before the body has: it would be read."""
 
-    async def send_closing(message: Message) -> None:
-        if message["type"] == "http.response.start" and message["status"] in (408, 413):
-            MutableHeaders(scope=message)["Connection"] = "close"
-        await send(message)
+        async def send_closing(message: Message) -> None:
+            if message["type"] == "http.response.start" and not self._whole:
+                MutableHeaders(scope=message)["Connection"] = "close"
+            await send(message)
 
-    return send_closing
+        return send_closing
+
+    def _too_large(self) -> HTTPException:
+        return HTTPException(413, f"The body has more than {self._most} bytes.")
 
 
 def _shown(name: str, values: Sequence[str]) -> str:
@@ -129,4 +164,4 @@ def _shown(name: str, values: Sequence[str]) -> str:
 
 
 def _refusal(status: int, sentence: str) -> Response:
-    return JSONResponse({"detail": sentence}, status, {"Connection": "close"})
+    return JSONResponse({"detail": sentence}, status)
