@@ -44,6 +44,7 @@ ORDER: dict[str, dict[str, str]] = {
     },
     "Inside": {
         "Architecture": "architecture.md",
+        "Licences": "licences.md",
         "Benchmarks": "benchmarks.md",
         "Soak test": "soak.md",
         "Releasing": "releasing.md",

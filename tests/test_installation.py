@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
@@ -361,6 +362,97 @@ def test_what_apt_cannot_do_is_told(
     with pytest.raises(install.Failed, match=r"apt could not install Redis.*cannot be reached"):
         install.system("Redis", "redis-server", ("redis-server",))
     assert "E: Temporary" in capsys.readouterr().err
+
+
+# What sudo says where it would have to ask, in the words of its versions.
+SUDO_SAID = (
+    "sudo: a password is required",
+    "sudo: a terminal is required to read the password; either use the -S option",
+    "sudo: interactive authentication is required (a password is required)",
+    "Sorry, user me is not allowed to execute '/usr/bin/env' as root.\nsudo: not allowed",
+)
+
+
+@pytest.mark.parametrize("said", SUDO_SAID)
+def test_a_sudo_that_wants_a_password_is_not_asked(
+    programs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, said: str
+):
+    """This sudo waits for ever, as a real one does, unless it may not ask."""
+    folder = programs(
+        apt_get="exit 0",
+        sudo=f'test "$1" = -n || exec /bin/sleep 600\necho "{said}" >&2; exit 1',
+    )
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(install.Failed) as told:
+        install.system("Redis", "redis-server", ("redis-server",))
+    for words in ("Redis", "redis-server", "sudo wants a password", "SKIP_SYSTEM=1"):
+        assert words in str(told.value)
+    assert "\n" not in str(told.value)
+    (folder / "sudo").unlink()
+
+
+def test_what_goes_through_sudo_is_said_first_and_asks_nothing(
+    programs: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+):
+    log = tmp_path / "log"
+    programs(
+        sudo=f'test "$1" = -n && shift && echo sudo >> {log} && exec "$@"',
+        apt_get=f'echo "$DEBIAN_FRONTEND $*" >> {log}; cat >> {log}; exit 0',
+    )
+    (tmp_path / "programs" / "cat").symlink_to("/bin/cat")  # ends only where there is no input
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    install.system("Chromium", "chromium", ("chromium",))
+    said = capsys.readouterr().out
+    assert "Installing Chromium with sudo apt-get (the system's package chromium;" in said
+    assert "SKIP_SYSTEM=1 leaves it out" in said
+    ran = log.read_text().splitlines()
+    assert ran.count("sudo") == 2
+    for line in ran:
+        assert line == "sudo" or line.startswith("noninteractive -q -y -o ")
+    assert "--force-confold" in ran[-1]
+    assert ran[-1].endswith("install --no-install-recommends chromium")
+
+
+def test_what_comes_from_the_system_can_be_left_out(
+    programs: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    programs(apt_get="exit 1", sudo="exit 1")
+    monkeypatch.setenv("SKIP_SYSTEM", "1")
+    install.system("Redis", "redis-server", ("redis-server",))
+    assert "Redis is missing, and left out (SKIP_SYSTEM)" in capsys.readouterr().out
+
+
+def test_make_says_what_it_takes_from_the_system_and_how_not_to(checkout: Path):
+    said = make(checkout, "help").stdout
+    assert "comes from apt (with sudo); SKIP_SYSTEM=1 leaves it out" in said
+
+
+def test_what_is_under_the_gpl_is_said_where_it_is_installed():
+    page = (ROOT / "docs" / "licences.md").read_text()
+    for extra in ("demo", "dev"):
+        exported = subprocess.check_output(
+            [find_uv_bin(), "export", "-q", "--frozen", "--extra", extra, "--no-emit-project"]
+            + ["--no-hashes", "--project", str(ROOT)],
+            text=True,
+            cwd=ROOT,
+        )
+        for line in exported.splitlines():
+            if not line[:1].isalnum():
+                continue
+            name = Requirement(line).name
+            try:
+                told = metadata(name)
+            except PackageNotFoundError:
+                continue
+            licence = told.get("License-Expression") or (told.get("License") or "").split("\n")[0]
+            if re.search(r"(?<![LA])GPL", licence):
+                assert name in install.COPYLEFT[extra], name
+                assert f"`{name}`" in page, name
 
 
 def test_a_recent_uv_on_the_path_is_used_and_an_old_one_is_not(programs: Callable[..., Path]):

@@ -26,6 +26,14 @@ def parse(arguments: Sequence[str] | None, program: str = _PROGRAM) -> argparse.
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=_port, default=7860, help="port to listen on (%(default)s)")
     parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name under which the page may be opened, as of a tunnel or of this machine "
+        "in its network; may be repeated (localhost and the address of --host always may)",
+    )
+    parser.add_argument(
         "--model",
         type=Path,
         metavar="FILE.gguf",

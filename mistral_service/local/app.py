@@ -1,69 +1,37 @@
-"""The endpoint's HTTP side: routes, keys, and an engine's pieces in Mistral's wire format."""
+"""The endpoint's HTTP side: routes and keys, and what a body may cost."""
 
 import asyncio
+import hmac
 import json
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from pydantic_core import from_json
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
 
 from mistral_service.local import endpoints
+from mistral_service.local.answer import Answer, Exchange, refusal_response
 from mistral_service.local.checks import Checks
 from mistral_service.local.engine import ModelNotLoaded
-from mistral_service.local.format import ReplyFormat
+from mistral_service.local.guard import guard
 from mistral_service.local.limits import RateLimits
 from mistral_service.local.models import find_model
-from mistral_service.local.pieces import (
-    Cut,
-    Delta,
-    End,
-    Engine,
-    Headers,
-    Json,
-    Piece,
-    Raw,
-    Refusal,
-    Wait,
-)
+from mistral_service.local.pieces import Engine, Json, Piece, Raw, Refusal
 from mistral_service.local.script import Script
+
+MOST_BYTES = 128 * 1024 * 1024
+"""Bytes of a request's body: eight pictures of 10 MB, the most that Mistral takes, in base64."""
+
+_MOST_PARTS = 1_000_000
+"""Commas, colons and brackets of a body. A small part takes a hundred bytes of memory when read;
+base64 has none of them, and a text that fills the longest context has a tenth."""
 
 _NO_HEADERS: Mapping[str, str] = {}
 
-
-@dataclass
-class Exchange:
-    """One request and what became of it, for tests to look at.
-
-    Parameters:
-        request: The request's body.
-        headers: The request's headers, names in lower case, without the key.
-        began: When it came, on the monotonic clock.
-        status: The status of the answer; None until there is one.
-        ended: When the answer ended, or the client left; None until then.
-        left: Whether the client left before the end.
-        refused: What the judges said against the request; None if they accepted it.
-        path: Which endpoint was asked, without the version: `chat/completions`.
-    """
-
-    request: Any
-    headers: dict[str, str]
-    began: float = field(default_factory=time.monotonic)
-    status: int | None = None
-    ended: float | None = None
-    left: bool = False
-    refused: Any = None
-    path: str = "chat/completions"
-
-
-class _Broken(Exception):
-    """The script wants the connection broken: the server closes the socket on any exception."""
+_Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def create_app(
@@ -73,6 +41,9 @@ def create_app(
     api_key: str | None = None,
     exchanges: list[Exchange] | None = None,
     limits: RateLimits | None = None,
+    host: str = "127.0.0.1",
+    allow_hosts: Sequence[str] = (),
+    most_bytes: int = MOST_BYTES,
 ) -> Starlette:
     """Make the ASGI application.
 
@@ -82,21 +53,37 @@ def create_app(
         api_key: The one key that is right; None takes any, but never none.
         exchanges: A list to which every request is appended that asks for more than the models.
         limits: How much may be asked for in a minute; None for as much as one likes.
+        host: The address that the server listens on; see `guard`.
+        allow_hosts: Further names of the server, as in a network of containers.
+        most_bytes: Bytes that a body may have; a larger one is refused with 413.
 
     Returns:
         The application: `POST` to `/v1/chat/completions`, `/v1/fim/completions`, `/v1/embeddings`,
         `/v1/moderations`, `/v1/chat/moderations`; `GET /v1/models`, `GET /v1/models/{id}`; where
         there are limits, `PUT /limits` changes them, as `RateLimits.change` takes them, and
-        `GET /limits` tells them and how many requests were refused.
+        `GET /limits` tells them and how many requests were refused. All of them want the key.
+
+    Raises:
+        ValueError: If one of `allow_hosts` is no host.
     """
     judges = checks or Checks()
 
     def refused_key(request: Request) -> Response | None:
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        right = key.strip() == api_key if api_key is not None else bool(key.strip())
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        key = given.strip().encode()
+        right = bool(key) if api_key is None else hmac.compare_digest(key, api_key.encode())
         if scheme.lower() == "bearer" and right:
             return None
         return JSONResponse({"detail": "Unauthorized"}, 401)
+
+    def keyed(endpoint: _Endpoint) -> _Endpoint:
+        async def answer(request: Request) -> Response:
+            return refused_key(request) or await endpoint(request)
+
+        return answer
+
+    async def too_large(_: Request, __: Exception) -> Response:
+        return _too_large(f"The request has more than {most_bytes} bytes")
 
     async def answer(
         request: Request, judge: Callable[[object], Refusal | None], engine: Engine
@@ -104,9 +91,11 @@ def create_app(
         if refusal := refused_key(request):
             return refusal
         data = await request.body()
+        if sum(map(data.count, b",:[{")) > _MOST_PARTS:
+            return _too_large(f"The request has more than {_MOST_PARTS} parts")
         try:
-            body: Any = json.loads(data, parse_constant=_no_number)
-        except (ValueError, RecursionError) as e:
+            body = _read_json(data)
+        except ValueError as e:
             issue = {"type": "json_invalid", "loc": ["body"], "msg": f"JSON decode error: {e}"}
             return JSONResponse({"detail": [{**issue, "input": {}}]}, 422)
         headers = {k: v for k, v in request.headers.items() if k != "authorization"}
@@ -115,11 +104,11 @@ def create_app(
             exchanges.append(exchange)
         if refusal := judge(body):
             exchange.refused = refusal.body
-            return _refusal_response(refusal, exchange)
+            return refusal_response(refusal, exchange)
         refusal, headers = limits.take(data) if limits is not None else (None, _NO_HEADERS)
         if refusal:
-            return _refusal_response(refusal, exchange)
-        return _Answer(engine, body, exchange, headers)
+            return refusal_response(refusal, exchange)
+        return Answer(engine, body, exchange, headers)
 
     async def chat(request: Request) -> Response:
         return await answer(request, judges.judge, engine)
@@ -135,14 +124,10 @@ def create_app(
 
         return Route(f"/v1/{path}", endpoint, methods=["POST"])
 
-    async def models(request: Request) -> Response:
-        if refusal := refused_key(request):
-            return refusal
+    async def models(_: Request) -> Response:
         return JSONResponse({"object": "list", "data": [m.card() for m in judges.models]})
 
     async def model(request: Request) -> Response:
-        if refusal := refused_key(request):
-            return refusal
         name = request.path_params["id"]
         found = find_model(name, judges.models)
         if found is None:
@@ -152,22 +137,24 @@ def create_app(
 
     return Starlette(
         routes=[
-            *(_routes_of(limits) if limits is not None else []),
+            *(_routes_of(limits, keyed) if limits is not None else []),
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/fim/completions", fim, methods=["POST"]),
             beside("embeddings", endpoints.judge_embedding, endpoints.embeddings),
             beside("moderations", endpoints.judge_moderation, endpoints.moderations),
             beside("chat/moderations", endpoints.judge_chat_moderation, endpoints.moderations),
-            Route("/v1/models", models),
-            Route("/v1/models/{id}", model),
-        ]
+            Route("/v1/models", keyed(models)),
+            Route("/v1/models/{id}", keyed(model)),
+        ],
+        middleware=[guard(host=host, allow_hosts=allow_hosts, most_bytes=most_bytes)],
+        exception_handlers={413: too_large},
     )
 
 
-def _routes_of(limits: RateLimits) -> list[Route]:
+def _routes_of(limits: RateLimits, keyed: Callable[[_Endpoint], _Endpoint]) -> list[Route]:
     async def change(request: Request) -> Response:
         try:
-            limits.change(json.loads(await request.body()))
+            limits.change(_read_json(await request.body()))
         except (TypeError, ValueError) as e:
             return JSONResponse({"detail": str(e)}, 422)
         return Response(status_code=204)
@@ -175,7 +162,7 @@ def _routes_of(limits: RateLimits) -> list[Route]:
     async def tell(_: Request) -> Response:
         return JSONResponse(limits.state())
 
-    return [Route("/limits", change, methods=["PUT"]), Route("/limits", tell)]
+    return [Route("/limits", keyed(change), methods=["PUT"]), Route("/limits", keyed(tell))]
 
 
 class _Computed:
@@ -201,146 +188,15 @@ class _Computed:
         """Nothing to release."""
 
 
-class _Answer(Response):
-    """Sends what an engine yields while it yields it, and notices when the client leaves."""
-
-    def __init__(
-        self, engine: Engine, body: Json, exchange: Exchange, headers: Mapping[str, str]
-    ) -> None:
-        self._engine = engine
-        self._body = body
-        self._exchange = exchange
-        self._headers = headers
-        self._begun = False
-        self.background = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_on(message: Message) -> None:
-            if message["type"] == "http.response.body" and not message.get("more_body"):
-                # Before its client can know: what that asks next begins later.
-                self._exchange.ended = time.monotonic()
-            await send(message)
-
-        sending = asyncio.create_task(self._send(scope, receive, send_on))
-        leaving = asyncio.create_task(_disconnect(receive))
-        try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not sending.done():
-                self._exchange.left = True
-        finally:
-            for task in (sending, leaving):
-                task.cancel()
-            results = await asyncio.gather(sending, leaving, return_exceptions=True)
-            self._exchange.ended = self._exchange.ended or time.monotonic()
-        if isinstance(results[0], Exception):
-            raise results[0]
-
-    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(_pieces(self._engine, self._body)) as pieces:
-            if self._body.get("stream"):
-                await self._stream(pieces, scope, receive, send)
-            else:
-                await self._whole(pieces, scope, receive, send)
-
-    async def _stream(
-        self, pieces: AsyncIterator[Piece], scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        form = ReplyFormat(self._body)
-        async for piece in pieces:
-            match piece:
-                case Refusal():
-                    refusal = replace(piece, headers={**self._headers, **piece.headers})
-                    await _refusal_response(refusal, self._exchange)(scope, receive, send)
-                    return
-                case Wait(seconds):
-                    await asyncio.sleep(seconds)
-                case Headers(headers):
-                    await self._begin(send, headers)
-                case Cut():
-                    await self._begin(send)
-                    raise _Broken
-                case Raw(data):
-                    await self._begin(send)
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
-                case Delta() | End():
-                    await self._begin(send)
-                    for chunk in form.chunks(piece):
-                        data = b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + b"\n\n"
-                        await send({"type": "http.response.body", "body": data, "more_body": True})
-                    if isinstance(piece, End):
-                        data = b"data: [DONE]\n\n"
-                        await send({"type": "http.response.body", "body": data, "more_body": True})
-        await self._begin(send)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _whole(
-        self, pieces: AsyncIterator[Piece], scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        form = ReplyFormat(self._body)
-        async for piece in pieces:
-            match piece:
-                case Refusal():
-                    refusal = replace(piece, headers={**self._headers, **piece.headers})
-                    await _refusal_response(refusal, self._exchange)(scope, receive, send)
-                    return
-                case Wait(seconds):
-                    await asyncio.sleep(seconds)
-                case Cut():
-                    raise _Broken
-                case Raw(data):
-                    self._exchange.status = 200
-                    whole = Response(data, 200, self._headers, media_type="application/json")
-                    await whole(scope, receive, send)
-                    return
-                case Delta() | End():
-                    form.gather(piece)
-                case Headers():
-                    pass
-        self._exchange.status = 200
-        await JSONResponse(form.whole(), 200, self._headers)(scope, receive, send)
-
-    async def _begin(self, send: Send, more: Mapping[str, str] = _NO_HEADERS) -> None:
-        if self._begun:
-            return
-        self._begun = True
-        self._exchange.status = 200
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-cache"),
-            (b"mistral-correlation-id", ReplyFormat(self._body).id.encode()),
-            *((name.encode(), value.encode()) for name, value in {**self._headers, **more}.items()),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+def _too_large(sentence: str) -> Response:
+    error = {"object": "error", "message": sentence, "type": "request_too_large", "param": None}
+    return JSONResponse({**error, "code": None, "raw_status_code": 413}, 413)
 
 
-def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+def _read_json(data: bytes) -> Any:
+    """Decode JSON, strictly; what is nested 200 deep is refused before Python's own limits are met.
 
-
-class _Json(JSONResponse):
-    """JSON that can be written whatever stands in it: a refusal repeats what the client sent."""
-
-    def render(self, content: Any) -> bytes:
-        try:
-            return json.dumps(content, allow_nan=False).encode()
-        except ValueError:
-            return json.dumps(json.loads(json.dumps(content), parse_constant=str)).encode()
-
-
-async def _pieces(engine: Engine, body: Json) -> AsyncGenerator[Piece]:
-    async for piece in engine.answer(body):
-        yield piece
-
-
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _refusal_response(refusal: Refusal, exchange: Exchange) -> Response:
-    exchange.status = refusal.status
-    exchange.ended = time.monotonic()
-    headers = dict(refusal.headers)
-    if isinstance(refusal.body, str):
-        return PlainTextResponse(refusal.body, refusal.status, headers)
-    return _Json(refusal.body, refusal.status, headers)
+    Raises:
+        ValueError: If it is none.
+    """
+    return from_json(data, allow_inf_nan=False)

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import json
 import os
+import secrets
 import sys
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
@@ -86,6 +87,13 @@ class ModelEngine:
         params.cpuparams.n_threads = threads
         params.cpuparams_batch.n_threads = threads
         params.verbosity = -1
+        # llama.cpp's own server answers every page of every site (CORS) that finds its port, and
+        # serves a page itself: it answers only to the key that this process alone has.
+        key = secrets.token_urlsafe(32)
+        params.api_keys = [key]
+        params.cors_origins = "http://127.0.0.1"
+        params.ui = False
+        params.endpoint_slots = False
         try:
             with _quiet():
                 self._server: Any = xllamacpp.Server(params)
@@ -96,6 +104,7 @@ class ModelEngine:
         # A kept-alive connection is dropped by this server right after a streamed reply.
         self._client = httpx.AsyncClient(
             base_url=self._server.listening_address,
+            headers={"Authorization": f"Bearer {key}"},
             limits=httpx.Limits(max_keepalive_connections=0),
             timeout=httpx.Timeout(120.0),
             trust_env=False,

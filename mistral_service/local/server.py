@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+from collections.abc import Sequence
 from types import TracebackType
 
 import uvicorn
@@ -13,6 +14,10 @@ from mistral_service.local.checks import Checks
 from mistral_service.local.limits import RateLimits
 from mistral_service.local.pieces import Engine
 from mistral_service.local.script import Script
+
+MOST_CONNECTIONS = 1_000
+"""Connections that the process holds at a time, streams among them; the next one gets 503. A model
+answers one request at a time, and the others wait."""
 
 _START_SECONDS = 30.0
 
@@ -73,6 +78,7 @@ class LocalMistral:
         host: str = "127.0.0.1",
         port: int = 0,
         limits: RateLimits | None = None,
+        allow_hosts: Sequence[str] = (),
     ) -> None:
         """Prepare the endpoint.
 
@@ -83,11 +89,18 @@ class LocalMistral:
             host: The address to listen on.
             port: The port; 0 takes any that is free.
             limits: How much may be asked for in a minute; None for as much as one likes.
+            allow_hosts: Names under which it is asked beside `localhost` and `host`.
         """
         self.exchanges: list[Exchange] = []
         self.limits = limits
         self._app = create_app(
-            engine, checks, api_key=api_key, exchanges=self.exchanges, limits=limits
+            engine,
+            checks,
+            api_key=api_key,
+            exchanges=self.exchanges,
+            limits=limits,
+            host=host,
+            allow_hosts=allow_hosts,
         )
         self._engine = engine
         self._address = (host, port)
@@ -116,7 +129,7 @@ class LocalMistral:
         """Listen; returns when requests are answered."""
         listener = bind(*self._address)
         self._port = listener.getsockname()[1]
-        config = uvicorn.Config(self._app, log_level="critical", lifespan="off")
+        config = uvicorn.Config(self._app, log_level="critical", lifespan="off", ws="none")
         self._server = server = uvicorn.Server(config)
         ready = threading.Event()
 
@@ -163,6 +176,7 @@ def serve(
     *,
     api_key: str | None = None,
     limits: RateLimits | None = None,
+    allow_hosts: Sequence[str] = (),
 ) -> None:
     """Run the endpoint until the process is told to end (Ctrl-C, SIGTERM).
 
@@ -172,13 +186,18 @@ def serve(
         checks: The judges.
         api_key: The one key that is right; None takes any.
         limits: How much may be asked for in a minute; None for as much as one likes.
+        allow_hosts: Names under which it is asked beside `localhost` and the listener's address.
     """
     host, port = listener.getsockname()[:2]
     print(f"Mistral endpoint: http://{host}:{port}/v1", flush=True)
     config = uvicorn.Config(
-        create_app(engine, checks, api_key=api_key, limits=limits),
+        create_app(
+            engine, checks, api_key=api_key, limits=limits, host=host, allow_hosts=allow_hosts
+        ),
         log_level="warning",
         lifespan="off",
+        ws="none",
+        limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=2,
     )
 

@@ -159,8 +159,11 @@ export class Call extends EventTarget {
       throw new CallError("The demo does not answer: start it again, then connect.");
     }
     if (!response.ok) {
+      const { detail } = await response.json().catch(() => ({}));
       throw new CallError(
-        `The demo refused the call (HTTP ${response.status}): its terminal says why.`,
+        typeof detail === "string"
+          ? detail
+          : `The demo refused the call (HTTP ${response.status}): its terminal says why.`,
       );
     }
     return response.json();

@@ -1,0 +1,167 @@
+"""What a server on one's own machine refuses before a request reaches its routes.
+
+A page of another site, a name that is not the server's (DNS rebinding), and a body that is too
+large or too slow. Starlette's own middlewares do half of it: `TrustedHostMiddleware` knows neither
+`Origin` nor "any address", and its limit of a body, new in 1.6, answers in its own words.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mistral_service import origins
+
+BODY_SECONDS = 30.0
+"""Seconds that a client has to send the whole body of a request."""
+
+_EVERYWHERE = ("", "0.0.0.0", "::")
+_LONGEST_SHOWN = 100
+
+
+def guard(
+    *,
+    most_bytes: int,
+    host: str = "127.0.0.1",
+    allow_hosts: Sequence[str] = (),
+    body_seconds: float = BODY_SECONDS,
+) -> Middleware:
+    """The middleware, for the `middleware` of an application.
+
+    It answers `{"detail": sentence}` itself: 400 to a host, 403 to a page. Of a body that is too
+    large (413) or does not come (408) it raises Starlette's `HTTPException` where the application
+    reads it. The connection of a body that was not read is closed.
+
+    Args:
+        most_bytes: Bytes that a body may have, counted as they come.
+        host: The address that the server listens on. Its own name is allowed; where it is every
+            interface (`0.0.0.0`, `::`), every IP address is.
+        allow_hosts: Further names of the server, as of a tunnel. Their pages are allowed too.
+        body_seconds: Seconds that a client has for a body.
+
+    Raises:
+        ValueError: If one of `allow_hosts` is no host.
+    """
+    origins.check(allow_hosts, "allow_hosts")
+    any_address = host in _EVERYWHERE
+    own = () if any_address else (f"[{host}]" if ":" in host else host,)
+    return Middleware(
+        Guard,
+        names=(*origins.LOOPBACK, *own, *allow_hosts),
+        any_address=any_address,
+        pages=tuple(allow_hosts),
+        most_bytes=most_bytes,
+        body_seconds=body_seconds,
+    )
+
+
+class Guard:
+    """The ASGI middleware that `guard` configures."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        names: Sequence[str],
+        any_address: bool,
+        pages: Sequence[str],
+        most_bytes: int,
+        body_seconds: float,
+    ) -> None:
+        """Stand before an application: the names and pages are those of `origins`."""
+        self._app = app
+        self._names = names
+        self._any_address = any_address
+        self._pages = pages
+        self._most_bytes = most_bytes
+        self._body_seconds = body_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        refusal = self._refusal(headers)
+        if scope["type"] == "websocket":
+            if refusal is not None:
+                await send({"type": "websocket.close", "code": 1008})
+            else:
+                await self._app(scope, receive, send)
+            return
+        body = _Body(headers, receive, self._most_bytes, self._body_seconds)
+        await (refusal or self._app)(scope, body.receive, body.closing(send))
+
+    def _refusal(self, headers: Headers) -> Response | None:
+        hosts, pages = headers.getlist("host"), headers.getlist("origin")
+        if not origins.host_allowed(hosts, self._names, any_address=self._any_address):
+            return _refusal(
+                400,
+                f"{_shown('Host', hosts)} is no name of this server: ask for it by its address, or "
+                "start it with --allow-host NAME (allow_hosts in Python).",
+            )
+        if not origins.allowed(pages, hosts[0], self._pages):
+            return _refusal(
+                403,
+                f"{_shown('Origin', pages)} is another page than this server's: open the server's "
+                "own, or start it with --allow-host NAME (allow_hosts in Python).",
+            )
+        return None
+
+
+class _Body:
+    """The body of one request, as far as it has come."""
+
+    def __init__(self, headers: Headers, receive: Receive, most: int, seconds: float) -> None:
+        self._receive = receive
+        self._most = most
+        self._seconds = seconds
+        length = headers.get("content-length", "0")
+        self._got = 0
+        self._declared = int(length[:19]) if length.isdecimal() else 0
+        self._whole = length == "0" and "transfer-encoding" not in headers
+        self._deadline = asyncio.get_running_loop().time() + seconds
+
+    async def receive(self) -> Message:
+        """The next piece. What comes after the last one, the end of the line, may take long."""
+        if self._whole:
+            return await self._receive()
+        if self._declared > self._most:
+            raise self._too_large()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(
+                408, f"The body did not come within {self._seconds:g} s: send it again."
+            ) from None
+        self._got += len(message.get("body", b""))
+        if self._got > self._most:
+            raise self._too_large()
+        self._whole = not message.get("more_body", False)
+        return message
+
+    def closing(self, send: Send) -> Send:
+        """Close the connection with an answer that comes before the body has: it would be read."""
+
+        async def send_closing(message: Message) -> None:
+            if message["type"] == "http.response.start" and not self._whole:
+                MutableHeaders(scope=message)["Connection"] = "close"
+            await send(message)
+
+        return send_closing
+
+    def _too_large(self) -> HTTPException:
+        return HTTPException(413, f"The body has more than {self._most} bytes.")
+
+
+def _shown(name: str, values: Sequence[str]) -> str:
+    return f"{name} {', '.join(values)[:_LONGEST_SHOWN]!r}" if values else f"No {name}"
+
+
+def _refusal(status: int, sentence: str) -> Response:
+    return JSONResponse({"detail": sentence}, status)
