@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from loguru import logger
 
-from mistral_service.scale.pieces import pieces
+from mistral_service.scale.pieces import PIECE, pieces, weight
 
 LIMIT = 4_000_000
 """Bytes that the messages of a conversation may have, as JSON and before they are compressed."""
@@ -99,7 +99,13 @@ def remembered(ledger: Sequence[Json]) -> list[Json]:
 
 
 def bounded_messages(messages: list[Json], limit: int, warned: set[str] | None) -> list[str]:
-    """The messages as JSON, and no more bytes of them than there may be."""
+    """The messages as JSON, in one text or several, and no more bytes than there may be."""
+    if (
+        weight(messages, PIECE) <= PIECE
+        and len(text := dumps(messages, "")[1:-1]) <= limit
+        and text
+    ):
+        return [text]
     written = [dumps(message, "") or _shortened(message) for message in messages]
     size = sum(map(len, written))
     if size <= limit:

@@ -6,6 +6,7 @@ call takes more than about a millisecond, and other threads run between the call
 """
 
 import contextlib
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -75,7 +76,7 @@ def pieces(value: Any, *, sort_keys: bool = False, ascii: bool = True) -> Iterat
         ValueError: If it contains itself, or a number of more than 4,300 digits.
         RecursionError: If it is nested too deep.
     """
-    encoder = json.JSONEncoder(default=_text, sort_keys=sort_keys, ensure_ascii=ascii)
+    encoder = _encoder(sort_keys, ascii)
     yield from _written(value, encoder, 0)
 
 
@@ -93,6 +94,11 @@ def parse(text: str) -> Any:
     if _after_space(text, at) != len(text):
         raise ValueError("more than one value")
     return value
+
+
+@functools.cache
+def _encoder(sort_keys: bool, ascii: bool) -> json.JSONEncoder:
+    return json.JSONEncoder(default=_text, sort_keys=sort_keys, ensure_ascii=ascii)
 
 
 def _written(value: Any, encoder: json.JSONEncoder, depth: int) -> Iterator[str]:
