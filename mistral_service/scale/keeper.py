@@ -22,6 +22,7 @@ from mistral_service.scale.ear import listen
 from mistral_service.scale.owed import Owed
 from mistral_service.scale.past import (
     ASKED_LONGEST,
+    believed,
     digest,
     is_reply,
     last_asked,
@@ -29,6 +30,7 @@ from mistral_service.scale.past import (
     resume,
     unsettled,
 )
+from mistral_service.scale.progress import Progress, Sent, proven
 from mistral_service.scale.snapshot import (
     LIMIT,
     Form,
@@ -54,7 +56,8 @@ _GREETS_WITHIN = 10.0
 # A snapshot above this is made and compressed beside the event loop.
 _LARGE = 100_000
 
-_CALL_ID = re.compile(r"[A-Za-z0-9_-]{8,128}")
+# The door comes first, unless it is the web's: so an id of one door is none at another.
+_CALL_ID = re.compile(r"(?:twilio:)?[A-Za-z0-9_-]{8,128}")
 
 
 class UnknownCall(LookupError):
@@ -92,15 +95,18 @@ class Keepers:
         heard: str | None = None,
         ended: bool = False,
         asked: str | None = None,
+        sent: Sent | None = None,
         create: bool = False,
     ) -> "CallKeeper":
         """Begin a call, or take one over: who had it can write no more from here on.
 
         Args:
             call_id: The call; None begins one with an id that cannot be guessed.
-            heard: What the caller has heard of the last reply; None where that is not known.
+            heard: What the caller says to have heard of the last reply; None where that is not
+                known. Words beyond those that were kept count where `sent` proves them.
             ended: Whether they have heard its end.
             asked: The last words of the caller's; None where they are not known.
+            sent: What the caller was sent of it, as `CallKeeper.progress` signed it.
             create: Whether an id that is not known begins a call, such as a telephone company's.
 
         Returns:
@@ -123,7 +129,7 @@ class Keepers:
             taken = Taken(fence_without_redis())
         if taken is None:
             raise UnknownCall("No such call is kept: it is over, or was kept too long ago.")
-        return CallKeeper(self, call_id, taken, heard, ended, asked)
+        return CallKeeper(self, call_id, taken, heard, ended, asked, sent)
 
 
 class CallKeeper:
@@ -143,6 +149,7 @@ class CallKeeper:
         heard: str | None,
         ended: bool,
         asked: str | None,
+        sent: Sent | None = None,
     ) -> None:
         self.id = call_id
         self.resumed = taken.known
@@ -156,6 +163,9 @@ class CallKeeper:
         self._journal = Journal()
         self._started: dict[str, Started] = {}
         self._read(taken)
+        self._snapshot.proof_key = self._snapshot.proof_key or secrets.token_hex(16)
+        self._sent = sent
+        self._progress = Progress(self._snapshot.proof_key, call_id)
         # A call may be over before its first turn was kept: then its caller's words are all of it.
         self._resumes = self._snapshot.turn > 0 or (self.resumed and bool(self._asked))
         self._owed: Owed | None = None
@@ -177,6 +187,12 @@ class CallKeeper:
     def asked(self) -> str | None:
         """The caller's last words that the conversation has, for their client to know of it."""
         return self._asked or last_asked(self._snapshot.messages)
+
+    def progress(self) -> str | None:
+        """What was sent of the reply since this was last asked, signed for the client."""
+        if self._context is None:
+            return None  # The journal is still that of another machine's turn.
+        return self._progress.of(self._journal.turn, self._journal.words)
 
     # What the service tells.
 
@@ -210,9 +226,9 @@ class CallKeeper:
         self._context, turn = context, self._snapshot.turn + 1
         messages = list(context.get_messages())
         self._started = unsettled(messages, self._started, turn)
-        self._snapshot = Snapshot(
-            turn, messages, self._snapshot.opened_with, _settings(service), service.ledger.kept()
-        )
+        opened, key = self._snapshot.opened_with, self._snapshot.proof_key
+        settings, ledger = _settings(service), service.ledger.kept()
+        self._snapshot = Snapshot(turn, messages, opened, settings, ledger, key)
         cut = past.cut if past is not None else ""
         self._llm_done = False
         # Where nothing was said since, as after a function, the turn answers the same words still.
@@ -337,12 +353,15 @@ class CallKeeper:
         return True
 
     async def _resume(self, service: Turns, context: LLMContext) -> Past:
+        turn = self._snapshot.turn
+        sent = proven(self._snapshot.proof_key, self.id, turn, self._sent)
+        journal, heard = believed(self._journal, turn, self._heard, sent)
         messages, past = resume(
             self._snapshot,
-            self._journal,
+            journal,
             self._started,
             context.get_messages(),
-            heard=self._heard,
+            heard=heard,
             ended=self._ended,
             asked=self._asked,
         )

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from pipecat.processors.aggregators.llm_context import LLMContextMessage, LLMSpecificMessage
@@ -11,13 +13,56 @@ from mistral_service.scale.snapshot import Journal, Snapshot, Started
 from mistral_service.surroundings import Past
 
 AHEAD = 4000
-"""Characters that a caller may have heard beyond what was kept of a reply."""
+"""Characters that a caller may have heard beyond what was kept of a reply, where that is proven."""
 
 ASKED_LONGEST = 10_000
 """Characters of the caller's last words that are told and noted: some ten minutes of speech."""
 
 # What Pipecat writes in place of a result as long as there is none.
 _RUNNING = ("IN_PROGRESS", '{"type": "async_tool"')
+
+
+def believed(
+    journal: Journal, turn: int, heard: str | None, sent: str = ""
+) -> tuple[Journal, str | None]:
+    """Tell what is believed of what a client says about the latest reply.
+
+    A client can make a call end earlier than it did, as an interruption does. It cannot put words
+    into the reply: those that count are the server's own, character by character.
+
+    Args:
+        journal: What was noted of the reply.
+        turn: The turn that was kept.
+        heard: The words that the client says were heard; None where it says nothing.
+        sent: The words of this turn that were signed as sent; empty where there is no proof.
+
+    Returns:
+        The journal, with what it lacked of `sent`; and the words that count as heard. Where
+        `heard` is about another reply it is returned as it is, to be compared and not to be said.
+    """
+    journal = journal if journal.turn == turn else Journal(turn)
+    if len(sent) > len(journal.words) and _spaced(sent).startswith(_spaced(journal.words)):
+        journal = replace(journal, words=sent, complete=False)
+    if heard is None:
+        return journal, None
+    known, told = _spaced(journal.words), _spaced(heard)
+    if known.startswith(told):
+        return journal, _beginning(journal.words, heard)
+    return journal, journal.words if told.startswith(known) else heard
+
+
+def _beginning(words: str, heard: str) -> str:
+    """As much of `words` as `heard` has characters, white space apart."""
+    left = sum(map(len, heard.split()))
+    end = 0
+    for word in re.finditer(r"\S+", words):
+        if left <= 0:
+            break
+        end = min(word.end(), word.start() + left)
+        left -= len(word.group())
+    rest = words[end:]
+    space = len(rest) - len(rest.lstrip()) if heard[-1:].isspace() else 0
+    return words[: end + space]
 
 
 def cut(journal: str, heard: str | None) -> str:
@@ -28,7 +73,8 @@ def cut(journal: str, heard: str | None) -> str:
 
     Args:
         journal: The words that went out, as far as they were noted.
-        heard: The words that the caller has heard; None where that is not known.
+        heard: The words that the caller has heard, as far as they are believed; None where that is
+            not known.
 
     Returns:
         The words.
@@ -65,8 +111,10 @@ def resume(
         started: The functions that were started and may not have their result in `snapshot`.
         fresh: What stands in the context of the bot that goes on: its opening, which was said long
             ago and is dropped, and perhaps new words of the caller's.
-        heard: What the caller has heard of the last reply; None where that is not known.
-        ended: Whether they have heard its end.
+        heard: What the caller has heard of the last reply, as `believed` gives it; None where that
+            is not known.
+        ended: Whether they have heard its end. It is their word alone: as with an interruption, the
+            reply does not go on.
         asked: The caller's last words, as their client knows them; None where it does not.
 
     Returns:
@@ -118,7 +166,7 @@ def missing(
     """
     asked, noted = _spaced(asked or ""), _spaced(noted)
     last, answered = _last_asked(messages)
-    known = [noted, *(" ".join(last[i:]) for i in range(len(last)))]
+    known = [noted, *_ends(last, len(asked))]
     if not asked or asked in known:
         return ""
     if not noted and asked in " ".join(last):
@@ -127,6 +175,17 @@ def missing(
         return asked  # Alike words were answered; these are others.
     before = [words for words in known if words and asked.startswith(words + " ")]
     return asked[len(max(before, key=len, default="")) :].strip()
+
+
+def _ends(messages: Sequence[str], longest: int) -> list[str]:
+    """The last message, the last two joined, and so on, while they are no longer than that."""
+    ends: list[str] = []
+    for i in range(len(messages) - 1, -1, -1):
+        words = " ".join([messages[i], *ends[-1:]])
+        if len(words) > longest:
+            break
+        ends.append(words)
+    return ends
 
 
 def last_asked(messages: Sequence[LLMContextMessage]) -> str | None:
@@ -141,12 +200,12 @@ def _last_asked(messages: Sequence[LLMContextMessage]) -> tuple[list[str], bool]
     for message in reversed(messages):
         role, words = _role(message), _text(message)
         if role == "user" and words:
-            asked.insert(0, words)
+            asked.append(words)
         elif role in ("assistant", "tool"):
             if asked:
                 break
             answered = answered or bool(role == "assistant" and words)
-    return asked, answered
+    return asked[::-1], answered
 
 
 def _text(message: LLMContextMessage) -> str:

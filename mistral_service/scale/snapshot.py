@@ -48,6 +48,7 @@ class Snapshot:
             which another bot's opening is known again.
         settings: The service's settings, as far as JSON can hold them.
         ledger: The calls of functions that are known, as `Ledger.kept` gives them.
+        proof_key: The call's secret, with which what its caller was sent is signed.
     """
 
     turn: int = 0
@@ -55,6 +56,7 @@ class Snapshot:
     opened_with: list[str] = field(default_factory=list[str])
     settings: Json = field(default_factory=dict[str, Any])
     ledger: list[Json] = field(default_factory=list[Json])
+    proof_key: str = ""
 
 
 @dataclass
@@ -175,6 +177,7 @@ def snapshot_to_json(snapshot: Snapshot, limit: int = LIMIT) -> str:
         "opened_with": snapshot.opened_with,
         "settings": snapshot.settings,
         "ledger": snapshot.ledger,
+        "proof_key": snapshot.proof_key,
     }
     return f'{_dumps(rest)[:-1]}, "messages": [{", ".join(messages)}]}}'
 
@@ -199,6 +202,7 @@ def snapshot_from_json(data: Any) -> Snapshot:
         opened_with=data["opened_with"],
         settings=data["settings"],
         ledger=data["ledger"],
+        proof_key=data.get("proof_key", ""),
     )
 
 
