@@ -8,13 +8,22 @@ import base64
 import hashlib
 import hmac
 import json
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 LONGEST = 100_000
 """Characters of a reply that are signed, and that a client may say it heard: some two hours."""
 
 _PROOF_BYTES = 18
+
+
+def _whole(value: Any) -> Any:
+    return _bytes(value).decode() if isinstance(value, str) else value
+
+
+Words = Annotated[str, BeforeValidator(_whole)]
+"""Words of the server's that come back: half a surrogate pair is replaced as in the proof."""
 
 
 class Sent(BaseModel):
@@ -27,7 +36,7 @@ class Sent(BaseModel):
     """
 
     turn: int = Field(ge=0, le=1_000_000_000)
-    words: str = Field(max_length=LONGEST)
+    words: Words = Field(max_length=LONGEST)
     proof: str = Field(max_length=64)
 
 
