@@ -75,9 +75,13 @@ async def call(service: Any, form: Callable[..., list[Any]]) -> AsyncIterator[An
         message = {"label": "rtvi-ai", "id": "1", "type": kind, "data": data}
         await worker.queue_frame(InputTransportMessageFrame(message=message))
 
-    yield worker, context, ear, says
-    await worker.queue_frame(EndFrame())
-    await asyncio.wait_for(running, 20)
+    try:
+        yield worker, context, ear, says
+        await worker.queue_frame(EndFrame())
+        await asyncio.wait_for(running, 20)
+    finally:
+        await worker.cancel()
+        running.cancel()
 
 
 def results(context: LLMContext) -> list[Any]:

@@ -92,6 +92,7 @@ class Caller:
         self._reply = ""  # words of the latest reply
         self._ended = False
         self._asked = ""
+        self._sent: dict[str, Any] | None = None  # what was signed as sent of the latest reply
 
     def _turn(self, k: int, words: int) -> Turn:
         begin = f"Caller {self.number}, turn {k}: "
@@ -141,7 +142,7 @@ class Caller:
         )
         asked = self._asked
         hello = {"type": "call", "id": self.id, "heard": self._reply, "ended": self._ended}
-        await socket.send(json.dumps({**hello, "asked": asked or None}))
+        await socket.send(json.dumps({**hello, "asked": asked or None, "sent": self._sent}))
         answer = json.loads(await asyncio.wait_for(socket.recv(), 5))
         if "error" in answer:
             await socket.wait_closed()
@@ -191,6 +192,8 @@ class Caller:
                 self._last, self._came = time.monotonic(), True
                 if isinstance(data, bytes):
                     self._hear(data)
+                else:
+                    self._note(json.loads(data))
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         return self._last if gone else time.monotonic()
@@ -213,6 +216,12 @@ class Caller:
         self.lost = self.lost or f"not taken up in {GIVES_UP:.0f} s: {last}"
         self._told.set()
         return False
+
+    def _note(self, told: dict[str, Any]) -> None:
+        if told["type"] == "call":
+            turn = told["turn"]
+            before = self._sent["words"] if self._sent and self._sent["turn"] == turn else ""
+            self._sent = {"turn": turn, "words": before + told["sent"], "proof": told["proof"]}
 
     def _hear(self, data: Any) -> None:
         frame = protobufs.Frame.FromString(data)

@@ -35,6 +35,7 @@ export class SocketCall extends EventTarget {
   #loudspeaker = new Loudspeaker((stream) => this.#emit("voice", stream));
   #socket; // the one the call goes over; none while it moves
   #id = null;
+  #sent = null; // what the server has signed as sent of the latest reply; the next one asks for it
   #pulse;
   #silent = 0; // ticks since something came
   #came = false; // whether anything has come from the bot on this line
@@ -122,7 +123,8 @@ export class SocketCall extends EventTarget {
       };
       socket.onopen = () => {
         const { words: heard, ended, asked } = this.heard;
-        socket.send(JSON.stringify({ type: "call", id: this.#id, heard, ended, asked }));
+        const sent = (heard && this.#sent) || undefined; // left out
+        socket.send(JSON.stringify({ type: "call", id: this.#id, heard, ended, asked, sent }));
       };
       socket.onclose = ({ code }) => fail(code);
       socket.onmessage = ({ data }) => {
@@ -168,7 +170,7 @@ export class SocketCall extends EventTarget {
   #receive(data) {
     this.#silent = 0;
     this.#came = true;
-    if (typeof data === "string") return;
+    if (typeof data === "string") return this.#signed(JSON.parse(data));
     const frame = decode(new Uint8Array(data));
     if (frame?.kind === "audio") this.#loudspeaker.play(frame);
     else if (frame?.kind === "interruption") this.#loudspeaker.flush();
@@ -179,6 +181,13 @@ export class SocketCall extends EventTarget {
       this.heard.note(message);
       this.#emit("message", message);
     }
+  }
+
+  /** The server's word of how far a reply was sent comes before the words. */
+  #signed({ type, turn, sent, proof }) {
+    if (type !== "call") return;
+    const words = (this.#sent?.turn === turn ? this.#sent.words : "") + sent;
+    this.#sent = { turn, words, proof };
   }
 
   #says(piece) {
@@ -205,7 +214,10 @@ export class SocketCall extends EventTarget {
     try {
       const { resumed, asked } = await this.#reach(PATIENCE_MS);
       const written = this.heard.moved(resumed ? asked : null);
-      if (!resumed) this.heard = new Heard(this.heard.voiced);
+      if (!resumed) {
+        this.heard = new Heard(this.heard.voiced);
+        this.#sent = null;
+      }
       this.#emit("moved", { resumed, ...written });
     } catch (error) {
       this.#hungUp(error.code === REFUSED ? OVER : this.#failed ? BROKE : GAVE_UP);
