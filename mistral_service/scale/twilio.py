@@ -51,15 +51,17 @@ class Orders:
         Raises:
             NotTwilio: If the request is not signed as it must be, or names no host.
         """
-        host = _host(request)
-        address = f"{host}{request.scope.get('root_path', '')}/twilio"
-        again = f"https://{address}"
+        hosts = _hosts(request)
         if self._key:
-            token = self._token(await self._signed_call(request, self._key))
+            call, host = await self._signed_call(request, hosts, self._key)
+            token, query = self._token(call), ""
         else:
+            host = hosts[0]
             given = request.query_params.get("token", "")
             token = given if _TOKEN.fullmatch(given) else secrets.token_urlsafe(24)
-            again += "?" + urlencode({"token": token})
+            query = "?" + urlencode({"token": token})
+        address = f"{host}{request.scope.get('root_path', '')}/twilio"
+        again = f"https://{address}{query}"
         return (
             '<?xml version="1.0" encoding="UTF-8"?>'
             f"<Response><Connect><Stream url={quoteattr(f'wss://{address}/media')}>"
@@ -92,15 +94,19 @@ class Orders:
         digest = hmac.new(key, call.encode(), hashlib.sha256).digest()
         return base64.urlsafe_b64encode(digest[:24]).decode()
 
-    async def _signed_call(self, request: Request, key: str) -> str:
+    async def _signed_call(
+        self, request: Request, hosts: Sequence[str], key: str
+    ) -> tuple[str, str]:
+        """The call that Twilio asks about, and the host that it asked."""
         form = parse_qsl((await _body(request)).decode(errors="replace"), keep_blank_values=True)
         signature = request.headers.get("x-twilio-signature", "")
-        if not is_signed(key, _addresses(request), form, signature):
+        signed = [h for h in hosts if is_signed(key, _addresses(request, h), form, signature)]
+        if not signed:
             raise NotTwilio("The request has no signature of Twilio's.")
         call = dict(form).get("CallSid", "")
         if not _CALL.fullmatch(call):
             raise NotTwilio("The request names no call: CallSid is CA and 32 hexadecimal digits.")
-        return call
+        return call, signed[0]
 
 
 def is_signed(
@@ -156,20 +162,20 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _host(request: Request) -> str:
-    given = request.headers.get("x-forwarded-host") or request.headers.get("host", "")
-    host = given.split(",")[0].strip()
-    if not _HOST.fullmatch(host):
+def _hosts(request: Request) -> list[str]:
+    """The hosts that Twilio may have called: what a proxy passes on, and what it calls itself."""
+    forwarded = request.headers.get("x-forwarded-host", "").split(",")[0].strip()
+    given = [name for name in (forwarded, request.headers.get("host", "")) if name]
+    if not given or not all(_HOST.fullmatch(name) for name in given):
         raise NotTwilio("The request's host is none: a proxy has to pass it on.")
-    return host
+    return given
 
 
-def _addresses(request: Request) -> Iterator[str]:
+def _addresses(request: Request, host: str) -> Iterator[str]:
     """The request's address as Twilio may have written it: proxies end TLS and add ports."""
     url = urlsplit(str(request.url))
     rest = url.path + ("?" + url.query if url.query else "")
-    for host in dict.fromkeys((_host(request), request.headers.get("host", ""))):
-        name = re.sub(r":[0-9]+$", "", host)
-        for scheme, port in _PORTS.items():
-            for authority in dict.fromkeys((host, name, f"{name}:{port}")):
-                yield f"{scheme}://{authority}{rest}"
+    name = re.sub(r":[0-9]+$", "", host)
+    for scheme, port in _PORTS.items():
+        for authority in dict.fromkeys((host, name, f"{name}:{port}")):
+            yield f"{scheme}://{authority}{rest}"
