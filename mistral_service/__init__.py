@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from mistral_service.client import MistralClient
+    from mistral_service.client_results import answered_by_client
     from mistral_service.conversation.adapter import MistralLLMAdapter
     from mistral_service.idempotency import FunctionCallParams, idempotent
     from mistral_service.service import MistralLLMService
@@ -26,6 +27,7 @@ __all__ = [
     "MistralTurnMetrics",
     "Reason",
     "__version__",
+    "answered_by_client",
     "idempotent",
 ]
 
@@ -40,6 +42,7 @@ _HOMES = {
     "MistralLLMSettings": "mistral_service.settings",
     "MistralTurnMetrics": "mistral_service.voice",
     "Reason": "mistral_service.wire.errors",
+    "answered_by_client": "mistral_service.client_results",
     "idempotent": "mistral_service.idempotency",
 }
 

@@ -20,6 +20,7 @@ from pipecat.frames.frames import (
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
 from pipecat.services.llm_service import FunctionCallRunnerItem
 
+from mistral_service.client_results import ClientResults
 from mistral_service.handlers import Handlers, settles
 from mistral_service.idempotency import idempotency_key
 from mistral_service.reply.calls import Ledger, Plan, Planned
@@ -171,6 +172,7 @@ class FunctionCalls(SlowFunctions, InTurn):
         self._ledger = Ledger()
         self._told: dict[str, str] = {}
         self._conversation = secrets.token_hex(16) if self._keeper is None else self._keeper.id
+        self._client_results = ClientResults(self._running_call, self._take_client_result)
         super().__init__(**kwargs)
 
     @property
@@ -237,6 +239,7 @@ class FunctionCalls(SlowFunctions, InTurn):
         """
         if not function_calls:
             return
+        self._client_results.watch(self.pipeline_worker.pipeline)
         messages = cast("list[dict[str, Any]]", function_calls[0].context.get_messages())
         answered = {
             message.get("tool_call_id")
@@ -245,6 +248,20 @@ class FunctionCalls(SlowFunctions, InTurn):
         }
         await super().run_function_calls(
             [call for call in function_calls if call.tool_call_id not in answered]
+        )
+
+    def _running_call(self, call_id: str) -> FunctionCallRunnerItem | None:
+        calls = self._calls_by_task.values()
+        return next((call for call in calls if call.tool_call_id == call_id), None)
+
+    async def _take_client_result(self, call: FunctionCallRunnerItem, result: Any) -> None:
+        await self.broadcast_frame(
+            FunctionCallResultFrame,
+            function_name=call.function_name,
+            tool_call_id=call.tool_call_id,
+            arguments=call.arguments,
+            result=result,
+            run_llm=call.run_llm,
         )
 
     async def _run_function_call(self, runner_item: FunctionCallRunnerItem) -> None:

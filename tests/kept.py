@@ -1,6 +1,7 @@
 """Calls that are kept: real Redis, and a real pipeline for each machine that has one."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from scale_redis import RedisServer, redis
 
 from mistral_service import MistralLLMService
 from mistral_service.scale.keeper import CallKeeper, Keepers
+from mistral_service.scale.progress import Sent
 from mistral_service.scale.snapshot import Form
 from mistral_service.scale.store import Store
 from tests.call import Call
@@ -53,6 +55,7 @@ class Machine:
         )
         self.ran: list[dict[str, Any]] = []
         self.call = Call(self.service, dict(SYSTEM), **options)
+        self._sent: Sent | None = None
 
     async def __aenter__(self) -> "Machine":
         await self.call.__aenter__()
@@ -70,6 +73,15 @@ class Machine:
         ends = self.call.count(LLMFullResponseEndFrame) + 1
         await self.greets()
         await self.call.until(lambda: self.call.count(LLMFullResponseEndFrame) >= ends)
+
+    def sent(self) -> Sent | None:
+        """What the caller's client has been sent of the latest reply, as it repeats it."""
+        if told := self.keeper.progress():
+            message = json.loads(told)
+            before = self._sent.words if self._sent and self._sent.turn == message["turn"] else ""
+            words = before + message["sent"]
+            self._sent = Sent(turn=message["turn"], words=words, proof=message["proof"])
+        return self._sent
 
     def said(self) -> list[tuple[str, str]]:
         return [(m["role"], m.get("content") or "") for m in self.call.context.get_messages()]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -441,24 +442,30 @@ async def test_a_store_that_is_gone_asks_the_caller_to_come_back():
 
 async def test_twilio_comes_back_when_its_stream_breaks_and_is_over_when_the_caller_hangs_up():
     shelf, parrot = Shelf(), Parrot()
-    start = {"event": "start", "streamSid": "MZ1", "start": {"streamSid": "MZ1", "callSid": "CA1"}}
+    call_sid, stream_sid = "CA" + "1" * 32, "MZ" + "2" * 32
     async with door(Calls(parrot, limit=9, keepers=shelf)) as host:
         async with httpx.AsyncClient() as web:
             orders = await web.post(f"http://{host}/twilio", headers={"x-forwarded-host": "a.b"})
-        assert '<Stream url="wss://a.b/twilio/media"/>' in orders.text
-        assert '<Redirect method="POST">https://a.b/twilio</Redirect>' in orders.text
+            token = re.search(r'<Parameter name="token" value="([^"]{32})"/>', orders.text)[1]
+            assert '<Stream url="wss://a.b/twilio/media">' in orders.text
+            redirect = f"https://a.b/twilio?token={token}"
+            assert f'<Redirect method="POST">{redirect}</Redirect>' in orders.text
+            again = await web.post(redirect.replace("https://a.b", f"http://{host}"))
+            assert f'<Parameter name="token" value="{token}"/>' in again.text
+        told = {"streamSid": stream_sid, "callSid": call_sid, "customParameters": {"token": token}}
+        start = {"event": "start", "streamSid": stream_sid, "start": told}
         for resumed, stops in ((False, False), (True, True)):
             async with dial(host, "/twilio/media", None) as stream:
                 await stream.send(json.dumps({"event": "connected"}))
                 await stream.send(json.dumps(start))
                 await until(lambda: parrot.bodies)
-                assert parrot.bodies.pop() == {"call": {"id": "CA1", "resumed": resumed}}
+                assert parrot.bodies.pop() == {"call": {"id": call_sid, "resumed": resumed}}
                 if stops:
-                    await stream.send(json.dumps({"event": "stop", "streamSid": "MZ1"}))
+                    await stream.send(json.dumps({"event": "stop", "streamSid": stream_sid}))
                     await stream.recv()
                 stream.transport.abort()
             await until(lambda: shelf.closed)
-            assert shelf.closed.pop() == ("CA1", stops)
+            assert shelf.closed.pop() == (f"twilio:{call_sid}-{token}", stops)
 
 
 async def test_the_page_and_the_state_are_served():

@@ -52,7 +52,7 @@ async def test_a_reply_that_was_cut_goes_on_whole_and_exact(serve, keepers):
         await one.goes_on()
         await one.call.begin("Tell me a story.")
         await one.call.until(lambda: "Once upon a time " in one.call.words)
-        two_keeper = await keepers.open(one.keeper.id, heard="Once upon a time ")
+        two_keeper = await keepers.open(one.keeper.id, heard="Once upon a time ", sent=one.sent())
         assert two_keeper.resumed
         async with Machine(mistral, two_keeper) as two:
             await two.goes_on()
@@ -109,7 +109,9 @@ async def test_a_bot_that_waits_for_its_caller_goes_on_by_itself(serve, keepers)
     async with Machine(mistral, await keepers.open()) as one:
         await one.call.begin("Tell me a story.")
         await one.call.until(lambda: STORY[:17] in one.call.words)
-        async with Machine(mistral, await keepers.open(one.keeper.id, heard=STORY[:17])) as two:
+        async with Machine(
+            mistral, await keepers.open(one.keeper.id, heard=STORY[:17], sent=one.sent())
+        ) as two:
             await two.call.until(lambda: two.said()[-1] == ("assistant", STORY))
             assert STORY[:17] + two.call.words == STORY
 
@@ -120,14 +122,16 @@ async def test_a_bot_that_greets_too_late_does_not_have_it_said_twice(serve, kee
     async with Machine(mistral, await keepers.open()) as one:
         await one.greets()
         await one.call.until(lambda: STORY[:17] in one.call.words)
-        async with Machine(mistral, await keepers.open(one.keeper.id, heard=STORY[:17])) as two:
+        async with Machine(
+            mistral, await keepers.open(one.keeper.id, heard=STORY[:17], sent=one.sent())
+        ) as two:
             await two.call.until(lambda: two.call.count(LLMFullResponseEndFrame) == 1)
             assert STORY[:17] + two.call.words == STORY
             if opening:
                 await two.greets()
             else:
                 await two.call.worker.queue_frame(LLMRunFrame())
-            await until(lambda: two.keeper._went_on is None)  # it has come
+            await until(lambda: two.keeper._greeting._went_on is None)  # it has come
             await two.call.until(lambda: two.call.count(LLMFullResponseEndFrame) == 2)
             assert await two.call.say("What colour is the sky?") == "Blue."
             await two.call.until(lambda: two.said()[-1][1] == "Blue.")
@@ -146,7 +150,9 @@ async def test_a_reply_that_was_interrupted_after_a_takeover_can_be_asked_for_ag
     async with Machine(mistral, await keepers.open()) as one:
         await one.call.begin("Tell me a story.")
         await one.call.until(lambda: STORY[:17] in one.call.words)
-        async with Machine(mistral, await keepers.open(one.keeper.id, heard=STORY[:17])) as two:
+        async with Machine(
+            mistral, await keepers.open(one.keeper.id, heard=STORY[:17], sent=one.sent())
+        ) as two:
             await two.call.until(lambda: two.call.words)
             await two.call.interrupt()
             await two.call.worker.queue_frame(LLMRunFrame())
@@ -169,7 +175,7 @@ async def test_a_reply_about_a_result_is_cut_and_goes_on(serve, keepers):
     async with Machine(mistral, await keepers.open(), tools=tools(books)) as one:
         await one.call.begin("Book a table.")
         await one.call.until(lambda: "four, " in one.call.words)
-        keeper = await keepers.open(one.keeper.id, heard="It is table four, ")
+        keeper = await keepers.open(one.keeper.id, heard="It is table four, ", sent=one.sent())
         async with Machine(mistral, keeper, tools=tools(books)) as two:
             await two.goes_on()
             assert "It is table four, " + two.call.words == words
@@ -183,11 +189,11 @@ async def test_a_call_is_taken_over_twice_in_one_reply(serve, keepers):
     async with Machine(mistral, await keepers.open()) as one:
         await one.call.begin("Tell me a story.")
         await one.call.until(lambda: STORY[:17] in one.call.words)
-        keeper = await keepers.open(one.keeper.id, heard=STORY[:17])
+        keeper = await keepers.open(one.keeper.id, heard=STORY[:17], sent=one.sent())
         async with Machine(mistral, keeper) as two:
             await two.greets()
             await two.call.until(lambda: STORY[17:33] in two.call.words)
-            keeper = await keepers.open(one.keeper.id, heard=STORY[:33])
+            keeper = await keepers.open(one.keeper.id, heard=STORY[:33], sent=two.sent())
             async with Machine(mistral, keeper) as three:
                 await three.goes_on()
                 assert STORY[:33] + three.call.words == STORY
@@ -225,7 +231,7 @@ async def test_a_reply_that_was_heard_to_its_end_is_not_asked_for_again(serve, k
     mistral = serve(Reply("It is noon."), Reply("You are welcome."))
     async with Machine(mistral, await keepers.open()) as one:
         await one.call.say("What time is it?")
-        keeper = await keepers.open(one.keeper.id, heard="It is noon.", ended=True)
+        keeper = await keepers.open(one.keeper.id, heard="It is noon.", sent=one.sent(), ended=True)
         async with Machine(mistral, keeper) as two:
             await two.goes_on()
             assert two.call.words == ""
@@ -251,7 +257,7 @@ async def test_new_words_of_the_callers_are_not_taken_for_the_bots_opening(serve
     mistral = serve(Reply("Hello."), Reply("It is noon."))
     async with Machine(mistral, await keepers.open()) as one:
         await one.goes_on()
-        keeper = await keepers.open(one.keeper.id, heard="Hello.", ended=True)
+        keeper = await keepers.open(one.keeper.id, heard="Hello.", sent=one.sent(), ended=True)
         async with Machine(mistral, keeper) as two:
             assert await two.call.say("What time is it?") == "It is noon."
             assert [role for role, _ in two.said()] == [
@@ -483,7 +489,7 @@ async def test_settings_that_changed_survive(serve, keepers):
         delta = MistralLLMService.Settings(temperature=0.2, system_instruction="Speak French.")
         await one.call.worker.queue_frame(LLMUpdateSettingsFrame(delta=delta))
         await one.call.say("Bonjour.")
-        keeper = await keepers.open(one.keeper.id, heard="Salut.", ended=True)
+        keeper = await keepers.open(one.keeper.id, heard="Salut.", sent=one.sent(), ended=True)
         async with Machine(mistral, keeper) as two:
             await two.goes_on()
             await two.call.say("Vraiment ?")
@@ -498,7 +504,7 @@ async def test_a_second_service_of_the_bot_can_be_left_out(serve, keepers):
     async with Machine(mistral, await keepers.open()) as one:
         await one.goes_on()
         await judged(mistral, one.keeper, keeper=False)
-        keeper = await keepers.open(one.keeper.id, heard="Hello.", ended=True)
+        keeper = await keepers.open(one.keeper.id, heard="Hello.", sent=one.sent(), ended=True)
         async with Machine(mistral, keeper) as two:
             await two.goes_on()
             assert two.said() == one.said()

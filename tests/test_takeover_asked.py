@@ -39,7 +39,7 @@ async def test_a_question_whose_turn_was_never_written_is_answered(serve, keeper
             ]
             await written(keeper)
             # The same client on its way to a third machine tells the same words.
-            told = {"heard": TOO, "ended": True, "asked": "And in Rome?"}
+            told = {"heard": TOO, "sent": two.sent(), "ended": True, "asked": "And in Rome?"}
             async with Machine(mistral, await keepers.open(one.keeper.id, **told)) as three:
                 await three.goes_on()
                 assert three.said() == two.said()
@@ -53,7 +53,9 @@ async def test_who_says_hello_again_after_a_takeover_is_answered(serve, keepers)
     async with Machine(mistral, await keepers.open()) as one:
         await one.call.begin("Hello?")
         await one.call.until(lambda: STORY[:17] in one.call.words)
-        async with Machine(mistral, await keepers.open(one.keeper.id, heard=STORY[:17])) as two:
+        async with Machine(
+            mistral, await keepers.open(one.keeper.id, heard=STORY[:17], sent=one.sent())
+        ) as two:
             await two.call.until(lambda: two.said()[-1] == ("assistant", STORY))
             await two.call.worker.queue_frame(RTVISendTextFrame(msg_id="1", text="Hello?"))
             await until(lambda: two.keeper._unanswered)
@@ -79,7 +81,7 @@ async def test_words_that_a_bot_has_rewritten_are_not_asked_again(serve, keepers
         await one.call.begin("[12:30, Ann] narrate")
         await one.call.until(lambda: STORY[:17] in one.call.words)
         await written(one.keeper)
-        told = {"heard": STORY[:17], "asked": "Tell me a story."}
+        told = {"heard": STORY[:17], "sent": one.sent(), "asked": "Tell me a story."}
         async with Machine(mistral, await keepers.open(one.keeper.id, **told)) as two:
             await two.call.until(lambda: two.said()[-1] == ("assistant", STORY))
             assert two.said()[1:] == [("user", "[12:30, Ann] narrate"), ("assistant", STORY)]

@@ -8,6 +8,8 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mistral_service.origins import check
+
 CALLS_PER_REPLICA = 8
 """Spoken calls that a replica, which is a process on one core, may hold.
 
@@ -15,7 +17,7 @@ One takes about a twelfth of a core behind HAProxy: sound both ways and the dete
 (`benchmarks/scale.py`). A third is left free: a core that is full is late for everybody.
 """
 
-_SECRETS = ("MISTRAL_API_KEY", "REDIS_URL", "MISTRAL_SERVICE_KEEP_KEY")
+_SECRETS = ("MISTRAL_API_KEY", "REDIS_URL", "MISTRAL_SERVICE_KEEP_KEY", "TWILIO_AUTH_TOKEN")
 """What is read from the environment, or from the file that `NAME_FILE` names."""
 
 
@@ -34,6 +36,8 @@ class Args(BaseModel):
             allows.
         tokens_per_minute: The most tokens, likewise.
         cpus: Cores of a replica.
+        allowed_origins: Sites whose pages may call, beside our own page: `https://app.example.org`,
+            or `app.example.org`.
     """
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
@@ -47,6 +51,7 @@ class Args(BaseModel):
     requests_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1)
     cpus: float = Field(default=1.0, gt=0, le=64)
+    allowed_origins: list[str] = Field(default_factory=list[str])
 
 
 def read_args(given: Mapping[str, Any]) -> Args:
@@ -72,6 +77,7 @@ def read_args(given: Mapping[str, Any]) -> Args:
             f"args: max_replicas is {args.max_replicas}: allowed is a number from min_replicas, "
             f"which is {args.min_replicas}."
         )
+    check(args.allowed_origins, "args: allowed_origins")
     return args
 
 

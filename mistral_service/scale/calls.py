@@ -8,11 +8,13 @@ from typing import Any, Protocol, cast
 
 from loguru import logger
 from pipecat.runner.types import WebSocketRunnerArguments
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketState
 
 from mistral_service.scale import metrics
+from mistral_service.scale.limits import HELLO_LONGEST, MESSAGE_LONGEST, Meter, TooMuch
 from mistral_service.scale.line import Line, Pings
+from mistral_service.scale.progress import Sent
 from mistral_service.surroundings import Gate, Keeper, Surroundings, surroundings
 from mistral_service.tracebacks import log_exception
 
@@ -21,6 +23,8 @@ Bot = Callable[[WebSocketRunnerArguments], Awaitable[None]]
 HUNG_UP, UNKNOWN, FAILED, MOVED, FULL = 1000, 1008, 1011, 1012, 1013
 """Close codes of RFC 6455 and its registry, as this protocol uses them."""
 NEVER_CLOSED = 1006
+SEND_S = 10.0
+"""Seconds that a client may take nothing of what it is sent; the line has broken then."""
 LEAVING_S = 5.0
 """Seconds that a bot has to end once it is told to."""
 BEAT = {"type": "beat"}
@@ -58,6 +62,7 @@ class Keepers(Protocol):
         asked: str | None,
         note: str | None,
         create: bool,
+        sent: Sent | None = None,
     ) -> KeptCall:
         """Keep a new conversation, or take one over.
 
@@ -71,22 +76,34 @@ class Keepers(Protocol):
 class CallSocket(WebSocket):
     """A WebSocket that remembers how its client left, and says goodbye no more than once.
 
+    It bounds what its client sends (`Meter`), and how long its client may take nothing.
+
     Attributes:
         beats: Whether its client speaks our protocol: then a beat is answered here, and the bot
             does not see it.
         left: The close code with which the client went; None while it is there.
         stopped: Whether Twilio has said that the caller hung up.
+        proof: What tells how far a reply was sent, signed; the client gets it before the words.
     """
 
     beats = False
     left: int | None = None
     stopped = False
+    proof: Callable[[], str | None] | None = None
     _held = False
+    _longest: int | None = None
+    _reading: asyncio.Timeout | None = None
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Prepare, as Starlette's does."""
-        super().__init__(scope, receive, send)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take over a line, as Starlette's class does."""
+        super().__init__(*arguments, **options)
+        self._meter = Meter()
+        self._again: list[Message] = []
         self._pings = Pings(self.send_text)
+
+    def put_back(self, message: Message) -> None:
+        """Have a message received once more, by the bot."""
+        self._again.append(message)
 
     async def confirm(self, note: str, within: float) -> bool:
         """Have the client keep a note (`scale/line.py`); one without our protocol does not."""
@@ -96,7 +113,7 @@ class CallSocket(WebSocket):
 
     async def receive(self) -> Message:
         """The next message, as in Starlette; a line that fails is one that has broken."""
-        message = await self._next()
+        message = self._again.pop(0) if self._again else await self._next()
         while self.beats and await self._answered(_read(message, _BEAT_LONGEST)):
             message = await self._next()
         return message
@@ -109,22 +126,66 @@ class CallSocket(WebSocket):
             return True
         return self._pings.is_pong(said)
 
-    async def _next(self) -> Message:
-        message: Message
+    async def send(self, message: Message) -> None:
+        """Send, as in Starlette; a client that takes nothing has gone."""
+        if self.proof and message.get("bytes") and (told := self.proof()):
+            await self._write({"type": "websocket.send", "text": told})
+        await self._write(message)
+
+    async def _write(self, message: Message) -> None:
+        if self.left == NEVER_CLOSED:
+            return
         try:
-            message = await super().receive()
-        except Exception as e:
-            if self.left is not None or self._held:
-                raise
-            # Ray's proxy died with its machine: nobody is there who could say that the line broke.
-            logger.debug(f"A line broke: {type(e).__name__}")
+            async with asyncio.timeout(SEND_S):
+                await super().send(message)
+        except TimeoutError:
+            logger.warning(f"A caller took nothing for {SEND_S:g} s: the line is given up")
+            self.left = NEVER_CLOSED
             self.client_state = WebSocketState.DISCONNECTED
-            message = {"type": "websocket.disconnect", "code": NEVER_CLOSED}
+            if self._reading is not None:
+                self._reading.reschedule(asyncio.get_running_loop().time())
+
+    async def _next(self) -> Message:
+        message = await self._judged()
+        while message is None:
+            message = await self._judged()
         if message["type"] == "websocket.disconnect":
             self.left = message.get("code") or NEVER_CLOSED
         elif isinstance(told := _read(message, _STOP_LONGEST), dict):
             self.stopped = self.stopped or cast(Any, told).get("event") == "stop"
         return message
+
+    async def _judged(self) -> Message | None:
+        """The next message, when its time has come; None for one that the bot may not see."""
+        message: Message
+        try:
+            async with asyncio.timeout(None) as self._reading:
+                message = await super().receive()
+        except Exception as e:
+            if not isinstance(e, TimeoutError) and (self.left is not None or self._held):
+                raise
+            # Ray's proxy died with its machine: nobody is there who could say that the line broke.
+            logger.debug(f"A line broke: {type(e).__name__}")
+            self.client_state = WebSocketState.DISCONNECTED
+            return {"type": "websocket.disconnect", "code": NEVER_CLOSED}
+        finally:
+            self._reading = None
+        text = message.get("text")
+        data = message.get("bytes") if text is None else text
+        if data is None:
+            return message
+        longest = self._longest or (HELLO_LONGEST if self.beats else MESSAGE_LONGEST)
+        self._longest = MESSAGE_LONGEST
+        try:
+            pause = self._meter.weigh(data, asyncio.get_running_loop().time(), longest)
+        except TooMuch as e:
+            logger.warning(f"A call ends: {e}")
+            await self.end(e.code, str(e))
+            self.client_state = WebSocketState.DISCONNECTED
+            return {"type": "websocket.disconnect", "code": e.code}
+        if pause:
+            await asyncio.sleep(pause)
+        return None if pause is None else message
 
     def hold(self) -> None:
         """Let nobody close it, or write to it, but `end`.

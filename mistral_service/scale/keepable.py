@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from mistral_service.scale.pieces import weight
 from mistral_service.settings import UNSET, MistralLLMSettings
@@ -37,6 +37,9 @@ _SECRET_VALUE = re.compile(
 _SHORTEST = 8
 
 
+Settings = TypeVar("Settings")
+
+
 def kept_settings(settings: Any) -> dict[str, Any]:
     """What is kept of a service's settings.
 
@@ -52,6 +55,20 @@ def kept_settings(settings: Any) -> dict[str, Any]:
     extra = cast("dict[str, Any]", getattr(settings, "extra", None) or {})
     known = {name: value for name, value in extra.items() if name in NAMES}
     return {**keepable(given), "extra": keepable(known)}
+
+
+def settings_from(kept: Mapping[str, Any], kind: type[Settings]) -> Settings:
+    """Make a service's settings of what was kept, to be applied as an update.
+
+    Args:
+        kept: What `kept_settings` returned.
+        kind: The class of the service's settings.
+    """
+    delta = kind()
+    for f in fields(cast(Any, kind)):
+        if f.name in kept:
+            setattr(delta, f.name, kept[f.name])
+    return delta
 
 
 def keepable(settings: Mapping[str, Any]) -> dict[str, Any]:

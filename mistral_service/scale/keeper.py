@@ -8,9 +8,7 @@ it: while Redis is away the conversation goes on, and the first write after that
 import asyncio
 import re
 import secrets
-import time
 from collections.abc import Collection, Sequence
-from dataclasses import fields
 from typing import Any, cast
 
 from loguru import logger
@@ -19,19 +17,20 @@ from pipecat.processors.aggregators.llm_context import LLMContext, LLMContextMes
 from mistral_service.reply.calls import Planned
 from mistral_service.scale.ear import listen
 from mistral_service.scale.function_notes import FunctionNotes
-from mistral_service.scale.keepable import kept_settings
+from mistral_service.scale.greeting import Greeting
+from mistral_service.scale.keepable import kept_settings, settings_from
 from mistral_service.scale.line import Line
 from mistral_service.scale.owed import Owed
 from mistral_service.scale.past import (
     ASKED_LONGEST,
-    digest,
-    is_reply,
+    believed,
     last_asked,
     opened_with,
     resume,
     unsettled,
 )
 from mistral_service.scale.pieces import pieces
+from mistral_service.scale.progress import Claims, Progress, Sent, proven
 from mistral_service.scale.record import beside, packed
 from mistral_service.scale.sealing import Form
 from mistral_service.scale.snapshot import LIMIT, WORDS_MOST, Journal, Snapshot
@@ -41,10 +40,8 @@ from mistral_service.scale.writer import Writer
 from mistral_service.surroundings import Past
 from mistral_service.turn import Turns
 
-# A bot that was told to greet does so within these seconds of a takeover.
-_GREETS_WITHIN = 10.0
-
-_CALL_ID = re.compile(r"[A-Za-z0-9_-]{8,128}")
+# The door comes first, unless it is the web's: so an id of one door is none at another.
+_CALL_ID = re.compile(r"(?:twilio:)?[A-Za-z0-9_-]{8,128}")
 
 
 class UnknownCall(LookupError):
@@ -85,6 +82,7 @@ class Keepers:
         heard: str | None = None,
         ended: bool = False,
         asked: str | None = None,
+        sent: Sent | None = None,
         note: str | None = None,
         create: bool = False,
     ) -> "CallKeeper":
@@ -94,9 +92,11 @@ class Keepers:
 
         Args:
             call_id: The call; None begins one with an id that cannot be guessed.
-            heard: What the caller has heard of the last reply; None where that is not known.
+            heard: What the caller says to have heard of the last reply; None where that is not
+                known. Words beyond those that were kept count where `sent` proves them.
             ended: Whether they have heard its end.
             asked: The last words of the caller's; None where they are not known.
+            sent: What the caller was sent of it, as `CallKeeper.progress` signed it.
             note: What the last machine gave to the caller's client to keep; None if nothing.
             create: Whether an id that is not known begins a call, such as a telephone company's.
                 One whose record cannot be read begins anew: the keeper is `begun_anew` then.
@@ -127,7 +127,7 @@ class Keepers:
             found = Found(Taken(fence_without_redis()))
         if found is None:
             raise UnknownCall("No such call is kept: it is over, or was kept too long ago.")
-        return CallKeeper(self, call_id, found, heard, ended, asked, note)
+        return CallKeeper(self, call_id, found, Claims(heard, ended, asked or "", sent, note))
 
 
 class CallKeeper:
@@ -145,10 +145,7 @@ class CallKeeper:
         keepers: Keepers,
         call_id: str,
         found: Found,
-        heard: str | None,
-        ended: bool,
-        asked: str | None,
-        note: str | None,
+        claims: Claims,
     ) -> None:
         self.id = call_id
         self.resumed = found.taken.known
@@ -156,22 +153,24 @@ class CallKeeper:
         self.lost = asyncio.Event()
         self._keepers = keepers
         self._form = keepers.form
-        self._heard, self._ended, self._asked = heard, ended, (asked or "").strip()
+        self._claims, self._asked = claims, claims.asked.strip()
         self._context: LLMContext | None = None
         self._service: Turns | None = None
         was = found.record
         self._snapshot, self._journal = was.snapshot, was.journal
         self._was_asked = was.asked
         self._functions = FunctionNotes(call_id, self._form, self.lost, was.started)
-        self._functions.learn(note, self._snapshot.turn)
+        self._functions.learn(claims.note, self._snapshot.turn)
         self._warned: set[str] = set()
+        self._snapshot.proof_key = self._snapshot.proof_key or secrets.token_hex(16)
+        self._progress = Progress(self._snapshot.proof_key, call_id)
         # A call may be over before its first turn was kept: then its caller's words are all of it.
         self._resumes = self._snapshot.turn > 0 or (self.resumed and bool(self._asked))
         self._owed: Owed | None = None
         self._listens = False
         self._unanswered = ""
         self._has_voice = False
-        self._went_on: tuple[float, list[LLMContextMessage]] | None = None
+        self._greeting = Greeting()
         self._llm_done = False
         self._writer = Writer(
             keepers.store, call_id, found.taken.fence, keepers.keep_seconds, self._packed, self.lost
@@ -196,6 +195,12 @@ class CallKeeper:
         """The caller's last words that the conversation has, for their client to know of it."""
         return self._asked or self._was_asked
 
+    def progress(self) -> str | None:
+        """What was sent of the reply since this was last asked, signed for the client."""
+        if self._context is None:
+            return None  # The journal is still that of another machine's turn.
+        return self._progress.of(self._journal.turn, self._journal.words)
+
     # What the service tells.
 
     def starts(self, service: Turns) -> None:
@@ -206,7 +211,12 @@ class CallKeeper:
 
     async def begins(self, service: Turns, context: LLMContext) -> Past | None:
         """Take note of a turn that begins; after a takeover, put the past in its place."""
-        if await self._greets_again(context):
+        whole = self._llm_done or self._journal.complete  # else the caller has not had it all
+        answered = whole and not self._unanswered
+        opened = self._snapshot.opened_with
+        if context is self._context and await self._greeting.comes_too_late(
+            context, opened, answered=answered
+        ):
             return Past(answer=False)
         if self._owed is not None:
             self._owed.pay(finally_=True)
@@ -225,7 +235,7 @@ class CallKeeper:
             self._snapshot.opened_with = marks
         if self._resumes:
             past = await self._resume(service, context)
-            self._went_on = time.monotonic(), list(context.get_messages())
+            self._greeting.went_on(list(context.get_messages()))
         self._context, turn = context, self._snapshot.turn + 1
         messages = list(context.get_messages())
         self._functions.started = unsettled(messages, self._functions.started, turn)
@@ -235,6 +245,7 @@ class CallKeeper:
             self._snapshot.opened_with,
             kept_settings(cast(Any, service)._settings),
             service.ledger.kept(),
+            self._snapshot.proof_key,
         )
         cut = past.cut if past is not None else ""
         self._llm_done = False
@@ -335,33 +346,10 @@ class CallKeeper:
 
     # Taking over.
 
-    async def _greets_again(self, context: LLMContext) -> bool:
-        """Whether a turn is the bot's greeting, which came when the call had been answered already.
-
-        What stands there of it is taken away: nobody asked anything.
-        """
-        if self._went_on is None or context is not self._context:
-            return False
-        (when, before), self._went_on = self._went_on, None
-        known = {id(message) for message in before}
-        messages = context.get_messages()
-        new = [m for m in messages if id(m) not in known and not is_reply(m)]
-        marks = await beside(lambda: list(map(digest, new)), new)
-        late = time.monotonic() > when + _GREETS_WITHIN
-        whole = self._llm_done or self._journal.complete  # else the caller has not had it all
-        if (
-            late
-            or not whole
-            or self._unanswered
-            or any(mark not in self._snapshot.opened_with for mark in marks)
-        ):
-            return False
-        context.set_messages(
-            [m for m in context.get_messages() if all(m is not opening for opening in new)]
-        )
-        return True
-
     async def _resume(self, service: Turns, context: LLMContext) -> Past:
+        turn = self._snapshot.turn
+        sent = proven(self._snapshot.proof_key, self.id, turn, self._claims.sent)
+        journal, heard = believed(self._journal, turn, self._claims.heard, sent)
         while True:
             fresh = list(context.get_messages())
             known = self._snapshot, fresh
@@ -369,11 +357,11 @@ class CallKeeper:
             def work(fresh: list[LLMContextMessage] = fresh) -> tuple[Any, Past]:
                 return resume(
                     self._snapshot,
-                    self._journal,
+                    journal,
                     self._functions.started,
                     fresh,
-                    heard=self._heard,
-                    ended=self._ended,
+                    heard=heard,
+                    ended=self._claims.ended,
                     asked=self._asked,
                     called_for=self._functions.asked,
                 )
@@ -388,12 +376,9 @@ class CallKeeper:
         for call_id, call in self._functions.started.items():
             if call.settled:
                 service.ledger.settle(call_id, call.name, call.arguments)
-        settings = cast(Any, service)._settings
-        delta = type(settings)()
-        for f in fields(delta):
-            if f.name in self._snapshot.settings:
-                setattr(delta, f.name, self._snapshot.settings[f.name])
-        await cast(Any, service)._update_settings(delta)
+        of_service = cast(Any, service)
+        delta = settings_from(self._snapshot.settings, type(of_service._settings))
+        await of_service._update_settings(delta)
         logger.info(f"Took over a call in its turn {self._snapshot.turn}")
         return past
 

@@ -5,6 +5,7 @@ import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from pipecat.processors.aggregators.llm_context import LLMContextMessage, LLMSpecificMessage
@@ -14,7 +15,7 @@ from mistral_service.scale.snapshot import Journal, Snapshot, Started
 from mistral_service.surroundings import Past
 
 AHEAD = 4000
-"""Characters that a caller may have heard beyond what was kept of a reply."""
+"""Characters that a caller may have heard beyond what was kept of a reply, where that is proven."""
 
 ASKED_LONGEST = 10_000
 """Characters of the caller's last words that are told and noted: some ten minutes of speech."""
@@ -26,6 +27,49 @@ _GAP = re.compile(r"\s")
 _RUNNING = ("IN_PROGRESS", '{"type": "async_tool"')
 
 
+def believed(
+    journal: Journal, turn: int, heard: str | None, sent: str = ""
+) -> tuple[Journal, str | None]:
+    """Tell what is believed of what a client says about the latest reply.
+
+    A client can make a call end earlier than it did, as an interruption does. It cannot put words
+    into the reply: those that count are the server's own, character by character.
+
+    Args:
+        journal: What was noted of the reply.
+        turn: The turn that was kept.
+        heard: The words that the client says were heard; None where it says nothing.
+        sent: The words of this turn that were signed as sent; empty where there is no proof.
+
+    Returns:
+        The journal, with what it lacked of `sent`; and the words that count as heard. Where
+        `heard` is about another reply it is returned as it is, to be compared and not to be said.
+    """
+    journal = journal if journal.turn == turn else Journal(turn)
+    if len(sent) > len(journal.words) and _spaced(sent).startswith(_spaced(journal.words)):
+        journal = replace(journal, words=sent, complete=False)
+    if heard is None:
+        return journal, None
+    known, told = _spaced(journal.words), _spaced(heard)
+    if known.startswith(told):
+        return journal, _beginning(journal.words, heard)
+    return journal, journal.words if told.startswith(known) else heard
+
+
+def _beginning(words: str, heard: str) -> str:
+    """As much of `words` as `heard` has characters, white space apart."""
+    left = sum(map(len, heard.split()))
+    end = 0
+    for word in re.finditer(r"\S+", words):
+        if left <= 0:
+            break
+        end = min(word.end(), word.start() + left)
+        left -= len(word.group())
+    rest = words[end:]
+    space = len(rest) - len(rest.lstrip()) if heard[-1:].isspace() else 0
+    return words[: end + space]
+
+
 def cut(journal: str, heard: str | None) -> str:
     """Tell after which words a reply was cut.
 
@@ -34,7 +78,8 @@ def cut(journal: str, heard: str | None) -> str:
 
     Args:
         journal: The words that went out, as far as they were noted.
-        heard: The words that the caller has heard; None where that is not known.
+        heard: The words that the caller has heard, as far as they are believed; None where that is
+            not known.
 
     Returns:
         The words.
@@ -72,8 +117,10 @@ def resume(
         started: The functions that were started and may not have their result in `snapshot`.
         fresh: What stands in the context of the bot that goes on: its opening, which was said long
             ago and is dropped, and perhaps new words of the caller's.
-        heard: What the caller has heard of the last reply; None where that is not known.
-        ended: Whether they have heard its end.
+        heard: What the caller has heard of the last reply, as `believed` gives it; None where that
+            is not known.
+        ended: Whether they have heard its end. It is their word alone: as with an interruption, the
+            reply does not go on.
         asked: The caller's last words, as their client knows them; None where it does not.
         called_for: The words for which functions were called in a turn that `snapshot` does not
             know; empty if there was none.

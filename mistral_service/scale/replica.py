@@ -17,6 +17,7 @@ from mistral_service.scale import metrics
 from mistral_service.scale.args import Args, load_bot, read_secrets
 from mistral_service.scale.calls import Bot, Calls
 from mistral_service.scale.ingress import MayCall, create_app
+from mistral_service.scale.limits import LARGEST
 
 LEAVE_S = 15.0
 """Seconds before the deadline of a shutdown at which the calls that are left are sent elsewhere."""
@@ -85,7 +86,14 @@ class Replica:
         status["camera"] = bool(getattr(module, "CAMERA", False))
         status["text"] = bool(getattr(module, "TEXT", False))
         may_call = cast("MayCall | None", getattr(module, "may_call", None))
-        self.app = create_app(self.calls, status, self.healthy, may_call)
+        self.app = create_app(
+            self.calls,
+            status,
+            self.healthy,
+            may_call,
+            allowed_origins=self.args.allowed_origins,
+            twilio_auth_token=os.environ.get("TWILIO_AUTH_TOKEN"),
+        )
         Replica.here = self
 
     async def close(self) -> None:
@@ -147,11 +155,21 @@ class Replica:
             if leaves is None and shutting_down():
                 leaves = now + max(0.0, self.args.drain_seconds - LEAVE_S)
                 logger.info(f"Draining: {len(self.calls or ())} calls may go on for a while")
+            bound_messages()
             if leaves is None:
                 continue
             keep_lines_open()
             if now >= leaves and self.calls and (moving is None or moving.done()):
                 moving = asyncio.create_task(self.calls.move(within=LEAVE_S / 3))
+
+
+def bound_messages() -> None:
+    """Bound the messages of new lines in the server that HAProxy reaches this replica by.
+
+    Else that server holds 16 MB of each line before anything here sees a byte of them.
+    """
+    for server in _servers():
+        server.config.ws_max_size = LARGEST
 
 
 def keep_lines_open() -> None:
@@ -160,9 +178,8 @@ def keep_lines_open() -> None:
     Half a minute into a drain Ray ends that server, so that no new calls come, and waits for those
     that are there; the server, uvicorn, would close their lines in the same moment.
     """
-    for replica in _replicas():
-        server = getattr(replica, "_direct_ingress_http_server", None)
-        for connection in list(getattr(getattr(server, "server_state", None), "connections", ())):
+    for server in _servers():
+        for connection in list(server.server_state.connections):
             if getattr(connection, "handshake_complete", False):
                 connection.shutdown = lambda: None
 
@@ -175,6 +192,11 @@ def shutting_down() -> bool:
     that outlast the drain break as if the machine had: their callers come back all the same.
     """
     return any(getattr(replica, "_shutting_down", False) for replica in _replicas())
+
+
+def _servers() -> list[Any]:
+    servers = [getattr(replica, "_direct_ingress_http_server", None) for replica in _replicas()]
+    return [server for server in servers if hasattr(server, "server_state")]
 
 
 def _replicas() -> list[Any]:

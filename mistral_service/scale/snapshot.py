@@ -51,6 +51,7 @@ class Snapshot:
             which another bot's opening is known again.
         settings: The service's settings, as far as JSON can hold them.
         ledger: The calls of functions that are known, as `Ledger.kept` gives them.
+        proof_key: The call's secret, with which what its caller was sent is signed.
     """
 
     turn: int = 0
@@ -58,6 +59,7 @@ class Snapshot:
     opened_with: list[str] = field(default_factory=list[str])
     settings: Json = field(default_factory=dict[str, Any])
     ledger: list[Json] = field(default_factory=list[Json])
+    proof_key: str = ""
 
 
 @dataclass
@@ -107,6 +109,7 @@ class _Record(BaseModel):
     opened_with: list[str]
     settings: Json
     ledger: list[Json]
+    proof_key: str = ""
 
 
 _VERSION = TypeAdapter[int](Whole)
@@ -130,6 +133,7 @@ def snapshot_to_json(snapshot: Snapshot, limit: int = LIMIT, warned: set[str] | 
         "opened_with": snapshot.opened_with[:MARKS_MOST],
         "settings": snapshot.settings,
         "ledger": remembered(snapshot.ledger),
+        "proof_key": snapshot.proof_key,
     }
     return f'{dumps(rest)[:-1]}, "messages": [{", ".join(messages)}]}}'
 
@@ -158,6 +162,7 @@ def snapshot_from_json(data: Any) -> Snapshot:
         opened_with=record.opened_with,
         settings=record.settings,
         ledger=record.ledger,
+        proof_key=record.proof_key,
     )
 
 

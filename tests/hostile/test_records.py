@@ -319,7 +319,7 @@ async def test_what_json_cannot_hold_keeps_no_call_from_being_kept(store: Store)
     taken = await keepers.open(CALL)
     assert taken._snapshot.messages[-1] == USER
     assert len(taken._snapshot.messages) == len(messages) + 1
-    assert len(taken._started) == len(odd)
+    assert len(taken._functions.started) == len(odd)
     await taken.close(over=True)
 
 

@@ -93,6 +93,7 @@ class Caller:
         self._ended = False
         self._asked = ""
         self._note: str | None = None  # the functions that have started, sealed by the machine
+        self._sent: dict[str, Any] | None = None  # what was signed as sent of the latest reply
 
     def _turn(self, k: int, words: int) -> Turn:
         begin = f"Caller {self.number}, turn {k}: "
@@ -142,8 +143,8 @@ class Caller:
         )
         asked = self._asked
         hello = {"type": "call", "id": self.id, "heard": self._reply, "ended": self._ended}
-        hello["note"] = self._note
-        await socket.send(json.dumps({**hello, "asked": asked or None}))
+        hello |= {"asked": asked or None, "sent": self._sent, "note": self._note}
+        await socket.send(json.dumps(hello))
         answer = json.loads(await asyncio.wait_for(socket.recv(), 5))
         if "error" in answer:
             await socket.wait_closed()
@@ -196,6 +197,8 @@ class Caller:
                 elif (said := json.loads(data)).get("type") == "ping":
                     self._note = said["note"]
                     await socket.send(json.dumps({"type": "pong", "id": said["id"]}))
+                else:
+                    self._signed(said)
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         return self._last if gone else time.monotonic()
@@ -218,6 +221,12 @@ class Caller:
         self.lost = self.lost or f"not taken up in {GIVES_UP:.0f} s: {last}"
         self._told.set()
         return False
+
+    def _signed(self, told: dict[str, Any]) -> None:
+        if told["type"] == "call":
+            turn = told["turn"]
+            before = self._sent["words"] if self._sent and self._sent["turn"] == turn else ""
+            self._sent = {"turn": turn, "words": before + told["sent"], "proof": told["proof"]}
 
     def _hear(self, data: Any) -> None:
         frame = protobufs.Frame.FromString(data)

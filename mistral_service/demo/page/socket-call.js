@@ -36,6 +36,7 @@ export class SocketCall extends EventTarget {
   #socket; // the one the call goes over; none while it moves
   #id = null;
   #note = null; // the functions that have started, as the machine wrote them down; sealed
+  #sent = null; // what the server has signed as sent of the latest reply; the next one asks for it
   #pulse;
   #silent = 0; // ticks since something came
   #came = false; // whether anything has come from the bot on this line
@@ -123,7 +124,8 @@ export class SocketCall extends EventTarget {
       };
       socket.onopen = () => {
         const { words: heard, ended, asked } = this.heard;
-        const hello = { id: this.#id, heard, ended, asked, note: this.#note };
+        const sent = (heard && this.#sent) || undefined; // left out
+        const hello = { id: this.#id, heard, ended, asked, sent, note: this.#note };
         socket.send(JSON.stringify({ type: "call", ...hello }));
       };
       socket.onclose = ({ code }) => fail(code);
@@ -184,11 +186,19 @@ export class SocketCall extends EventTarget {
     }
   }
 
-  /** A text of the protocol: a note is kept before it is confirmed, for the next machine. */
-  #told({ type, id, note }) {
-    if (type !== "ping") return;
-    this.#note = note;
-    this.#socket.send(JSON.stringify({ type: "pong", id }));
+  /** A text of the protocol. */
+  #told(message) {
+    if (message.type === "call") this.#signed(message);
+    else if (message.type === "ping") {
+      this.#note = message.note; // kept before it is confirmed, for the next machine
+      this.#socket.send(JSON.stringify({ type: "pong", id: message.id }));
+    }
+  }
+
+  /** The server's word of how far a reply was sent comes before the words. */
+  #signed({ turn, sent, proof }) {
+    const words = (this.#sent?.turn === turn ? this.#sent.words : "") + sent;
+    this.#sent = { turn, words, proof };
   }
 
   #says(piece) {
@@ -215,7 +225,10 @@ export class SocketCall extends EventTarget {
     try {
       const { resumed, asked } = await this.#reach(PATIENCE_MS);
       const written = this.heard.moved(resumed ? asked : null);
-      if (!resumed) this.heard = new Heard(this.heard.voiced);
+      if (!resumed) {
+        this.heard = new Heard(this.heard.voiced);
+        this.#sent = null;
+      }
       this.#emit("moved", { resumed, ...written });
     } catch (error) {
       this.#hungUp(error.code === REFUSED ? OVER : this.#failed ? BROKE : GAVE_UP);
