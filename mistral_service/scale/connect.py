@@ -85,10 +85,10 @@ class Address:
             raise ValueError(
                 "redis_url: redis+sentinel:// names no service: allowed is …/SERVICE/0"
             )
-        if not kind and len(hosts) > 1:
+        if not kind and "," in listed:
             raise ValueError("redis_url has several hosts: allowed with +sentinel or +cluster")
         path = parts.path if not kind else f"/{db or 0}" if kind == "sentinel" else ""
-        name, port = hosts[0]
+        (name, port), *_ = hosts
         one = f"{user}{at}{f'[{name}]' if ':' in name else name}:{port}"
         return cls(
             kind,

@@ -126,7 +126,7 @@ def _wait(
         if over <= 0:
             break
         over, wait = over - amount, at
-    return windows * window + wait
+    return min(windows * window + wait, window)
 
 
 def _amount(tokens: float, least: float = -_MOST) -> float:

@@ -112,6 +112,8 @@ while over[1] > 0 or over[2] > 0 do
   end
   at = at + 100
 end
+-- A caller that has whole windows of others ahead comes back after one: by then more is known.
+wait = math.min(wait, window)
 local pause = math.max(0, math.min((tonumber(facts[3] or 0) or 0) - now, tonumber(ARGV[12])))
 wait = math.max(wait, pause)
 if wait > 0 then
