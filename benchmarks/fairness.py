@@ -52,10 +52,14 @@ def child(skew: float, *arguments: object) -> subprocess.Popen[str]:
         "import fairness; fairness.in_child(*sys.argv[2:])"
     )
     command = [sys.executable, "-c", code, str(skew), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def in_child(url: str, seconds: str, sizes: str) -> None:
+    import mistral_service.scale.budget  # noqa: F401  # all begin together, once they are ready
+
+    print("ready", flush=True)
+    sys.stdin.readline()
     print(json.dumps(asyncio.run(machine(url, float(seconds), json.loads(sizes)))))
 
 
@@ -65,6 +69,13 @@ def together(seconds: float, *machines: tuple[float, list[int]]) -> list[dict[st
 
     with RedisServer() as redis:
         children = [child(skew, redis.url, seconds, sizes) for skew, sizes in machines]
+        for each in children:
+            assert each.stdout is not None
+            each.stdout.readline()
+        for each in children:
+            assert each.stdin is not None
+            each.stdin.write("\n")
+            each.stdin.flush()
         return [json.loads(each.communicate(timeout=seconds + 60)[0]) for each in children]
 
 

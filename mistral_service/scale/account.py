@@ -164,6 +164,19 @@ class Account:
         return self.ledger.room_in(now, units, requests, tokens, ahead)
 
 
+def limits_in(**told: float | str | None) -> dict[str, float]:
+    """The limits that were told; what is no limit is left out, and none is above `NO_LIMIT`."""
+    found: dict[str, float] = {}
+    for name, limit in told.items():
+        try:
+            value = min(float(limit or 0), float(NO_LIMIT * UNIT))
+        except (ValueError, OverflowError):
+            continue
+        if value > 0:
+            found[name] = value
+    return found
+
+
 def _least(*limits: float | None) -> float | None:
     return min((limit for limit in limits if limit is not None), default=None)
 

@@ -16,10 +16,10 @@ from typing import Any, cast
 
 from loguru import logger
 
-from mistral_service.scale.account import BEAT, SHARES, Account
+from mistral_service.scale.account import BEAT, SHARES, Account, limits_in
 from mistral_service.scale.ledger import UNIT, Ledger
 from mistral_service.scale.places import Place, Places
-from mistral_service.scale.shared_log import GONE, SharedLog, limits_in
+from mistral_service.scale.shared_log import GONE, SharedLog
 from mistral_service.surroundings import Ask, Rank
 from mistral_service.wire.errors import HeldBack, MistralError
 from mistral_service.wire.rate import WINDOW, RateBudget
@@ -147,6 +147,7 @@ class SharedBudget:
         caller, account, now = _caller(ask), self._of(ask), _now()
         place = self._places.of(caller, _key(ask), ask.rank, now)
         self._leave(caller, but=place)
+        self._places.hold(caller, place, now)  # meanwhile: who falls back alone sees it
         account.ledger.used(now)
         tokens = account.possible(ask.tokens)
         place.units = units = account.ledger.units(tokens)
@@ -163,7 +164,7 @@ class SharedBudget:
                     wait = self._alone(account, place)
         except BaseException:
             wait = math.inf
-            self._later(self._log.leave, place)
+            self._leave(caller)
             raise
         finally:
             if wait > 0:
@@ -172,6 +173,7 @@ class SharedBudget:
             self._hold(caller, place, wait)
             self.stats.refused[ask.rank] += 1
             raise HeldBack(wait + _A_MOMENT)
+        self._places.leave(caller)
         account.ledger.add(_now(), units, kept=kept, id=place.id)
         self.stats.admitted += 1
 
@@ -190,8 +192,7 @@ class SharedBudget:
             return
         account, now = self._of(ask), _now()
         account.heard = (now, budget)
-        told = {"requests": budget.request_limit, "tokens": budget.token_limit}
-        fields = {name: limit for name, limit in told.items() if limit and 0 < limit < math.inf}
+        fields = limits_in(requests=budget.request_limit, tokens=budget.token_limit)
         before = (account.requests, account.tokens)
         account.know(fields)
         news = before != (account.requests, account.tokens)
@@ -228,7 +229,8 @@ class SharedBudget:
             if answer.wait is not None:
                 break
             account.limits = answer.limits
-            account.know(limits_in(answer.limits))
+            requests, tokens = answer.limits
+            account.know(limits_in(requests=requests, tokens=tokens))
         if answer.pause > 0:
             account.pause = max(account.pause, _now() + answer.pause)
         return max(answer.wait, account.pause - _now())

@@ -6,7 +6,6 @@ that a server which counts exactly refuses. What counts is Redis's clock.
 """
 
 import contextlib
-import math
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -177,16 +176,6 @@ class SharedLog:
     def _keys(self, key: str) -> list[str]:
         tagged = f"{{{self._name}:{key}}}"
         return [f"{tagged}:{what}" for what in ("known", "log", "sums", "line")]
-
-
-def limits_in(told: tuple[str, str]) -> dict[str, float]:
-    """The limits that stand in Redis; what is no limit is left out."""
-    found: dict[str, float] = {}
-    for name, text in zip(("requests", "tokens"), told, strict=True):
-        with contextlib.suppress(ValueError):
-            if math.isfinite(value := float(text)) and value > 0:
-                found[name] = value
-    return found
 
 
 def _micro(seconds: float) -> int:
