@@ -51,7 +51,7 @@ def check_model(name: str, value: object, path: str = "") -> None:
 
 
 def check_ray_service(spec: object) -> None:
-    """Hold the `spec` of a RayService against KubeRay's schema, and its pods against Kubernetes'."""
+    """Hold the `spec` of a RayService against its schema, and the pods in it against theirs."""
 
     def kubernetes(_validator: Any, model: str, instance: object, _schema: object):
         try:

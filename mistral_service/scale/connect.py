@@ -20,6 +20,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 
 _PORTS = {"": 6379, "sentinel": 26379, "cluster": 6379}
@@ -75,7 +76,8 @@ class Address:
             raise ValueError(f"redis_url: replicas is {replicas!r}: allowed is {allowed}")
         sentinel = {name.removeprefix("sentinel_"): value for name, value in ours.items()}
         if scheme == "unix":
-            return cls("", (), "", urlunsplit(parts._replace(query=rest)), int(replicas))
+            path = f"unix://{parts.netloc}{parts.path}{'?' if rest else ''}{rest}"
+            return cls("", (), "", path, int(replicas))
         user, at, listed = parts.netloc.rpartition("@")
         hosts = tuple(_host(each, _PORTS[kind]) for each in listed.split(","))
         service = db = ""
@@ -143,7 +145,9 @@ def connect(
         nodes = [ClusterNode(host, port) for host, port in address.hosts]
         return cast(Any, RedisCluster)(startup_nodes=nodes, **options)
     secure = {name: value for name, value in options.items() if name.startswith(("ssl", "socket_"))}
-    sentinels = Sentinel(list(address.hosts), sentinel_kwargs=secure | address.sentinel, **options)
+    # One Sentinel that is away is not asked again: there are others.
+    asking = secure | address.sentinel | {"retry": Retry(NoBackoff(), 0)}
+    sentinels = Sentinel(list(address.hosts), sentinel_kwargs=asking, **options)
     return cast(Any, sentinels).master_for(address.service)
 
 
