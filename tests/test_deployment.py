@@ -248,6 +248,19 @@ def test_a_key_where_everybody_could_read_it_is_refused():
     refuse_visible_secrets({"env_vars": {"MISTRAL_API_KEY_FILE": "/secrets/key"}})
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("MISTRAL_SERVICE_KEEP_KEY", "MISTRAL_SERVICE_KEEP_KEY_FILE"),
+        ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"),
+    ],
+)
+def test_each_secret_where_everybody_could_read_it_is_refused(name: str, file: str):
+    with pytest.raises(ValueError, match=rf"env_vars has {name}, .* in {file}") as told:
+        refuse_visible_secrets({"env_vars": {name: "very-secret"}})
+    assert "very-secret" not in str(told.value)
+
+
 def test_secrets_come_from_mounted_files(tmp_path: Path):
     (tmp_path / "key").write_text("from a file\n")
     found = {
