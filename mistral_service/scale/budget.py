@@ -31,6 +31,10 @@ somewhat closer to each other."""
 _A_MOMENT = 0.005
 """Seconds after the moment at which there is room, for a timer that fires a little early."""
 
+_APART, _MOST_APART = 0.06, 1.2
+"""Seconds between two that wait for the same room, and at most for all of them: they do not come
+in one burst, which would come again with every window."""
+
 _STARTED = time.time() - time.monotonic()
 
 _SETTLES = 2 * BEAT
@@ -233,13 +237,14 @@ class SharedBudget:
             account.know(limits_in(requests=requests, tokens=tokens))
         if answer.pause > 0:
             account.pause = max(account.pause, _now() + answer.pause)
-        return max(answer.wait, account.pause - _now())
+        return _apart(max(answer.wait, account.pause - _now()), answer.ahead)
 
     def _alone(self, account: Account, place: Place) -> float:
         """Seconds until this process's share has room beside those who came before."""
         now = _now()
         ahead = self._places.ahead(place, now)
-        return account.room_in(now, place.units, place.rank, self.stats.processes, ahead)
+        wait = account.room_in(now, place.units, place.rank, self.stats.processes, ahead)
+        return _apart(wait, ahead[0])
 
     def _hold(self, caller: Hashable, place: Place, wait: float) -> None:
         self._places.hold(caller, place, _now() + wait)
@@ -342,6 +347,11 @@ def _key(ask: Ask) -> str:
 
 def _caller(ask: Ask) -> Hashable:
     return ask.caller or asyncio.current_task()
+
+
+def _apart(wait: float, ahead: int) -> float:
+    """Seconds to wait, in the order of the line."""
+    return wait + min(_APART * ahead, _MOST_APART) if wait > 0 else 0.0
 
 
 def _now() -> float:

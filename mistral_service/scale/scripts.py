@@ -56,7 +56,10 @@ local bounds = {tonumber(ARGV[6]), tonumber(ARGV[7])}
 local stays, lease = tonumber(ARGV[8]), tonumber(ARGV[9])
 local facts = redis.call('HMGET', known, 'requests', 'tokens', 'pause')
 local requests, tokens = facts[1] or '', facts[2] or ''
-local function answer(wait, pause) return {text(wait), text(pause), requests, tokens} end
+local ahead = {0, 0}
+local function answer(wait, pause)
+  return {text(wait), text(pause), text(ahead[1]), requests, tokens}
+end
 
 -- The bounds were made from limits that others have changed: they are to be made anew.
 if requests ~= ARGV[10] or tokens ~= ARGV[11] then return answer(-1, 0) end
@@ -64,7 +67,6 @@ units = math.min(units, bounds[2])
 local member = id .. ':' .. text(units)
 if redis.call('ZSCORE', log, member) then return answer(0, 0) end  -- asked twice, after a timeout
 
-local ahead = {0, 0}
 if redis.call('HLEN', line) > 0 then
   local places, mine = redis.call('HGETALL', line), false
   for i = 1, #places, 2 do
@@ -135,7 +137,8 @@ return answer(0, 0)
 Arguments: window, id, rank, age (µs since the caller asked first), units, bound of requests, bound
 of units, for how long a place outlasts its moment, for how long it lasts without a sign of life,
 the limits (requests, tokens) from which the bounds were made, the longest pause. Returns the µs to
-wait (0: let out; -1: the limits are others), those of them that are a pause, and the limits.
+wait (0: let out; -1: the limits are others), those of them that are a pause,
+how many requests go first, and the limits.
 """
 
 LOOK = (

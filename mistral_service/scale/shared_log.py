@@ -42,11 +42,13 @@ class Answer:
     Parameters:
         wait: Seconds to wait; 0 if it was let out, None if the limits are others than was thought.
         pause: Those of them for which nothing is let out.
+        ahead: How many requests go first.
         limits: The limits of requests and tokens as they stand in Redis: text, empty if unknown.
     """
 
     wait: float | None
     pause: float
+    ahead: int
     limits: tuple[str, str]
 
 
@@ -86,7 +88,7 @@ class SharedLog:
             limits: The limits from which the bounds were made, as they stood in Redis.
         """
         requests, units = (NO_LIMIT if bound is None else bound for bound in bounds)
-        wait, pause, *told = await self._admit(
+        wait, pause, ahead, *told = await self._admit(
             keys=self._keys(place.key),
             args=[
                 _micro(self._window),
@@ -103,7 +105,7 @@ class SharedLog:
             ],
         )
         waits = None if wait == "-1" else int(wait) / 1e6
-        return Answer(waits, int(pause) / 1e6, (str(told[0]), str(told[1])))
+        return Answer(waits, int(pause) / 1e6, int(ahead), (str(told[0]), str(told[1])))
 
     async def leave(self, place: Place) -> None:
         """Give up a place."""
