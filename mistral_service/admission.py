@@ -1,6 +1,8 @@
 """What a service tells the gate of its requests: whose they are, what they cost, how urgent."""
 
 import hashlib
+import uuid
+from collections.abc import Callable
 from typing import Any, cast
 
 from openai import AsyncOpenAI
@@ -8,7 +10,7 @@ from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMe
 
 from mistral_service.settings import given
 from mistral_service.surroundings import Ask, Gate, Rank
-from mistral_service.wire.errors import MistralError, Reason
+from mistral_service.wire.errors import HeldBack, MistralError, Reason
 from mistral_service.wire.rate import RateBudget
 
 _CHARACTERS_PER_TOKEN = 3
@@ -20,6 +22,13 @@ _PICTURE_TOKENS = 1500
 _GROWTH = 100
 """Tokens by which a turn is longer than the one before it: a sentence of each side."""
 
+_TIMES, _BEYOND = 4, 32_000
+"""A turn costs at most so many times what was estimated, and so many tokens more: a reply has some
+thousands, and thinking some ten thousands. A server that says more says nothing."""
+
+_PATIENCE = 9.0
+"""Seconds that a question outside of a conversation waits for room: the default of a turn."""
+
 
 class Admission:
     """One conversation's way through the gate.
@@ -30,6 +39,8 @@ class Admission:
 
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
+        self._caller = uuid.uuid4().hex
+        self._waits: Ask | None = None
         self._cost: int | None = None
         self._goes_on = False
 
@@ -53,6 +64,7 @@ class Admission:
             model,
             _estimate(context) if tokens is None else tokens + _GROWTH,
             Rank.TURN if goes_on else Rank.NEW_CALL,
+            "" if aside else self._caller,
         )
 
     async def admit(self, ask: Ask) -> Ask:
@@ -64,21 +76,45 @@ class Admission:
         Raises:
             MistralError: If the gate refuses it.
         """
-        await self.gate.admit(ask)
+        try:
+            await self.gate.admit(ask)
+        except HeldBack as e:
+            # A second request is not sent late, and a question that waits too long is given up.
+            aside = not ask.caller
+            if ask.rank is Rank.HEDGE or (aside and (e.retry_after or 0.0) > _PATIENCE):
+                self._leave(ask)
+            elif not aside:
+                self._waits = ask
+            raise
+        if ask.caller:
+            self._waits = None
         return ask
+
+    def leave(self) -> None:
+        """Give up the place where requests wait: the turn is over, however it ended."""
+        if self._waits is not None:
+            self._leave(self._waits)
+            self._waits = None
+
+    def _leave(self, ask: Ask) -> None:
+        # A gate that keeps no line needs no such method.
+        leave = cast("Callable[[Ask], None] | None", getattr(self.gate, "leave", None))
+        if leave is not None:
+            leave(ask)
 
     def answered(self, ask: Ask, budget: RateBudget | None) -> bool:
         """Take note of an answer; returns whether it told what the request was counted with."""
         self._goes_on = True
         self.gate.answered(ask, budget)
-        if budget is None or budget.query_cost is None:
+        if budget is None or not _is_a_cost(budget.query_cost, ask):
             return False
-        self.spent(ask, int(budget.query_cost))
+        self.spent(ask, int(budget.query_cost or 0))
         return True
 
     def spent(self, ask: Ask, tokens: int) -> None:
         """Take note of what a turn was counted with."""
-        self._cost = tokens
+        # The next turn is estimated anew where that cannot be.
+        self._cost = tokens if _is_a_cost(tokens, ask) else None
         self.gate.spent(ask, tokens)
 
     def failed(self, ask: Ask, error: MistralError | None) -> None:
@@ -90,6 +126,11 @@ class Admission:
 def account_of(client: AsyncOpenAI) -> str:
     """A name of the account behind a client, which tells neither key nor address."""
     return hashlib.sha256(f"{client.base_url}\n{client.api_key}".encode()).hexdigest()[:16]
+
+
+def _is_a_cost(tokens: float | None, ask: Ask) -> bool:
+    """Whether a request can have been counted with so many tokens."""
+    return tokens is not None and 0 <= tokens <= _TIMES * ask.tokens + _BEYOND
 
 
 def _turns(context: LLMContext) -> int:

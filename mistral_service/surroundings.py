@@ -42,13 +42,16 @@ class Ask:
         account: A name of the account, which does not tell its key.
         model: The model that is asked.
         tokens: How many tokens it will probably be counted with.
-        rank: Who asks.
+        rank: How urgent it is.
+        caller: A name of the conversation that asks, which has one place where requests wait;
+            empty for the task that asks.
     """
 
     account: str
     model: str
     tokens: int
     rank: Rank
+    caller: str = ""
 
 
 class Gate(Protocol):

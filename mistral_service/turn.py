@@ -97,6 +97,8 @@ class Turns(Asking):
                 turn.context = self._reminded(asked, plan, reply, "".join(turn.said))
                 turn.asked = turn.context
         finally:
+            if self._admission is not None:
+                self._admission.leave()
             if self._keeper is not None:
                 await self._keeper.ends(complete=complete)
             if self._tracing_enabled:

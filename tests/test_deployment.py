@@ -1,17 +1,27 @@
 """What is deployed on Ray Serve: its files, its arguments, its secrets, and what is measured."""
 
+import asyncio
+import contextlib
+import copy
 import json
+import os
 import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from conftest import until
+from kubernetes_schemas import API_VERSIONS, check_model, check_ray_service
 from pipecat.frames.frames import MetricsFrame
 from pipecat.metrics.metrics import TTFBMetricsData
+from ports import free_port
 from ray.serve.schema import ServeDeploySchema
 from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from scale_redis import RedisServer, redis
 
 import mistral_service.scale
@@ -26,6 +36,7 @@ from mistral_service.scale.args import (
 )
 from mistral_service.scale.budget import SharedBudget
 from mistral_service.scale.replica import Replica
+from mistral_service.scale.store import Store
 from mistral_service.surroundings import Ask, Rank
 
 __all__ = ["redis"]
@@ -45,6 +56,147 @@ def test_the_files_that_ship_are_what_ray_and_the_application_understand():
         [application] = schema.applications
         assert application.import_path == f"{app.__module__}:{app.__name__}"
         assert read_args(application.args).min_replicas >= 2
+
+
+MANIFEST = [*yaml.safe_load_all((DEPLOY / "kuberay.yaml").read_text())]
+
+
+@pytest.mark.parametrize("manifest", MANIFEST, ids=lambda m: f"{m['kind']}/{m['metadata']['name']}")
+def test_each_object_is_what_its_schema_allows(manifest: dict[str, Any]):
+    if manifest["kind"] == "RayService":
+        assert manifest["apiVersion"] == "ray.io/v1"
+        check_model("V1ObjectMeta", manifest["metadata"])
+        check_ray_service(manifest["spec"])
+    else:
+        assert manifest["apiVersion"] in API_VERSIONS[manifest["kind"]]
+        check_model(f"V1{manifest['kind']}", manifest)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("spec", "rayClusterConfig", "authOption"), {}),
+        (("spec", "rayClusterConfig", "authOptions", "mode"), "tokens"),
+        (("spec", "rayClusterConfig", "headGroupSpec", "template", "spec", "securtyContext"), {}),
+        (("spec", "rayClusterConfig", "headGroupSpec", "template", "spec", "containers"), {}),
+    ],
+)
+def test_the_schemas_refuse_what_is_not_allowed(path: tuple[str, ...], value: object):
+    service = copy.deepcopy(kubernetes()["RayService"])
+    place = service
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
+    with pytest.raises((AssertionError, jsonschema.ValidationError)):
+        check_ray_service(service["spec"])
+
+
+def pods() -> dict[str, dict[str, Any]]:
+    """The template of each kind of pod."""
+    found = {
+        m["metadata"]["name"]: m["spec"]["template"]
+        for m in MANIFEST
+        if m["kind"] in ("Deployment", "StatefulSet")
+    }
+    cluster = kubernetes()["RayService"]["spec"]["rayClusterConfig"]
+    [workers] = cluster["workerGroupSpecs"]
+    return found | {"head": cluster["headGroupSpec"]["template"], "workers": workers["template"]}
+
+
+@pytest.mark.parametrize(("name", "pod"), pods().items(), ids=pods())
+def test_a_pod_may_do_no_more_than_it_must(name: str, pod: dict[str, Any]):
+    spec = pod["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] > 0
+    # The head's autoscaler asks Kubernetes for pods; nothing else asks it for anything.
+    assert name == "head" or spec["automountServiceAccountToken"] is False
+    for container in spec["containers"]:
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert {"cpu", "memory"} == set(container["resources"]["limits"])
+        for variable in container["env"]:
+            if re.search("PASSWORD|TOKEN|KEY|URL", variable["name"]):
+                assert "secretKeyRef" in variable.get("valueFrom", {}) or (
+                    variable["name"].endswith("_FILE")
+                )
+
+
+def test_who_is_not_named_reaches_no_port():
+    policies = [m["spec"] for m in MANIFEST if m["kind"] == "NetworkPolicy"]
+
+    def reached_by(labels: dict[str, str]) -> list[tuple[object, object]]:
+        """Who reaches which ports of a pod; all reach all where no policy selects it."""
+        rules: list[tuple[object, object]] = []
+        selecting = [p for p in policies if "Ingress" in p["policyTypes"] and selects(p, labels)]
+        assert selecting
+        for policy in selecting:
+            for rule in policy["ingress"]:
+                assert rule["from"]
+                rules += [(each, rule.get("ports")) for each in rule["from"]]
+        return rules
+
+    def selects(policy: dict[str, Any], labels: dict[str, str]) -> bool:
+        selector = policy["podSelector"]
+        return all(labels.get(k) == v for k, v in selector.get("matchLabels", {}).items()) and all(
+            labels.get(each["key"]) in each["values"]
+            for each in selector.get("matchExpressions", [])
+        )
+
+    ours = {"podSelector": {"matchLabels": {"app": "mistral-calls"}}}
+    for name, pod in pods().items():
+        for who, ports in reached_by(pod["metadata"]["labels"]):
+            if who == ours:
+                continue
+            assert "redis" not in name, who
+            assert {each["port"] for each in ports or []} <= {8000, 8080, 8265}, who
+            if {"port": 8265} in (ports or []):
+                selector = who["podSelector"]["matchLabels"]
+                assert selector == {"app.kubernetes.io/name": "kuberay-operator"}
+
+
+@pytest.fixture
+def shipped_redis(tmp_path: Path) -> Iterator[str]:
+    """The Redis of the manifest, as its command starts it: its address, without user."""
+    [pod] = [m for m in MANIFEST if m["kind"] == "Deployment"]
+    [container] = pod["spec"]["template"]["spec"]["containers"]
+    assert "volumeMounts" not in container
+    *shell, command = container["command"]
+    port = free_port()
+    command = command.replace("--dir /tmp", f"--dir {tmp_path}")
+    process = subprocess.Popen(
+        [*shell, f"{command} --port {port} --bind 127.0.0.1"],
+        env={**os.environ, "REDIS_PASSWORD": "a-password"},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield f"127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait(10)
+    assert list(tmp_path.iterdir()) == []  # what callers said is on no disk
+
+
+async def test_the_redis_of_the_manifest_serves_calls_and_little_else(shipped_redis: str):
+    url = f"redis://calls:a-password@{shipped_redis}"
+    client, stranger = Redis.from_url(url), Redis.from_url(f"redis://{shipped_redis}")
+    budget, store = SharedBudget(url), Store(url)
+    for _ in range(200):
+        with contextlib.suppress(RedisError):
+            if await client.ping():
+                break
+        await asyncio.sleep(0.05)
+    taken = await store.take("a call", 60.0, create=True)
+    assert taken is not None
+    await store.write("a call", taken.fence, {"snapshot": b"4111 1111 1111 1111"}, 60.0)
+    await store.end("a call", taken.fence, 60.0)
+    await budget.admit(Ask("an account", "a model", 10, Rank.TURN))
+    assert not budget.stats.local
+    for forbidden in ("CONFIG GET save", "SAVE", "BGSAVE", "FLUSHALL", "KEYS *", "MODULE LIST"):
+        with pytest.raises(NoPermissionError):
+            await client.execute_command(*forbidden.split())
+    with pytest.raises(AuthenticationError):
+        await stranger.ping()
+    await asyncio.gather(budget.close(), store.close(), client.aclose(), stranger.aclose())
 
 
 def test_a_pod_has_the_time_that_its_calls_have():
@@ -94,6 +246,19 @@ def test_a_key_where_everybody_could_read_it_is_refused():
         refuse_visible_secrets({"env_vars": {"MISTRAL_API_KEY": "very-secret"}})
     assert "very-secret" not in str(told.value)
     refuse_visible_secrets({"env_vars": {"MISTRAL_API_KEY_FILE": "/secrets/key"}})
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("MISTRAL_SERVICE_KEEP_KEY", "MISTRAL_SERVICE_KEEP_KEY_FILE"),
+        ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"),
+    ],
+)
+def test_each_secret_where_everybody_could_read_it_is_refused(name: str, file: str):
+    with pytest.raises(ValueError, match=rf"env_vars has {name}, .* in {file}") as told:
+        refuse_visible_secrets({"env_vars": {name: "very-secret"}})
+    assert "very-secret" not in str(told.value)
 
 
 def test_secrets_come_from_mounted_files(tmp_path: Path):

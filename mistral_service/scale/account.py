@@ -18,6 +18,10 @@ BEAT = 1.0
 NO_LIMIT = 1_000_000
 """More requests or units than any account has a minute: what is not limited is counted as well."""
 
+PAUSE, LONGEST_PAUSE = 1.0, 3.0
+"""Seconds for which all pause after a refusal of Mistral's that says no time, and at most. What is
+said is mostly the whole minute, since nobody knows how much of it is over; and a turn has nine."""
+
 _FOREIGN = 0.05
 """The part of a limit from which on a difference between Mistral's count and ours is taken for the
 use of others, and not for an estimate's error."""
@@ -34,8 +38,9 @@ class Account:
         requests: The limit of requests per minute, as far as known.
         tokens: That of tokens.
         foreign: Requests and tokens that others than our processes have used.
-        pause: Until when nothing is let out, in seconds since 1970.
+        pause: Until when nothing is let out.
         used: The part of the limits that is in use, 0 to 1.
+        limits: The limits as they last stood in Redis: text, empty where none did.
         told: When the others were last told the limits.
         heard: When Mistral last said what is left, and what it said.
         seen: When the shared count was last looked at, with its requests and units.
@@ -51,16 +56,39 @@ class Account:
     foreign: tuple[float, float] = (0.0, 0.0)
     pause: float = 0.0
     used: float = 0.0
+    limits: tuple[str, str] = ("", "")
     told: float = -math.inf
     heard: tuple[float, RateBudget] | None = None
     seen: tuple[float, int, int] | None = None
     first_window: tuple[float, int, int] | None = None
 
     def know(self, fields: Mapping[str, float]) -> None:
-        """Take note of `requests` and `tokens` per minute, and of a `pause`, where told."""
+        """Take note of `requests` and `tokens` per minute, where told."""
         self.requests = _least(fields.get("requests", self.requests), self.most[0])
         self.tokens = _least(fields.get("tokens", self.tokens), self.most[1])
-        self.pause = max(self.pause, fields.get("pause", 0.0))
+
+    def refused(self, now: float, seconds: float | None) -> float:
+        """Pause after a refusal that says for how long, or does not; returns the seconds."""
+        if seconds is None or not 0 < seconds < math.inf:
+            seconds = PAUSE
+        pause = min(seconds, LONGEST_PAUSE)
+        self.pause = max(self.pause, now + pause)
+        return pause
+
+    def possible(self, tokens: float) -> float:
+        """What a request takes at most: all tokens of a window."""
+        most = self.tokens or NO_LIMIT * UNIT
+        return min(tokens, most) if tokens > 0 else 0.0
+
+    def settle(self, taken: float, cost: float) -> None:
+        """Have the next requests bear what one cost more than it was let out with, or less.
+
+        Args:
+            taken: The tokens that it was let out with.
+            cost: What it is said to have cost. What no request can cost says nothing.
+        """
+        if 0 <= cost <= (self.tokens or NO_LIMIT * UNIT):
+            self.ledger.correct(cost - self.possible(taken))
 
     def bounds(self, rank: Rank) -> tuple[int | None, int | None]:
         """Requests and units up to which a rank may go; None where no limit is known."""
@@ -109,8 +137,23 @@ class Account:
             most.append(mine + max(0, free) // processes)
         self.first_window = (now + self.ledger.window, most[0], most[1])
 
-    def room_in(self, now: float, units: int, rank: Rank, processes: int) -> float:
-        """Seconds until a request fits this process's fair share; 0 if it does now."""
+    def room_in(
+        self,
+        now: float,
+        units: int,
+        rank: Rank,
+        processes: int,
+        ahead: tuple[int, int] = (0, 0),
+    ) -> float:
+        """Seconds until a request fits this process's fair share; 0 if it does now.
+
+        Args:
+            now: The time.
+            units: What it takes.
+            rank: Who asks.
+            processes: How many processes share the limits.
+            ahead: Requests and units that this process has promised to others.
+        """
         if self.pause > now:
             return self.pause - now
         requests, tokens = (b and max(1, b // processes) for b in self.bounds(rank))
@@ -118,7 +161,20 @@ class Account:
             _, most_requests, most_units = self.first_window
             requests = requests and max(1, min(requests, most_requests))
             tokens = tokens and max(1, min(tokens, most_units))
-        return self.ledger.room_in(now, units, requests, tokens)
+        return self.ledger.room_in(now, units, requests, tokens, ahead)
+
+
+def limits_in(**told: float | str | None) -> dict[str, float]:
+    """The limits that were told; what is no limit is left out, and none is above `NO_LIMIT`."""
+    found: dict[str, float] = {}
+    for name, limit in told.items():
+        try:
+            value = min(float(limit or 0), float(NO_LIMIT * UNIT))
+        except (ValueError, OverflowError):
+            continue
+        if value > 0:
+            found[name] = value
+    return found
 
 
 def _least(*limits: float | None) -> float | None:
@@ -127,7 +183,7 @@ def _least(*limits: float | None) -> float | None:
 
 def _foreign(limit: float | None, left: float | None, ours: float) -> float:
     """How much of a limit others use."""
-    if limit is None or left is None:
+    if limit is None or left is None or not 0 <= left <= limit:
         return 0.0
     others = limit - left - ours
     return others if others > limit * _FOREIGN else 0.0

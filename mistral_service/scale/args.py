@@ -20,6 +20,9 @@ One takes about a twelfth of a core behind HAProxy: sound both ways and the dete
 _SECRETS = ("MISTRAL_API_KEY", "REDIS_URL", "MISTRAL_SERVICE_KEEP_KEY", "TWILIO_AUTH_TOKEN")
 """What is read from the environment, or from the file that `NAME_FILE` names."""
 
+_TOKEN = "RAY_AUTH_TOKEN"
+"""With it one runs code on every node. Ray reads it, or the file of `RAY_AUTH_TOKEN_PATH`."""
+
 
 class Args(BaseModel):
     """What a deployment may be told; nothing of it is secret.
@@ -97,11 +100,11 @@ def refuse_visible_secrets(runtime_env: Mapping[str, Any]) -> None:
         ValueError: If there is one.
     """
     for name in cast(Mapping[str, Any], runtime_env.get("env_vars") or {}):
-        if name in _SECRETS:
+        if name in (*_SECRETS, _TOKEN):
+            file = f"{name}_PATH" if name == _TOKEN else f"{name}_FILE"
             raise ValueError(
                 f"runtime_env: env_vars has {name}, which `serve config` and the dashboard would "
-                f"show: set it in the environment of the nodes, or name a file with it in "
-                f"{name}_FILE."
+                f"show: set it in the environment of the nodes, or name a file with it in {file}."
             )
 
 

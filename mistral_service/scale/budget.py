@@ -6,18 +6,19 @@ that go on. Who is held back is told so before the request goes out, and when th
 """
 
 import asyncio
+import itertools
 import math
-import random
 import time
-from collections.abc import Coroutine
+import uuid
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, cast
 
 from loguru import logger
 
-from mistral_service.scale.account import BEAT, NO_LIMIT, SHARES, Account
+from mistral_service.scale.account import BEAT, SHARES, Account, limits_in
 from mistral_service.scale.ledger import UNIT, Ledger
+from mistral_service.scale.places import Place, Places
 from mistral_service.scale.shared_log import GONE, SharedLog
 from mistral_service.surroundings import Ask, Rank
 from mistral_service.wire.errors import HeldBack, MistralError
@@ -27,9 +28,14 @@ _ON_THE_WAY = 1
 """Seconds that a request counts beyond the window: two that are let out a minute apart may arrive
 somewhat closer to each other."""
 
-_PAUSE, _LONGEST_PAUSE = 1.0, 3.0
-"""Seconds for which all pause after a refusal of Mistral's that says no time, and at most. What is
-said is mostly the whole minute, since nobody knows how much of it is over; and a turn has nine."""
+_A_MOMENT = 0.005
+"""Seconds after the moment at which there is room, for a timer that fires a little early."""
+
+_APART, _MOST_APART = 0.06, 1.2
+"""Seconds between two that wait for the same room, and at most for all of them: they do not come
+in one burst, which would come again with every window."""
+
+_STARTED = time.time() - time.monotonic()
 
 _SETTLES = 2 * BEAT
 """Seconds for which a process keeps to its share as well when Redis is back: by then all have
@@ -88,7 +94,8 @@ class SharedBudget:
         """Prepare it; Redis is asked at the first request.
 
         Args:
-            redis_url: Where Redis is: `redis://:PASSWORD@HOST:PORT/0`, `rediss://…`, `unix://…`.
+            redis_url: Where Redis is: `redis://:PASSWORD@HOST:PORT/0`, Sentinels, or a Cluster; see
+                `mistral_service.scale.connect`.
             requests_per_minute: The most requests, where less is wanted than Mistral allows; until
                 Mistral has told its own limits, nothing else is held back.
             tokens_per_minute: The most tokens, likewise.
@@ -99,12 +106,6 @@ class SharedBudget:
         Raises:
             ValueError: If an argument is not allowed; the sentence says what is.
         """
-        scheme = urlsplit(redis_url).scheme
-        if scheme not in ("redis", "rediss", "unix"):
-            # The rest may hold a password.
-            raise ValueError(
-                f"redis_url begins with {scheme!r}: allowed are redis://, rediss://, unix://"
-            )
         for label, value in (("requests", requests_per_minute), ("tokens", tokens_per_minute)):
             if value is not None and value < 1:
                 raise ValueError(
@@ -122,14 +123,22 @@ class SharedBudget:
         self._window = math.ceil(window) + _ON_THE_WAY
         self._log = SharedLog(redis_url, name, self._window)
         self._accounts: dict[str, Account] = {}
+        me, numbers = uuid.uuid4().hex[:12], itertools.count()
+        self._places = Places(lambda: f"{me}-{next(numbers)}")
         self._shared_again = 0.0
+        self._closed = False
         self._beating: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- the gate ---------------------------------------------------------------------------------
 
     async def admit(self, ask: Ask) -> None:
-        """Let a request out.
+        """Let a request out, or hold a place for its caller.
+
+        Within a rank it is first come, first served: what has room at once goes out beside those
+        who wait only if it takes nothing from them. The caller is `ask.caller`, or else the task
+        that asks; it keeps its place if it asks for the same again when it was told to, and leaves
+        it with `leave`, with the end of the task, or by asking for something else.
 
         Args:
             ask: The request.
@@ -139,46 +148,55 @@ class SharedBudget:
         """
         if self._beating is None or self._beating.done():
             self._beating = asyncio.create_task(self._beat())
-        account = self._of(ask)
-        account.ledger.used(time.time())
-        units = account.ledger.units(ask.tokens)
-        kept, wait = False, 0.0
+        caller, account, now = _caller(ask), self._of(ask), _now()
+        place = self._places.of(caller, _key(ask), ask.rank, now)
+        self._leave(caller, but=place)
+        self._places.hold(caller, place, now)  # meanwhile: who falls back alone sees it
+        account.ledger.used(now)
+        tokens = account.possible(ask.tokens)
+        place.units = units = account.ledger.units(tokens)
+        kept, wait = False, math.inf
         try:
-            if self.stats.local:
-                wait = account.room_in(time.time(), units, ask.rank, self.stats.processes)
+            wait = self._alone(account, place) if self.stats.local else 0.0
             # Where Redis is back, it counts as well: some may go by it already, and some not yet.
             if wait <= 0 and self._shared_again < math.inf:
                 try:
-                    wait = await self._shared(ask, account, units)
+                    wait = await self._shared(account, place)
                     kept = True
                 except GONE as e:
                     self._lost(e)
-                    wait = account.room_in(time.time(), units, ask.rank, self.stats.processes)
-        except asyncio.CancelledError:
-            account.ledger.correct(units * UNIT - ask.tokens)
+                    wait = self._alone(account, place)
+        except BaseException:
+            wait = math.inf
+            self._leave(caller)
             raise
+        finally:
+            if wait > 0:
+                account.ledger.correct(units * UNIT - tokens)
         if wait > 0:
-            account.ledger.correct(units * UNIT - ask.tokens)
+            self._hold(caller, place, wait)
             self.stats.refused[ask.rank] += 1
-            # Those who wait for the same room do not all come at once.
-            wait += random.random() * min(1.0, 0.1 + wait / 4)
-            raise HeldBack(wait)
-        account.ledger.add(time.time(), units, kept=kept)
+            raise HeldBack(wait + _A_MOMENT)
+        self._places.leave(caller)
+        account.ledger.add(_now(), units, kept=kept, id=place.id)
         self.stats.admitted += 1
+
+    def leave(self, ask: Ask) -> None:
+        """Give up the place of a caller that does not wait any longer."""
+        self._leave(_caller(ask))
 
     def can_spare(self, ask: Ask) -> bool:
         """Whether there is room for a request that is not needed, by what was last heard."""
         account = self._of(ask)
-        return account.pause <= time.time() and account.used < SHARES[ask.rank]
+        return account.pause <= _now() and account.used < SHARES[ask.rank]
 
     def answered(self, ask: Ask, budget: RateBudget | None) -> None:
         """Learn the limits; those that are news go to the others."""
         if budget is None:
             return
-        account, now = self._of(ask), time.time()
+        account, now = self._of(ask), _now()
         account.heard = (now, budget)
-        told = {"requests": budget.request_limit, "tokens": budget.token_limit}
-        fields = {name: limit for name, limit in told.items() if limit}
+        fields = limits_in(requests=budget.request_limit, tokens=budget.token_limit)
         before = (account.requests, account.tokens)
         account.know(fields)
         news = before != (account.requests, account.tokens)
@@ -190,17 +208,15 @@ class SharedBudget:
         """Have all pause a little: Mistral refuses in spite of the count."""
         self.stats.limited += 1
         self.answered(ask, error.budget)
-        pause = min(error.retry_after or _PAUSE, _LONGEST_PAUSE)
-        account = self._of(ask)
-        account.pause = max(account.pause, time.time() + pause)
-        self._tell(_key(ask), {"pause": account.pause})
+        self._tell(_key(ask), {"pause": self._of(ask).refused(_now(), error.retry_after)})
 
     def spent(self, ask: Ask, tokens: int) -> None:
-        """Have the next request bear what the estimate missed."""
-        self._of(ask).ledger.correct(tokens - ask.tokens)
+        """Have the next requests bear what the estimate missed."""
+        self._of(ask).settle(ask.tokens, tokens)
 
     async def close(self) -> None:
         """Stop, and close the connections."""
+        self._closed = True
         tasks = [task for task in (self._beating, *self._tasks) if task is not None]
         for task in tasks:
             task.cancel()
@@ -209,27 +225,47 @@ class SharedBudget:
 
     # --- with Redis, and without ------------------------------------------------------------------
 
-    async def _shared(self, ask: Ask, account: Account, units: int) -> float:
+    async def _shared(self, account: Account, place: Place) -> float:
         """Take from what is shared; returns the seconds to wait where that fails."""
-        key = _key(ask)
-        account.know(await self._log.known(key))
-        if (pause := account.pause - time.time()) > 0:
-            return pause
-        requests, tokens = account.bounds(ask.rank)
-        counts = {"requests": (1, requests or NO_LIMIT)}
-        if units:
-            bound = tokens or NO_LIMIT
-            counts["tokens"] = (min(units, bound), bound)
-        full = await self._log.take(key, counts)
-        waits = [await self._log.room_in(key, name, *counts[name]) for name in full]
-        return max(waits) + 0.001 if waits else 0.0
+        while True:
+            age, bounds = _now() - place.since, account.bounds(place.rank)
+            answer = await self._log.admit(place, age, bounds, account.limits)
+            if answer.wait is not None:
+                break
+            account.limits = answer.limits
+            requests, tokens = answer.limits
+            account.know(limits_in(requests=requests, tokens=tokens))
+        if answer.pause > 0:
+            account.pause = max(account.pause, _now() + answer.pause)
+        return _apart(max(answer.wait, account.pause - _now()), answer.ahead)
+
+    def _alone(self, account: Account, place: Place) -> float:
+        """Seconds until this process's share has room beside those who came before."""
+        now = _now()
+        ahead = self._places.ahead(place, now)
+        wait = account.room_in(now, place.units, place.rank, self.stats.processes, ahead)
+        return _apart(wait, ahead[0])
+
+    def _hold(self, caller: Hashable, place: Place, wait: float) -> None:
+        self._places.hold(caller, place, _now() + wait)
+        if isinstance(caller, asyncio.Task):
+            # A task that has ended, or was cancelled, does not come back.
+            task = cast("asyncio.Task[object]", caller)
+            task.remove_done_callback(self._leave)
+            task.add_done_callback(self._leave)
+
+    def _leave(self, caller: Hashable, *, but: Place | None = None) -> None:
+        """Have a caller hold no place any longer, here and in Redis; one may stay there."""
+        place = self._places.leave(caller)
+        if place is not None and place is not but:
+            self._later(self._log.leave, place)
 
     def _lost(self, error: BaseException) -> None:
         self._shared_again = math.inf
         if not self.stats.local:
             self.stats.local = True
             for account in self._accounts.values():
-                account.lose_sight(time.time(), self.stats.processes)
+                account.lose_sight(_now(), self.stats.processes)
             logger.warning(
                 f"Redis is gone ({type(error).__name__}): this process goes by its share of the "
                 f"rate budget, 1/{self.stats.processes}"
@@ -252,10 +288,10 @@ class SharedBudget:
                 # Who was known, and is not any more, meets a Redis that has forgotten everything.
                 known, first = known or first, False
                 for key, account in list(self._accounts.items()):
-                    account.ledger.used(time.time())
+                    account.ledger.used(_now())
                     missing = [e for e in account.ledger.entries if not (known and e.kept)]
                     if missing:
-                        await self._log.write(key, missing)
+                        await self._log.write(key, missing, _now())
                         for entry in missing:
                             entry.kept = True
                     await self._look(key, account)
@@ -270,26 +306,29 @@ class SharedBudget:
             await asyncio.sleep(BEAT)
 
     async def _look(self, key: str, account: Account) -> None:
-        """See how much of an account is used, by us and by others."""
-        requests = await self._log.count(key, "requests")
-        units = await self._log.count(key, "tokens")
-        account.look(time.time(), requests, units)
+        """See how much of an account is used, by us and by others; and who of us still waits."""
+        now = _now()
+        places = [(place, place.until - now) for place in self._places.held(key, now)]
+        account.look(_now(), *await self._log.look(key, places))
         most = max(self._accounts.values(), key=lambda each: each.used)
         self.stats.used = most.used
         self.stats.request_limit, self.stats.token_limit = most.requests, most.tokens
 
     def _tell(self, key: str, fields: dict[str, float]) -> None:
-        async def tell() -> None:
+        self._later(self._log.learn, key, fields)
+
+    def _later(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
+        """Have Redis hear something that nothing waits for, while it is there."""
+
+        async def hear() -> None:
             try:
-                await self._log.learn(key, fields)
+                await work(*args)
             except GONE as e:
                 self._lost(e)
 
-        if not self.stats.local:
-            self._start(tell())
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        if self.stats.local or self._closed:
+            return
+        task = asyncio.create_task(hear())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -304,3 +343,17 @@ class SharedBudget:
 
 def _key(ask: Ask) -> str:
     return f"{ask.account}:{ask.model}"
+
+
+def _caller(ask: Ask) -> Hashable:
+    return ask.caller or asyncio.current_task()
+
+
+def _apart(wait: float, ahead: int) -> float:
+    """Seconds to wait, in the order of the line."""
+    return wait + min(_APART * ahead, _MOST_APART) if wait > 0 else 0.0
+
+
+def _now() -> float:
+    """Seconds since 1970 as this process saw them when it began; never set back or forth."""
+    return _STARTED + time.monotonic()

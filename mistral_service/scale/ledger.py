@@ -4,12 +4,16 @@ It is what the process falls back on when Redis is gone, and what it writes ther
 comes back empty.
 """
 
+import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 UNIT = 100
-"""Tokens to one entry of the shared log: two million a minute are 20,000 entries, or 360 kB as
-measured in Redis 7."""
+"""Tokens to one unit of the shared log."""
+
+_MOST = 100_000_000
+"""More tokens than any account has a minute."""
 
 
 @dataclass(slots=True)
@@ -17,14 +21,16 @@ class Entry:
     """One request.
 
     Parameters:
-        at: When it was let out, in seconds since 1970: machines compare it.
+        at: When it was let out, on this process's own clock.
         units: The tokens it was let out with, in `UNIT`s.
         kept: Whether it stands in the shared log.
+        id: Its name there.
     """
 
     at: float
     units: int
     kept: bool
+    id: str = ""
 
 
 @dataclass
@@ -41,19 +47,24 @@ class Ledger:
     _carry: float = 0.0
 
     def units(self, tokens: float) -> int:
-        """Units to take for a request; what they are too many or too few, the next one bears."""
-        wanted = tokens + self._carry
-        units = max(0, int(wanted // UNIT))
-        self._carry = wanted - units * UNIT
+        """Units to take for a request; what they are too many or too few, the next one bears.
+
+        A request bears no more of what others have cost than it costs itself: a figure that is far
+        off makes requests dearer for a while, and keeps none from going out.
+        """
+        tokens = _amount(tokens, least=0)
+        borne = min(self._carry, max(tokens, UNIT))
+        units = max(0, int((tokens + borne) // UNIT))
+        self._carry += tokens - units * UNIT
         return units
 
     def correct(self, tokens: float) -> None:
-        """Have the next request bear what one cost more than it was taken for; or less."""
-        self._carry += tokens
+        """Have the next requests bear what one cost more than it was taken for; or less."""
+        self._carry = _amount(self._carry + _amount(tokens))
 
-    def add(self, now: float, units: int, *, kept: bool) -> None:
+    def add(self, now: float, units: int, *, kept: bool, id: str = "") -> None:
         """Take note of a request that was let out."""
-        self.entries.append(Entry(now, units, kept))
+        self.entries.append(Entry(now, units, kept, id))
 
     def used(self, now: float) -> tuple[int, int]:
         """Requests and units of the window."""
@@ -70,7 +81,12 @@ class Ledger:
         return len(newer), sum(newer)
 
     def room_in(
-        self, now: float, units: int, requests_limit: int | None, units_limit: int | None
+        self,
+        now: float,
+        units: int,
+        requests_limit: int | None,
+        units_limit: int | None,
+        ahead: tuple[int, int] = (0, 0),
     ) -> float:
         """Seconds until a request fits within the limits; 0 if it does now.
 
@@ -80,13 +96,40 @@ class Ledger:
             requests_limit: Requests per window; None for no limit.
             units_limit: Units per window; None for no limit. What takes more than all of them
                 fits an empty window.
+            ahead: Requests and units that are promised to others.
         """
         requests, used = self.used(now)
+        left = [(entry.at + self.window - now, entry.units) for entry in self.entries]
         wait = 0.0
-        for entry in self.entries:
-            fits = requests_limit is None or requests < requests_limit
-            if fits and (units_limit is None or used + min(units, units_limit) <= units_limit):
-                break
-            requests, used = requests - 1, used - entry.units
-            wait = entry.at + self.window - now
+        if requests_limit is not None:
+            gone = ((at, 1) for at, _ in left)
+            wait = _wait(1, requests, ahead[0], requests_limit, gone, self.window)
+        if units_limit is not None and units:
+            wanted = min(units, units_limit)
+            wait = max(wait, _wait(wanted, used, ahead[1], units_limit, left, self.window))
         return wait
+
+
+def _wait(
+    wanted: int,
+    used: int,
+    ahead: int,
+    limit: int,
+    leaves: Iterable[tuple[float, int]],
+    window: float,
+) -> float:
+    """Seconds until so much is free; see `scripts.ADMIT`, which counts likewise."""
+    windows = (ahead + wanted - 1) // limit
+    over = used + ahead + wanted - (windows + 1) * limit
+    wait = 0.0
+    for at, amount in leaves:
+        if over <= 0:
+            break
+        over, wait = over - amount, at
+    return min(windows * window + wait, window)
+
+
+def _amount(tokens: float, least: float = -_MOST) -> float:
+    """A number of tokens that there can be; 0 for what is no number."""
+    amount = min(max(tokens, least), _MOST)
+    return 0.0 if math.isnan(amount) else amount

@@ -1,0 +1,95 @@
+"""How a budget that is too small is shared out: admissions of each caller, by size and clock.
+
+    python benchmarks/fairness.py [--seconds 15]
+
+Two machines, each a process of its own, share one account through a real Redis. Each caller asks
+again as soon as it was let out, and when it was held back, after the seconds that it was given.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+WINDOW, TOKENS = 4.0, 24_000
+LARGE, SMALL = 6_000, 300
+
+
+async def machine(url: str, seconds: float, sizes: list[int]) -> dict[int, int]:
+    """Ask for callers of these sizes; returns the admissions for each size."""
+    from mistral_service.scale.budget import SharedBudget
+    from mistral_service.surroundings import Ask, Rank
+    from mistral_service.wire.errors import HeldBack
+
+    budget = SharedBudget(url, tokens_per_minute=TOKENS, window=WINDOW)
+    end, admitted = time.monotonic() + seconds, dict.fromkeys(sizes, 0)
+
+    async def caller(size: int) -> None:
+        while (left := end - time.monotonic()) > 0:
+            try:
+                await budget.admit(Ask("account", "model", size, Rank.TURN))
+            except HeldBack as e:
+                await asyncio.sleep(min(e.retry_after or 0.0, left))
+            else:
+                admitted[size] += 1
+                await asyncio.sleep(0.02)
+
+    await asyncio.gather(*map(caller, sizes))
+    await budget.close()
+    return admitted
+
+
+def child(skew: float, *arguments: object) -> subprocess.Popen[str]:
+    """A machine whose clock goes wrong by `skew` seconds."""
+    code = (
+        "import sys, time; real = time.time; skew = float(sys.argv[1]); "
+        f"time.time = lambda: real() + skew; sys.path[:0] = {[str(Path(__file__).parent)]!r}; "
+        "import fairness; fairness.in_child(*sys.argv[2:])"
+    )
+    command = [sys.executable, "-c", code, str(skew), *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def in_child(url: str, seconds: str, sizes: str) -> None:
+    import mistral_service.scale.budget  # noqa: F401  # all begin together, once they are ready
+
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(json.dumps(asyncio.run(machine(url, float(seconds), json.loads(sizes)))))
+
+
+def together(seconds: float, *machines: tuple[float, list[int]]) -> list[dict[str, int]]:
+    """Run machines with their clocks and callers; returns what each has let out, by size."""
+    from scale_redis import RedisServer
+
+    with RedisServer() as redis:
+        children = [child(skew, redis.url, seconds, sizes) for skew, sizes in machines]
+        for each in children:
+            assert each.stdout is not None
+            each.stdout.readline()
+        for each in children:
+            assert each.stdin is not None
+            each.stdin.write("\n")
+            each.stdin.flush()
+        return [json.loads(each.communicate(timeout=seconds + 60)[0]) for each in children]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=15.0)
+    seconds = parser.parse_args().seconds
+    print(f"{TOKENS} tokens in {WINDOW:g} s, for {seconds:g} s; admissions by size of the request")
+    sizes = [LARGE] * 2 + [SMALL] * 4
+    print("by size, four large callers and eight small:", together(seconds, (0, sizes), (0, sizes)))
+    for skew in (5, -5, 3600, -3600):
+        told = together(seconds, (0, [1_000] * 6), (skew, [1_000] * 6))
+        print(f"a clock right, and one {skew:+} s off, six callers each:", told)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""Where Redis is: one server, the master that Sentinels name, or a Cluster; from one URL.
+
+| URL | |
+|---|---|
+| `redis://:PASSWORD@HOST:6379/0`, `unix://…` | one server |
+| `redis+sentinel://:PASSWORD@HOST:26379,HOST:26379/SERVICE/0` | the master of a service |
+| `redis+cluster://:PASSWORD@HOST:6379,HOST:6379` | a Cluster |
+
+`rediss` in place of `redis` speaks TLS. The query takes the arguments of redis-py's connection,
+such as `ssl_ca_certs`; `sentinel_username` and `sentinel_password`, for Sentinels that want them;
+and `replicas`, the number of replicas that have to confirm what `run` writes.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, cast
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError
+
+_PORTS = {"": 6379, "sentinel": 26379, "cluster": 6379}
+_OURS = ("sentinel_username", "sentinel_password", "replicas")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::(\d{1,5}))?")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where Redis is.
+
+    Parameters:
+        kind: Empty for one server, `sentinel`, or `cluster`.
+        hosts: Names and ports: of the Sentinels, or of some nodes of the Cluster.
+        service: What the Sentinels call the master.
+        url: The same in redis-py's form, for one host.
+        replicas: How many replicas confirm a write.
+        sentinel: What a Sentinel wants to know: `username`, `password`.
+    """
+
+    kind: str
+    hosts: tuple[tuple[str, int], ...]
+    service: str
+    url: str = field(repr=False)
+    replicas: int = 0
+    sentinel: dict[str, str] = field(default_factory=dict[str, str], repr=False)
+
+    @classmethod
+    def read(cls, url: str) -> "Address":
+        """Read a URL.
+
+        Raises:
+            ValueError: If it is none of the forms above; the rest of it, which may hold a password,
+                is not repeated.
+        """
+        try:
+            parts = urlsplit(url)
+        except ValueError:  # its words may repeat a password
+            raise ValueError("redis_url cannot be read: allowed is redis://HOST:6379/0") from None
+        scheme = parts.scheme
+        plain, _, kind = scheme.partition("+")
+        if scheme != "unix" and (plain not in ("redis", "rediss") or kind not in _PORTS):
+            raise ValueError(
+                f"redis_url begins with {scheme!r}: allowed are redis://, rediss://, unix://, "
+                "and with +sentinel or +cluster behind redis or rediss"
+            )
+        query = parse_qsl(parts.query)
+        ours = {name: value for name, value in query if name in _OURS}
+        rest = urlencode([(name, value) for name, value in query if name not in _OURS])
+        replicas = ours.pop("replicas", "0")
+        if not re.fullmatch(r"\d", replicas) or (kind == "cluster" and replicas != "0"):
+            allowed = "0, since a Cluster's are not asked" if kind == "cluster" else "0 to 9"
+            raise ValueError(f"redis_url: replicas is {replicas!r}: allowed is {allowed}")
+        sentinel = {name.removeprefix("sentinel_"): value for name, value in ours.items()}
+        if scheme == "unix":
+            path = f"unix://{parts.netloc}{parts.path}{'?' if rest else ''}{rest}"
+            return cls("", (), "", path, int(replicas))
+        user, at, listed = parts.netloc.rpartition("@")
+        hosts = tuple(_host(each, _PORTS[kind]) for each in listed.split(","))
+        service = db = ""
+        if kind == "sentinel":
+            service, _, db = parts.path.strip("/").partition("/")
+        if kind == "sentinel" and not service:
+            raise ValueError(
+                "redis_url: redis+sentinel:// names no service: allowed is …/SERVICE/0"
+            )
+        if not kind and "," in listed:
+            raise ValueError("redis_url has several hosts: allowed with +sentinel or +cluster")
+        path = parts.path if not kind else f"/{db or 0}" if kind == "sentinel" else ""
+        (name, port), *_ = hosts
+        one = f"{user}{at}{f'[{name}]' if ':' in name else name}:{port}"
+        return cls(
+            kind,
+            hosts,
+            unquote(service),
+            urlunsplit((plain, one, path, rest, "")),
+            int(replicas),
+            sentinel,
+        )
+
+
+def _host(text: str, port: int) -> tuple[str, int]:
+    found = _HOST.fullmatch(text or "localhost")
+    if found is None or (found[2] and not 0 < int(found[2]) < 65536):
+        raise ValueError(
+            "redis_url: a host cannot be read: allowed is HOST:PORT, with commas between"
+        )
+    return found[1].strip("[]"), int(found[2] or port)
+
+
+def connect(
+    address: Address, *, timeout: float, retry: Retry, decode_responses: bool = False
+) -> Any:
+    """A client; nothing is connected yet.
+
+    Args:
+        address: Where Redis is.
+        timeout: Seconds to connect, and to wait for an answer.
+        retry: What is tried again.
+        decode_responses: Whether answers are text, and not bytes.
+
+    Returns:
+        A `redis.asyncio.Redis` or `RedisCluster`: both take scripts, whose keys have one hash tag.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": retry,
+        "decode_responses": decode_responses,
+    }
+    if address.kind == "":
+        return cast(Any, Redis).from_url(address.url, **options)
+    options |= cast("dict[str, Any]", parse_url(address.url))
+    options.pop("host", None)
+    options.pop("port", None)
+    if options.pop("connection_class", None) is SSLConnection:
+        options["ssl"] = True
+    if address.kind == "cluster":
+        from redis.asyncio.cluster import ClusterNode
+
+        options.pop("db", None)
+        nodes = [ClusterNode(host, port) for host, port in address.hosts]
+        return cast(Any, RedisCluster)(startup_nodes=nodes, **options)
+    secure = {name: value for name, value in options.items() if name.startswith(("ssl", "socket_"))}
+    # One Sentinel that is away is not asked again: there are others.
+    asking = secure | address.sentinel | {"retry": Retry(NoBackoff(), 0)}
+    sentinels = Sentinel(list(address.hosts), sentinel_kwargs=asking, **options)
+    return cast(Any, sentinels).master_for(address.service)
+
+
+async def renew(client: Any) -> None:
+    """Let go of connections that broke when Redis went: each of them would fail once more.
+
+    Args:
+        client: What `connect` made.
+    """
+    if isinstance(client, RedisCluster):
+        await client.aclose()  # the next command looks for the nodes anew
+    else:
+        await client.connection_pool.disconnect(inuse_connections=False)
+
+
+async def close(client: Any) -> None:
+    """Close the connections.
+
+    Args:
+        client: What `connect` made.
+    """
+    await client.aclose()
+    if not isinstance(client, RedisCluster):
+        await client.connection_pool.disconnect()
+
+
+async def run(
+    client: Any, script: Any, keys: list[str], args: list[Any], *, replicas: int, within: float
+) -> tuple[Any, bool]:
+    """Run a script that writes, and wait until replicas have it: one round trip.
+
+    What no replica has is lost where the master dies: Redis confirms a write before it is copied.
+
+    Args:
+        client: What `connect` made.
+        script: What `client.register_script` made.
+        keys: Its keys.
+        args: Its arguments.
+        replicas: How many replicas have to confirm; 0 waits for none.
+        within: Seconds to wait for them.
+
+    Returns:
+        The script's answer, and whether so many replicas have confirmed in time.
+    """
+    if not replicas:
+        return await script(keys=keys, args=args), True
+
+    async def once() -> tuple[Any, int]:
+        # WAIT speaks of what its own connection has written.
+        pipe = client.pipeline(transaction=False)
+        pipe.evalsha(script.sha, len(keys), *keys, *args)
+        pipe.execute_command("WAIT", replicas, max(1, round(within * 1000)))
+        answer, reached = await pipe.execute()
+        return answer, int(reached)
+
+    try:
+        answer, reached = await once()
+    except NoScriptError:
+        await client.script_load(script.script)
+        answer, reached = await once()
+    return answer, reached >= replicas
