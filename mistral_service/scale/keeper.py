@@ -157,8 +157,7 @@ class CallKeeper:
         self._context: LLMContext | None = None
         self._service: Turns | None = None
         was = found.record
-        self._snapshot, self._journal = was.snapshot, was.journal
-        self._was_asked = was.asked
+        self._snapshot, self._journal, self._was_asked = was.snapshot, was.journal, was.asked
         self._functions = FunctionNotes(call_id, self._form, self.lost, was.started)
         self._functions.learn(claims.note, self._snapshot.turn)
         self._warned: set[str] = set()
@@ -212,11 +211,9 @@ class CallKeeper:
     async def begins(self, service: Turns, context: LLMContext) -> Past | None:
         """Take note of a turn that begins; after a takeover, put the past in its place."""
         whole = self._llm_done or self._journal.complete  # else the caller has not had it all
-        answered = whole and not self._unanswered
+        answered = whole and not self._unanswered and context is self._context
         opened = self._snapshot.opened_with
-        if context is self._context and await self._greeting.comes_too_late(
-            context, opened, answered=answered
-        ):
+        if await self._greeting.comes_too_late(context, opened, answered=answered):
             return Past(answer=False)
         if self._owed is not None:
             self._owed.pay(finally_=True)
@@ -376,9 +373,9 @@ class CallKeeper:
         for call_id, call in self._functions.started.items():
             if call.settled:
                 service.ledger.settle(call_id, call.name, call.arguments)
-        of_service = cast(Any, service)
-        delta = settings_from(self._snapshot.settings, type(of_service._settings))
-        await of_service._update_settings(delta)
+        own: Any = service
+        kind = cast("type[Any]", type(own._settings))
+        await own._update_settings(settings_from(self._snapshot.settings, kind))
         logger.info(f"Took over a call in its turn {self._snapshot.turn}")
         return past
 

@@ -9,14 +9,15 @@ import time
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, cast
+from typing import Any
 
 from loguru import logger
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+
+from mistral_service.scale.connect import Address, close, connect, run
 
 # A field that is larger than anything that is kept is not sent: empty, it cannot be read.
 _FIELD = """
@@ -90,11 +91,13 @@ class Written(IntEnum):
         FENCED: The call belongs to another machine, or is over.
         KEPT: It was written.
         ANEW: It was written where nothing was: Redis has lost what it had.
+        NOT_COPIED: It was written, and too few replicas have confirmed it in time.
     """
 
     FENCED = 0
     KEPT = 1
     ANEW = 2
+    NOT_COPIED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,21 +144,19 @@ class Store:
         """Prepare; nothing is connected yet.
 
         Args:
-            url: Where Redis is: `redis://host:6379/0`, or `rediss://…`.
+            url: Where Redis is: `redis://host:6379/0`, or a form of `scale/connect.py`.
             prefix: What the names of all keys begin with.
             timeout: Seconds to connect, and to wait for an answer.
         """
         self.stats = Stats()
         self._prefix = prefix
         self.gone = False
-        self._redis = cast(Any, Redis).from_url(
-            url,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            # A connection that idled through a restart is dead; every script may run twice.
-            # One that does not answer in time is not asked twice.
-            retry=Retry(NoBackoff(), 1, (RedisConnectionError,)),
-        )
+        self._timeout = timeout
+        self._address = Address.read(url)
+        # A connection that idled through a restart is dead; every script may run twice.
+        # One that does not answer in time is not asked twice.
+        retry = Retry(NoBackoff(), 1, (RedisConnectionError,))
+        self._redis = connect(self._address, timeout=timeout, retry=retry)
         scripts = (_LOOK, _TAKE, _WRITE, _END)
         self._look, self._take, self._write, self._end = map(self._redis.register_script, scripts)
 
@@ -205,6 +206,9 @@ class Store:
     ) -> Written:
         """Write some of what is kept of a call.
 
+        Where the address names `replicas`, the notes of functions (`calls`) wait for them: what no
+        replica has is lost where the master dies.
+
         Raises:
             StoreGone: If Redis does not answer.
         """
@@ -212,11 +216,13 @@ class Store:
         for name, value in fields.items():
             arguments += [name, value]
             self.stats.sent += len(value)
-        written = Written(
-            await self._do(self._write(keys=[self._prefix + call_id], args=arguments))
-        )
+        replicas = self._address.replicas if "calls" in fields else 0
+        keys, within = [self._prefix + call_id], self._timeout / 2
+        writing = run(self._redis, self._write, keys, arguments, replicas=replicas, within=within)
+        answer, is_copied = await self._do(writing)
+        written = Written(answer)
         self.stats.fenced += written is Written.FENCED
-        return written
+        return written if is_copied or not written else Written.NOT_COPIED
 
     async def end(self, call_id: str, fence: int, keep_seconds: float) -> None:
         """Delete what was kept of a call that is over.
@@ -229,7 +235,7 @@ class Store:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._redis.aclose()
+        await close(self._redis)
 
     async def _do(self, asked: Awaitable[Any]) -> Any:
         self.stats.operations += 1

@@ -165,5 +165,9 @@ class Writer:
                     return
                 if written is Written.FENCED:
                     self._lost.set()
+                elif written is Written.NOT_COPIED:
+                    self._due.add("calls")
+                    self._write_after(AGAIN_SECONDS)
+                    return
                 elif written is Written.ANEW and "snapshot" not in names:
                     self._due = set(_ALL)

@@ -11,15 +11,20 @@ from pathlib import Path
 
 import pytest
 from conftest import until
+from cryptography.fernet import Fernet
 from ports import free_port
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from mistral_service.reply.calls import Planned
 from mistral_service.scale import connect
 from mistral_service.scale.budget import SharedBudget
 from mistral_service.scale.connect import Address
+from mistral_service.scale.keeper import Keepers
+from mistral_service.scale.sealing import Form
+from mistral_service.scale.store import Store
 from mistral_service.surroundings import Ask, Rank
 from mistral_service.wire.errors import HeldBack
 
@@ -115,6 +120,30 @@ async def test_a_replica_confirms_what_was_written_or_the_caller_knows(servers: 
     finally:
         servers.signal(replica, signal.SIGCONT)
         await connect.close(client)
+
+
+async def test_a_function_waits_for_the_replica_that_would_take_over(servers: Servers):
+    master, replica = await with_replica(servers)
+    store = Store(f"redis://:{PASSWORD}@127.0.0.1:{master}/0?replicas=1", timeout=2.0)
+    keepers = Keepers(store, form=Form([Fernet.generate_key().decode()]))
+    keeper = await keepers.open()
+    try:
+        assert await keeper.calls([Planned("call00001", "book", {})]) == ()
+        servers.signal(replica, signal.SIGSTOP)
+        assert list(await keeper.calls([Planned("call00002", "book", {})])) == ["call00002"]
+        # What needs no note does not wait for it.
+        await keeper.ends(complete=True)
+        await until(lambda: store.stats.operations > 3)
+        servers.signal(replica, signal.SIGCONT)
+        assert await keeper.calls([Planned("call00003", "book", {})]) == ()
+        after_a_failover = Redis(port=replica, password=PASSWORD)
+        kept = await after_a_failover.hget(f"call:{keeper.id}", "calls")
+        await after_a_failover.aclose()
+        assert set(keepers.form.unpack(kept)) == {"call00001", "call00003"}
+    finally:
+        servers.signal(replica, signal.SIGCONT)
+        await keeper.close(over=False)
+        await store.close()
 
 
 async def test_sentinels_lead_to_the_new_master_which_knows_what_was_let_out(servers: Servers):
