@@ -118,6 +118,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         run.names, run.tool_faults = offered.names, offered.faults
         # Also where none may be called: a model that calls all the same writes no words.
         run.offered = function_names(offered.tools)
+        run.oversized = self.pictures.oversized
         messages = self._messages(context, system_instruction, run)
         choice = choice_now(choice, messages)
         if sees is not False and (urls := pictures_to_send(messages, run)):
