@@ -19,6 +19,9 @@ from mistral_service.reply.rounds import MAX_ROUNDS
 from mistral_service.reply.speech import SENTENCE_TIMEOUT
 from mistral_service.wire.models import DEFAULT_MODEL
 
+MOST_IMAGES_BYTES = 256_000_000
+"""Bytes that all pictures in the context of a call may have, by default."""
+
 UNSET = (NotGiven, OpenAINotGiven, Omit)
 """The types whose instances mean "not given", Pipecat's and the OpenAI client's."""
 
@@ -89,6 +92,9 @@ class MistralLLMSettings(OpenAILLMSettings):
         max_images_bytes: Bytes of all pictures of a request together, as they are sent (default
             6,000,000: eight full pictures). The newest is sent in any case.
         images_of_last_turn_only: Whether pictures are left out of all turns but the last.
+        max_context_images_bytes: Bytes of all pictures in the context of a call, sent or not
+            (default 256,000,000, some 700 frames of a camera). A frame that comes beyond does not
+            enter the context, until earlier ones are taken out.
         max_image_pixels: Pixels that a picture may have, width times height, before it is scaled
             down (default 16,777,216, which is 4096×4096; up to 67,108,864). The size is read from
             the header; what is larger is not decoded. A JPEG may have four times as many, since it
@@ -148,6 +154,7 @@ class MistralLLMSettings(OpenAILLMSettings):
     max_images: int | None | NotGiven = _not_given()
     max_images_bytes: int | None | NotGiven = _not_given()
     images_of_last_turn_only: bool | None | NotGiven = _not_given()
+    max_context_images_bytes: int | None | NotGiven = _not_given()
     max_image_pixels: int | None | NotGiven = _not_given()
     image_side: int | None | NotGiven = _not_given()
     image_quality: int | None | NotGiven = _not_given()
@@ -197,6 +204,10 @@ class MistralLLMSettings(OpenAILLMSettings):
             total_bytes=given(self.max_images_bytes, default.total_bytes),
             last_turn_only=bool(given(self.images_of_last_turn_only)),
         )
+
+    def context_images_bytes(self) -> int:
+        """Bytes that all pictures in the context of a call may have."""
+        return given(self.max_context_images_bytes, MOST_IMAGES_BYTES)
 
     @classmethod
     def complete(cls) -> "MistralLLMSettings":
@@ -291,6 +302,10 @@ _ALLOWED: dict[str, tuple[Any, str]] = {
         "a whole number of bytes from 1 to 80,000,000",
     ),
     "images_of_last_turn_only": (bool, "True or False"),
+    "max_context_images_bytes": (
+        Annotated[int, Field(ge=1, le=100_000_000_000)],
+        "a whole number of bytes from 1 to 100,000,000,000",
+    ),
     "max_image_pixels": (
         Annotated[int, Field(ge=1024, le=67_108_864)],
         "a whole number of pixels from 1,024 to 67,108,864",

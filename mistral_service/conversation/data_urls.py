@@ -15,7 +15,7 @@ _BASE64 = (string.ascii_letters + string.digits + "+/=").encode()
 _JUNK = bytes(set(range(256)) - set(_BASE64))
 
 
-def read_data_url(url: str) -> tuple[str, bytes, bool]:
+def read_data_url(url: str) -> tuple[str, bytearray, bool]:
     """Take a data URL apart.
 
     Args:
@@ -41,10 +41,10 @@ def read_data_url(url: str) -> tuple[str, bytes, bool]:
             stop = cut  # a character's code stays whole
         data += unquote_to_bytes(url[start:stop])
         start = stop
-    return mime_type, bytes(data), False
+    return mime_type, data, False
 
 
-def _from_base64(url: str, start: int) -> bytes:
+def _from_base64(url: str, start: int) -> bytearray:
     """As `base64.b64decode` reads it: what is no base64 in it is skipped."""
     data, rest = bytearray(), b""
     for place in range(start, len(url), _PIECE):
@@ -57,4 +57,4 @@ def _from_base64(url: str, start: int) -> bytes:
         data += binascii.a2b_base64(piece[:whole])
         rest = piece[whole:]
     data += binascii.a2b_base64(rest)
-    return bytes(data)
+    return data

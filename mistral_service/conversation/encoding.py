@@ -90,14 +90,18 @@ class Encoded:
         data: The file.
         mime_type: Its type.
         size: Width and height.
+        unchanged: Whether it is the file that was given.
     """
 
     data: bytes
     mime_type: str
     size: Size
+    unchanged: bool = False
 
 
-def encode(data: bytes, size: Size, name: str | None, form: Form) -> Encoded | PictureError:
+def encode(
+    data: bytes | bytearray, size: Size, name: str | None, form: Form
+) -> Encoded | PictureError:
     """Make a picture ready to be sent.
 
     It is scaled down to the form's side, never up, turned as its EXIF orientation says, and freed
@@ -166,7 +170,7 @@ def _encoded(data: bytes, form: Form) -> Encoded:
         image.load()  # raises if the file is broken
         kept: Encoded | None = None
         if may_stay and _whole(data, kind):
-            kept = Encoded(data, Image.MIME[kind], image.size)
+            kept = Encoded(data, Image.MIME[kind], image.size, unchanged=True)
             if len(data) <= _SMALL_BYTES:
                 return kept
         flat = _scaled(_opaque(image), form.side)

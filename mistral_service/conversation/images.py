@@ -50,6 +50,15 @@ def pictures_to_send(messages: Sequence[Message], run: Run) -> list[str]:
     return [url for url in urls if url and len(url) <= MOST_CHARACTERS]
 
 
+def bytes_of_pictures(messages: Sequence[Message]) -> int:
+    """Bytes of all pictures in the messages, as they stand there."""
+    return sum(
+        len(_url_of(part) or "")
+        for place in _shown_newest_first(messages)
+        for part in messages[place]["content"]
+    )
+
+
 class _Shelf:
     """The room for pictures, which fills from the newest to the oldest."""
 

@@ -34,7 +34,7 @@ class NoProcess(PictureError):
 
 
 def encode(
-    data: bytes, size: tuple[int, int], name: str | None, form: Form
+    data: bytes | bytearray, size: tuple[int, int], name: str | None, form: Form
 ) -> Encoded | PictureError:
     """Make a picture ready to be sent; what is encoded is decoded in another process.
 
@@ -49,7 +49,7 @@ def encode(
         decoder = _idle.pop()
     except IndexError:
         decoder = _Decoder()
-    made = decoder.encode(bytes(data), name, form)
+    made = decoder.encode(data, name, form)
     _idle.append(decoder)
     return made
 
@@ -61,7 +61,7 @@ class _Decoder:
         self._process: subprocess.Popen[bytes] | None = None
         _decoders.append(self)
 
-    def encode(self, data: bytes, name: str, form: Form) -> Encoded | PictureError:
+    def encode(self, data: bytes | bytearray, name: str, form: Form) -> Encoded | PictureError:
         if self._process is not None and self._process.poll() is not None:
             self.end()
         try:
@@ -73,7 +73,8 @@ class _Decoder:
             head, made = self._exchange({"form": asdict(form), "name": name}, data)
             return _answer(head, data, made)
         except (OSError, ValueError, EOFError, KeyError, TypeError):
-            return PictureError(_why(self.end()))
+            self.end()
+            return PictureError(_why(0))
 
     def _start(self) -> None:
         if self._process is not None:
@@ -93,7 +94,9 @@ class _Decoder:
         with self._within(_START_SECONDS):
             receive(cast(Any, process.stdout), 1000)
 
-    def _exchange(self, head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+    def _exchange(
+        self, head: dict[str, Any], data: bytes | bytearray
+    ) -> tuple[dict[str, Any], bytes]:
         process: Any = self._process
         with self._within(_WALL_SECONDS):
             send(process.stdin, head, data)
@@ -101,7 +104,7 @@ class _Decoder:
 
     @contextlib.contextmanager
     def _within(self, seconds: float) -> Any:
-        timer = threading.Timer(seconds, cast(Any, self._process).kill)
+        timer = threading.Timer(seconds, _kill, [self._process])
         timer.daemon = True
         timer.start()
         try:
@@ -109,16 +112,14 @@ class _Decoder:
         finally:
             timer.cancel()
 
-    def end(self) -> int | None:
-        """End the process, and say how it ended."""
+    def end(self) -> None:
+        """End the process, and what it may have forked."""
         process, self._process = self._process, None
-        if process is None:
-            return None
-        process.stdin.close()  # pyright: ignore[reportOptionalMemberAccess]
-        process.kill()
-        code = process.wait()
-        process.stdout.close()  # pyright: ignore[reportOptionalMemberAccess]
-        return code
+        if process is not None:
+            process.stdin.close()  # pyright: ignore[reportOptionalMemberAccess]
+            _kill(process)
+            process.wait()
+            process.stdout.close()  # pyright: ignore[reportOptionalMemberAccess]
 
     def forget(self) -> None:
         """Let go of the process after a fork: it is the parent's."""
@@ -129,12 +130,22 @@ class _Decoder:
             process.returncode = 0  # so that its end is not waited for
 
 
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if os.name == "posix":
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+
+
 _decoders: list[_Decoder] = []
 _idle: list[_Decoder] = []
 
 
-def _answer(head: dict[str, Any], data: bytes, made: bytes) -> Encoded | PictureError:
+def _answer(head: dict[str, Any], data: bytes | bytearray, made: bytes) -> Encoded | PictureError:
     """What the process said; it has read hostile bytes, so that nothing of it is taken on trust."""
+    if "signal" in head:
+        return PictureError(_why(int(head["signal"])))
     if "why" in head:
         why = printable(str(head["why"]))
         return PictureError(_TOO_MUCH_MEMORY if why == "MemoryError" else why)
@@ -142,16 +153,18 @@ def _answer(head: dict[str, Any], data: bytes, made: bytes) -> Encoded | Picture
     kept = bool(head.get("kept"))
     if head["type"] not in _ENCODED_TYPES or bool(made) == kept:
         raise ValueError("no answer")
-    return Encoded(data if kept else made, str(head["type"]), (width, height))
+    return Encoded(
+        bytes(data) if kept else made, str(head["type"]), (width, height), unchanged=kept
+    )
 
 
 _TOO_MUCH_MEMORY = "it takes more memory to decode than a picture may"
 
 
-def _why(code: int | None) -> str:
-    if code is not None and code == -getattr(signal, "SIGXCPU", 0):
+def _why(number: int) -> str:
+    if number == getattr(signal, "SIGXCPU", -1):
         return f"it takes longer than {CPU_SECONDS} seconds to decode"
-    return "it broke the process that decodes pictures, or takes too much memory or time"
+    return "it breaks the process that decodes it, or takes too much memory or time"
 
 
 def _end_all() -> None:

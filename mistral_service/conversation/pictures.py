@@ -3,14 +3,14 @@
 import asyncio
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Generic, TypeVar
 
 from mistral_service.conversation.data_urls import MOST_CHARACTERS, read_data_url
 from mistral_service.conversation.encoding import Encoded, Form
 from mistral_service.conversation.fair import FairThreads
 from mistral_service.conversation.isolation import NoProcess, encode
+from mistral_service.conversation.kept import ByUrl, Latest, key_of
 from mistral_service.conversation.parts import PictureError
 
 # For the whole process: a hundred calls share two threads, so that voices keep the processor.
@@ -21,9 +21,6 @@ _KEPT = 16
 _FRAMES_KEPT = 4
 _FAULTS_KEPT = 256
 _MOST_BROKEN = 24  # of one request
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 # What is sent in place of a URL: another one, nothing else (None), or nothing at all.
 _Made = str | PictureError | None
@@ -46,16 +43,19 @@ class Pictures:
     megabyte, and it is in memory once.
 
     Attributes:
+        bytes_in_context: Bytes of the pictures in the context, as base64: those of the last
+            request, and what has come since.
         oversized: Why a picture is left out whose URL has more than `MOST_CHARACTERS`.
     """
 
     def __init__(self) -> None:
+        self.bytes_in_context = 0
         self.oversized = PictureError(f"its URL has more than {MOST_CHARACTERS:,} characters")
         self._untried = PictureError(f"{_MOST_BROKEN:,} others of this request are broken")
         # Of what is broken its URL need not be kept: Python's keyed hash of 64 bits tells it.
-        self._faults: _Latest[int, PictureError] = _Latest(_FAULTS_KEPT)
-        self._made: _Latest[tuple[str, Form], Future[_Made]] = _Latest(_KEPT)
-        self._frames: _Latest[bytes, Encoded | PictureError] = _Latest(_FRAMES_KEPT)
+        self._faults: Latest[int, PictureError] = Latest(_FAULTS_KEPT)
+        self._made: Latest[tuple[Hashable, Form], Future[_Made]] = Latest(_KEPT)
+        self._frames: Latest[bytes, Encoded | PictureError] = Latest(_FRAMES_KEPT)
 
     async def frame(
         self, data: bytes, size: tuple[int, int], name: str | None, form: Form
@@ -85,12 +85,12 @@ class Pictures:
         made, url = await asyncio.wrap_future(_THREADS.submit(self, work))
         if url:
             # So it will stand in the context, and need no second look.
-            self._made.put((url, form), _AS_IT_IS)
+            self._made.put((key_of(url), form), _AS_IT_IS)
         return made
 
     async def make_ready(
         self, urls: Sequence[str], most: int, form: Form
-    ) -> dict[str, str | PictureError]:
+    ) -> Mapping[str, str | PictureError]:
         """Make the pictures of a request ready.
 
         Args:
@@ -102,7 +102,7 @@ class Pictures:
             For each URL what is sent in its place (the same object, if nothing needed to be made),
             or why it cannot be sent. Those that are not needed any more are absent.
         """
-        sent: dict[str, str | PictureError] = {}
+        sent = ByUrl[str | PictureError]()
         good, broken, rest = 0, 0, urls
         while rest and good < most and broken < _MOST_BROKEN:
             wanted = min(most - good, _MOST_BROKEN - broken)
@@ -119,7 +119,9 @@ class Pictures:
                 else:
                     good += 1
         if broken >= _MOST_BROKEN:
-            sent.update((url, self._untried) for url in rest if url not in sent)
+            for url in rest:
+                if url not in sent:
+                    sent[url] = self._untried
         return sent
 
     def close(self) -> None:
@@ -129,42 +131,20 @@ class Pictures:
     def _begun(self, url: str, form: Form) -> Future[_Made]:
         if url.startswith(("http://", "https://")):
             return _AS_IT_IS  # Mistral fetches it
-        if fault := self._faults.get(hash((url, form))):
+        key = (key_of(url), form)
+        if fault := self._faults.get(hash(key)):
             return _done(fault)
-        future = self._made.get((url, form))
+        future = self._made.get(key)
         if future is None or future.cancelled() or _THREADS.lost(future):
             future = _THREADS.submit(self, _make, url, form)
-            self._made.put((url, form), future)
+            self._made.put(key, future)
         return future
 
     def _remember(self, url: str, form: Form, fault: PictureError) -> None:
-        self._made.drop((url, form))
+        key = (key_of(url), form)
+        self._made.drop(key)
         if not isinstance(fault, NoProcess):
-            self._faults.put(hash((url, form)), fault)
-
-
-class _Latest(Generic[K, V]):
-    """A mapping that keeps those entries that were used last."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._entries: dict[K, V] = {}
-
-    def get(self, key: K) -> V | None:
-        value = self._entries.pop(key, None)
-        if value is not None:
-            # Under this key, not its equal: the text in the context is the one that is kept.
-            self._entries[key] = value
-        return value
-
-    def put(self, key: K, value: V) -> None:
-        self._entries.pop(key, None)
-        self._entries[key] = value
-        if len(self._entries) > self._most:
-            del self._entries[next(iter(self._entries))]
-
-    def drop(self, key: K) -> None:
-        self._entries.pop(key, None)
+            self._faults.put(hash(key), fault)
 
 
 def _make(url: str, form: Form) -> _Made:
@@ -177,7 +157,7 @@ def _make(url: str, form: Form) -> _Made:
     made = encode(data, (0, 0), mime_type if mime_type.startswith("image/") else "image/*", form)
     if isinstance(made, PictureError):
         return made
-    as_it_is = made.data is data and made.mime_type == mime_type and in_base64
+    as_it_is = made.unchanged and made.mime_type == mime_type and in_base64
     return None if as_it_is else _url_of(made)
 
 
