@@ -1,20 +1,24 @@
 """The process that decodes pictures: what runs in it, and how the two sides speak.
 
 It is started by `mistral_service.conversation.isolation`. Nothing of the bot is in it: neither its
-memory nor its environment, and so no key. It forks for each picture, which takes a millisecond:
-what a hostile file can reach is its own copy, with limits to memory and time that the kernel holds.
+memory nor its environment, and so no key. It decodes in a fork of itself: the
+kernel limits the memory and time that a picture may take there, and where one breaks a limit, the
+next finds a new fork at once.
 """
 
 import contextlib
 import io
 import json
+import math
 import os
 import sys
+import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from PIL import AvifImagePlugin, Image
 
-from mistral_service.conversation.encoding import MOST_BYTES, Encoded, Form, encode
+from mistral_service.conversation.encoding import Encoded, Form, encode
 
 CPU_SECONDS = 3
 """Seconds of CPU time that one picture may take; the system counts whole ones. The slowest JPEG of
@@ -92,17 +96,16 @@ def _exactly(pipe: Pipe, size: int, most: int) -> bytes:
 
 
 def _limit(form: Form) -> None:
-    """Set the limits of this process, which decodes one picture."""
+    """Set the limits of this process for its next picture."""
     import resource  # it is where there is a fork
 
-    memory = memory_for(form)
-    for kind, soft, hard in (
-        (resource.RLIMIT_AS, memory, memory),
-        (resource.RLIMIT_CPU, CPU_SECONDS, CPU_SECONDS + 1),
-        (resource.RLIMIT_CORE, 0, 0),
+    for kind, value in (
+        (resource.RLIMIT_AS, memory_for(form)),
+        (resource.RLIMIT_CPU, math.ceil(time.process_time()) + CPU_SECONDS),
+        (resource.RLIMIT_CORE, 0),
     ):
         with contextlib.suppress(ValueError, OSError):  # the machine's own limit is lower
-            resource.setrlimit(kind, (soft, hard))
+            resource.setrlimit(kind, (value, resource.getrlimit(kind)[1]))
 
 
 def serve(source: Pipe, sink: Pipe) -> None:
@@ -112,52 +115,52 @@ def serve(source: Pipe, sink: Pipe) -> None:
         source: Where they come from.
         sink: Where they go.
     """
-    if hasattr(os, "nice"):
-        os.nice(5)  # voices go first
     Image.init()
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each would have an arena of its own
     send(sink, {"ready": True})
-    while True:
-        try:
-            head, data = receive(source, sys.maxsize)
-        except EOFError:
-            return
-        if hasattr(os, "fork"):
-            _decode_in_fork(sink, head, data)
-        else:
-            _decode(sink, head, data)
+    while _decode_in_fork(source, sink) if hasattr(os, "fork") else _decode_next(source, sink):
+        pass
 
 
-def _decode_in_fork(sink: Pipe, head: dict[str, Any], data: bytes) -> None:
-    """Decode a picture in a copy of this process, which has nothing of any other picture."""
-    reading, writing = os.pipe()
+def _decode_in_fork(source: Pipe, sink: Pipe) -> bool:
+    """Wait for pictures, and decode some, in a copy of this process."""
     pid = os.fork()
     if pid == 0:
+        code = _FAILED
         try:
-            os.close(reading)
-            with io.FileIO(writing, "wb") as pipe:
-                _limit(Form(**head["form"]))
-                _decode(pipe, head, data)
+            more = all(_decode_next(source, sink, _limit) for _ in range(_PICTURES_A_FORK))
+            code = 0 if more else _NO_MORE
         finally:
-            os._exit(0)
-    os.close(writing)
-    with io.FileIO(reading, "rb") as pipe:
-        try:
-            answer = receive(pipe, MOST_BYTES)
-        except (EOFError, ValueError):
-            answer = None
+            os._exit(code)
     _, status = os.waitpid(pid, 0)
-    send(sink, *(answer or ({"signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0}, b"")))
+    if status:
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _NO_MORE:
+            return False
+        send(sink, {"signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0})
+    return True
 
 
-def _decode(sink: Pipe, head: dict[str, Any], data: bytes) -> None:
-    made = encode(data, (0, 0), head["name"], Form(**head["form"]))
+_FAILED, _NO_MORE = 1, 2
+_PICTURES_A_FORK = 50  # a new one takes some milliseconds, and has its memory to touch again
+
+
+def _decode_next(
+    source: Pipe, sink: Pipe, limit: Callable[[Form], None] = lambda form: None
+) -> bool:
+    try:
+        head, data = receive(source, sys.maxsize)
+    except EOFError:
+        return False
+    form = Form(**head["form"])
+    limit(form)
+    made = encode(data, (0, 0), head["name"], form)
     if not isinstance(made, Encoded):
         send(sink, {"why": str(made)})
     elif made.unchanged:
         send(sink, {"kept": True, "type": made.mime_type, "size": made.size})
     else:
         send(sink, {"type": made.mime_type, "size": made.size}, made.data)
+    return True
 
 
 def main() -> None:
