@@ -19,6 +19,9 @@ from mistral_service.reply.rounds import MAX_ROUNDS
 from mistral_service.reply.speech import SENTENCE_TIMEOUT
 from mistral_service.wire.models import DEFAULT_MODEL
 
+MOST_IMAGES_BYTES = 256_000_000
+"""Bytes that all pictures in the context of a call may have, by default."""
+
 UNSET = (NotGiven, OpenAINotGiven, Omit)
 """The types whose instances mean "not given", Pipecat's and the OpenAI client's."""
 
@@ -89,6 +92,14 @@ class MistralLLMSettings(OpenAILLMSettings):
         max_images_bytes: Bytes of all pictures of a request together, as they are sent (default
             6,000,000: eight full pictures). The newest is sent in any case.
         images_of_last_turn_only: Whether pictures are left out of all turns but the last.
+        max_context_images_bytes: Bytes of all pictures in the context of a call, sent or not
+            (default 256,000,000, some 700 frames of a camera). A frame that comes beyond does not
+            enter the context, until earlier ones are taken out.
+        max_image_pixels: Pixels that a picture may have, width times height, before it is scaled
+            down (default 16,777,216, which is 4096×4096; up to 67,108,864). The size is read from
+            the header; what is larger is not decoded. A JPEG may have four times as many, since it
+            is decoded at a reduced size. The memory that a picture may take to decode follows from
+            this: 32 bytes a pixel.
         image_side: Pixels to which the longer side of a picture is scaled down. Defaults to what
             the model sees: 1540, or 1024 for Pixtral.
         image_quality: Quality of the JPEGs, from 1 to 95. Defaults to 75, the lowest at which the
@@ -143,6 +154,8 @@ class MistralLLMSettings(OpenAILLMSettings):
     max_images: int | None | NotGiven = _not_given()
     max_images_bytes: int | None | NotGiven = _not_given()
     images_of_last_turn_only: bool | None | NotGiven = _not_given()
+    max_context_images_bytes: int | None | NotGiven = _not_given()
+    max_image_pixels: int | None | NotGiven = _not_given()
     image_side: int | None | NotGiven = _not_given()
     image_quality: int | None | NotGiven = _not_given()
     slow_function_text: str | None | NotGiven = _not_given()
@@ -180,6 +193,7 @@ class MistralLLMSettings(OpenAILLMSettings):
         return Form(
             side=given(self.image_side, seen_side(str(self.model))),
             quality=given(self.image_quality, Form().quality),
+            pixels=given(self.max_image_pixels, Form().pixels),
         )
 
     def budget(self) -> Budget:
@@ -190,6 +204,10 @@ class MistralLLMSettings(OpenAILLMSettings):
             total_bytes=given(self.max_images_bytes, default.total_bytes),
             last_turn_only=bool(given(self.images_of_last_turn_only)),
         )
+
+    def context_images_bytes(self) -> int:
+        """Bytes that all pictures in the context of a call may have."""
+        return given(self.max_context_images_bytes, MOST_IMAGES_BYTES)
 
     @classmethod
     def complete(cls) -> "MistralLLMSettings":
@@ -284,6 +302,14 @@ _ALLOWED: dict[str, tuple[Any, str]] = {
         "a whole number of bytes from 1 to 80,000,000",
     ),
     "images_of_last_turn_only": (bool, "True or False"),
+    "max_context_images_bytes": (
+        Annotated[int, Field(ge=1, le=100_000_000_000)],
+        "a whole number of bytes from 1 to 100,000,000,000",
+    ),
+    "max_image_pixels": (
+        Annotated[int, Field(ge=1024, le=67_108_864)],
+        "a whole number of pixels from 1,024 to 67,108,864",
+    ),
     "image_side": (Annotated[int, Field(ge=32, le=10_000)], "pixels from 32 to 10,000"),
     "image_quality": (Annotated[int, Field(ge=1, le=95)], "a whole number from 1 to 95"),
     "empty_reply_text": (Annotated[str, Field(min_length=1)], "a text, or None"),

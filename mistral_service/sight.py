@@ -10,9 +10,14 @@ from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.utils.errors import ErrorCategory
 
 from mistral_service.conversation.adapter import MistralLLMAdapter
+from mistral_service.conversation.encoding import Encoded
 from mistral_service.conversation.parts import UNREADABLE_PICTURE, PictureError
 from mistral_service.conversation.run import Run
 from mistral_service.settings import MistralLLMSettings
+
+# Of one call, and not yet made ready: what comes beyond is left out.
+_MOST_WAITING = 32
+_MOST_WAITING_BYTES = 128_000_000
 
 
 class Sight(OpenAILLMService):
@@ -27,6 +32,12 @@ class Sight(OpenAILLMService):
 
     def __init__(self, **kwargs: Any) -> None:
         self._in_turn = asyncio.Lock()
+        self._waiting_bytes = 0
+        self._too_many_waiting = PictureError(
+            f"this call has more pictures waiting than {_MOST_WAITING}, or more than "
+            f"{_MOST_WAITING_BYTES:,} bytes of them"
+        )
+        self._too_many_kept: PictureError | None = None
         self._frames_on_their_way: set[asyncio.Task[None]] = set()
         self._blind_models_told: set[str] = set()
         super().__init__(**kwargs)  # pyright: ignore[reportUnknownMemberType]
@@ -41,16 +52,34 @@ class Sight(OpenAILLMService):
         if not (isinstance(frame, UserImageRawFrame) and frame.append_to_context):
             await super().process_frame(frame, direction)
             return
+        size = len(frame.image)
+        fault = None
+        if (
+            len(self._frames_on_their_way) >= _MOST_WAITING
+            or self._waiting_bytes + size > _MOST_WAITING_BYTES
+        ):
+            # It keeps its place in the conversation, but not its bytes.
+            frame, size, fault = copy.copy(frame), 0, self._too_many_waiting
+            frame.image = b""
+        self._waiting_bytes += size
         # In a task: what else is on its way, an interruption above all, does not wait for it.
-        making = self._make_ready(frame, direction)
+        making = self._make_ready(frame, direction, fault)
         task = cast("asyncio.Task[None]", self.create_task(making))  # pyright: ignore[reportUnknownMemberType]
         self._frames_on_their_way.add(task)
-        task.add_done_callback(self._frames_on_their_way.discard)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._frames_on_their_way.discard(task)
+            self._waiting_bytes -= size
+
+        task.add_done_callback(done)
 
     async def cleanup(self) -> None:
         """Let go of frames that are still on their way."""
         for task in list(self._frames_on_their_way):
             await self.cancel_task(task)  # pyright: ignore[reportUnknownMemberType]
+        adapter: Any = self.get_llm_adapter()
+        if isinstance(adapter, MistralLLMAdapter):
+            adapter.pictures.close()
         await super().cleanup()
 
     async def tell_of_pictures(self, run: Run, model: str) -> None:
@@ -70,13 +99,20 @@ class Sight(OpenAILLMService):
                 category=ErrorCategory.APPLICATION,
             )
 
-    async def _make_ready(self, frame: UserImageRawFrame, direction: FrameDirection) -> None:
+    async def _make_ready(
+        self, frame: UserImageRawFrame, direction: FrameDirection, fault: PictureError | None
+    ) -> None:
         async with self._in_turn:
             adapter: Any = self.get_llm_adapter()
+            if fault is not None:
+                await self._go_on_without(frame, fault, direction)
+                return
             if isinstance(adapter, MistralLLMAdapter):
                 made = await adapter.pictures.frame(
                     frame.image, frame.size, frame.format, self._settings.form()
                 )
+                if isinstance(made, Encoded):
+                    made = self._with_room_for(made, adapter)
                 if isinstance(made, PictureError):
                     await self._go_on_without(frame, made, direction)
                     return
@@ -84,6 +120,19 @@ class Sight(OpenAILLMService):
                 frame = copy.copy(frame)
                 frame.image, frame.format, frame.size = made.data, made.mime_type, made.size
             await super().process_frame(frame, direction)
+
+    def _with_room_for(self, made: Encoded, adapter: MistralLLMAdapter) -> Encoded | PictureError:
+        """The picture, if the context has room for it."""
+        size, most = len(made.data) * 4 // 3, self._settings.context_images_bytes()
+        if adapter.pictures.bytes_in_context + size <= most:
+            adapter.pictures.bytes_in_context += size  # counted anew with the next request
+            self._too_many_kept = None
+            return made
+        self._too_many_kept = self._too_many_kept or PictureError(
+            f"the pictures in the context of this call have {most:,} bytes, which is "
+            "max_context_images_bytes: take earlier ones out"
+        )
+        return self._too_many_kept
 
     async def _go_on_without(
         self, frame: UserImageRawFrame, fault: PictureError, direction: FrameDirection

@@ -20,7 +20,7 @@ from pipecat.utils.types import NotGiven, is_given
 
 from mistral_service.conversation.encoding import Form
 from mistral_service.conversation.foreign import readable
-from mistral_service.conversation.images import pictures_to_send
+from mistral_service.conversation.images import bytes_of_pictures, pictures_to_send
 from mistral_service.conversation.parts import PictureError, text_of
 from mistral_service.conversation.pictures import Pictures
 from mistral_service.conversation.rules import apply_rules
@@ -118,7 +118,9 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         run.names, run.tool_faults = offered.names, offered.faults
         # Also where none may be called: a model that calls all the same writes no words.
         run.offered = function_names(offered.tools)
+        run.oversized = self.pictures.oversized
         messages = self._messages(context, system_instruction, run)
+        self.pictures.bytes_in_context = bytes_of_pictures(messages)
         choice = choice_now(choice, messages)
         if sees is not False and (urls := pictures_to_send(messages, run)):
             run.pictures = await self.pictures.make_ready(urls, run.budget.images, form)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
+from mistral_service.conversation.headers import size_before_opening
 from mistral_service.conversation.parts import PictureError
 from mistral_service.conversation.pixels import Size, image_of
 
@@ -20,8 +22,16 @@ SEEN_SIDE = 1540
 SEEN_SIDE_OF_PIXTRAL = 1024
 """The same for Pixtral, which sees less."""
 
-_MOST_PIXELS = 64_000_000  # 8,000 × 8,000: what a telephone's camera takes
-_MOST_BYTES = 64 * 1024 * 1024
+MOST_PIXELS = 16_777_216
+"""Pixels that a picture may have, by default: 4096 × 4096."""
+
+MOST_BYTES = 16 * 1024 * 1024
+"""Bytes that an encoded picture may have; Mistral's own limit is 10 MB."""
+
+JPEG_FACTOR = 4
+"""How many times as many pixels a JPEG may have: it is decoded at a half, a quarter or an eighth.
+A telephone's camera takes pictures of 50 megapixels."""
+
 # A picture that needs no change is left as it is up to here; beyond, JPEG is tried for size.
 _SMALL_BYTES = 256 * 1024
 
@@ -63,10 +73,13 @@ class Form:
     Parameters:
         side: The most pixels that its longer side may have.
         quality: The quality of the JPEG, 1 to 95.
+        pixels: The most pixels that a picture may have before it is scaled down. A JPEG may have
+            four times as many, if it can be decoded at a reduced size that has no more.
     """
 
     side: int = SEEN_SIDE
     quality: int = DEFAULT_QUALITY
+    pixels: int = MOST_PIXELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +90,18 @@ class Encoded:
         data: The file.
         mime_type: Its type.
         size: Width and height.
+        unchanged: Whether it is the file that was given.
     """
 
     data: bytes
     mime_type: str
     size: Size
+    unchanged: bool = False
 
 
-def encode(data: bytes, size: Size, name: str | None, form: Form) -> Encoded | PictureError:
+def encode(
+    data: bytes | bytearray, size: Size, name: str | None, form: Form
+) -> Encoded | PictureError:
     """Make a picture ready to be sent.
 
     It is scaled down to the form's side, never up, turned as its EXIF orientation says, and freed
@@ -102,8 +119,8 @@ def encode(data: bytes, size: Size, name: str | None, form: Form) -> Encoded | P
         The picture, or why there is none: returned and not raised, since a traceback would keep
         the bytes alive for as long as the error is remembered.
     """
-    data = bytes(data)  # of an array, its bytes
     try:
+        data = bytes(data)  # of an array, its bytes
         if name and name.startswith("image/"):
             return _encoded(data, form)
         return _raw(data, size, name, form)
@@ -111,52 +128,59 @@ def encode(data: bytes, size: Size, name: str | None, form: Form) -> Encoded | P
         why = str(e)
     except Exception as e:
         # Pillow meets hostile bytes with errors of a dozen types.
-        why = f"{e}" or type(e).__name__
+        why = printable(f"{e}") or type(e).__name__
     return PictureError(why)
+
+
+def printable(text: str) -> str:
+    """The beginning of a text that may quote a file, without line breaks and control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text[:200])
 
 
 def _raw(data: bytes, size: Size, name: str | None, form: Form) -> Encoded:
     if min(size) < 1:
         raise PictureError(f"{size[0]}×{size[1]} pixels show nothing")
-    _check_pixels(size)
+    _check_pixels(size, form.pixels)
     return _jpeg(_scaled(_opaque(image_of(data, size, name)), form.side), form)
 
 
 def _encoded(data: bytes, form: Form) -> Encoded:
     if not data:
         raise PictureError("it is empty")
-    if len(data) > _MOST_BYTES:
-        raise PictureError(f"it has {len(data):,} bytes, more than {_MOST_BYTES:,}")
+    if len(data) > MOST_BYTES:
+        raise PictureError(f"it has {len(data):,} bytes, more than {MOST_BYTES:,}")
+    if size := size_before_opening(data):
+        _check_pixels(size, form.pixels)
     try:
         image = Image.open(io.BytesIO(data), formats=_READ)
     except Image.UnidentifiedImageError:
         raise PictureError("it is of no type that can be read, or broken") from None
     with image:
-        _check_pixels(image.size)
+        is_jpeg = isinstance(image, JpegImageFile)
+        _check_pixels(image.size, form.pixels * (JPEG_FACTOR if is_jpeg else 1))
         kind = cast(str, image.format)
         turn, clean = _metadata(image)
         fits = max(image.size) <= form.side
-        kept: Encoded | None = None
-        if kind in _ENDS and fits and clean and not getattr(image, "is_animated", False):
-            image.load()  # raises if the file is broken
-            if _whole(data, kind):
-                kept = Encoded(data, Image.MIME[kind], image.size)
-                if len(data) <= _SMALL_BYTES:
-                    return kept
-        else:
+        may_stay = kind in _ENDS and fits and clean and not getattr(image, "is_animated", False)
+        if not may_stay:
             # A JPEG can be decoded at a half or a quarter; twice the target keeps it sharp.
             width, height = _fitted(image.size, form.side)
             image.draft(None, (2 * width, 2 * height))
+        _check_pixels(image.size, form.pixels)  # a GIF's frame may be larger than its screen
+        image.load()  # raises if the file is broken
+        kept: Encoded | None = None
+        if may_stay and _whole(data, kind):
+            kept = Encoded(data, Image.MIME[kind], image.size, unchanged=True)
+            if len(data) <= _SMALL_BYTES:
+                return kept
         flat = _scaled(_opaque(image), form.side)
         made = _jpeg(flat.transpose(turn) if turn is not None else flat, form)
         return kept if kept and len(kept.data) <= len(made.data) else made
 
 
-def _check_pixels(size: Size) -> None:
-    if size[0] * size[1] > _MOST_PIXELS:
-        raise PictureError(
-            f"{size[0]:,}×{size[1]:,} pixels are too many: {_MOST_PIXELS:,} are the most"
-        )
+def _check_pixels(size: Size, most: int) -> None:
+    if size[0] * size[1] > most:
+        raise PictureError(f"{size[0]:,}×{size[1]:,} pixels are too many: {most:,} are the most")
 
 
 def _metadata(image: Image.Image) -> tuple[Image.Transpose | None, bool]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, cast
 
+from mistral_service.conversation.data_urls import MOST_CHARACTERS
 from mistral_service.conversation.parts import (
     PICTURE_FROM_EARLIER,
     UNREADABLE_PICTURE,
@@ -45,7 +46,17 @@ def pictures_to_send(messages: Sequence[Message], run: Run) -> list[str]:
         if place >= start
         for part in reversed(messages[place]["content"])
     ]
-    return [url for url in urls if url]
+    # One that is too long is not even looked up: Python would read all of it.
+    return [url for url in urls if url and len(url) <= MOST_CHARACTERS]
+
+
+def bytes_of_pictures(messages: Sequence[Message]) -> int:
+    """Bytes of all pictures in the messages, as they stand there."""
+    return sum(
+        len(_url_of(part) or "")
+        for place in _shown_newest_first(messages)
+        for part in messages[place]["content"]
+    )
 
 
 class _Shelf:
@@ -74,7 +85,10 @@ class _Shelf:
             return self._said(UNSEEN_PICTURE, "left out a picture: the model does not see")
         if self._room == 0:
             return self._said(PICTURE_FROM_EARLIER, "left out a picture to make room for newer")
-        sent = self._run.pictures.get(url, url)
+        if len(url) > MOST_CHARACTERS:
+            sent = self._run.oversized
+        else:
+            sent = self._run.pictures.get(url, url)
         if isinstance(sent, PictureError):
             self._run.faults.append(sent)
             return self._said(UNREADABLE_PICTURE, f"left out a picture: {sent}")

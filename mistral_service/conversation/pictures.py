@@ -3,28 +3,36 @@
 import asyncio
 import base64
 import hashlib
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
-from urllib.parse import unquote_to_bytes
+from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import Future
 
-from mistral_service.conversation.encoding import Encoded, Form, encode
+from mistral_service.conversation.data_urls import MOST_CHARACTERS, read_data_url
+from mistral_service.conversation.encoding import Encoded, Form
+from mistral_service.conversation.fair import FairThreads
+from mistral_service.conversation.isolation import NoProcess, encode
+from mistral_service.conversation.kept import ByUrl, Latest, key_of
 from mistral_service.conversation.parts import PictureError
 
 # For the whole process: a hundred calls share two threads, so that voices keep the processor.
-_THREADS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pictures")
+_THREADS = FairThreads(2, "pictures")
 
 # Twice what one request may have: a summary may be asked for beside a turn.
 _KEPT = 16
 _FRAMES_KEPT = 4
-
-K = TypeVar("K")
-V = TypeVar("V")
+_FAULTS_KEPT = 256
+_MOST_BROKEN = 24  # of one request
 
 # What is sent in place of a URL: another one, nothing else (None), or nothing at all.
 _Made = str | PictureError | None
-_AS_IT_IS: Future[_Made] = Future()
-_AS_IT_IS.set_result(None)
+
+
+def _done(made: _Made) -> Future[_Made]:
+    future: Future[_Made] = Future()
+    future.set_result(made)
+    return future
+
+
+_AS_IT_IS = _done(None)
 
 
 class Pictures:
@@ -33,11 +41,21 @@ class Pictures:
     What was made is found by the picture's URL. That text stands in the context and is the same
     object turn after turn: Python keeps its hash, so that finding it again costs no look at its
     megabyte, and it is in memory once.
+
+    Attributes:
+        bytes_in_context: Bytes of the pictures in the context, as base64: those of the last
+            request, and what has come since.
+        oversized: Why a picture is left out whose URL has more than `MOST_CHARACTERS`.
     """
 
     def __init__(self) -> None:
-        self._made: _Latest[tuple[str, Form], Future[_Made]] = _Latest(_KEPT)
-        self._frames: _Latest[bytes, Encoded | PictureError] = _Latest(_FRAMES_KEPT)
+        self.bytes_in_context = 0
+        self.oversized = PictureError(f"its URL has more than {MOST_CHARACTERS:,} characters")
+        self._untried = PictureError(f"{_MOST_BROKEN:,} others of this request are broken")
+        # Of what is broken its URL need not be kept: Python's keyed hash of 64 bits tells it.
+        self._faults: Latest[int, PictureError] = Latest(_FAULTS_KEPT)
+        self._made: Latest[tuple[Hashable, Form], Future[_Made]] = Latest(_KEPT)
+        self._frames: Latest[bytes, Encoded | PictureError] = Latest(_FRAMES_KEPT)
 
     async def frame(
         self, data: bytes, size: tuple[int, int], name: str | None, form: Form
@@ -64,15 +82,15 @@ class Pictures:
                 self._frames.put(key, made)
             return made, "" if isinstance(made, PictureError) else _url_of(made)
 
-        made, url = await asyncio.wrap_future(_THREADS.submit(work))
+        made, url = await asyncio.wrap_future(_THREADS.submit(self, work))
         if url:
             # So it will stand in the context, and need no second look.
-            self._made.put((url, form), _AS_IT_IS)
+            self._made.put((key_of(url), form), _AS_IT_IS)
         return made
 
     async def make_ready(
         self, urls: Sequence[str], most: int, form: Form
-    ) -> dict[str, str | PictureError]:
+    ) -> Mapping[str, str | PictureError]:
         """Make the pictures of a request ready.
 
         Args:
@@ -84,64 +102,62 @@ class Pictures:
             For each URL what is sent in its place (the same object, if nothing needed to be made),
             or why it cannot be sent. Those that are not needed any more are absent.
         """
-        sent: dict[str, str | PictureError] = {}
-        good, rest = 0, urls
-        while rest and good < most:
-            batch, rest = rest[: most - good], rest[most - good :]
+        sent = ByUrl[str | PictureError]()
+        good, broken, rest = 0, 0, urls
+        while rest and good < most and broken < _MOST_BROKEN:
+            wanted = min(most - good, _MOST_BROKEN - broken)
+            batch, rest = rest[:wanted], rest[wanted:]
             for url, future in [(url, self._begun(url, form)) for url in batch]:
                 # Shielded: after an interruption, the next turn finds the work done.
                 if not future.done():
                     await asyncio.shield(asyncio.wrap_future(future))
                 made = future.result()
                 sent[url] = url if made is None else made
-                good += not isinstance(made, PictureError)
+                if isinstance(made, PictureError):
+                    broken += 1
+                    self._remember(url, form, made)
+                else:
+                    good += 1
+        if broken >= _MOST_BROKEN:
+            for url in rest:
+                if url not in sent:
+                    sent[url] = self._untried
         return sent
+
+    def close(self) -> None:
+        """Leave out what is still waiting: the call has ended."""
+        _THREADS.drop(self)
 
     def _begun(self, url: str, form: Form) -> Future[_Made]:
         if url.startswith(("http://", "https://")):
             return _AS_IT_IS  # Mistral fetches it
-        future = self._made.get((url, form))
-        if future is None:
-            future = _THREADS.submit(_make, url, form)
-            self._made.put((url, form), future)
+        key = (key_of(url), form)
+        if fault := self._faults.get(hash(key)):
+            return _done(fault)
+        future = self._made.get(key)
+        if future is None or future.cancelled() or _THREADS.lost(future):
+            future = _THREADS.submit(self, _make, url, form)
+            self._made.put(key, future)
         return future
 
-
-class _Latest(Generic[K, V]):
-    """A mapping that keeps those entries that were used last."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._entries: dict[K, V] = {}
-
-    def get(self, key: K) -> V | None:
-        value = self._entries.pop(key, None)
-        if value is not None:
-            # Under this key, not its equal: the text in the context is the one that is kept.
-            self._entries[key] = value
-        return value
-
-    def put(self, key: K, value: V) -> None:
-        self._entries.pop(key, None)
-        self._entries[key] = value
-        if len(self._entries) > self._most:
-            del self._entries[next(iter(self._entries))]
+    def _remember(self, url: str, form: Form, fault: PictureError) -> None:
+        key = (key_of(url), form)
+        self._made.drop(key)
+        if not isinstance(fault, NoProcess):
+            self._faults.put(hash(key), fault)
 
 
 def _make(url: str, form: Form) -> _Made:
     if not url.startswith("data:"):
         return PictureError(f"{url[:40]!r} is neither data nor an address on the web")
-    head, _, body = url[5:].partition(",")
-    mime_type, *parameters = head.split(";")
-    in_base64 = "base64" in parameters
     try:
-        data = base64.b64decode(body) if in_base64 else unquote_to_bytes(body)
+        mime_type, data, in_base64 = read_data_url(url)
     except ValueError:
         return PictureError("its base64 text is broken")
     made = encode(data, (0, 0), mime_type if mime_type.startswith("image/") else "image/*", form)
     if isinstance(made, PictureError):
         return made
-    as_it_is = made.data is data and made.mime_type == mime_type and in_base64
+    as_it_is = made.unchanged and made.mime_type == mime_type and in_base64
     return None if as_it_is else _url_of(made)
 
 

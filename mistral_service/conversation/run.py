@@ -57,6 +57,7 @@ class Run:
         budget: How many pictures the request may have.
         pictures: What is sent in place of a picture's URL, or why it cannot be sent; by default
             the URL itself.
+        oversized: Why a picture is left out whose URL is longer than any picture.
         changes: What was changed, in the order of the rules.
         offered: The names of the functions that the request knows of, as they are sent; none may
             be called unless `has_tools` says so.
@@ -83,6 +84,7 @@ class Run:
         self.sees = sees
         self.budget = budget or Budget()
         self.pictures: Mapping[str, str | PictureError] = {}
+        self.oversized = PictureError("its URL is too long")
         self.changes: list[Change] = []
         self.offered: Sequence[str] = ()
         self.call_ids: dict[str, str] = {}

@@ -1,0 +1,174 @@
+"""The process that decodes pictures: what runs in it, and how the two sides speak.
+
+It is started by `mistral_service.conversation.isolation`. Nothing of the bot is in it: neither its
+memory nor its environment, and so no key. It decodes in a fork of itself: the
+kernel limits the memory and time that a picture may take there, and where one breaks a limit, the
+next finds a new fork at once.
+"""
+
+import contextlib
+import io
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from PIL import AvifImagePlugin, Image
+
+from mistral_service.conversation.encoding import Encoded, Form, encode
+
+CPU_SECONDS = 3
+"""Seconds of CPU time that one picture may take; the system counts whole ones. The slowest JPEG of
+64 megapixels takes 1.3, a telephone's photograph 0.1 to 0.3."""
+
+_BASE_BYTES = 192 * 1024 * 1024
+# A canvas of four bytes a pixel, eight times: two for an animated WebP, one each for its pixels as
+# bytes, as an image, opaque, scaled … A JPEG of four times the pixels fits in as well.
+_BYTES_A_PIXEL = 4 * 8
+
+
+def memory_for(form: Form) -> int:
+    """Bytes of address space that the process may have while it decodes a picture."""
+    return _BASE_BYTES + _BYTES_A_PIXEL * form.pixels
+
+
+class Pipe(Protocol):
+    """One end of a pipe, unbuffered."""
+
+    def read(self, size: int, /) -> bytes | None:
+        """Read at most so many bytes; none at the end."""
+        ...
+
+    def write(self, data: memoryview, /) -> int | None:
+        """Write at most so many bytes."""
+        ...
+
+
+def send(pipe: Pipe, head: dict[str, Any], data: bytes | bytearray = b"") -> None:
+    """Write a message: the length of its head, the head as JSON, and the bytes of a file.
+
+    Args:
+        pipe: Where to.
+        head: What is said; plain values.
+        data: The file.
+
+    Raises:
+        OSError: If the other side is gone.
+    """
+    text = json.dumps({**head, "length": len(data)}).encode()
+    for piece in (len(text).to_bytes(4, "big") + text, data):
+        rest = memoryview(piece)
+        while rest:
+            rest = rest[pipe.write(rest) or 0 :]
+
+
+def receive(pipe: Pipe, most: int) -> tuple[dict[str, Any], bytes]:
+    """Read a message.
+
+    Args:
+        pipe: Where from.
+        most: Bytes that head and file may have.
+
+    Returns:
+        Its head, and the file.
+
+    Raises:
+        EOFError: If the other side is gone.
+        ValueError: If it is no message, or too long.
+    """
+    head = json.loads(_exactly(pipe, int.from_bytes(_exactly(pipe, 4, most), "big"), most))
+    return head, _exactly(pipe, int(head["length"]), most)
+
+
+def _exactly(pipe: Pipe, size: int, most: int) -> bytes:
+    if not 0 <= size <= most:
+        raise ValueError(f"{size} bytes are more than {most}")
+    data = bytearray()
+    while len(data) < size:
+        piece = pipe.read(min(size - len(data), 1 << 20))
+        if not piece:
+            raise EOFError
+        data += piece
+    return bytes(data)
+
+
+def _limit(form: Form) -> None:
+    """Set the limits of this process for its next picture."""
+    import resource  # it is where there is a fork
+
+    for kind, value in (
+        (resource.RLIMIT_AS, memory_for(form)),
+        (resource.RLIMIT_CPU, math.ceil(time.process_time()) + CPU_SECONDS),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        with contextlib.suppress(ValueError, OSError):  # the machine's own limit is lower
+            resource.setrlimit(kind, (value, resource.getrlimit(kind)[1]))
+
+
+def serve(source: Pipe, sink: Pipe) -> None:
+    """Decode pictures until the other side is gone.
+
+    Args:
+        source: Where they come from.
+        sink: Where they go.
+    """
+    Image.init()
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each would have an arena of its own
+    send(sink, {"ready": True})
+    while _decode_in_fork(source, sink) if hasattr(os, "fork") else _decode_next(source, sink):
+        pass
+
+
+def _decode_in_fork(source: Pipe, sink: Pipe) -> bool:
+    """Wait for pictures, and decode some, in a copy of this process."""
+    pid = os.fork()
+    if pid == 0:
+        code = _FAILED
+        try:
+            more = all(_decode_next(source, sink, _limit) for _ in range(_PICTURES_A_FORK))
+            code = 0 if more else _NO_MORE
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    if status:
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _NO_MORE:
+            return False
+        send(sink, {"signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0})
+    return True
+
+
+_FAILED, _NO_MORE = 1, 2
+_PICTURES_A_FORK = 50  # a new one takes some milliseconds, and has its memory to touch again
+
+
+def _decode_next(
+    source: Pipe, sink: Pipe, limit: Callable[[Form], None] = lambda form: None
+) -> bool:
+    try:
+        head, data = receive(source, sys.maxsize)
+    except EOFError:
+        return False
+    form = Form(**head["form"])
+    limit(form)
+    made = encode(data, (0, 0), head["name"], form)
+    if not isinstance(made, Encoded):
+        send(sink, {"why": str(made)})
+    elif made.unchanged:
+        send(sink, {"kept": True, "type": made.mime_type, "size": made.size})
+    else:
+        send(sink, {"type": made.mime_type, "size": made.size}, made.data)
+    return True
+
+
+def main() -> None:
+    """Run the process: pictures come on standard input, and go to standard output."""
+    with io.FileIO(0, "rb", closefd=False) as source, io.FileIO(os.dup(1), "wb") as sink:
+        os.dup2(2, 1)  # what a library prints is no answer
+        serve(source, sink)
+
+
+if __name__ == "__main__":
+    main()
