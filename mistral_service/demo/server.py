@@ -10,7 +10,6 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.staticfiles import StaticFiles
-from loguru import logger
 from pipecat.runner.types import SmallWebRTCRunnerArguments
 from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
 from pipecat.transports.smallwebrtc.request_handler import (
@@ -18,6 +17,8 @@ from pipecat.transports.smallwebrtc.request_handler import (
     SmallWebRTCRequest,
     SmallWebRTCRequestHandler,
 )
+
+from mistral_service.tracebacks import log_exception
 
 PAGE = Path(__file__).parent / "page"
 CLOSE_TIMEOUT_S = 2.0
@@ -61,7 +62,7 @@ class Conversations:
         try:
             await self._bot(SmallWebRTCRunnerArguments(webrtc_connection=connection))
         except Exception as e:
-            logger.opt(exception=e).error(f"The bot ended: {e}")
+            log_exception(f"The bot ended: {e}", e)
             connection.send_app_message(
                 {"label": "rtvi-ai", "type": "error", "data": {"error": str(e), "fatal": True}}
             )
