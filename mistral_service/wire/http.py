@@ -14,7 +14,7 @@ import contextlib
 import functools
 import socket
 import ssl
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies, proxy_bypass
@@ -25,6 +25,8 @@ from multidict import CIMultiDict
 from openai import DefaultAsyncHttpxClient
 from yarl import URL
 
+from mistral_service.wire.unpacking import NotUnpackable, TooLong, unpacked
+
 if TYPE_CHECKING:
     import httpx2 as httpx
 else:
@@ -32,11 +34,17 @@ else:
     httpx = import_module(DefaultAsyncHttpxClient.__mro__[-2].__module__.partition(".")[0])
 
 MAX_REPLY_BYTES = 64 * 1024 * 1024
-"""Bytes that one reply may have as it comes over the wire: a thousand times what a long one has."""
+"""Bytes that one streamed reply may have, unpacked: a thousand times what a long one has."""
+
+MAX_OBJECT_BYTES = 40 * 1024 * 1024
+"""Bytes that a reply may have that comes whole, unpacked: 512 vectors of 3,072 numbers."""
 
 MAX_REFUSAL_BYTES = 64 * 1024
-"""Bytes that are read of a refusal. An error quotes 300 characters of it; a body that is longer, or
-that unpacks to more, is cut here."""
+"""Bytes that are read of a refusal, unpacked. An error quotes 300 characters of it; a body that is
+longer is cut here."""
+
+_OURS = "mistral_service"
+"""The extension that marks a response whose body is bounded already."""
 
 _IDLE_SECONDS = 600.0
 """Seconds that a connection is kept without use: no pause in a call is longer. A server that closes
@@ -51,7 +59,7 @@ _MAX_HEADER_BYTES = 64 * 1024
 
 
 class ReplyTooLong(httpx.TransportError):
-    """A reply grew past `MAX_REPLY_BYTES`."""
+    """A reply grew past `MAX_REPLY_BYTES`, or `MAX_OBJECT_BYTES`."""
 
 
 def http_client() -> Any:
@@ -66,6 +74,31 @@ def http_client() -> Any:
         used in several.
     """
     return DefaultAsyncHttpxClient(transport=_SharedTransport(), follow_redirects=False)
+
+
+def bound_replies(client: Any) -> None:
+    """Have the replies that another HTTP client reads unpacked here, and bounded as ours are.
+
+    Args:
+        client: An `httpx.AsyncClient` that was made elsewhere, or one of ours, whose replies are
+            bounded already.
+    """
+    hooks: Any = getattr(client, "event_hooks", None)
+    if hooks is not None and _bound not in hooks["response"]:
+        hooks["response"].append(_bound)
+
+
+async def _bound(response: httpx.Response) -> None:
+    stream: Any = response.stream
+    if _OURS not in response.extensions:
+        reads = aiter(stream)
+        response.stream = _Bounded(
+            lambda: anext(reads, b""),
+            stream.aclose,
+            response.request,
+            response.status_code,
+            response.headers,
+        )
 
 
 @functools.cache
@@ -178,11 +211,24 @@ class _SharedTransport(httpx.AsyncBaseTransport):
                     sock_read=limits.get("read"),
                 ),
             )
+
+        async def close() -> None:
+            if response.content.at_eof():
+                response.release()
+            else:
+                response.close()
+
+        # No cookie is kept: what a server says to one call is not said in another.
+        fields = [(n, v) for n, v in response.raw_headers if n.lower() != b"set-cookie"]
+        headers = httpx.Headers(fields)
         return httpx.Response(
             response.status,
-            headers=response.raw_headers,
-            stream=_Bounded(response, request),
-            extensions={"reason_phrase": (response.reason or "").encode("latin-1", "replace")},
+            stream=_Bounded(response.content.readany, close, request, response.status, headers),
+            headers=headers,
+            extensions={
+                "reason_phrase": (response.reason or "").encode("latin-1", "replace"),
+                _OURS: True,
+            },
         )
 
     async def aclose(self) -> None:
@@ -195,29 +241,36 @@ class _SharedTransport(httpx.AsyncBaseTransport):
 
 
 class _Bounded(httpx.AsyncByteStream):
-    """The bytes of a response, up to a bound."""
+    """The bytes of a response, unpacked, up to a bound."""
 
-    def __init__(self, response: aiohttp.ClientResponse, request: httpx.Request) -> None:
-        self._response = response
+    def __init__(
+        self,
+        read: Callable[[], Awaitable[bytes]],
+        close: Callable[[], Awaitable[None]],
+        request: httpx.Request,
+        status: int,
+        headers: httpx.Headers,
+    ) -> None:
+        self._read = read
+        self._close = close
         self._request = request
+        # The client is to read it as a body that is not packed.
+        self._encoding = headers.pop("content-encoding", "")
+        self._refused = status >= 300
+        self._streams = headers.get("content-type", "").startswith("text/event-stream")
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        refused = self._response.status >= 300
-        left = MAX_REFUSAL_BYTES if refused else MAX_REPLY_BYTES
+        most = MAX_REPLY_BYTES if self._streams else min(MAX_REPLY_BYTES, MAX_OBJECT_BYTES)
+        if self._refused:
+            most = MAX_REFUSAL_BYTES
+        body = unpacked(self._read, self._encoding, most, cut=self._refused)
         with _errors_of_httpx(self._request):
-            while data := await self._response.content.readany():
-                left -= len(data)
-                if left < 0 and not refused:
-                    raise ReplyTooLong(f"the reply has more than {MAX_REPLY_BYTES} bytes")
-                yield data
-                if left < 0:
-                    return
+            async with contextlib.aclosing(body):
+                async for data in body:
+                    yield data
 
     async def aclose(self) -> None:
-        if self._response.content.at_eof():
-            self._response.release()
-        else:
-            self._response.close()
+        await self._close()
 
 
 @contextlib.contextmanager
@@ -239,6 +292,10 @@ def _errors_of_httpx(request: httpx.Request) -> Generator[None]:
         raise httpx.RemoteProtocolError(str(e), request=request) from e
     except (aiohttp.ClientError, ConnectionError) as e:
         raise httpx.ReadError(str(e), request=request) from e
+    except TooLong as e:
+        raise ReplyTooLong(str(e), request=request) from None
+    except NotUnpackable as e:
+        raise httpx.DecodingError(str(e), request=request) from None
     except RuntimeError as e:
         # What aiohttp says of a body whose framing is broken, if the break is met between reads.
         if "onnection closed" not in str(e):
