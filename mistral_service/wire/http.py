@@ -92,8 +92,15 @@ async def _bound(response: httpx.Response) -> None:
     stream: Any = response.stream
     if _OURS not in response.extensions:
         reads = aiter(stream)
+
+        async def read() -> bytes:
+            async for data in reads:
+                if data:
+                    return data
+            return b""
+
         response.stream = _Bounded(
-            lambda: anext(reads, b""),
+            read,
             stream.aclose,
             response.request,
             response.status_code,
