@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, cast
 
@@ -17,6 +18,7 @@ from mistral_service.reply.attempts import Limits
 from mistral_service.reply.reader import MAX_CALLS
 from mistral_service.reply.rounds import MAX_ROUNDS
 from mistral_service.reply.speech import SENTENCE_TIMEOUT
+from mistral_service.wire.access import bad_header
 from mistral_service.wire.models import DEFAULT_MODEL
 
 UNSET = (NotGiven, OpenAINotGiven, Omit)
@@ -78,6 +80,8 @@ class MistralLLMSettings(OpenAILLMSettings):
             (default 9). A model that thinks, or writes a call, has 30.
         max_attempts: Requests that one turn may cost (default 3); 1 tries nothing again, not
             even where a reply was empty.
+        inference_timeout: Seconds within which the whole reply to `run_inference` has come, all its
+            attempts together (default 120).
         hedging: Whether a second request goes out beside one that is late; the first to speak
             wins, the other is closed (default True).
         hedge_after: Seconds after which it goes out. By default the 95th percentile of this
@@ -137,6 +141,7 @@ class MistralLLMSettings(OpenAILLMSettings):
     stall_timeout: float | None | NotGiven = _not_given()
     turn_timeout: float | None | NotGiven = _not_given()
     max_attempts: int | None | NotGiven = _not_given()
+    inference_timeout: float | None | NotGiven = _not_given()
     hedging: bool | None | NotGiven = _not_given()
     hedge_after: float | None | NotGiven = _not_given()
     fallback_models: list[str] | None | NotGiven = _not_given()
@@ -147,6 +152,16 @@ class MistralLLMSettings(OpenAILLMSettings):
     image_quality: int | None | NotGiven = _not_given()
     slow_function_text: str | None | NotGiven = _not_given()
     slow_function_after: float | None | NotGiven = _not_given()
+
+    def __repr__(self) -> str:
+        """The settings that have a value; what may hold a secret is not shown."""
+        shown = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        words = [
+            f"{name}={_without_values(value) if name == 'extra' else value!r}"
+            for name, value in shown
+            if value is not None and not isinstance(value, UNSET)
+        ]
+        return f"{type(self).__name__}({', '.join(words)})"
 
     def limits(self) -> Limits:
         """How long a turn may take, and how often it is tried."""
@@ -198,6 +213,22 @@ class MistralLLMSettings(OpenAILLMSettings):
         for name in {f.name for f in fields(cls)} - {f.name for f in fields(OpenAILLMSettings)}:
             setattr(settings, name, None)
         return settings
+
+
+def _without_values(extra: Any) -> str:
+    """Further fields of a request, without what headers and the like may hold of secrets."""
+    if not isinstance(extra, Mapping):
+        return "…"
+    items = cast("Mapping[str, Any]", extra).items()
+    return repr({k: "…" if k.startswith("extra_") else v for k, v in items})
+
+
+class _NotShown:
+    def __repr__(self) -> str:
+        return "what it was set to (which is not shown: it may be a secret)"
+
+
+_NOT_SHOWN = _NotShown()
 
 
 class BadSetting(ValueError):
@@ -271,6 +302,7 @@ _ALLOWED: dict[str, tuple[Any, str]] = {
             "hedge_after",
             "sentence_timeout",
             "slow_function_after",
+            "inference_timeout",
         )
     },
     "max_attempts": (Annotated[int, Field(ge=1, le=10)], "a whole number from 1 to 10"),
@@ -352,3 +384,12 @@ def _check_extra(extra: dict[str, Any]) -> None:
             _CHECKS[name].validate_python(value, strict=True)
         except ValidationError:
             raise BadSetting(f"extra[{name!r}]", value, _ALLOWED[name][1]) from None
+    for name in ("extra_headers", "extra_query", "extra_body"):
+        given: Any = extra.get(name)
+        if given is None or isinstance(given, UNSET):
+            continue
+        if not isinstance(given, Mapping):
+            raise BadSetting(f"extra[{name!r}]", _NOT_SHOWN, "a mapping")
+        if name == "extra_headers" and (header := bad_header(cast("Any", given))) is not None:
+            allowed = "a header of ASCII characters, without line breaks"
+            raise BadSetting(f"extra[{name!r}][{header!r}]", _NOT_SHOWN, allowed)

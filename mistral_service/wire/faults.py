@@ -26,8 +26,8 @@ def error_of(exception: Exception, asked: AsyncOpenAI | str = "") -> MistralErro
 
 
 def place_of(client: AsyncOpenAI) -> str:
-    """Where a client asks, without the password that may stand in its address."""
-    return str(client.base_url.copy_with(userinfo=b""))
+    """Where a client asks, without the password or key that may stand in its address."""
+    return str(client.base_url.copy_with(userinfo=b"", query=None))
 
 
 def _understood(exception: Exception) -> MistralError | None:

@@ -12,6 +12,7 @@ import asyncio
 import atexit
 import contextlib
 import functools
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
@@ -117,6 +118,7 @@ def tls_context() -> ssl.SSLContext:
 def _socket(address: Any) -> socket.socket:
     family, kind, protocol = address[:3]
     made = socket.socket(family, kind, protocol)
+    _sockets.add(made)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", _PROBE_SECONDS), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, name):
@@ -145,12 +147,36 @@ class _Pool:
 
 
 _pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
+_sockets: WeakSet[socket.socket] = WeakSet()
+_of_parents: list[Any] = []
+
+
+def _after_fork() -> None:
+    """Leave the connections to the parent: a child opens its own.
+
+    What a child wrote to one, if only a farewell when it is closed, would stand in the middle of
+    what the parent says. So its copy of each is put in the place of `/dev/null`, and the objects
+    are kept as they are.
+    """
+    global _sockets
+    _of_parents.append((dict(_pools), _sockets))
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for each in list(_sockets):
+        if each.fileno() >= 0:
+            os.dup2(nothing, each.fileno(), inheritable=False)
+    os.close(nothing)
+    _pools.clear()
+    _sockets = WeakSet()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 async def _pool_for(user: "_SharedTransport") -> _Pool:
     loop = asyncio.get_running_loop()
     pool = _pools.get(loop)
-    if pool is None:
+    if pool is None or pool.session.closed:
         pool = _pools[loop] = _Pool()
         pool.users.add(user)  # before anything else happens: who is used by nobody is closed
         await _forget()
