@@ -35,7 +35,7 @@ _ADVICE: dict[Reason, str] = {
 
 _CUT_OFF = "…"
 
-_MAX_NAME = 200
+MAX_NAME = 200
 """Characters of a code, a type or an id that an error keeps."""
 
 _MAX_READ = 64 * 1024
@@ -76,10 +76,10 @@ class MistralError(Exception):
         self.reason = reason
         self.detail = printable(detail, MAX_SHOWN)
         self.status_code = status_code
-        self.code = code and printable(code, _MAX_NAME)
-        self.type = type and printable(type, _MAX_NAME)
+        self.code = code and printable(code, MAX_NAME)
+        self.type = type and printable(type, MAX_NAME)
         self.retry_after = retry_after
-        self.correlation_id = correlation_id and printable(correlation_id, _MAX_NAME)
+        self.correlation_id = correlation_id and printable(correlation_id, MAX_NAME)
         self.budget = budget
         super().__init__(self._sentence())
 

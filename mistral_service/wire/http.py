@@ -12,6 +12,7 @@ import asyncio
 import atexit
 import contextlib
 import functools
+import logging
 import os
 import socket
 import ssl
@@ -57,6 +58,21 @@ connections, and do not say so."""
 
 _MAX_HEADER_BYTES = 64 * 1024
 """Bytes that one header of an answer may have: gateways write policies and traces into them."""
+
+
+class _BareAddresses(logging.Filter):
+    """Takes user, password and query out of the addresses that httpx logs with each request."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                each.copy_with(userinfo=b"", query=None) if isinstance(each, httpx.URL) else each
+                for each in record.args
+            )
+        return True
+
+
+logging.getLogger(httpx.__name__).addFilter(_BareAddresses())
 
 
 class ReplyTooLong(httpx.TransportError):
