@@ -116,7 +116,7 @@ async def _bound(response: httpx.Response) -> None:
                     return data
             return b""
 
-        response.stream = _Bounded(
+        response.stream = _bounded_for(type(response).__module__.partition(".")[0])(
             read,
             stream.aclose,
             response.request,
@@ -320,6 +320,14 @@ class _Bounded(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._close()
+
+
+@functools.cache
+def _bounded_for(family: str) -> Any:
+    """The same, as a stream of the family of httpx that a client of one's own comes from."""
+    if family == httpx.__name__:
+        return _Bounded
+    return type("_Bounded", (_Bounded, import_module(family).AsyncByteStream), {})
 
 
 @contextlib.contextmanager

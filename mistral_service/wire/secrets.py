@@ -218,6 +218,11 @@ def _of_value(value: str, *, secret: bool) -> Iterator[Secret]:
         yield from _of_userinfo(value)
     elif not secret:
         return
+    # What stands behind `Bearer`, and behind a cookie's name.
+    for piece in (value, *value.split(";")):
+        for part in (piece.strip().partition(" ")[2], piece.partition("=")[2].strip()):
+            if secret and inner is None and len(part) >= _SHORTEST:
+                yield Secret(part)
     for part in _PARTS.findall(value):
         # `Bearer`, a cookie's name and a provider's are words.
         if len(part) >= 16 or (len(part) >= _SHORTEST and not (inner or part.isalpha())):

@@ -5,7 +5,6 @@ import json
 import tracemalloc
 from collections.abc import Callable
 
-import httpx as plain_httpx
 import pytest
 from call import Call
 from hostile_server import answer, answering, packed
@@ -38,6 +37,9 @@ def client_of(base_url: str, **options) -> MistralClient:
 
 async def peak_of(base_url: str, ask: Callable[[MistralClient], object]) -> tuple[int, object]:
     """The most memory that was in use at once, in bytes, and what the question led to."""
+    async with answering(answer(404, b"")) as nothing, client_of(nothing) as client:
+        with pytest.raises(MistralError):  # loads what is loaded with the first request
+            await ask(client)
     async with client_of(base_url) as client:
         tracemalloc.start()
         try:
@@ -68,7 +70,7 @@ def embed(client: MistralClient):
 @pytest.mark.parametrize("ask", [chat, models, embed])
 @pytest.mark.parametrize("how", ["gzip", "deflate", "raw deflate"])
 async def test_a_small_refusal_takes_little_memory_however_much_it_unpacks_to(how, ask):
-    bomb = packed(b'{"message": "slow down"' + b" " * 100 * MB, how)
+    bomb = packed(b'{"message": "slow down"' + b" " * 40 * MB, how)
     assert len(bomb) < 200_000
     packing = how.removeprefix("raw ")
     async with answering(answer(429, bomb, content_encoding=packing)) as base_url:
@@ -82,7 +84,7 @@ async def test_a_small_refusal_takes_little_memory_however_much_it_unpacks_to(ho
 @pytest.mark.parametrize("kind", ["application/json", STREAM])
 async def test_a_small_reply_takes_no_more_memory_than_a_large_one(monkeypatch, ask, kind):
     monkeypatch.setattr(http, "MAX_REPLY_BYTES", 2 * MB)
-    bomb = packed(b'{"data": [' + b" " * 100 * MB, "gzip")
+    bomb = packed(b'{"data": [' + b" " * 40 * MB, "gzip")
     async with answering(answer(200, bomb, kind, content_encoding="gzip")) as base_url:
         peak, error = await peak_of(base_url, ask)
     assert isinstance(error, MistralError)
@@ -96,7 +98,8 @@ ODD = ["gzip, gzip", "gzip,deflate", "gzip, gzip, gzip", "br", "zstd", "compress
 @pytest.mark.parametrize("encoding", ODD)
 @pytest.mark.parametrize("ask", [chat, models, embed])
 async def test_stacked_and_unknown_encodings_are_refused_unread(encoding, ask):
-    bomb = packed(b" " * 100 * MB, *["gzip"] * encoding.count("gzip"))
+    packings = encoding.count("gzip")
+    bomb = packed(b" " * (40 * MB if packings else MB), *["gzip"] * packings)
     for status, reasons in ((401, {Reason.KEY}), (200, {Reason.STREAM, Reason.SERVER})):
         async with answering(answer(status, bomb, content_encoding=encoding)) as base_url:
             peak, error = await peak_of(base_url, ask)
@@ -143,24 +146,26 @@ async def test_what_follows_the_end_of_a_packed_body_counts_too():
     async def read() -> bytes:
         return packed(b"x", "gzip") + b"y" * 1000
 
+    body = unpacked(read, "gzip", 100_000)
+    assert await anext(body) == b"x"
     with pytest.raises(TooLong):
-        [_ async for _ in unpacked(read, "gzip", 100_000)]
+        await anext(body)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "gzip, gzip"])
-async def test_the_replies_of_a_client_of_one_s_own_are_bounded_too(monkeypatch, encoding):
+@pytest.mark.parametrize("name", ["httpx", http.httpx.__name__])
+async def test_the_replies_of_a_client_of_one_s_own_are_bounded_too(monkeypatch, encoding, name):
+    family = pytest.importorskip(name, reason="this family of httpx is not installed")
     monkeypatch.setattr(http, "MAX_REPLY_BYTES", 2 * MB)
 
     class Own(MistralLLMService):
         def create_client(self, api_key=None, base_url=None, **kwargs):
-            return AsyncOpenAI(
-                api_key=api_key, base_url=base_url, http_client=plain_httpx.AsyncClient()
-            )
+            return AsyncOpenAI(api_key=api_key, base_url=base_url, http_client=family.AsyncClient())
 
     settings = MistralLLMService.Settings(max_attempts=1)
     how = encoding.split(", ")
     for status in (200, 401):
-        bomb = answer(status, packed(b" " * 100 * MB, *how), STREAM, content_encoding=encoding)
+        bomb = answer(status, packed(b" " * 40 * MB, *how), STREAM, content_encoding=encoding)
         async with answering(bomb) as base_url:
             service = Own(api_key="k", base_url=base_url, settings=settings, warm_up=False)
             async with Call(service) as call:
@@ -175,7 +180,7 @@ async def test_the_replies_of_a_client_of_one_s_own_are_bounded_too(monkeypatch,
 
 async def test_the_next_turn_works(serve, service_for):
     mistral = serve(Reply("Still here.", times=None))
-    bomb = packed(b" " * 50 * MB, "gzip", "gzip")
+    bomb = packed(b" " * 40 * MB, "gzip", "gzip")
     async with Road(mistral.base_url) as road:
         service = service_for(road, max_attempts=1, warm_up=False)
         async with Call(service) as call:
@@ -231,14 +236,14 @@ def test_little_json_does_not_become_much_memory():
     ],
 )
 async def test_vectors_and_judgements_of_the_wrong_kind_raise_nothing_else(body):
-    async with answering(answer(200, json.dumps(body).encode())) as base_url:
-        async with client_of(base_url) as client:
-            for asked in (client.embed(["one"]), client.moderate(["one"])):
-                try:
-                    found = await asked
-                except MistralError as e:
-                    found = [e]
-                assert len(found) == 1
+    said = answer(200, json.dumps(body).encode())
+    async with answering(said) as base_url, client_of(base_url) as client:
+        for asked in (client.embed(["one"]), client.moderate(["one"])):
+            try:
+                found = await asked
+            except MistralError as e:
+                found = [e]
+            assert len(found) == 1
 
 
 def test_an_event_of_many_empty_lines_is_given_up(monkeypatch):
@@ -246,9 +251,9 @@ def test_an_event_of_many_empty_lines_is_given_up(monkeypatch):
 
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 1000)
     decoder = SSEDecoder()
+    decoder.feed(b"data:\n" * 2000)
     with pytest.raises(EventTooLong):
-        for _ in range(1000):
-            decoder.feed(b"data:\ndata:\n")
+        decoder.feed(b"data:\n")
 
 
 # --- headers --------------------------------------------------------------------------------------
@@ -343,12 +348,12 @@ async def test_the_methods_of_a_client_have_one_too(ask, drops):
 
 async def test_the_time_of_a_stream_s_reader_does_not_count():
     words = b"".join(b'data: {"choices":[{"delta":{"content":"w%d "}}]}\n\n' % i for i in range(3))
-    async with answering(answer(200, words + SPOKEN, STREAM)) as base_url:
-        async with client_of(base_url, whole=0.3) as client:
-            heard = ""
-            async for event in client.stream_chat(SAID):
-                heard += getattr(event, "text", "")
-                await asyncio.sleep(0.4)
+    said = answer(200, words + SPOKEN, STREAM)
+    async with answering(said) as base_url, client_of(base_url, whole=0.3) as client:
+        heard = ""
+        async for event in client.stream_chat(SAID):
+            heard += getattr(event, "text", "")
+            await asyncio.sleep(0.4)
     assert heard.endswith("One.")
 
 
@@ -381,7 +386,7 @@ async def test_absurd_numbers_of_tokens_count_as_not_said(number):
     ).replace(b"N", number.encode())
     async with answering(answer(200, said, STREAM)) as base_url:
         service = MistralLLMService(api_key="k", base_url=base_url, prices=PRICES, warm_up=False)
-        async with Call(service, enable_metrics=True, enable_usage_metrics=True) as call:
+        async with Call(service) as call:
             assert await call.say("Hello.") == "One."
     assert call.errors == []
 
