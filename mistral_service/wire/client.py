@@ -326,7 +326,7 @@ def _always(client: AsyncOpenAI) -> Any:
     return {
         # Whether to try again is decided in one place (`reply/attempts.py`), and not here.
         "max_retries": 0,
-        # Nobody else is told what the caller said: an address that has moved is an error.
+        # No other host gets the caller's words: an address that has moved is an error.
         "follow_redirects": False,
         "headers": {"Accept-Encoding": ACCEPTED},
     }

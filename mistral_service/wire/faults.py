@@ -35,7 +35,7 @@ def _understood(exception: Exception) -> MistralError | None:
         return exception
     if isinstance(exception, APIStatusError):
         if exception.status_code < 400:
-            # The client follows no redirect: whoever it leads to is not who was asked.
+            # The client follows no redirect: another host is not the one that was asked.
             to = exception.response.headers.get("location", "")
             return MistralError(
                 Reason.REQUEST,

@@ -86,7 +86,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     Returns:
         What `Retry-After` says, as a number or as a date (counted from the server's own `Date`, so
         that the clocks need not agree); or else what a reset header says; or else, where the
-        minute's budget is spent, the whole minute, since nobody says how much of it is over; a day
+        minute's budget is spent, the whole minute, since no header says when it ends; a day
         at most. None if nothing says anything, or what it says is no time.
     """
     value = headers.get("retry-after")

@@ -78,7 +78,7 @@ def remember(client: AsyncOpenAI, params: Mapping[str, Any]) -> None:
     """
     extras = {name: params[name] for name in _EXTRAS if params.get(name)}
     if extras:
-        # Those of an earlier turn may be told late, so the last few are kept.
+        # An error of an earlier turn may come late, so the last few are kept.
         kept = _extras.setdefault(client, deque(maxlen=4))
         if extras not in kept:
             kept.append(extras)

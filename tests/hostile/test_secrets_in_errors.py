@@ -178,7 +178,7 @@ BAD_KEYS = [
 
 @pytest.mark.parametrize("key", BAD_KEYS)
 @pytest.mark.parametrize("name", ["api_key", "fallback_api_key", "codestral_api_key"])
-def test_a_key_that_cannot_be_sent_is_told_when_the_service_is_made(key, name):
+def test_a_key_that_cannot_be_sent_is_refused_when_the_service_is_made(key, name):
     keys = {"api_key": "good-key-1", name: key}
     make = MistralClient if name.startswith("codestral") else MistralLLMService
     if make is MistralClient:
@@ -204,7 +204,7 @@ BAD_ADDRESSES = [
 
 @pytest.mark.parametrize("url", BAD_ADDRESSES)
 @pytest.mark.parametrize("name", ["base_url", "fallback_base_url", "codestral_base_url"])
-def test_an_address_that_is_none_is_told_without_its_password(url, name):
+def test_an_address_that_is_none_is_refused_without_its_password(url, name):
     make = MistralClient if name.startswith("codestral") else MistralLLMService
     with pytest.raises(ValueError, match=rf"{name}=.*http://") as raised:
         make(api_key="good-key-1", **{name: url})

@@ -357,7 +357,7 @@ async def test_the_time_of_a_stream_s_reader_does_not_count():
     assert heard.endswith("One.")
 
 
-async def test_what_drips_on_behind_the_end_of_a_reply_keeps_nobody_waiting():
+async def test_what_drips_on_behind_the_end_of_a_reply_keeps_no_caller_waiting():
     async def drips(writer: asyncio.StreamWriter) -> None:
         await dripping(STREAM_HEAD + SPOKEN, b": still here\n\n")(writer)
 
