@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pipecat.services.openai.base_llm import OpenAILLMSettings
 
-from mistral_service.settings import _ALLOWED, MistralLLMSettings
+from mistral_service.setting_bounds import ALLOWED
+from mistral_service.settings import MistralLLMSettings
 
 PAGE = Path(__file__).parent / "settings.md"
 HEAD = """\
@@ -37,7 +38,7 @@ def render() -> str:
     rows += [
         f"| `{f.name}` | {_allowed(f.name)} |"
         for f in fields(OpenAILLMSettings)
-        if f.name in _ALLOWED
+        if f.name in ALLOWED
     ]
     rows += ["", "`extra` holds further fields of the request's body, under Mistral's names."]
     return HEAD + "\n".join(rows) + "\n"
@@ -52,7 +53,7 @@ def _parameters() -> dict[str, str]:
 
 
 def _allowed(name: str) -> str:
-    return _cell(_ALLOWED[name][1]) if name in _ALLOWED else ""
+    return _cell(ALLOWED[name][1]) if name in ALLOWED else ""
 
 
 def _cell(text: str) -> str:

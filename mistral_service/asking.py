@@ -34,7 +34,7 @@ from mistral_service.tracing import trace_fault
 from mistral_service.voice import TurnCounts, Voice
 from mistral_service.wire.chunks import Usage
 from mistral_service.wire.client import error_of, place_of
-from mistral_service.wire.errors import MistralError, Reason
+from mistral_service.wire.errors import MAX_NAME, MistralError, Reason, printable
 from mistral_service.wire.rate import RateBudget
 
 # How much longer a stream may pause where functions are offered: a call of some hundred tokens
@@ -191,9 +191,10 @@ class Asking(Voice, FunctionCalls, Routing):
 
     def _note(self, request: Request[Run], turn: Turn) -> None:
         """Take note of who answered, and what it cost."""
-        turn.correlation_id = _headers(request.stream).get("mistral-correlation-id")
+        said = _headers(request.stream).get("mistral-correlation-id")
+        turn.correlation_id = said and printable(said, MAX_NAME)
         if request.reader.model:
-            turn.model = request.reader.model
+            turn.model = printable(request.reader.model, MAX_NAME)
             self.set_full_model_name(turn.model)
         if usage := request.reader.usage:
             turn.usages.append(usage)

@@ -33,7 +33,7 @@ from mistral_service.wire.models import Catalogue
 CODESTRAL_BASE_URL = "https://codestral.mistral.ai/v1"
 """Codestral's own host, for keys that were made for it."""
 
-LIMITS = Limits(connect=5.0, first_token=20.0, stall=10.0, turn=60.0)
+LIMITS = Limits(connect=5.0, first_token=20.0, stall=10.0, turn=60.0, whole=600.0)
 """How long a request may take by default: nobody waits on a phone, and a batch may take a while."""
 
 _FIM = "/fim/completions"
@@ -94,7 +94,7 @@ class MistralClient:
         self._fim = self._main
         if codestral_base_url:
             check_address(owner, "codestral_base_url", codestral_base_url)
-            fim_key = key_for(owner, codestral_api_key or key)
+            fim_key = key_for(owner, codestral_api_key or key, "codestral_api_key")
             self._fim = self._requests(fim_key, codestral_base_url)
         self._batches = asyncio.Semaphore(concurrency)
         self._tool_faults: set[ToolFault] = set()

@@ -15,6 +15,7 @@ from mistral_service.reply.routes import Route, Routes
 from mistral_service.settings import MistralLLMSettings, given
 from mistral_service.wire.client import error_of, fetch_models, place_of
 from mistral_service.wire.errors import MistralError, Reason
+from mistral_service.wire.holding import hold, let_go
 from mistral_service.wire.http import http_client
 from mistral_service.wire.models import Catalogue, ModelCard
 
@@ -57,6 +58,8 @@ class Routing(OpenAILLMService):
                 "base_url": fallback_base_url,
             }
             self._fallback_client = self.create_client(**self._fallback_connection)
+        clients = (self._client, self._fallback_client)
+        self._held = [hold(client) for client in clients if client is not None]
         self._routes = Routes()
         # A summary may be asked for while a turn runs: each task has its own route.
         self._route_of_task: ContextVar[Route] = ContextVar("route_of_task")
@@ -76,7 +79,8 @@ class Routing(OpenAILLMService):
         """Create the client of an endpoint; called when the service is made, once for each.
 
         Override it to set a proxy or certificates of your own: what you return is used as it is.
-        The service closes its clients in `cleanup()`.
+        The service closes its clients in `cleanup()`; one that several services share is closed
+        by the last of them.
 
         Args:
             api_key: The key.
@@ -114,9 +118,9 @@ class Routing(OpenAILLMService):
     async def cleanup(self) -> None:
         """Release what the service holds, its connections among it."""
         await super().cleanup()
-        for client in (self._client, self._fallback_client):
-            if client is not None:
-                await client.close()
+        held, self._held = self._held, []
+        for client in held:
+            await let_go(client)
 
     # --- which route ------------------------------------------------------------------------------
 

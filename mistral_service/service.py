@@ -22,7 +22,7 @@ from mistral_service.conversation.adapter import MistralLLMAdapter
 from mistral_service.conversation.tools import choice_now
 from mistral_service.costs import Price
 from mistral_service.reply.attempts import Attempts
-from mistral_service.reply.deadline import now
+from mistral_service.reply.deadline import now, within
 from mistral_service.reply.events import Text
 from mistral_service.reply.prefix import RepeatedPrefix
 from mistral_service.reply.reader import ReplyReader
@@ -43,9 +43,10 @@ from mistral_service.wire.access import (
     address_for,
     check_address,
     check_headers,
+    check_key,
     key_for,
 )
-from mistral_service.wire.client import error_of, fetch_reply, open_reply
+from mistral_service.wire.client import WHOLE_REPLY_S, error_of, fetch_reply, open_reply
 from mistral_service.wire.models import DEFAULT_MODEL, fastest_effort
 
 # Settings that Mistral knows by the same name, with the same values.
@@ -144,8 +145,8 @@ class MistralLLMService(Turns, Sight, Telling):
                 `run_in_parallel`, `retry_on_timeout`, `retry_timeout_secs`, ….
 
         Raises:
-            ValueError: If there is no key, `base_url` is not an http(s) address, or a setting or
-                `function_call_timeout_secs` has a value that is not allowed (`BadSetting`).
+            ValueError: If there is no key, a key, an address or a header cannot be one, or a
+                setting or `function_call_timeout_secs` is not allowed (`BadSetting`).
         """
         owner = type(self).__name__
         key = key_for(owner, api_key)
@@ -167,7 +168,7 @@ class MistralLLMService(Turns, Sight, Telling):
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             api_key=key,
             base_url=base_url,
-            fallback_api_key=(fallback_api_key or "").strip() or None,
+            fallback_api_key=check_key(owner, "fallback_api_key", fallback_api_key),
             fallback_base_url=fallback_base_url,
             warm_up=warm_up,
             prices=prices,
@@ -250,49 +251,55 @@ class MistralLLMService(Turns, Sight, Telling):
             The reply's words; None if it has none.
 
         Raises:
-            MistralError: If the request fails.
+            MistralError: If the request fails, or the whole of it takes longer than the setting
+                `inference_timeout`.
         """
         schema = self._check_response_schema(response_schema)
-        attempts = Attempts(self._settings.limits(), now())
-        while True:
-            route = self.choose_route(context)
-            params = await self._request_params(context, system_instruction)
-            if max_tokens is not None:
-                params["max_tokens"] = max_tokens
-            if schema is not None:
-                params["response_format"] = {
-                    "type": "json_schema",
-                    "json_schema": {"name": "response", "schema": schema, "strict": True},
-                }
-            client = self.open_client_of(route)
-            door, ask = self._admission, None
-            try:
-                if door is not None:
-                    ask = await door.admit(door.ask(client, route.model, context, aside=True))
-                chunk = await fetch_reply(client, params, connect=attempts.limits.connect)
-            except Exception as e:
-                error = error_of(e, client)
-                if error is None:
-                    raise
-                if door is not None and ask is not None:
-                    door.failed(ask, error)
-                _, moved = self.failed(route, error, context)
-                again = attempts.after(error, now(), moved=moved)
-                if again is None:
-                    raise self.told(route, error) from None
-                await asyncio.sleep(again.delay)
-                continue
-            finally:
-                if client is not self.client_of(route):
-                    await client.close()
-            self.answered(route)
-            if door is not None and ask is not None and chunk.usage is not None:
-                door.gate.spent(ask, chunk.usage.total_tokens)
-            prefix = RepeatedPrefix(self._rules_run.prefix)
-            reader = ReplyReader(self._rules_run.offered)
-            events = [*reader.feed(chunk), *reader.finish()]
-            words = [event.text for event in events if isinstance(event, Text)]
-            return (prefix.feed("".join(words)) + prefix.finish()) or None
+        seconds: float = given(self._settings.inference_timeout, WHOLE_REPLY_S)
+
+        async def infer() -> str | None:
+            attempts = Attempts(self._settings.limits(), now())
+            while True:
+                route = self.choose_route(context)
+                params = await self._request_params(context, system_instruction)
+                if max_tokens is not None:
+                    params["max_tokens"] = max_tokens
+                if schema is not None:
+                    params["response_format"] = {
+                        "type": "json_schema",
+                        "json_schema": {"name": "response", "schema": schema, "strict": True},
+                    }
+                client = self.open_client_of(route)
+                door, ask = self._admission, None
+                try:
+                    if door is not None:
+                        ask = await door.admit(door.ask(client, route.model, context, aside=True))
+                    chunk = await fetch_reply(client, params, connect=attempts.limits.connect)
+                except Exception as e:
+                    error = error_of(e, client)
+                    if error is None:
+                        raise
+                    if door is not None and ask is not None:
+                        door.failed(ask, error)
+                    _, moved = self.failed(route, error, context)
+                    again = attempts.after(error, now(), moved=moved)
+                    if again is None:
+                        raise self.told(route, error) from None
+                    await asyncio.sleep(again.delay)
+                    continue
+                finally:
+                    if client is not self.client_of(route):
+                        await client.close()
+                self.answered(route)
+                if door is not None and ask is not None and chunk.usage is not None:
+                    door.gate.spent(ask, chunk.usage.total_tokens)
+                prefix = RepeatedPrefix(self._rules_run.prefix)
+                reader = ReplyReader(self._rules_run.offered)
+                events = [*reader.feed(chunk), *reader.finish()]
+                words = [event.text for event in events if isinstance(event, Text)]
+                return (prefix.feed("".join(words)) + prefix.finish()) or None
+
+        return await within(seconds, infer(), "the whole reply did not come")
 
     async def _update_settings(self, delta: LLMSettings) -> dict[str, Any]:
         """Apply an update, whole or not at all.

@@ -2,14 +2,15 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal, cast
+from typing import Any, cast
 
 from openai._types import NotGiven as OpenAINotGiven
 from openai._types import Omit
 from pipecat.services.openai.base_llm import OpenAILLMSettings
 from pipecat.utils.types import NOT_GIVEN, NotGiven
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from mistral_service.conversation.encoding import Form, seen_side
 from mistral_service.conversation.run import Budget
@@ -17,6 +18,8 @@ from mistral_service.reply.attempts import Limits
 from mistral_service.reply.reader import MAX_CALLS
 from mistral_service.reply.rounds import MAX_ROUNDS
 from mistral_service.reply.speech import SENTENCE_TIMEOUT
+from mistral_service.setting_bounds import ALLOWED
+from mistral_service.wire.access import bad_header
 from mistral_service.wire.models import DEFAULT_MODEL
 
 MOST_IMAGES_BYTES = 256_000_000
@@ -81,6 +84,8 @@ class MistralLLMSettings(OpenAILLMSettings):
             (default 9). A model that thinks, or writes a call, has 30.
         max_attempts: Requests that one turn may cost (default 3); 1 tries nothing again, not
             even where a reply was empty.
+        inference_timeout: Seconds within which the whole reply to `run_inference` has come, all its
+            attempts together (default 120).
         hedging: Whether a second request goes out beside one that is late; the first to speak
             wins, the other is closed (default True).
         hedge_after: Seconds after which it goes out. By default the 95th percentile of this
@@ -148,6 +153,7 @@ class MistralLLMSettings(OpenAILLMSettings):
     stall_timeout: float | None | NotGiven = _not_given()
     turn_timeout: float | None | NotGiven = _not_given()
     max_attempts: int | None | NotGiven = _not_given()
+    inference_timeout: float | None | NotGiven = _not_given()
     hedging: bool | None | NotGiven = _not_given()
     hedge_after: float | None | NotGiven = _not_given()
     fallback_models: list[str] | None | NotGiven = _not_given()
@@ -160,6 +166,16 @@ class MistralLLMSettings(OpenAILLMSettings):
     image_quality: int | None | NotGiven = _not_given()
     slow_function_text: str | None | NotGiven = _not_given()
     slow_function_after: float | None | NotGiven = _not_given()
+
+    def __repr__(self) -> str:
+        """The settings that have a value; what may hold a secret is not shown."""
+        shown = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        words = [
+            f"{name}={_without_values(value) if name == 'extra' else value!r}"
+            for name, value in shown
+            if value is not None and not isinstance(value, UNSET)
+        ]
+        return f"{type(self).__name__}({', '.join(words)})"
 
     def limits(self) -> Limits:
         """How long a turn may take, and how often it is tried."""
@@ -218,6 +234,22 @@ class MistralLLMSettings(OpenAILLMSettings):
         return settings
 
 
+def _without_values(extra: Any) -> str:
+    """Further fields of a request, without what headers and the like may hold of secrets."""
+    if not isinstance(extra, Mapping):
+        return "…"
+    items = cast("Mapping[str, Any]", extra).items()
+    return repr({k: "…" if k.startswith("extra_") else v for k, v in items})
+
+
+class _NotShown:
+    def __repr__(self) -> str:
+        return "what it was set to (which is not shown: it may be a secret)"
+
+
+_NOT_SHOWN = _NotShown()
+
+
 class BadSetting(ValueError):
     """A setting has a value that Mistral would refuse.
 
@@ -237,87 +269,7 @@ class BadSetting(ValueError):
         super().__init__(f"{name} may not be {shown}: it is {allowed}.")
 
 
-_Named = dict[Literal["type", "function"], Any]
-
-_ALLOWED: dict[str, tuple[Any, str]] = {
-    "model": (Annotated[str, Field(min_length=1)], "the name of a model"),
-    "system_instruction": (str, "a text"),
-    "temperature": (Annotated[float, Field(ge=0, le=1.5)], "a number from 0 to 1.5"),
-    "top_p": (Annotated[float, Field(gt=0, le=1)], "a number above 0 and up to 1"),
-    "max_tokens": (Annotated[int, Field(ge=1)], "a whole number from 1"),
-    "max_completion_tokens": (Annotated[int, Field(ge=1)], "a whole number from 1"),
-    "frequency_penalty": (Annotated[float, Field(ge=-2, le=2)], "a number from -2 to 2"),
-    "presence_penalty": (Annotated[float, Field(ge=-2, le=2)], "a number from -2 to 2"),
-    "seed": (Annotated[int, Field(ge=0)], "a whole number from 0"),
-    "random_seed": (Annotated[int, Field(ge=0)], "a whole number from 0"),
-    "safe_prompt": (bool, "True or False"),
-    "response_format": (
-        dict[str, Any],
-        'a mapping whose type is "text", "json_object" or "json_schema", the last with a '
-        "json_schema that has a name and a schema",
-    ),
-    "tool_choice": (
-        Literal["auto", "any", "required", "none"] | _Named,
-        '"auto", "any", "required", "none" or {"type": "function", "function": {"name": …}}',
-    ),
-    "parallel_tool_calls": (bool, "True or False"),
-    "reasoning_effort": (
-        Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"],
-        '"none" or "high" (models that Mistral hosts for others also know "minimal", "low", '
-        '"medium", "xhigh" and "max")',
-    ),
-    "prompt_mode": (Literal["reasoning"], '"reasoning"'),
-    "prediction": (
-        dict[Literal["type", "content"], str],
-        'a mapping like {"type": "content", "content": "…"}',
-    ),
-    "stop": (str | list[str], "a text or a list of texts"),
-    "n": (Literal[1], "1, since a voice speaks one reply"),
-    "prompt_cache_key": (str, "a text"),
-    "guardrails": (list[dict[str, Any]], "a list of mappings"),
-    "service_tier": (Literal["auto", "standard_only"], '"auto" or "standard_only"'),
-    "metadata": (dict[str, Any], "a mapping"),
-    "keep_thoughts": (bool, "True or False"),
-    "repeated_calls": (Literal["run", "reuse"], '"run" or "reuse"'),
-    **{
-        name: (Annotated[float, Field(gt=0, le=600)], "a number of seconds above 0, up to 600")
-        for name in (
-            "connect_timeout",
-            "first_token_timeout",
-            "stall_timeout",
-            "turn_timeout",
-            "hedge_after",
-            "sentence_timeout",
-            "slow_function_after",
-        )
-    },
-    "max_attempts": (Annotated[int, Field(ge=1, le=10)], "a whole number from 1 to 10"),
-    "max_calls_per_reply": (Annotated[int, Field(ge=1, le=1000)], "a whole number from 1 to 1,000"),
-    "max_tool_rounds": (Annotated[int, Field(ge=1, le=1000)], "a whole number from 1 to 1,000"),
-    "hedging": (bool, "True or False"),
-    "fallback_models": (list[Annotated[str, Field(min_length=1)]], "a list of models' names"),
-    "max_images": (Annotated[int, Field(ge=0, le=8)], "a whole number from 0 to 8"),
-    "max_images_bytes": (
-        Annotated[int, Field(ge=1, le=80_000_000)],
-        "a whole number of bytes from 1 to 80,000,000",
-    ),
-    "images_of_last_turn_only": (bool, "True or False"),
-    "max_context_images_bytes": (
-        Annotated[int, Field(ge=1, le=100_000_000_000)],
-        "a whole number of bytes from 1 to 100,000,000,000",
-    ),
-    "max_image_pixels": (
-        Annotated[int, Field(ge=1024, le=67_108_864)],
-        "a whole number of pixels from 1,024 to 67,108,864",
-    ),
-    "image_side": (Annotated[int, Field(ge=32, le=10_000)], "pixels from 32 to 10,000"),
-    "image_quality": (Annotated[int, Field(ge=1, le=95)], "a whole number from 1 to 95"),
-    "empty_reply_text": (Annotated[str, Field(min_length=1)], "a text, or None"),
-    "use_provider_thinking_default": (bool, "True or False"),
-    "filter_incomplete_user_turns": (bool, "True or False"),
-    "slow_function_text": (Annotated[str, Field(min_length=1)], "a text, or None"),
-}
-_CHECKS = {name: TypeAdapter[Any](kind) for name, (kind, _) in _ALLOWED.items()}
+_CHECKS = {name: TypeAdapter[Any](kind) for name, (kind, _) in ALLOWED.items()}
 
 
 def check_settings(settings: OpenAILLMSettings) -> None:
@@ -341,7 +293,7 @@ def check_settings(settings: OpenAILLMSettings) -> None:
         else:
             fits = _fits(f.name, value)
         if not fits:
-            raise BadSetting(f.name, value, _ALLOWED[f.name][1])
+            raise BadSetting(f.name, value, ALLOWED[f.name][1])
     _check_extra(settings.extra)
 
 
@@ -377,4 +329,13 @@ def _check_extra(extra: dict[str, Any]) -> None:
         try:
             _CHECKS[name].validate_python(value, strict=True)
         except ValidationError:
-            raise BadSetting(f"extra[{name!r}]", value, _ALLOWED[name][1]) from None
+            raise BadSetting(f"extra[{name!r}]", value, ALLOWED[name][1]) from None
+    for name in ("extra_headers", "extra_query", "extra_body"):
+        given: Any = extra.get(name)
+        if given is None or isinstance(given, UNSET):
+            continue
+        if not isinstance(given, Mapping):
+            raise BadSetting(f"extra[{name!r}]", _NOT_SHOWN, "a mapping")
+        if name == "extra_headers" and (header := bad_header(cast("Any", given))) is not None:
+            allowed = "a header of ASCII characters, without line breaks"
+            raise BadSetting(f"extra[{name!r}][{header!r}]", _NOT_SHOWN, allowed)

@@ -8,7 +8,6 @@ has left. Pipecat's `SmallWebRTCRequestHandler` has no such bounds, and keeps wh
 import asyncio
 import os
 import re
-import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -36,6 +35,8 @@ MOST_MEDIA = 8
 _LOOK_S = 0.5
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _SHORTEST_SECRET = 6
+
+from mistral_service.tracebacks import traceback_of
 
 Bot = Callable[[SmallWebRTCRunnerArguments], Awaitable[None]]
 
@@ -184,8 +185,7 @@ class Conversations:
         try:
             await self._bot(SmallWebRTCRunnerArguments(webrtc_connection=connection))
         except Exception as e:
-            # As text, and not as loguru's `exception`: its default sink shows variables' values.
-            logger.debug(_struck("".join(traceback.format_exception(e))))
+            logger.debug("{}", _struck(traceback_of(e)))
             logger.error(said := _struck(f"The bot ended: {e}"))
             connection.send_app_message(
                 {"label": "rtvi-ai", "type": "error", "data": {"error": said, "fatal": True}}

@@ -117,8 +117,13 @@ def quiet(verbose: bool) -> None:
         repeated, said = record["message"] == said, record["message"]
         return not repeated
 
-    # A format that is text gets the traceback appended; one that is a function does not.
-    logger.add(sys.stderr, format=lambda _: "  {level}: {message}\n", filter=matters)
+    def line(record: "Record") -> str:
+        # The first line of a message: a traceback may follow it. A format that is text gets the
+        # traceback of an exception appended; one that is a function does not.
+        record["extra"]["line"] = record["message"].partition("\n")[0]
+        return "  {level}: {extra[line]}\n"
+
+    logger.add(sys.stderr, format=line, filter=matters)
 
 
 def listen(host: str, port: int) -> socket.socket:

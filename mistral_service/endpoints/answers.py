@@ -8,6 +8,8 @@ from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall
 from mistral_service.wire.chunks import Usage
 from mistral_service.wire.errors import MistralError, Reason
 
+_FLOAT = 1e300
+
 Vector = list[float]
 """The numbers of one text: 1,024 for `mistral-embed`, the length of the whole is 1."""
 
@@ -80,9 +82,9 @@ def vectors_of(reply: Mapping[str, Any], asked: int) -> list[Vector]:
     """
     found: dict[int, Vector] = {}
     for place, entry in enumerate(_objects(reply.get("data"))):
-        vector = entry.get("embedding")
-        if isinstance(vector, list) and vector:
-            found[int(entry.get("index", place))] = cast("Vector", vector)
+        vector, index = entry.get("embedding"), entry.get("index", place)
+        if isinstance(vector, list) and _is_vector(cast("list[object]", vector)):
+            found[index if isinstance(index, int) else place] = cast("Vector", vector)
     if sorted(found) != list(range(asked)):
         raise MistralError(Reason.SERVER, f"it answered {asked} texts with {len(found)} vectors")
     return [found[place] for place in range(asked)]
@@ -99,7 +101,7 @@ def moderations_of(reply: Mapping[str, Any], asked: int) -> list[Moderation]:
         MistralError: If there are fewer answers, or more.
     """
     found = [
-        Moderation(dict(entry.get("categories") or {}), dict(entry.get("category_scores") or {}))
+        Moderation(_object(entry.get("categories")), _object(entry.get("category_scores")))
         for entry in _objects(reply.get("results"))
     ]
     if len(found) != asked:
@@ -110,3 +112,15 @@ def moderations_of(reply: Mapping[str, Any], asked: int) -> list[Moderation]:
 def _objects(value: object) -> list[dict[str, Any]]:
     items = cast("list[object]", value) if isinstance(value, list) else []
     return [cast("dict[str, Any]", item) for item in items if isinstance(item, dict)]
+
+
+def _object(value: object) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _is_vector(numbers: list[object]) -> bool:
+    """Whether a list has numbers and nothing else; an integer that no float can hold is none."""
+    kinds = set(map(type, numbers))
+    if not kinds or not kinds <= {int, float}:
+        return False
+    return int not in kinds or all(abs(cast("float", each)) < _FLOAT for each in numbers)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from openai import AsyncOpenAI
 
 from mistral_service.reply.attempts import Attempts, Limits
-from mistral_service.reply.deadline import now
+from mistral_service.reply.deadline import now, within
 from mistral_service.reply.events import Event
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.reply.templates import TEMPLATES
@@ -25,6 +25,8 @@ from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.request import function_names
 
 T = TypeVar("T")
+
+_NOT_WHOLE = "the whole reply did not come"
 
 
 class Requests:
@@ -125,14 +127,18 @@ class Requests:
             MistralError: If none succeeds.
         """
         attempts = Attempts(self.limits, now())
-        while True:
-            try:
-                answer = await attempt(attempts.first_token_within(now()))
-            except Exception as e:
-                await _pause(attempts, self.understood(e))
-            else:
-                self._accepted = True
-                return answer
+
+        async def until_there_is_one() -> T:
+            while True:
+                try:
+                    answer = await attempt(attempts.first_token_within(now()))
+                except Exception as e:
+                    await _pause(attempts, self.understood(e))
+                else:
+                    self._accepted = True
+                    return answer
+
+        return await within(self.limits.whole, until_there_is_one(), _NOT_WHOLE)
 
     def understood(self, exception: Exception) -> MistralError:
         """An exception as a `MistralError` without anything secret in it; others are raised."""
@@ -146,6 +152,7 @@ class Requests:
     ) -> AsyncGenerator[list[Event]]:
         """The events of each read; with `whole`, of all of them at the end."""
         until = now() + seconds
+        left = self.limits.whole
         offered = function_names(params.get("tools") or [])
         model = (place_of(self.client), str(params.get("model")))
         # Code that is filled in may hold what would be a marker in a conversation.
@@ -163,13 +170,17 @@ class Requests:
         try:
             async with aclosing(read_chunks(stream)) as reads:
                 while True:
+                    began = now()
                     try:
                         # Around each read and nothing else: the time of whoever takes the events
                         # is not the server's.
-                        async with asyncio.timeout_at(until):
+                        async with asyncio.timeout_at(min(until, began + left)):
                             chunks = await anext(reads, None)
                     except TimeoutError:
+                        if now() < until:
+                            waited, seconds = _NOT_WHOLE, self.limits.whole
                         raise MistralError(Reason.TIMEOUT, f"{waited} in {seconds:g} s") from None
+                    left -= now() - began
                     if chunks is None:
                         break
                     progress = reader.progress

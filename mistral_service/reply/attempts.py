@@ -34,6 +34,8 @@ class Limits:
             ends in an error. A reply that keeps coming may take as long as it likes.
         thinking: The same, where the model thinks, or writes a call, all the while.
         attempts: Requests that a turn may cost, a second one sent beside the first included.
+        whole: For all of what a method of `MistralClient` asks, its attempts together, also where
+            the reply keeps coming; of a stream, only the time that its reader waits for it.
     """
 
     connect: float = 2.0
@@ -42,6 +44,7 @@ class Limits:
     turn: float = 9.0
     thinking: float = 30.0
     attempts: int = 3
+    whole: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,13 @@ and looks at the deadline when it fires.
 """
 
 import asyncio
+from collections.abc import Awaitable
 from types import TracebackType
+from typing import TypeVar
+
+from mistral_service.wire.errors import MistralError, Reason
+
+T = TypeVar("T")
 
 
 def now() -> float:
@@ -85,3 +91,27 @@ class Deadline:
         else:
             self.expired = True
             self._task.cancel()
+
+
+async def within(seconds: float, answer: Awaitable[T], what: str) -> T:
+    """Wait for the whole of an answer.
+
+    Args:
+        seconds: How long it may take.
+        answer: The answer; it is cancelled after that.
+        what: What has not happened then, for the error.
+
+    Returns:
+        What it has brought.
+
+    Raises:
+        MistralError: With the reason `TIMEOUT`, if it takes longer.
+    """
+    timeout = asyncio.timeout(seconds)
+    try:
+        async with timeout:
+            return await answer
+    except TimeoutError:
+        if not timeout.expired():
+            raise  # a time limit of somebody else's
+        raise MistralError(Reason.TIMEOUT, f"{what} in {seconds:g} s") from None

@@ -10,6 +10,8 @@ class Overlap:
     A model that is asked to go on in mid-sentence may begin with its last words again. A beginning
     counts as repeated where it equals the end of what was said, from the start of a word on,
     whatever the case of its letters.
+
+    What was said is looked through once, however many pieces the continuation comes in.
     """
 
     def __init__(self, said: str, *, in_words: bool = True) -> None:
@@ -22,14 +24,15 @@ class Overlap:
         """
         self._in_words = in_words
         self._spaced = bool(said) and said[-1].isspace()
-        self._said = said = said.rstrip()
-        # Where a repetition may begin: at the start of a word.
-        self._starts = [
-            at for at in range(len(said)) if not said[at].isspace() and said[at - 1 : at].isspace()
-        ]
-        if said and not said[0].isspace():
-            self._starts.insert(0, 0)
-        self._held = ""
+        said = said.rstrip()
+        # A blank before it, so that every start of a word has one.
+        self._said = " " + _folded(said)
+        # The first blank in it after which the continuation, as far as it has come, stands.
+        self._at = 0
+        self._held: list[str] = []
+        self._begins: list[str] = []  # what is held, without the blanks at its beginning
+        self._length = 0
+        self._after_mark = False  # something that is no mark has come
         self._joined = not said
 
     def feed(self, text: str) -> str:
@@ -43,18 +46,21 @@ class Overlap:
         """
         if self._joined:
             return self._after_space(text)
-        self._held += text
-        begins = _begun(self._held)
-        if not begins:
+        self._held.append(text)
+        piece = text
+        if not self._begins:
+            piece = text if self._after_mark else text.lstrip(_MARK)
+            self._after_mark = self._after_mark or bool(piece)
+            piece = piece.lstrip()
+        if not piece:
             return ""
-        said = self._said
-        self._starts = [
-            at
-            for at in self._starts
-            if _is_alike(said[at : at + len(begins)], begins[: len(said) - at])
-        ]
-        if any(len(said) - at > len(begins) for at in self._starts):
-            return ""
+        self._begins.append(piece)
+        before, self._length = self._length, self._length + len(piece)
+        if not self._said.startswith(_folded(piece), self._at + 1 + before):
+            begins = " " + _folded("".join(self._begins))
+            self._at = self._said.find(begins, self._at + (before > 0))
+        if 0 <= self._at < len(self._said) - 1 - self._length:
+            return ""  # more of it may follow
         return self.finish()
 
     def finish(self) -> str:
@@ -63,13 +69,12 @@ class Overlap:
         Returns:
             What was held back and is new.
         """
-        held, self._held = self._held, ""
+        held = "".join(self._held)
         if self._joined or not held:
             return ""
-        self._joined = True
-        begins = _begun(held)
-        repeated = (len(self._said) - at for at in self._starts)
-        if length := next((length for length in repeated if length <= len(begins)), 0):
+        self._joined, self._held = True, []
+        begins = "".join(self._begins)
+        if length := _shared(self._said, " " + _folded(begins)) - 1:
             return self._after_space(begins[length:])
         if not self._in_words:
             return held.lstrip(_MARK)
@@ -87,9 +92,37 @@ class Overlap:
         return text
 
 
-def _begun(text: str) -> str:
-    return text.lstrip(_MARK).lstrip()
+def _folded(text: str) -> str:
+    """A text of the same length, with neither case nor kinds of blanks."""
+    folded = text.casefold()
+    if len(folded) != len(text):
+        folded = "".join(each if len(each.casefold()) != 1 else each.casefold() for each in text)
+    return folded if folded.isascii() and folded.isprintable() else _with_blanks(folded)
 
 
-def _is_alike(one: str, other: str) -> bool:
-    return one == other or one.casefold() == other.casefold()
+def _with_blanks(text: str) -> str:
+    return "".join(" " if each.isspace() else each for each in text)
+
+
+def _shared(said: str, begins: str) -> int:
+    """How many characters of the longest beginning of one text the other ends with; at least 1.
+
+    Both begin with a blank, and so does what is shared. (D. E. Knuth, J. H. Morris and V. R. Pratt,
+    "Fast pattern matching in strings", 1977: each character is looked at about twice.)
+    """
+    said = said[-len(begins) :]
+    borders = [0] * len(begins)
+    length = 0
+    for at in range(1, len(begins)):
+        while length and begins[at] != begins[length]:
+            length = borders[length - 1]
+        length += begins[at] == begins[length]
+        borders[at] = length
+    length = 0
+    for character in said:
+        if length == len(begins):
+            length = borders[length - 1]
+        while length and character != begins[length]:
+            length = borders[length - 1]
+        length += character == begins[length]
+    return max(length, 1)

@@ -7,7 +7,8 @@ came before.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from mistral_service.reply.events import ToolCall
 from mistral_service.reply.json_extent import JsonExtent
@@ -143,6 +144,9 @@ class _Call:
         )
 
 
+_Key = tuple[str, int | None] | str | int | None
+
+
 class CallPieces:
     """The calls of one reply, while they come.
 
@@ -159,6 +163,9 @@ class CallPieces:
         self.left_out = 0
         self._most = most
         self._calls: list[_Call] = []
+        # The same by id, by index, and by both: a piece finds its call without a search through
+        # all. A call without an index stands under None.
+        self._found: dict[_Key, list[_Call]] = {}
         self._last: _Call | None = None  # that a piece went on with
         self._length = 0
 
@@ -171,7 +178,9 @@ class CallPieces:
         return self.left_out > self._most or self._length > MAX_ARGUMENTS
 
     def add(self, piece: ToolCallDelta) -> None:
-        """Take a piece, or a whole call."""
+        """Take a piece, or a whole call; of a reply that calls without end nothing more."""
+        if self.overflows:
+            return
         call = self._call_of(piece)
         if call is None:
             if len(self._calls) >= self._most:
@@ -180,8 +189,12 @@ class CallPieces:
                 return
             call = _Call(piece.index)
             self._calls.append(call)
-        length = call.arguments.length
+            self._found.setdefault(piece.index, []).append(call)
+        length, had_id = call.arguments.length, call.id is not None
         call.add(piece)
+        if call.id is not None and not had_id:
+            self._found.setdefault(call.id, []).append(call)
+            self._found.setdefault((call.id, call.index), []).append(call)
         self._length += call.arguments.length - length
         self._last = call
 
@@ -200,8 +213,8 @@ class CallPieces:
     def _call_of(self, piece: ToolCallDelta) -> _Call | None:
         """The call that a piece goes on with; None where it begins another."""
         if piece.id:
-            for call in reversed(self._calls):
-                if call.id == piece.id and call.has_index_of(piece) and call.is_named_by(piece):
+            for call in self._with_id(piece.id, piece.index):
+                if call.is_named_by(piece):
                     return call
         if self.left_out and not piece.name:
             return None  # it goes on with one that was left out
@@ -210,10 +223,19 @@ class CallPieces:
             return last
         # Without an index, a piece goes on with the last call or begins another.
         if piece.index is not None:
-            for call in reversed(self._calls):
+            for call in self._latest(piece.index, None):
                 if call.takes(piece):
                     return call
         return None
+
+    def _with_id(self, call_id: str, index: int | None) -> Iterator[_Call]:
+        """The calls of an id, the latest first, as far as the indices say nothing else."""
+        if index is None:
+            return self._latest(call_id)
+        return self._latest((call_id, index), (call_id, None))
+
+    def _latest(self, *keys: _Key) -> Iterator[_Call]:
+        return chain.from_iterable(reversed(self._found.get(key, [])) for key in keys)
 
 
 def without_doubles(written: Sequence[ToolCall], sent: Sequence[ToolCall]) -> list[ToolCall]:

@@ -13,6 +13,7 @@ from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall,
 from mistral_service.reply.pieces import CallPieces, without_doubles
 from mistral_service.reply.written_calls import offered_name
 from mistral_service.wire.chunks import Chunk, Part, Usage, is_encrypted, thought_of
+from mistral_service.wire.errors import MAX_NAME, printable
 
 MAX_CALLS = 64
 """Calls that a reply may have by default; a model that calls more has run wild."""
@@ -227,9 +228,11 @@ class ReplyReader:
                 events.append(event)
 
     def _named(self, call: ToolCall, nothing: str) -> ToolCall:
-        name = offered_name(_paired(call.name), self._offered)
+        name = printable(offered_name(_paired(call.name), self._offered), MAX_NAME)
         arguments = _unwrapped(_paired(call.arguments).strip())
-        return ToolCall(call.id, name, arguments or nothing, call.written)
+        # Names and ids are logged; a call whose id is none gets another.
+        fits = call.id is not None and call.id.isprintable() and len(call.id) <= MAX_NAME
+        return ToolCall(call.id if fits else None, name, arguments or nothing, call.written)
 
 
 def _unwrapped(arguments: str) -> str:

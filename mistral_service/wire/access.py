@@ -1,34 +1,72 @@
 """The key and the address: where they come from, and what is wrong with them if they are."""
 
 import os
+import re
 from collections.abc import Mapping
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from openai import Omit
+from openai._types import NotGiven
 
 DEFAULT_BASE_URL = "https://api.mistral.ai/v1"
 """Where Mistral's API is."""
 
 
-def key_for(owner: str, api_key: str | None) -> str:
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_LONG = 16
+
+
+def key_for(owner: str, api_key: str | None, name: str = "api_key") -> str:
     """The key that is used.
 
     Args:
         owner: Who needs it, for the error.
         api_key: The key that was given; without one, the environment variable `MISTRAL_API_KEY`.
+        name: The name of the argument, for the error.
 
     Raises:
         ValueError: If there is none, or it has characters that no key has. It is not quoted.
     """
-    key = (api_key or os.environ.get("MISTRAL_API_KEY") or "").strip()
+    key = _stripped(owner, name, api_key) or _stripped(
+        owner, "api_key", os.environ.get("MISTRAL_API_KEY")
+    )
     if not key:
         raise ValueError(
             f"{owner} needs a key: pass api_key=… or set the environment variable MISTRAL_API_KEY "
             "(keys are made at console.mistral.ai)."
         )
-    if not key.isascii() or not key.isprintable():
-        raise ValueError(
-            f"The key of {owner} has characters that no key has (a line break, or quotes that are "
-            "not ASCII): copy it again."
-        )
     return key
+
+
+def check_key(owner: str, name: str, key: str | None) -> str | None:
+    """Refuse what cannot be a key.
+
+    Args:
+        owner: Who needs it, for the error.
+        name: The name of the argument, for the error.
+        key: The key; None and "" are none, and pass.
+
+    Returns:
+        The key without blanks around it; None if there is none.
+
+    Raises:
+        ValueError: If it has characters that no key has. It is not quoted.
+    """
+    return _stripped(owner, name, key) or None
+
+
+def _stripped(owner: str, name: str, key: object) -> str:
+    if key is None:
+        return ""
+    text = key.strip() if isinstance(key, str) else "\0"
+    if not text.isascii() or not text.isprintable() or set(text) & set(" \"'`"):
+        raise ValueError(
+            f"{owner}({name}=…): the key of {owner} has characters that no key has: allowed are "
+            "letters, digits and signs of ASCII, without blanks, line breaks and quotes. So copy "
+            "it again."
+        )
+    return text
 
 
 def address_for(owner: str, base_url: str | None) -> str:
@@ -59,26 +97,71 @@ def check_address(owner: str, name: str, url: str | None) -> None:
     Raises:
         ValueError: If it is something else.
     """
-    if url and not url.startswith(("http://", "https://")):
+    if url and not _is_address(str(url)):
         raise ValueError(
-            f"{owner}({name}={url!r}) is not an address: it must begin with http:// or https://, "
-            f"like {DEFAULT_BASE_URL}."
+            f"{owner}({name}={shown(str(url))!r}) is not an address: it must begin with http:// or "
+            f"https://, and name a host, like {DEFAULT_BASE_URL}."
         )
 
 
-def check_headers(owner: str, headers: Mapping[str, str] | None) -> None:
+def shown(url: str) -> str:
+    """An address without what may be secret in it: user and password, and the query.
+
+    Args:
+        url: The address, or what was given for one.
+    """
+    scheme, mark, rest = url.partition("://")
+    if not mark or not scheme.isalnum():  # a password may have any character
+        scheme, mark, rest = "", "", url
+    if "@" in rest:
+        rest = "…@" + rest.rpartition("@")[2]
+    bare, query, _ = rest.partition("?") if "?" in rest else rest.partition("#")
+    if not mark and len(bare) >= _LONG and not set(bare) & set("./:"):
+        return "…"  # a key in the wrong place
+    return f"{scheme}{mark}{bare}{query and query + '…'}"
+
+
+def _is_address(url: str) -> bool:
+    if not url.startswith(("http://", "https://")) or not url.isprintable() or " " in url:
+        return False
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port, or an address of IPv6, that is none
+        return False
+
+
+def check_headers(
+    owner: str, headers: Mapping[str, Any] | None, name: str = "default_headers"
+) -> None:
     """See whether headers can be sent.
 
     Args:
         owner: Who sends them, for the error.
         headers: The headers. Their values are not quoted: a gateway's key may be one.
+        name: The name of the argument, for the error.
 
     Raises:
         ValueError: If a name or a value has characters that no header may have.
     """
-    for name, value in (headers or {}).items():
-        if not f"{name}{value}".isascii() or not f"{name}{value}".isprintable():
-            raise ValueError(
-                f"{owner}(default_headers=…): the header {name!r} may have ASCII characters only, "
-                "and no line breaks."
-            )
+    if (header := bad_header(headers or {})) is not None:
+        raise ValueError(
+            f"{owner}({name}=…): the header {header!r} may have ASCII characters only, and no line "
+            "breaks; its name letters, digits and hyphens, its value any text."
+        )
+
+
+def bad_header(headers: Mapping[str, Any]) -> str | None:
+    """The name of the first header that cannot be sent; None if all can.
+
+    Args:
+        headers: The headers; a value of the OpenAI client's that means "not given" passes.
+    """
+    for name, value in headers.items():
+        if not isinstance(cast("object", name), str) or not _HEADER_NAME.fullmatch(name):
+            return str(name)
+        if isinstance(value, Omit | NotGiven):
+            continue
+        if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+            return name
+    return None

@@ -14,6 +14,7 @@ from typing import Any, cast
 from mistral_service.wire.encoding import decode
 from mistral_service.wire.error_body import is_error, is_there
 from mistral_service.wire.errors import MistralError
+from mistral_service.wire.numbers import tokens
 
 _DONE = b"[DONE]"
 
@@ -214,7 +215,7 @@ def _chunk(
         calls = [{"index": 0, "function": delta["function_call"]}]
     finish_reason = choice.get("finish_reason")
     if finish_reason is not None and not isinstance(finish_reason, str):
-        finish_reason = json.dumps(finish_reason)[:80]
+        finish_reason = _as_json(finish_reason)[:80]
     thought, hidden = _thought(delta) if len(delta) > 1 or not content else ("", False)
     return Chunk(
         model=model,
@@ -290,7 +291,7 @@ def _tool_call(call: Mapping[str, Any]) -> ToolCallDelta:
         arguments = ""
     elif not isinstance(arguments, str):
         # Some servers send the arguments as an object rather than as its JSON text.
-        arguments = json.dumps(arguments, ensure_ascii=False)
+        arguments = _as_json(arguments)
     return ToolCallDelta(
         index=index if isinstance(index, int) and not isinstance(index, bool) else None,
         id=call_id if isinstance(call_id, str) and call_id not in ("", "null") else None,
@@ -307,14 +308,23 @@ def _usage(value: object) -> Usage | None:
     details = _mapping(usage.get("prompt_tokens_details") or usage.get("prompt_token_details"))
     cached = details.get("cached_tokens", usage.get("num_cached_tokens"))
     reasoning = _mapping(usage.get("completion_tokens_details")).get("reasoning_tokens")
-    prompt, completion = _int(usage.get("prompt_tokens")), _int(usage.get("completion_tokens"))
+    prompt = tokens(usage.get("prompt_tokens")) or 0
+    completion = tokens(usage.get("completion_tokens")) or 0
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
-        total_tokens=_int(usage.get("total_tokens")) or prompt + completion,
-        cached_tokens=cached if isinstance(cached, int) else None,
-        reasoning_tokens=reasoning if isinstance(reasoning, int) else None,
+        total_tokens=tokens(usage.get("total_tokens")) or prompt + completion,
+        cached_tokens=tokens(cached),
+        reasoning_tokens=tokens(reasoning),
     )
+
+
+def _as_json(value: object) -> str:
+    """A value's JSON text; empty for one that is nested too deeply to be written."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (RecursionError, ValueError):
+        return ""
 
 
 def _mapping(value: object) -> dict[str, Any]:
@@ -328,7 +338,3 @@ def _list(value: object) -> list[Any]:
 
 def _str(value: object) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _int(value: object) -> int:
-    return value if isinstance(value, int) else 0

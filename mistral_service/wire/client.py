@@ -7,19 +7,13 @@ closed schema wants it, and the bytes of the stream.
 
 import asyncio
 import contextlib
-import json
-import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 from typing import Any, cast
 
 from loguru import logger
 from openai import (
     DEFAULT_TIMEOUT,
     NOT_GIVEN,
-    APIConnectionError,
-    APIError,
-    APIStatusError,
-    APITimeoutError,
     AsyncOpenAI,
     AsyncStream,
     Omit,
@@ -36,13 +30,17 @@ from mistral_service.wire.chunks import (
     read_mapping,
     read_payloads,
 )
-from mistral_service.wire.encoding import encode
+from mistral_service.wire.encoding import MAX_VALUES, MAX_VECTOR_VALUES, decode, encode
 from mistral_service.wire.error_body import is_there
 from mistral_service.wire.errors import MistralError, Reason
-from mistral_service.wire.http import MAX_REFUSAL_BYTES
+from mistral_service.wire.faults import error_of as error_of
+from mistral_service.wire.faults import place_of as place_of
+from mistral_service.wire.http import MAX_REFUSAL_BYTES, bound_replies, httpx
 from mistral_service.wire.models import Catalogue
 from mistral_service.wire.request import request_body
+from mistral_service.wire.secrets import remember
 from mistral_service.wire.sse import EventTooLong, SSEDecoder
+from mistral_service.wire.unpacking import ACCEPTED
 
 CHAT = "/chat/completions"
 """Where chat completions are asked for."""
@@ -50,10 +48,11 @@ CHAT = "/chat/completions"
 WHOLE_REPLY_S = 120.0
 """Seconds to wait for a reply that is not streamed: what Pipecat gives a summary."""
 
+_VECTORS = "/embeddings"
+
 _UNSET = (NotGiven, Omit)
 _DRAIN_SECONDS = 0.1
-# Ends of the names of headers that hold a secret.
-_SECRET = ("key", "auth", "authorization", "token")
+_DRAIN_SECONDS_IN_ALL = 0.5
 
 # Settings of which it was told that a gateway drops them: once is enough.
 _told: set[str] = set()
@@ -118,7 +117,8 @@ async def read_chunks(
 
     decoder, opening, began = SSEDecoder(), bytearray(), False
     end: str | None = None
-    reads = _reads(stream.response)
+    # Unpacked already (`bound_replies`), so it need not pass through the client's layers.
+    reads = aiter(cast("AsyncIterable[bytes]", stream.response.stream))
     try:
         async for data in reads:
             if not began and len(opening) < MAX_REFUSAL_BYTES:
@@ -152,14 +152,6 @@ async def read_chunks(
         raise fault if began else await _in_its_place(fault, opening, reads)
 
 
-def _reads(response: Any) -> AsyncIterator[bytes]:
-    """The bytes of a response, as they come."""
-    if response.headers.get("content-encoding"):
-        return response.aiter_bytes()
-    # What needs no unpacking need not pass through the client's layers, token by token.
-    return aiter(response.stream)
-
-
 async def _in_its_place(
     fault: MistralError, opening: bytearray, reads: AsyncIterator[bytes]
 ) -> MistralError:
@@ -178,11 +170,14 @@ async def _rest(reads: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
     """What follows the end of a reply, read so that the connection can serve the next turn.
 
     That is the end mark of the body, which comes with the last event or right after it. A server
-    that keeps the body open, or breaks it off, costs one connection rather than the caller's time.
+    that keeps the body open, goes on, or breaks it off, costs one connection rather than the
+    caller's time.
     """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _DRAIN_SECONDS_IN_ALL
     with contextlib.suppress(Exception):
-        while True:
-            async with asyncio.timeout(_DRAIN_SECONDS):
+        while loop.time() < until:
+            async with asyncio.timeout_at(min(until, loop.time() + _DRAIN_SECONDS)):
                 data = await anext(reads)
             yield data
 
@@ -237,15 +232,16 @@ async def fetch_object(
         openai.APIError: If the request is refused or nobody answers.
         MistralError: If the answer is no JSON object.
     """
-    content = _body(client, path, params)
+    response = await client.post(
+        path,
+        content=_body(client, path, params),
+        options=_options(client, params, connect, read=read),
+        cast_to=httpx.Response,
+    )
     try:
-        body = await client.post(
-            path,
-            content=content,
-            options=_options(client, params, connect, read=read),
-            cast_to=object,
-        )
-    except json.JSONDecodeError:  # what says that it is JSON, and is none
+        vectors = path.endswith(_VECTORS)
+        body = decode(response.content, MAX_VECTOR_VALUES if vectors else MAX_VALUES)
+    except ValueError:  # what says that it is JSON, and is none
         body = None
     if not isinstance(body, dict):
         raise MistralError(Reason.SERVER, "what it answered is no JSON object")
@@ -269,78 +265,12 @@ async def fetch_models(client: AsyncOpenAI, seconds: float) -> Catalogue:
         openai.APIError: If the request is refused or nobody answers.
         TimeoutError: If the answer takes longer.
     """
-    options: Any = {"max_retries": 0, "follow_redirects": False}
     async with asyncio.timeout(seconds):
-        try:
-            body = await client.get("/models", options=options, cast_to=object)
-        except ValueError:  # what says that it is JSON, and is none
-            return Catalogue()
-    return Catalogue.from_reply(body)
-
-
-def error_of(exception: Exception, asked: AsyncOpenAI | str = "") -> MistralError | None:
-    """Understand what the client raised.
-
-    Args:
-        exception: Any exception from the functions above.
-        asked: The client that asked, or its key alone: some servers repeat in their answer the key,
-            or a gateway's own, which travels in a header whose name ends in `key`, `auth`,
-            `authorization` or `token`. They are struck out.
-
-    Returns:
-        The same as a `MistralError`; None if it has nothing to do with Mistral or the network.
-    """
-    error = _understood(exception)
-    for secret in [asked] if isinstance(asked, str) else _secrets(asked):
-        error = error and error.without(secret)
-    return error
-
-
-def place_of(client: AsyncOpenAI) -> str:
-    """Where a client asks, without the password that may stand in its address."""
-    return str(client.base_url.copy_with(userinfo=b""))
-
-
-def _secrets(client: AsyncOpenAI) -> list[str]:
-    headers = client.default_headers.items()
-    keys = [v for name, v in headers if name.lower().endswith(_SECRET) and isinstance(v, str)]
-    return [client.api_key, *keys, client.base_url.password]
-
-
-def _understood(exception: Exception) -> MistralError | None:
-    if isinstance(exception, MistralError):
-        return exception
-    if isinstance(exception, APIStatusError):
-        if exception.status_code < 400:
-            # The client follows no redirect: whoever it leads to is not who was asked.
-            to = exception.response.headers.get("location", "")
-            return MistralError(
-                Reason.REQUEST,
-                f"it has moved to {to}, so set base_url to where it is now",
-                status_code=exception.status_code,
-            )
-        return MistralError.from_response(
-            exception.status_code,
-            # Not `exception.body`: the client has unwrapped that, and lost what stood beside it.
-            exception.response.content,
-            exception.response.headers,
-        )
-    if isinstance(exception, APITimeoutError):
-        connecting = type(exception.__cause__).__name__ == "ConnectTimeout"
-        return MistralError(Reason.TIMEOUT, "no connection came about" if connecting else "")
-    if isinstance(exception, APIConnectionError):
-        return MistralError(Reason.UNREACHABLE, _cause(exception))
-    if isinstance(exception, APIError):
-        return MistralError.from_stream(exception.body or exception.message)
-    # httpx and its successor httpx2 name their errors alike; `openai` brings one or the other.
-    names = {base.__name__ for base in type(exception).__mro__}
-    if "TimeoutException" in names or isinstance(exception, TimeoutError):
-        return MistralError(Reason.TIMEOUT)
-    if "DecodingError" in names:
-        return MistralError(Reason.STREAM, str(exception))
-    if "TransportError" in names or isinstance(exception, ConnectionError | ssl.SSLError):
-        return MistralError(Reason.UNREACHABLE, str(exception))
-    return None
+        response = await client.get("/models", options=_always(client), cast_to=httpx.Response)
+    try:
+        return Catalogue.from_reply(decode(response.content))
+    except ValueError:  # what says that it is JSON, and is none
+        return Catalogue()
 
 
 def _body(client: AsyncOpenAI, path: str, params: Mapping[str, Any]) -> bytes:
@@ -367,12 +297,11 @@ def _options(
     read: float | None = None,
 ) -> Any:
     """The client's own options, in the form that its `post` takes."""
-    options: dict[str, Any] = {
-        # Whether to try again is decided in one place (`reply/attempts.py`), and not here.
-        "max_retries": 0,
-        # Nobody else is told what the caller said: an address that has moved is an error.
-        "follow_redirects": False,
-        "headers": {"Content-Type": "application/json", **(params.get("extra_headers") or {})},
+    options = _always(client)
+    remember(client, params)
+    options["headers"] |= {
+        "Content-Type": "application/json",
+        **(params.get("extra_headers") or {}),
     }
     if params.get("extra_query"):
         options["params"] = params["extra_query"]
@@ -390,11 +319,14 @@ def _options(
     return options
 
 
-def _cause(exception: BaseException) -> str:
-    """The network's own words: the deepest cause that has some."""
-    said = ""
-    cause: BaseException | None = exception.__cause__ or exception.__context__
-    while cause is not None:
-        said = str(cause) or said
-        cause = cause.__cause__ or cause.__context__
-    return said
+def _always(client: AsyncOpenAI) -> Any:
+    """The options of every request."""
+    # Also where a subclass has made the client.
+    bound_replies(getattr(client, "_client", None))
+    return {
+        # Whether to try again is decided in one place (`reply/attempts.py`), and not here.
+        "max_retries": 0,
+        # No other host gets the caller's words: an address that has moved is an error.
+        "follow_redirects": False,
+        "headers": {"Accept-Encoding": ACCEPTED},
+    }

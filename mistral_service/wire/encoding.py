@@ -9,6 +9,16 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+MAX_VALUES = 250_000
+"""Values that a reply may have, so that little text becomes neither much memory nor much work. Each
+comma of a text counts, also within a string; a long reply has some thousand."""
+
+MAX_VECTOR_VALUES = 2_000_000
+"""Values that a reply of vectors may have: 512 vectors of 3,072 numbers are 1.6 million."""
+
+_LARGE = 256 * 1024
+"""Bytes below which they are not counted."""
+
 
 def encode(body: dict[str, Any]) -> bytes:
     """Write a body as UTF-8.
@@ -30,18 +40,21 @@ def encode(body: dict[str, Any]) -> bytes:
         return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def decode(payload: bytes | str) -> Any:
+def decode(payload: bytes | str, most: int = MAX_VALUES) -> Any:
     """Read a payload.
 
     Args:
         payload: JSON text, UTF-8 if bytes.
+        most: Values that it may have.
 
     Returns:
         What it says.
 
     Raises:
-        ValueError: If it is no JSON, or nested too deeply.
+        ValueError: If it is no JSON, is nested too deeply, or has more than `most` values.
     """
+    if len(payload) > _LARGE and _values(payload) > most:
+        raise ValueError(f"the JSON has more than {most} values")
     try:
         return from_json(payload)
     except ValueError:
@@ -49,5 +62,12 @@ def decode(payload: bytes | str) -> Any:
     try:
         # It takes what some servers send: half of a character whose other half comes next.
         return json.loads(payload)
-    except RecursionError as e:
-        raise ValueError(str(e)) from None
+    except (RecursionError, MemoryError) as e:
+        raise ValueError(f"the JSON is too deep or too large: {type(e).__name__}") from None
+
+
+def _values(payload: bytes | str) -> int:
+    """At least as many values as a text in JSON has."""
+    if isinstance(payload, str):
+        return sum(map(payload.count, ",[{"))
+    return sum(map(payload.count, (b",", b"[", b"{")))

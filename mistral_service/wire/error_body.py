@@ -21,6 +21,7 @@ from typing import Any, cast
 from pydantic_core import from_json
 
 from mistral_service.wire.encoding import decode
+from mistral_service.wire.numbers import wait
 
 PAGE = "an HTML page, probably from a proxy"
 """What is said of a page where JSON should be."""
@@ -216,7 +217,7 @@ class ErrorBody:
             self.names.add(key)
         if key in _RETRY and self.retry_after is None:
             seconds = _number(value)
-            self.retry_after = None if seconds is None else seconds * _RETRY[key]
+            self.retry_after = wait(None if seconds is None else seconds * _RETRY[key])
         if isinstance(value, bool) or not isinstance(value, str | int):
             return
         text = str(value).strip()

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from mistral_service.wire.error_body import ErrorBody
 from mistral_service.wire.rate import RateBudget, retry_after
 from mistral_service.wire.reasons import Reason, reason_of
+from mistral_service.wire.secrets import Strike, secrets_in
 
 # What each reason means to the developer who reads the log at night.
 _ADVICE: dict[Reason, str] = {
@@ -32,9 +33,12 @@ _ADVICE: dict[Reason, str] = {
     Reason.FORM: "The reply has not the form that was asked for",
 }
 
-_SHORTEST_KEY = 8
-
 _CUT_OFF = "…"
+
+MAX_NAME = 200
+"""Characters of a code, a type or an id that an error keeps."""
+
+_MAX_READ = 64 * 1024
 
 # Statuses under which gateways hide others.
 _VAGUE = (500, 502)
@@ -70,12 +74,12 @@ class MistralError(Exception):
         budget: RateBudget | None = None,
     ) -> None:
         self.reason = reason
-        self.detail = _cut(detail)
+        self.detail = printable(detail, MAX_SHOWN)
         self.status_code = status_code
-        self.code = code
-        self.type = type
+        self.code = code and printable(code, MAX_NAME)
+        self.type = type and printable(type, MAX_NAME)
         self.retry_after = retry_after
-        self.correlation_id = correlation_id
+        self.correlation_id = correlation_id and printable(correlation_id, MAX_NAME)
         self.budget = budget
         super().__init__(self._sentence())
 
@@ -90,19 +94,21 @@ class MistralError(Exception):
         Args:
             key: The key; one of less than eight characters is no secret but a stand-in.
         """
-        if len(key) < _SHORTEST_KEY:
-            return self
+        return self.but_for(Strike(secrets_in(key)))
+
+    def but_for(self, strike: Strike) -> "MistralError":
+        """The same error, with secrets struck out of the server's words.
+
+        Args:
+            strike: What strikes them out.
+        """
 
         def struck(text: str | None) -> str | None:
-            text = text and text.replace(key, "[key]")
-            # Words that were cut may end with the beginning of it.
-            parts = (key[:length] + _CUT_OFF for length in range(len(key) - 1, 3, -1))
-            part = text and next((each for each in parts if text.endswith(each)), None)
-            return text.removesuffix(part) + "[key]" + _CUT_OFF if text and part else text
+            return text and strike(text)
 
         return MistralError(
             self.reason,
-            struck(self.detail) or "",
+            strike(self.detail),
             status_code=self.status_code,
             code=struck(self.code),
             type=struck(self.type),
@@ -216,11 +222,11 @@ class HeldBack(MistralError):
             retry_after=retry_after,
         )
 
-    def without(self, key: str) -> MistralError:
+    def but_for(self, strike: Strike) -> MistralError:
         """The same error: its words are ours.
 
         Args:
-            key: The key.
+            strike: What strikes secrets out.
         """
         return self
 
@@ -232,6 +238,14 @@ def _time(seconds: float) -> str:
     return f"{math.ceil(seconds)} s" if seconds >= 10 else f"{math.ceil(seconds * 10) / 10:g} s"
 
 
-def _cut(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + _CUT_OFF
+def printable(text: str, most: int) -> str:
+    """A server's words in one line, and without what would move the cursor of a terminal.
+
+    Args:
+        text: The words.
+        most: Characters that are kept; what is longer ends in "…".
+    """
+    text = " ".join(text[:_MAX_READ].split())
+    if not text.isprintable():
+        text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return text if len(text) <= most else text[: most - 1] + _CUT_OFF

@@ -12,9 +12,11 @@ import asyncio
 import atexit
 import contextlib
 import functools
+import logging
+import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies, proxy_bypass
@@ -25,6 +27,8 @@ from multidict import CIMultiDict
 from openai import DefaultAsyncHttpxClient
 from yarl import URL
 
+from mistral_service.wire.unpacking import NotUnpackable, TooLong, unpacked
+
 if TYPE_CHECKING:
     import httpx2 as httpx
 else:
@@ -32,11 +36,17 @@ else:
     httpx = import_module(DefaultAsyncHttpxClient.__mro__[-2].__module__.partition(".")[0])
 
 MAX_REPLY_BYTES = 64 * 1024 * 1024
-"""Bytes that one reply may have as it comes over the wire: a thousand times what a long one has."""
+"""Bytes that one streamed reply may have, unpacked: a thousand times what a long one has."""
+
+MAX_OBJECT_BYTES = 40 * 1024 * 1024
+"""Bytes that a reply may have that comes whole, unpacked: 512 vectors of 3,072 numbers."""
 
 MAX_REFUSAL_BYTES = 64 * 1024
-"""Bytes that are read of a refusal. An error quotes 300 characters of it; a body that is longer, or
-that unpacks to more, is cut here."""
+"""Bytes that are read of a refusal, unpacked. An error quotes 300 characters of it; a body that is
+longer is cut here."""
+
+_OURS = "mistral_service"
+"""The extension that marks a response whose body is bounded already."""
 
 _IDLE_SECONDS = 600.0
 """Seconds that a connection is kept without use: no pause in a call is longer. A server that closes
@@ -50,8 +60,23 @@ _MAX_HEADER_BYTES = 64 * 1024
 """Bytes that one header of an answer may have: gateways write policies and traces into them."""
 
 
+class _BareAddresses(logging.Filter):
+    """Takes user, password and query out of the addresses that httpx logs with each request."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                each.copy_with(userinfo=b"", query=None) if isinstance(each, httpx.URL) else each
+                for each in record.args
+            )
+        return True
+
+
+logging.getLogger(httpx.__name__).addFilter(_BareAddresses())
+
+
 class ReplyTooLong(httpx.TransportError):
-    """A reply grew past `MAX_REPLY_BYTES`."""
+    """A reply grew past `MAX_REPLY_BYTES`, or `MAX_OBJECT_BYTES`."""
 
 
 def http_client() -> Any:
@@ -68,6 +93,38 @@ def http_client() -> Any:
     return DefaultAsyncHttpxClient(transport=_SharedTransport(), follow_redirects=False)
 
 
+def bound_replies(client: Any) -> None:
+    """Have the replies that another HTTP client reads unpacked here, and bounded as ours are.
+
+    Args:
+        client: An `httpx.AsyncClient` that was made elsewhere, or one of ours, whose replies are
+            bounded already.
+    """
+    hooks: Any = getattr(client, "event_hooks", None)
+    if hooks is not None and _bound not in hooks["response"]:
+        hooks["response"].append(_bound)
+
+
+async def _bound(response: httpx.Response) -> None:
+    stream: Any = response.stream
+    if _OURS not in response.extensions:
+        reads = aiter(stream)
+
+        async def read() -> bytes:
+            async for data in reads:
+                if data:
+                    return data
+            return b""
+
+        response.stream = _bounded_for(type(response).__module__.partition(".")[0])(
+            read,
+            stream.aclose,
+            response.request,
+            response.status_code,
+            response.headers,
+        )
+
+
 @functools.cache
 def tls_context() -> ssl.SSLContext:
     """The TLS context that all clients share; certificates are those of the environment."""
@@ -77,6 +134,7 @@ def tls_context() -> ssl.SSLContext:
 def _socket(address: Any) -> socket.socket:
     family, kind, protocol = address[:3]
     made = socket.socket(family, kind, protocol)
+    _sockets.add(made)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", _PROBE_SECONDS), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, name):
@@ -105,12 +163,36 @@ class _Pool:
 
 
 _pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
+_sockets: WeakSet[socket.socket] = WeakSet()
+_of_parents: list[Any] = []
+
+
+def _after_fork() -> None:
+    """Leave the connections to the parent: a child opens its own.
+
+    What a child wrote to one, if only a farewell when it is closed, would stand in the middle of
+    what the parent says. So its copy of each is put in the place of `/dev/null`, and the objects
+    are kept as they are.
+    """
+    global _sockets
+    _of_parents.append((dict(_pools), _sockets))
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for each in list(_sockets):
+        if each.fileno() >= 0:
+            os.dup2(nothing, each.fileno(), inheritable=False)
+    os.close(nothing)
+    _pools.clear()
+    _sockets = WeakSet()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 async def _pool_for(user: "_SharedTransport") -> _Pool:
     loop = asyncio.get_running_loop()
     pool = _pools.get(loop)
-    if pool is None:
+    if pool is None or pool.session.closed:
         pool = _pools[loop] = _Pool()
         pool.users.add(user)  # before anything else happens: who is used by nobody is closed
         await _forget()
@@ -178,11 +260,24 @@ class _SharedTransport(httpx.AsyncBaseTransport):
                     sock_read=limits.get("read"),
                 ),
             )
+
+        async def close() -> None:
+            if response.content.at_eof():
+                response.release()
+            else:
+                response.close()
+
+        # No cookie is kept: what a server says to one call is not said in another.
+        fields = [(n, v) for n, v in response.raw_headers if n.lower() != b"set-cookie"]
+        headers = httpx.Headers(fields)
         return httpx.Response(
             response.status,
-            headers=response.raw_headers,
-            stream=_Bounded(response, request),
-            extensions={"reason_phrase": (response.reason or "").encode("latin-1", "replace")},
+            stream=_Bounded(response.content.readany, close, request, response.status, headers),
+            headers=headers,
+            extensions={
+                "reason_phrase": (response.reason or "").encode("latin-1", "replace"),
+                _OURS: True,
+            },
         )
 
     async def aclose(self) -> None:
@@ -195,29 +290,44 @@ class _SharedTransport(httpx.AsyncBaseTransport):
 
 
 class _Bounded(httpx.AsyncByteStream):
-    """The bytes of a response, up to a bound."""
+    """The bytes of a response, unpacked, up to a bound."""
 
-    def __init__(self, response: aiohttp.ClientResponse, request: httpx.Request) -> None:
-        self._response = response
+    def __init__(
+        self,
+        read: Callable[[], Awaitable[bytes]],
+        close: Callable[[], Awaitable[None]],
+        request: httpx.Request,
+        status: int,
+        headers: httpx.Headers,
+    ) -> None:
+        self._read = read
+        self._close = close
         self._request = request
+        # The client is to read it as a body that is not packed.
+        self._encoding = headers.pop("content-encoding", "")
+        self._refused = status >= 300
+        self._streams = headers.get("content-type", "").startswith("text/event-stream")
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        refused = self._response.status >= 300
-        left = MAX_REFUSAL_BYTES if refused else MAX_REPLY_BYTES
+        most = MAX_REPLY_BYTES if self._streams else min(MAX_REPLY_BYTES, MAX_OBJECT_BYTES)
+        if self._refused:
+            most = MAX_REFUSAL_BYTES
+        body = unpacked(self._read, self._encoding, most, cut=self._refused)
         with _errors_of_httpx(self._request):
-            while data := await self._response.content.readany():
-                left -= len(data)
-                if left < 0 and not refused:
-                    raise ReplyTooLong(f"the reply has more than {MAX_REPLY_BYTES} bytes")
-                yield data
-                if left < 0:
-                    return
+            async with contextlib.aclosing(body):
+                async for data in body:
+                    yield data
 
     async def aclose(self) -> None:
-        if self._response.content.at_eof():
-            self._response.release()
-        else:
-            self._response.close()
+        await self._close()
+
+
+@functools.cache
+def _bounded_for(family: str) -> Any:
+    """The same, as a stream of the family of httpx that a client of one's own comes from."""
+    if family == httpx.__name__:
+        return _Bounded
+    return type("_Bounded", (_Bounded, import_module(family).AsyncByteStream), {})
 
 
 @contextlib.contextmanager
@@ -239,6 +349,10 @@ def _errors_of_httpx(request: httpx.Request) -> Generator[None]:
         raise httpx.RemoteProtocolError(str(e), request=request) from e
     except (aiohttp.ClientError, ConnectionError) as e:
         raise httpx.ReadError(str(e), request=request) from e
+    except TooLong as e:
+        raise ReplyTooLong(str(e), request=request) from None
+    except NotUnpackable as e:
+        raise httpx.DecodingError(str(e), request=request) from None
     except RuntimeError as e:
         # What aiohttp says of a body whose framing is broken, if the break is met between reads.
         if "onnection closed" not in str(e):

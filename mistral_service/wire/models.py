@@ -5,6 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from mistral_service.wire.errors import printable
+from mistral_service.wire.numbers import tokens
+
+_MAX_NAME = 256
+
 DEFAULT_MODEL = "mistral-small-latest"
 """The model asked when none is named: Pipecat's own service asks the same."""
 
@@ -76,7 +81,7 @@ class ModelCard:
             _truth(can.get("vision")),
             _truth(can.get("reasoning")),
             _truth(can.get("completion_fim")),
-            length if isinstance(length, int) else None,
+            tokens(length),
             _text(data.get("deprecation")),
             _text(data.get("deprecation_replacement_model")),
         )
@@ -135,7 +140,7 @@ def _list(value: object) -> list[object]:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return printable(value, _MAX_NAME) or None if isinstance(value, str) else None
 
 
 def _truth(value: object) -> bool | None:

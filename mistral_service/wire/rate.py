@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
+from mistral_service.wire.numbers import MAX_TOKENS, rate, wait
+
 WINDOW = 60.0
 """Seconds of the window in which Mistral counts: its headers end in `-minute`."""
 
@@ -46,11 +48,15 @@ class RateBudget:
             The budget; None where no header tells of it.
         """
         budget = cls(
-            _number(headers.get("x-ratelimit-limit-req-minute")),
-            _number(headers.get("x-ratelimit-remaining-req-minute")),
-            _number(headers.get("x-ratelimit-limit-tokens-minute")),
-            _number(headers.get("x-ratelimit-remaining-tokens-minute")),
-            _number(headers.get("x-ratelimit-tokens-query-cost")),
+            rate(_number(headers.get("x-ratelimit-limit-req-minute"))),
+            rate(_number(headers.get("x-ratelimit-remaining-req-minute"))),
+            rate(limit := _number(headers.get("x-ratelimit-limit-tokens-minute"))),
+            rate(_number(headers.get("x-ratelimit-remaining-tokens-minute"))),
+            # No request is counted with more than the whole minute has: it would be refused.
+            rate(
+                _number(headers.get("x-ratelimit-tokens-query-cost")),
+                min(MAX_TOKENS, limit or MAX_TOKENS),
+            ),
         )
         return budget if budget != cls() else None
 
@@ -80,8 +86,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     Returns:
         What `Retry-After` says, as a number or as a date (counted from the server's own `Date`, so
         that the clocks need not agree); or else what a reset header says; or else, where the
-        minute's budget is spent, the whole minute, since nobody says how much of it is over. None
-        if nothing says anything, or what it says is no time.
+        minute's budget is spent, the whole minute, since no header says when it ends; a day
+        at most. None if nothing says anything, or what it says is no time.
     """
     value = headers.get("retry-after")
     seconds = _number(value)
@@ -92,7 +98,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if seconds is None:
         budget = RateBudget.from_headers(headers)
         seconds = WINDOW if budget is not None and budget.spent else None
-    return seconds
+    return wait(seconds)
 
 
 def _little(left: float | None, limit: float | None) -> bool:

@@ -118,7 +118,7 @@ class SSEDecoder:
                 name, _, value = line.partition(b":")
                 if name == b"data":
                     self._data.append(value.removeprefix(b" "))
-                    self._size += len(value)
+                    self._size += len(value) + 1  # the line feed between two
             elif line.startswith((b"{", b"[{")):
                 # Gateways write a bare error object into the stream; no field begins like that.
                 payloads.append(line)

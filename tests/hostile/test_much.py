@@ -1,0 +1,93 @@
+"""Much in one reply: the work grows with it, and no faster. Lines of code are counted, not time."""
+
+import sys
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+
+from mistral_service.reply.overlap import Overlap
+from mistral_service.reply.reader import ReplyReader
+from mistral_service.wire.chunks import Chunk, ToolCallDelta
+
+
+def lines_of(work: Callable[[], object]) -> int:
+    """How many lines of Python are run."""
+    count = 0
+
+    def line(_frame, event, _arg):
+        nonlocal count
+        count += event == "line"
+        return line
+
+    before = sys.gettrace()
+    sys.settrace(line)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+CALLS = {
+    "with indices and ids": lambda n: ToolCallDelta(n, f"id{n}", "f", "{}"),
+    "without indices": lambda n: ToolCallDelta(None, f"id{n}", "f", "{}"),
+    "without both": lambda n: ToolCallDelta(None, None, "f", "{}"),
+    "with one id": lambda n: ToolCallDelta(n, "same", "f", "{}"),
+    "with few ids": lambda n: ToolCallDelta(n, f"id{n % 50}", "f", '{"a":'),
+    "without names": lambda n: ToolCallDelta(n % 60, f"id{n % 60}", "" if n >= 60 else "f", " "),
+}
+
+
+@pytest.mark.parametrize("most", [64, 1000])
+@pytest.mark.parametrize("kind", CALLS)
+def test_the_work_for_many_calls_in_one_chunk_is_linear(kind, most):
+    def work(count: int) -> int:
+        chunk = Chunk(tool_calls=tuple(map(CALLS[kind], range(count))))
+        reader = ReplyReader(most_calls=most)
+        done = lines_of(lambda: (reader.feed(chunk), reader.finish()))
+        return done
+
+    few, many = work(5_000), work(20_000)
+    assert many < 5 * few
+    assert many < 20_000 * 60
+
+
+SAID = {
+    "words that differ": lambda n: [f"word{i} " for i in range(n)],
+    "one word": lambda n: ["a "] * n,
+    "no blanks": lambda n: ["a"] * n,
+    "a pattern": lambda n: ["a ", "a ", "b "] * (n // 3),
+}
+
+
+@pytest.mark.parametrize("kind", SAID)
+@pytest.mark.parametrize("end", ["", "b"])
+def test_the_work_for_a_continuation_is_linear_in_time_and_memory(kind, end):
+    def work(count: int) -> tuple[int, int]:
+        words = SAID[kind](count)
+
+        def join() -> None:
+            overlap = Overlap("".join(words) + end)
+            for word in words:
+                overlap.feed(word)
+            overlap.finish()
+
+        done = lines_of(join)
+        tracemalloc.start()
+        join()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return done, peak
+
+    (few, little), (many, much) = work(5_000), work(20_000)
+    assert many < 6 * few
+    assert much < 6 * little + 100_000
+    assert much < 8_000_000
+
+
+def test_a_long_text_that_begins_again_is_taken_out_whole():
+    words = SAID["words that differ"](20_000)
+    overlap = Overlap("".join(words))
+    joined = "".join([*map(overlap.feed, words), overlap.feed("and on"), overlap.finish()])
+    assert joined == "and on"
