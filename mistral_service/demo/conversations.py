@@ -17,6 +17,8 @@ from pipecat.runner.types import SmallWebRTCRunnerArguments
 from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
 from pipecat.transports.smallwebrtc.request_handler import IceCandidate, SmallWebRTCRequest
 
+from mistral_service.tracebacks import traceback_of
+
 MOST_CALLS = 8
 """Calls at a time, those included that are not connected yet: more than a laptop's models bear."""
 CONNECT_S = 20.0
@@ -36,7 +38,6 @@ _LOOK_S = 0.5
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _SHORTEST_SECRET = 6
 
-from mistral_service.tracebacks import traceback_of
 
 Bot = Callable[[SmallWebRTCRunnerArguments], Awaitable[None]]
 
