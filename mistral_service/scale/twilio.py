@@ -11,6 +11,7 @@ import hmac
 import json
 import re
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -21,6 +22,11 @@ from starlette.requests import Request
 FORM_LONGEST = 65_536
 """Bytes of a webhook's form; Twilio's has some 2,000."""
 
+BROKEN_WITHIN_S = 5
+"""Seconds within which a stream that has ended was refused, or broke at once: the next one waits
+a second, so that Twilio does not come back hundreds of times a second."""
+
+_AT = re.compile(r"[0-9]{1,12}")
 _CALL = re.compile(r"CA[0-9a-f]{32}")
 _STREAM = re.compile(r"MZ[0-9a-f]{32}")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32}")
@@ -51,20 +57,24 @@ class Orders:
         Raises:
             NotTwilio: If the request is not signed as it must be, or names no host.
         """
-        hosts = _hosts(request)
+        hosts, now = _hosts(request), int(time.time())
+        query = {"at": str(now)}
         if self._key:
             call, host = await self._signed_call(request, hosts, self._key)
-            token, query = self._token(call), ""
+            token = self._token(call)
         else:
             host = hosts[0]
             given = request.query_params.get("token", "")
             token = given if _TOKEN.fullmatch(given) else secrets.token_urlsafe(24)
-            query = "?" + urlencode({"token": token})
+            query = {"token": token, **query}
         address = f"{host}{request.scope.get('root_path', '')}/twilio"
-        again = f"https://{address}{query}"
+        again = f"https://{address}?{urlencode(query)}"
+        before = request.query_params.get("at", "")
+        broke_at_once = _AT.fullmatch(before) and 0 <= now - int(before) < BROKEN_WITHIN_S
+        pause = '<Pause length="1"/>' if broke_at_once else ""
         return (
             '<?xml version="1.0" encoding="UTF-8"?>'
-            f"<Response><Connect><Stream url={quoteattr(f'wss://{address}/media')}>"
+            f"<Response>{pause}<Connect><Stream url={quoteattr(f'wss://{address}/media')}>"
             f'<Parameter name="token" value={quoteattr(token)}/></Stream></Connect>'
             f'<Redirect method="POST">{escape(again)}</Redirect></Response>'
         )

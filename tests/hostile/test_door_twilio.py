@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import re
+from html import unescape
 from typing import Any
 
 import httpx
@@ -109,6 +110,18 @@ async def test_a_stream_is_followed_by_another_one_of_the_same_call(auth_token):
             await until(lambda: not len(calls))
     told = [body["call"] for body in parrot.bodies]
     assert told == [{"id": CALL, "resumed": False}, {"id": CALL, "resumed": True}]
+
+
+async def test_a_stream_that_breaks_at_once_is_followed_after_a_pause():
+    async with door(Calls(Parrot(), limit=9, keepers=Shelf())) as host, httpx.AsyncClient() as web:
+        first = (await orders_for(host)).text
+        assert "<Pause" not in first
+        [address] = re.findall(r"<Redirect[^>]*>https://[^/]*(/[^<]*)</Redirect>", first)
+        at_once = await web.post(f"http://{host}{unescape(address)}", data={"CallSid": CALL})
+        assert '<Response><Pause length="1"/><Connect>' in at_once.text
+        for at in ("1000000000", "99999999999", "-1", "x", "9" * 400):
+            later = re.sub(r"at=\d+", f"at={at}", unescape(address))
+            assert "<Pause" not in (await web.post(f"http://{host}{later}", data={})).text
 
 
 async def test_only_what_twilio_has_signed_gets_orders():
