@@ -8,6 +8,7 @@ import json
 import secrets
 from collections.abc import AsyncGenerator, Collection, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 from pipecat.frames.frames import (
@@ -171,7 +172,8 @@ class FunctionCalls(SlowFunctions, InTurn):
         self._keeper = surroundings.get().keeper if keeper is None else keeper or None
         self._ledger = Ledger()
         self._told: dict[str, str] = {}
-        self._conversation = secrets.token_hex(16) if self._keeper is None else self._keeper.id
+        # A keeper of one's own may have no name for the conversation.
+        self._conversation = getattr(self._keeper, "id", None) or secrets.token_hex(16)
         self._client_results = ClientResults(self._running_call, self._take_client_result)
         super().__init__(**kwargs)
 
@@ -220,8 +222,8 @@ class FunctionCalls(SlowFunctions, InTurn):
         start = [call for call in calls if call.told is None]
         refused: Collection[str] = ()
         if self._keeper is not None and start:
-            repeatable = {call.name for call in start if self._is_idempotent(call.name)}
-            refused = await self._keeper.calls(start, repeatable=repeatable)
+            marked = [replace(c, repeatable=self._is_idempotent(c.name)) for c in start]
+            refused = await self._keeper.calls(marked) or ()
         for call in calls:
             told = NOT_AVAILABLE.format(name=call.name) if call.id in refused else call.told
             if told is not None:
@@ -307,7 +309,7 @@ class FunctionCalls(SlowFunctions, InTurn):
         if settled:
             self._ledger.settle(call_id, fields["function_name"], fields["arguments"])
         if self._keeper is not None:
-            await self._keeper.returned(call_id, result, settled=settled)
+            await self._keeper.returned(call_id, result)
 
 
 def answerable(result: Any) -> Any:

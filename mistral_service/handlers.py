@@ -111,7 +111,7 @@ class Handlers(OpenAILLMService):
         given_by_pipecat["idempotency_key"] = key
         return FunctionCallParams(**given_by_pipecat)
 
-    async def _returned(self, params: FunctionCallParams, value: object) -> None:
+    async def _returned(self, params: PipecatFunctionCallParams, value: object) -> None:
         """Take what a handler has returned for the result, unless there is one."""
         name, call_id = params.function_name, params.tool_call_id
         running = [item for item in self._calls_by_task.values() if item.tool_call_id == call_id]
@@ -240,8 +240,8 @@ class ReturningHandler(DirectFunctionWrapper):
     def __init__(  # pyright: ignore[reportMissingSuperCall]
         self,
         handler: Any,
-        returned: Callable[[FunctionCallParams, object], Awaitable[None]],
-        with_key: Callable[[PipecatFunctionCallParams], FunctionCallParams],
+        returned: Callable[[PipecatFunctionCallParams, object], Awaitable[None]],
+        with_key: Callable[[PipecatFunctionCallParams], PipecatFunctionCallParams] = lambda p: p,
     ) -> None:
         """Wrap a handler.
 
@@ -249,7 +249,7 @@ class ReturningHandler(DirectFunctionWrapper):
             handler: A function of `FunctionCallParams`, or Pipecat's wrapper of a direct function;
                 coroutine functions and plain ones alike.
             returned: What is called with a value that the handler has returned, unless it is None.
-            with_key: What adds the idempotency key to Pipecat's parameters.
+            with_key: What adds the idempotency key to Pipecat's parameters; by default nothing.
         """
         self._handler: Any = handler
         self._returned = returned

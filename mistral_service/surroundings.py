@@ -124,30 +124,26 @@ class Keeper(Protocol):
         """Take note of words that were just handed to the voice."""
         ...
 
-    async def calls(
-        self, calls: "Sequence[Planned]", *, repeatable: Collection[str] = ()
-    ) -> Collection[str]:
+    async def calls(self, calls: "Sequence[Planned]") -> Collection[str] | None:
         """Take note of functions before they start: what is not noted must not run.
 
         Args:
-            calls: The calls.
-            repeatable: Names of functions that may start without a note.
+            calls: The calls; one that is `repeatable` may start without a note.
 
         Returns:
-            The ids of calls that must not start.
+            The ids of calls that must not start; None if all may.
 
         Raises:
             MistralError: If the call belongs to another machine by now.
         """
         ...
 
-    async def returned(self, call_id: str, result: object, *, settled: bool = True) -> None:
-        """Take note of a function's result before anybody else learns of it.
+    async def returned(self, call_id: str, result: object) -> None:
+        """Take note of a function's result before anyone else learns of it.
 
         Args:
             call_id: The call.
             result: What the model reads.
-            settled: Whether the function has given the result itself.
         """
         ...
 

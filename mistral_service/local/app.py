@@ -42,7 +42,7 @@ def create_app(
     exchanges: list[Exchange] | None = None,
     limits: RateLimits | None = None,
     host: str = "127.0.0.1",
-    allow_hosts: Sequence[str] = (),
+    allow_hosts: Sequence[str] | None = (),
     most_bytes: int = MOST_BYTES,
 ) -> Starlette:
     """Make the ASGI application.
@@ -54,7 +54,7 @@ def create_app(
         exchanges: A list to which every request is appended that asks for more than the models.
         limits: How much may be asked for in a minute; None for as much as one likes.
         host: The address that the server listens on; see `guard`.
-        allow_hosts: Further names of the server, as in a network of containers.
+        allow_hosts: Further names of the server, as in a network of containers; None takes any.
         most_bytes: Bytes that a body may have; a larger one is refused with 413.
 
     Returns:

@@ -27,7 +27,7 @@ def guard(
     *,
     most_bytes: int,
     host: str = "127.0.0.1",
-    allow_hosts: Sequence[str] = (),
+    allow_hosts: Sequence[str] | None = (),
     body_seconds: float = BODY_SECONDS,
 ) -> Middleware:
     """The middleware, for the `middleware` of an application.
@@ -40,12 +40,15 @@ def guard(
         most_bytes: Bytes that a body may have, counted as they come.
         host: The address that the server listens on. Its own name is allowed; where it is every
             interface (`0.0.0.0`, `::`), every IP address is.
-        allow_hosts: Further names of the server, as of a tunnel. Their pages are allowed too.
+        allow_hosts: Further names of the server, as of a tunnel. Their pages are allowed too. None
+            takes requests to any name that come from no page.
         body_seconds: Seconds that a client has for a body.
 
     Raises:
         ValueError: If one of `allow_hosts` is no host.
     """
+    any_name = allow_hosts is None
+    allow_hosts = allow_hosts or ()
     origins.check(allow_hosts, "allow_hosts")
     any_address = host in _EVERYWHERE
     own = () if any_address else (f"[{host}]" if ":" in host else host,)
@@ -53,6 +56,7 @@ def guard(
         Guard,
         names=(*origins.LOOPBACK, *own, *allow_hosts),
         any_address=any_address,
+        any_name=any_name,
         pages=tuple(allow_hosts),
         most_bytes=most_bytes,
         body_seconds=body_seconds,
@@ -68,6 +72,7 @@ class Guard:
         *,
         names: Sequence[str],
         any_address: bool,
+        any_name: bool,
         pages: Sequence[str],
         most_bytes: int,
         body_seconds: float,
@@ -76,6 +81,7 @@ class Guard:
         self._app = app
         self._names = names
         self._any_address = any_address
+        self._any_name = any_name
         self._pages = pages
         self._most_bytes = most_bytes
         self._body_seconds = body_seconds
@@ -98,6 +104,8 @@ class Guard:
 
     def _refusal(self, headers: Headers) -> Response | None:
         hosts, pages = headers.getlist("host"), headers.getlist("origin")
+        if self._any_name and not pages:
+            return None
         if not origins.host_allowed(hosts, self._names, any_address=self._any_address):
             return _refusal(
                 400,

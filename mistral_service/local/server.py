@@ -78,7 +78,7 @@ class LocalMistral:
         host: str = "127.0.0.1",
         port: int = 0,
         limits: RateLimits | None = None,
-        allow_hosts: Sequence[str] = (),
+        allow_hosts: Sequence[str] | None = None,
     ) -> None:
         """Prepare the endpoint.
 
@@ -89,7 +89,8 @@ class LocalMistral:
             host: The address to listen on.
             port: The port; 0 takes any that is free.
             limits: How much may be asked for in a minute; None for as much as one likes.
-            allow_hosts: Names under which it is asked beside `localhost` and `host`.
+            allow_hosts: Names under which it is asked beside `localhost` and `host`. None takes
+                any, as where it plays a proxy in a test; pages of other sites are refused.
         """
         self.exchanges: list[Exchange] = []
         self.limits = limits

@@ -43,6 +43,7 @@ class Planned:
         told: What the model is told as the result, in place of running the function; None runs it.
         repetition: How many like calls before it are settled, or run at this moment.
         canonical: The arguments as text, the same for like calls.
+        repeatable: Whether the function is safe to run twice.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Planned:
     told: str | None = None
     repetition: int = 0
     canonical: str = ""
+    repeatable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +229,14 @@ class Ledger:
         for entry in kept:
             known = {f.name: entry[f.name] for f in fields(_Entry) if f.name in entry}
             self._entries[str(entry["id"])] = _Entry(**known)
+
+    def is_settled(self, call_id: str) -> bool:
+        """Whether a function has given its result itself.
+
+        Args:
+            call_id: The call.
+        """
+        return call_id in self._entries and self._entries[call_id].settled
 
     def settle(self, call_id: str, name: str, arguments: Mapping[str, Any]) -> None:
         """Take note that a function has given its result itself.

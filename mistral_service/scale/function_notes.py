@@ -60,16 +60,14 @@ class FunctionNotes:
         turn: int,
         asked: str,
         write: Callable[[], Awaitable[bool]],
-        repeatable: Collection[str] = (),
     ) -> Collection[str]:
         """Note functions before they start.
 
         Args:
-            calls: The calls.
+            calls: The calls; one that is `repeatable` may start without a note.
             turn: The turn in which they are made.
             asked: The caller's words that the turn answers.
             write: Writes the notes to Redis, and tells whether they stand there.
-            repeatable: Names of functions that may start without a note.
 
         Returns:
             The ids of calls that must not start, because their note is not safe.
@@ -81,7 +79,7 @@ class FunctionNotes:
             return ()
         for call in calls:
             self.started[call.id] = Started(call.name, call.arguments, turn)
-        need = [call for call in calls if call.name not in repeatable]
+        need = [call for call in calls if not call.repeatable]
         is_safe = await write()
         if need and not is_safe and not self._lost.is_set():
             is_safe = await self._kept_by_client(asked)

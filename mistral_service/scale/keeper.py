@@ -262,25 +262,21 @@ class CallKeeper:
         if not self._has_voice:
             self._says(self._journal.words + words)
 
-    async def calls(
-        self, calls: Sequence[Planned], *, repeatable: Collection[str] = ()
-    ) -> Collection[str]:
+    async def calls(self, calls: Sequence[Planned]) -> Collection[str]:
         """Take note of functions before they start, see `FunctionNotes.start`."""
         return await self._functions.start(
             calls,
             self._snapshot.turn,
             self._journal.asked or last_asked(self._snapshot.messages) or "",
             lambda: self._writer.noted("calls", "journal"),
-            repeatable,
         )
 
-    async def returned(self, call_id: str, result: object, *, settled: bool = True) -> None:
+    async def returned(self, call_id: str, result: object) -> None:
         """Take note of a function's result before anyone else learns of it.
 
         Args:
             call_id: The call.
             result: What the model reads.
-            settled: Whether the function has given the result itself.
         """
         if (call := self._functions.started.get(call_id)) is not None:
             # As Pipecat writes it into the context.
@@ -289,7 +285,7 @@ class CallKeeper:
                 if result
                 else "COMPLETED"
             )
-            call.settled = settled
+            call.settled = bool(self._service and self._service.ledger.is_settled(call_id))
             await self._writer.now("calls")
 
     async def ends(self, *, complete: bool) -> None:

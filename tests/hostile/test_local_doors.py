@@ -105,6 +105,18 @@ def test_no_page_gets_an_answer_even_if_it_has_the_key(endpoint, method, path, h
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
+def test_an_endpoint_of_a_test_may_play_a_proxy_and_no_page_gets_an_answer_of_it():
+    with LocalMistral(Script()) as mistral:
+        address = mistral.base_url + "/models"
+        assert httpx.get(address, headers={"Host": EVIL, **KEY}).status_code == 200
+        for host in (EVIL, "localhost"):
+            page = {"Host": host, "Origin": f"http://{EVIL}", **KEY}
+            assert httpx.get(address, headers=page).status_code in (400, 403)
+    with LocalMistral(Script(), allow_hosts=()) as mistral:
+        answer = httpx.get(mistral.base_url + "/models", headers={"Host": EVIL, **KEY})
+        assert answer.status_code == 400
+
+
 def test_it_can_be_asked_by_a_further_name(endpoint):
     port = endpoint(allow_hosts=["mistral"])
     assert ask(port, "GET", "/v1/models", b"", {"Host": "mistral:8080", **KEY}).status == 200

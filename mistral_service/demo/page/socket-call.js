@@ -35,7 +35,7 @@ export class SocketCall extends EventTarget {
   #loudspeaker = new Loudspeaker((stream) => this.#emit("voice", stream));
   #socket; // the one the call goes over; none while it moves
   #id = null;
-  #note = null; // the functions that have started, as the machine wrote them down; sealed
+  #note; // the functions that have started, as the machine wrote them down; sealed
   #sent = null; // what the server has signed as sent of the latest reply; the next one asks for it
   #pulse;
   #silent = 0; // ticks since something came
@@ -137,7 +137,7 @@ export class SocketCall extends EventTarget {
         }
         clearTimeout(late);
         if (this.over) return fail();
-        if (this.#id !== answer.id) this.#note = null;
+        if (this.#id !== answer.id) this.#note = undefined;
         this.#id = answer.id;
         this.#socket = socket;
         this.#began = performance.now();
