@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,16 @@ ASK = Ask("account", "model", 100, Rank.TURN)
 PASSWORD = "a-password"
 
 
+def port_with_a_bus() -> int:
+    """A free port of which the one 10,000 above is free too: a node of a Cluster listens on both."""
+    for _ in range(1000):
+        port = free_port()
+        with contextlib.suppress(OSError, OverflowError), socket.socket() as bus:
+            bus.bind(("127.0.0.1", port + 10_000))
+            return port
+    pytest.fail("no two ports 10,000 apart are free")
+
+
 class Servers:
     """Some `redis-server` processes on free ports."""
 
@@ -39,8 +50,8 @@ class Servers:
         self._home = home
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
-    def start(self, *options: str, config: str | None = None) -> int:
-        port, program = free_port(), shutil.which("redis-server")
+    def start(self, *options: str, config: str | None = None, port: int = 0) -> int:
+        port, program = port or free_port(), shutil.which("redis-server")
         assert program is not None
         folder = self._home / str(port)
         folder.mkdir()
@@ -185,7 +196,7 @@ async def test_sentinels_lead_to_the_new_master_which_knows_what_was_let_out(ser
 
 async def test_a_cluster_holds_the_budget_of_each_account_on_one_node(servers: Servers):
     options = ("--cluster-enabled", "yes", "--requirepass", PASSWORD, "--masterauth", PASSWORD)
-    ports = [servers.start(*options) for _ in range(3)]
+    ports = [servers.start(*options, port=port_with_a_bus()) for _ in range(3)]
     for port in ports:
         await becomes(port, "cluster", cluster_enabled="1")
     nodes = [f"127.0.0.1:{port}" for port in ports]
