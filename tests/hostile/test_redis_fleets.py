@@ -34,7 +34,7 @@ PASSWORD = "a-password"
 
 
 def port_with_a_bus() -> int:
-    """A free port of which the one 10,000 above is free too: a node of a Cluster listens on both."""
+    """A free port of which the one 10,000 above is free too: a Cluster's node listens on both."""
     for _ in range(1000):
         port = free_port()
         with contextlib.suppress(OSError, OverflowError), socket.socket() as bus:
