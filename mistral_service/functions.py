@@ -217,19 +217,22 @@ class FunctionCalls(SlowFunctions, InTurn):
 
     async def _note_starts(self, calls: Sequence[Planned]) -> None:
         """Take note of calls that start, and of what the model reads of those that do not."""
-        start = [call for call in calls if call.told is None]
-        refused: Collection[str] = ()
-        if self._keeper is not None and start:
-            repeatable = {call.name for call in start if self._is_idempotent(call.name)}
-            refused = await self._keeper.calls(start, repeatable=repeatable)
+        await self._note_with_keeper([call for call in calls if call.told is None])
         for call in calls:
-            told = NOT_AVAILABLE.format(name=call.name) if call.id in refused else call.told
-            if told is not None:
-                self._told[call.id] = told
-            else:
+            if call.told is not None:
+                self._told[call.id] = call.told
+            elif call.id not in self._told:
                 self._idempotency_keys[call.id] = idempotency_key(
                     self._conversation, call.name, call.canonical, call.repetition
                 )
+
+    async def _note_with_keeper(self, calls: Sequence[Planned]) -> None:
+        if self._keeper is None or not calls:
+            return
+        repeatable = {call.name for call in calls if self._is_idempotent(call.name)}
+        refused = await self._keeper.calls(calls, repeatable=repeatable)
+        names = {call.id: call.name for call in calls}
+        self._told |= {i: NOT_AVAILABLE.format(name=names[i]) for i in refused}
 
     async def run_function_calls(self, function_calls: Sequence[FunctionCallFromLLM]) -> None:
         """Run functions, but none whose call has its result in the context already.
@@ -246,9 +249,17 @@ class FunctionCalls(SlowFunctions, InTurn):
             for message in messages
             if not isinstance(message, LLMSpecificMessage) and message.get("role") == "tool"
         }
-        await super().run_function_calls(
-            [call for call in function_calls if call.tool_call_id not in answered]
-        )
+        calls = [call for call in function_calls if call.tool_call_id not in answered]
+        if not self._speculation_gate.is_speculating:
+            known = {*self._told, *self._idempotency_keys}
+            await self._note_with_keeper(  # those that the bot itself calls
+                [
+                    Planned(call.tool_call_id, call.function_name, dict(call.arguments))
+                    for call in calls
+                    if call.tool_call_id not in known
+                ]
+            )
+        await super().run_function_calls(calls)
 
     def _running_call(self, call_id: str) -> FunctionCallRunnerItem | None:
         calls = self._calls_by_task.values()

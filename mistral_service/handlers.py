@@ -100,9 +100,9 @@ class Handlers(OpenAILLMService):
             runner_item.group_id += _ASYNC
 
     def _is_idempotent(self, name: str) -> bool:
-        """Whether a function is marked as one that is safe to run twice."""
+        """Whether a function is safe to run twice: marked so, none at all, or one that cancels."""
         item = self._functions.get(name) or self._functions.get(None)
-        return item is not None and is_idempotent(item.handler)
+        return item is None or name in self._cancel_tool_names or is_idempotent(item.handler)
 
     def _with_key(self, params: PipecatFunctionCallParams) -> FunctionCallParams:
         """What a handler gets, with the call's idempotency key."""

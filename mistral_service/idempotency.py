@@ -73,7 +73,7 @@ def idempotency_key(conversation: str, name: str, arguments: str, repetition: in
         conversation: A name of the conversation, the same on every machine.
         name: The function.
         arguments: Its arguments as text, the same for like calls.
-        repetition: How many like calls before it are settled, or run at this moment.
+        repetition: Which of several like calls it is.
 
     Returns:
         32 hexadecimal digits, which do not tell the conversation's name.

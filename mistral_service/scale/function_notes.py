@@ -9,7 +9,7 @@ machine meanwhile does not confirm, since it listens to the old line no more.
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from loguru import logger
 
@@ -18,6 +18,7 @@ from mistral_service.scale.line import Line
 from mistral_service.scale.pieces import weight
 from mistral_service.scale.sealing import Form, Unreadable
 from mistral_service.scale.snapshot import Started, started_from_json
+from mistral_service.scale.store import Taken
 from mistral_service.wire.errors import MistralError, Reason
 
 CONFIRMED_WITHIN_S = 1.0
@@ -37,7 +38,12 @@ class FunctionNotes:
     """
 
     def __init__(
-        self, call_id: str, form: Form, lost: asyncio.Event, started: dict[str, Started]
+        self,
+        call_id: str,
+        form: Form,
+        lost: asyncio.Event,
+        started: dict[str, Started],
+        taken: Taken,
     ) -> None:
         """Begin with those that Redis has.
 
@@ -46,6 +52,9 @@ class FunctionNotes:
             form: Seals what the client keeps.
             lost: Set when the call belongs to another machine, or is over.
             started: The functions that Redis knows of, by the id of their call.
+            taken: What Redis said as the call was taken. Where replicas do not know of that, one of
+                them may let the machine go on that had the call before: the client alone is not
+                enough then.
         """
         self.started = started
         self.line: Line | None = None
@@ -53,6 +62,9 @@ class FunctionNotes:
         self._call_id = call_id
         self._form = form
         self._lost = lost
+        self._is_ours = taken.is_copied or not taken.known
+        # What the client has confirmed, and Redis may not know: the next note repeats it.
+        self._confirmed: dict[str, Started] = {}
 
     async def start(
         self,
@@ -80,10 +92,27 @@ class FunctionNotes:
         if not calls:
             return ()
         for call in calls:
-            self.started[call.id] = Started(call.name, call.arguments, turn)
+            self.started[call.id] = Started(
+                call.name, call.arguments, turn, repetition=call.repetition
+            )
+        try:
+            return await self._note(calls, asked, write, repeatable)
+        except BaseException:  # an interruption: none of them starts
+            for call in calls:
+                self.started.pop(call.id, None)
+            raise
+
+    async def _note(
+        self,
+        calls: Sequence[Planned],
+        asked: str,
+        write: Callable[[], Awaitable[bool]],
+        repeatable: Collection[str],
+    ) -> Collection[str]:
         need = [call for call in calls if call.name not in repeatable]
-        is_safe = await write()
-        if need and not is_safe and not self._lost.is_set():
+        if is_safe := await write():
+            self._is_ours, self._confirmed = True, {}
+        elif need and self._is_ours and not self._lost.is_set():
             is_safe = await self._kept_by_client(asked)
         if self._lost.is_set():
             raise MistralError(Reason.CALL, "the call is another machine's by now")
@@ -106,17 +135,25 @@ class FunctionNotes:
             note: The note; None if the client has none.
             turn: The last turn that Redis knows: functions of earlier ones are settled.
         """
-        found, self.asked = read_note(self._form, self._call_id, note)
-        for call_id, call in found.items():
-            if call.turn >= turn:
-                self.started.setdefault(call_id, call)
+        found, asked = read_note(self._form, self._call_id, note)
+        new = {call_id: call for call_id, call in found.items() if call.turn >= turn}
+        for call_id, call in new.items():
+            known = self.started.get(call_id)
+            if known is None or known.result is None:
+                self.started[call_id] = call
+        self.asked = asked if new else ""
 
     async def _kept_by_client(self, asked: str) -> bool:
         running = {k: call for k, call in self.started.items() if call.result is None}
-        note = write_note(self._form, self._call_id, running, asked)
+        known = {**self._confirmed, **running}
+        bare = {k: replace(call, result=None) for k, call in known.items()}
+        notes = (write_note(self._form, self._call_id, calls, asked) for calls in (known, bare))
+        note = next(filter(None, notes), None)
         if self.line is None or note is None:
             return False
-        return await self.line.confirm(note, CONFIRMED_WITHIN_S)
+        if confirmed := await self.line.confirm(note, CONFIRMED_WITHIN_S):
+            self._confirmed = known
+        return confirmed
 
 
 def write_note(form: Form, call_id: str, started: Mapping[str, Started], asked: str) -> str | None:
@@ -131,7 +168,8 @@ def write_note(form: Form, call_id: str, started: Mapping[str, Started], asked: 
     Returns:
         The note; None where there is no key to seal it with, or where it would be too long.
     """
-    size = weight([asked, *(call.arguments for call in started.values())], LONGEST_NOTE)
+    values = [(call.arguments, call.result) for call in started.values()]
+    size = weight([asked, *values], LONGEST_NOTE)
     if not form.sealed or size > LONGEST_NOTE:
         return None
     calls = {tool_call_id: asdict(call) for tool_call_id, call in started.items()}
