@@ -171,7 +171,7 @@ class FunctionCalls(SlowFunctions, InTurn):
         self._keeper = surroundings.get().keeper if keeper is None else keeper or None
         self._ledger = Ledger()
         self._told: dict[str, str] = {}
-        self._conversation = secrets.token_hex(16) if self._keeper is None else self._keeper.id
+        self._conversation = getattr(self._keeper, "id", "") or secrets.token_hex(16)
         self._client_results = ClientResults(self._running_call, self._take_client_result)
         super().__init__(**kwargs)
 
@@ -230,7 +230,8 @@ class FunctionCalls(SlowFunctions, InTurn):
         if self._keeper is None or not calls:
             return
         repeatable = {call.name for call in calls if self._is_idempotent(call.name)}
-        refused = await self._keeper.calls(calls, repeatable=repeatable)
+        given = {"repeatable": repeatable} if repeatable else {}  # not all keepers know it
+        refused = await self._keeper.calls(calls, **given) or ()
         names = {call.id: call.name for call in calls}
         self._told |= {i: NOT_AVAILABLE.format(name=names[i]) for i in refused}
 
@@ -314,11 +315,10 @@ class FunctionCalls(SlowFunctions, InTurn):
     async def _take_result(self, result: object, fields: dict[str, Any]) -> None:
         """Take note of a final result before anyone reads it."""
         call_id = str(fields.get("tool_call_id"))
-        settled = call_id in self._idempotency_keys and fields.get("error") is None
-        if settled:
+        if call_id in self._idempotency_keys and fields.get("error") is None:
             self._ledger.settle(call_id, fields["function_name"], fields["arguments"])
         if self._keeper is not None:
-            await self._keeper.returned(call_id, result, settled=settled)
+            await self._keeper.returned(call_id, result)
 
 
 def answerable(result: Any) -> Any:

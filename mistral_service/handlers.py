@@ -240,8 +240,8 @@ class ReturningHandler(DirectFunctionWrapper):
     def __init__(  # pyright: ignore[reportMissingSuperCall]
         self,
         handler: Any,
-        returned: Callable[[FunctionCallParams, object], Awaitable[None]],
-        with_key: Callable[[PipecatFunctionCallParams], FunctionCallParams],
+        returned: Callable[[Any, object], Awaitable[None]],
+        with_key: Callable[[PipecatFunctionCallParams], FunctionCallParams] | None = None,
     ) -> None:
         """Wrap a handler.
 
@@ -249,7 +249,7 @@ class ReturningHandler(DirectFunctionWrapper):
             handler: A function of `FunctionCallParams`, or Pipecat's wrapper of a direct function;
                 coroutine functions and plain ones alike.
             returned: What is called with a value that the handler has returned, unless it is None.
-            with_key: What adds the idempotency key to Pipecat's parameters.
+            with_key: What adds the idempotency key to Pipecat's parameters; None adds none.
         """
         self._handler: Any = handler
         self._returned = returned
@@ -271,7 +271,7 @@ class ReturningHandler(DirectFunctionWrapper):
             Exception: What the handler raises.
         """
         task = _current_task()
-        params = self._with_key(params)
+        params = self._with_key(params) if self._with_key else params
         try:
             value: object = (
                 self._handler.invoke(args, params) if self._direct else self._handler(params)

@@ -44,7 +44,7 @@ def idempotent(handler: F) -> F:
         @idempotent
         async def get_weather(params: FunctionCallParams, city: str): ...
     """
-    setattr(handler, _MARK, True)
+    setattr(getattr(handler, "__func__", handler), _MARK, True)  # a method has none of its own
     return handler
 
 

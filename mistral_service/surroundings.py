@@ -141,13 +141,12 @@ class Keeper(Protocol):
         """
         ...
 
-    async def returned(self, call_id: str, result: object, *, settled: bool = True) -> None:
+    async def returned(self, call_id: str, result: object) -> None:
         """Take note of a function's result before anybody else learns of it.
 
         Args:
             call_id: The call.
             result: What the model reads.
-            settled: Whether the function has given the result itself.
         """
         ...
 

@@ -245,6 +245,11 @@ class Ledger:
             self._entries[call_id] = _Entry(*key_of(name, arguments))
         self._entries[call_id].settled = True
 
+    def has_settled(self, call_id: str) -> bool:
+        """Whether the function of a call has given its result itself."""
+        entry = self._entries.get(call_id)
+        return entry is not None and entry.settled
+
     def remember(
         self,
         call_id: str,

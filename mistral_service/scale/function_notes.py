@@ -35,6 +35,7 @@ class FunctionNotes:
         started: The functions that have started, by the id of their call.
         line: The line to the caller's client; None where there is none that answers.
         asked: The words for which the functions were called that only the client knew.
+        turn: The latest turn in which one of them was called; 0 if there is none.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class FunctionNotes:
         """
         self.started = started
         self.line: Line | None = None
-        self.asked = ""
+        self.asked, self.turn = "", 0
         self._call_id = call_id
         self._form = form
         self._lost = lost
@@ -142,6 +143,7 @@ class FunctionNotes:
             if known is None or known.result is None:
                 self.started[call_id] = call
         self.asked = asked if new else ""
+        self.turn = max((call.turn for call in new.values()), default=0)
 
     async def _kept_by_client(self, asked: str) -> bool:
         running = {k: call for k, call in self.started.items() if call.result is None}

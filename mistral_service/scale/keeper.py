@@ -160,7 +160,8 @@ class CallKeeper:
         self._snapshot, self._journal, self._was_asked = was.snapshot, was.journal, was.asked
         self._functions = FunctionNotes(call_id, self._form, self.lost, was.started, found.taken)
         self._functions.learn(claims.note, self._snapshot.turn)
-        self._asked = claims.asked.strip() or self._functions.asked
+        asked = "" if self._snapshot.turn else self._functions.asked
+        self._asked = claims.asked.strip() or asked
         self._warned: set[str] = set()
         self._snapshot.proof_key = self._snapshot.proof_key or secrets.token_hex(16)
         self._progress = Progress(self._snapshot.proof_key, call_id)
@@ -233,7 +234,7 @@ class CallKeeper:
         if self._resumes:
             past = await self._resume(service, context)
             self._greeting.went_on(list(context.get_messages()))
-        self._context, turn = context, self._snapshot.turn + 1
+        self._context, turn = context, max(self._snapshot.turn, self._functions.turn) + 1
         messages = list(context.get_messages())
         self._functions.started = unsettled(messages, self._functions.started, turn)
         self._snapshot = Snapshot(
@@ -274,13 +275,12 @@ class CallKeeper:
             repeatable,
         )
 
-    async def returned(self, call_id: str, result: object, *, settled: bool = True) -> None:
+    async def returned(self, call_id: str, result: object) -> None:
         """Take note of a function's result before anyone else learns of it.
 
         Args:
             call_id: The call.
             result: What the model reads.
-            settled: Whether the function has given the result itself.
         """
         if (call := self._functions.started.get(call_id)) is not None:
             # As Pipecat writes it into the context.
@@ -289,7 +289,7 @@ class CallKeeper:
                 if result
                 else "COMPLETED"
             )
-            call.settled = settled
+            call.settled = self._service is not None and self._service.ledger.has_settled(call_id)
             await self._writer.now("calls")
 
     async def ends(self, *, complete: bool) -> None:
