@@ -8,7 +8,6 @@ import json
 import secrets
 from collections.abc import AsyncGenerator, Collection, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import replace
 from typing import Any, Literal, cast
 
 from pipecat.frames.frames import (
@@ -172,8 +171,7 @@ class FunctionCalls(SlowFunctions, InTurn):
         self._keeper = surroundings.get().keeper if keeper is None else keeper or None
         self._ledger = Ledger()
         self._told: dict[str, str] = {}
-        # A keeper of one's own may have no name for the conversation.
-        self._conversation = getattr(self._keeper, "id", None) or secrets.token_hex(16)
+        self._conversation = getattr(self._keeper, "id", "") or secrets.token_hex(16)
         self._client_results = ClientResults(self._running_call, self._take_client_result)
         super().__init__(**kwargs)
 
@@ -219,19 +217,23 @@ class FunctionCalls(SlowFunctions, InTurn):
 
     async def _note_starts(self, calls: Sequence[Planned]) -> None:
         """Take note of calls that start, and of what the model reads of those that do not."""
-        start = [call for call in calls if call.told is None]
-        refused: Collection[str] = ()
-        if self._keeper is not None and start:
-            marked = [replace(c, repeatable=self._is_idempotent(c.name)) for c in start]
-            refused = await self._keeper.calls(marked) or ()
+        await self._note_with_keeper([call for call in calls if call.told is None])
         for call in calls:
-            told = NOT_AVAILABLE.format(name=call.name) if call.id in refused else call.told
-            if told is not None:
-                self._told[call.id] = told
-            else:
+            if call.told is not None:
+                self._told[call.id] = call.told
+            elif call.id not in self._told:
                 self._idempotency_keys[call.id] = idempotency_key(
                     self._conversation, call.name, call.canonical, call.repetition
                 )
+
+    async def _note_with_keeper(self, calls: Sequence[Planned]) -> None:
+        if self._keeper is None or not calls:
+            return
+        repeatable = {call.name for call in calls if self._is_idempotent(call.name)}
+        given = {"repeatable": repeatable} if repeatable else {}  # not all keepers know it
+        refused = await self._keeper.calls(calls, **given) or ()
+        names = {call.id: call.name for call in calls}
+        self._told |= {i: NOT_AVAILABLE.format(name=names[i]) for i in refused}
 
     async def run_function_calls(self, function_calls: Sequence[FunctionCallFromLLM]) -> None:
         """Run functions, but none whose call has its result in the context already.
@@ -248,9 +250,17 @@ class FunctionCalls(SlowFunctions, InTurn):
             for message in messages
             if not isinstance(message, LLMSpecificMessage) and message.get("role") == "tool"
         }
-        await super().run_function_calls(
-            [call for call in function_calls if call.tool_call_id not in answered]
-        )
+        calls = [call for call in function_calls if call.tool_call_id not in answered]
+        if not self._speculation_gate.is_speculating:
+            known = {*self._told, *self._idempotency_keys}
+            await self._note_with_keeper(  # those that the bot itself calls
+                [
+                    Planned(call.tool_call_id, call.function_name, dict(call.arguments))
+                    for call in calls
+                    if call.tool_call_id not in known
+                ]
+            )
+        await super().run_function_calls(calls)
 
     def _running_call(self, call_id: str) -> FunctionCallRunnerItem | None:
         calls = self._calls_by_task.values()
@@ -305,8 +315,7 @@ class FunctionCalls(SlowFunctions, InTurn):
     async def _take_result(self, result: object, fields: dict[str, Any]) -> None:
         """Take note of a final result before anyone reads it."""
         call_id = str(fields.get("tool_call_id"))
-        settled = call_id in self._idempotency_keys and fields.get("error") is None
-        if settled:
+        if call_id in self._idempotency_keys and fields.get("error") is None:
             self._ledger.settle(call_id, fields["function_name"], fields["arguments"])
         if self._keeper is not None:
             await self._keeper.returned(call_id, result)

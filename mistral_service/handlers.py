@@ -100,9 +100,9 @@ class Handlers(OpenAILLMService):
             runner_item.group_id += _ASYNC
 
     def _is_idempotent(self, name: str) -> bool:
-        """Whether a function is marked as one that is safe to run twice."""
+        """Whether a function is safe to run twice: marked so, none at all, or one that cancels."""
         item = self._functions.get(name) or self._functions.get(None)
-        return item is not None and is_idempotent(item.handler)
+        return item is None or name in self._cancel_tool_names or is_idempotent(item.handler)
 
     def _with_key(self, params: PipecatFunctionCallParams) -> FunctionCallParams:
         """What a handler gets, with the call's idempotency key."""
@@ -111,7 +111,7 @@ class Handlers(OpenAILLMService):
         given_by_pipecat["idempotency_key"] = key
         return FunctionCallParams(**given_by_pipecat)
 
-    async def _returned(self, params: PipecatFunctionCallParams, value: object) -> None:
+    async def _returned(self, params: FunctionCallParams, value: object) -> None:
         """Take what a handler has returned for the result, unless there is one."""
         name, call_id = params.function_name, params.tool_call_id
         running = [item for item in self._calls_by_task.values() if item.tool_call_id == call_id]
@@ -240,8 +240,8 @@ class ReturningHandler(DirectFunctionWrapper):
     def __init__(  # pyright: ignore[reportMissingSuperCall]
         self,
         handler: Any,
-        returned: Callable[[PipecatFunctionCallParams, object], Awaitable[None]],
-        with_key: Callable[[PipecatFunctionCallParams], PipecatFunctionCallParams] = lambda p: p,
+        returned: Callable[[Any, object], Awaitable[None]],
+        with_key: Callable[[PipecatFunctionCallParams], FunctionCallParams] | None = None,
     ) -> None:
         """Wrap a handler.
 
@@ -249,7 +249,7 @@ class ReturningHandler(DirectFunctionWrapper):
             handler: A function of `FunctionCallParams`, or Pipecat's wrapper of a direct function;
                 coroutine functions and plain ones alike.
             returned: What is called with a value that the handler has returned, unless it is None.
-            with_key: What adds the idempotency key to Pipecat's parameters; by default nothing.
+            with_key: What adds the idempotency key to Pipecat's parameters; None adds none.
         """
         self._handler: Any = handler
         self._returned = returned
@@ -271,7 +271,7 @@ class ReturningHandler(DirectFunctionWrapper):
             Exception: What the handler raises.
         """
         task = _current_task()
-        params = self._with_key(params)
+        params = self._with_key(params) if self._with_key else params
         try:
             value: object = (
                 self._handler.invoke(args, params) if self._direct else self._handler(params)

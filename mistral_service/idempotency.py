@@ -44,7 +44,7 @@ def idempotent(handler: F) -> F:
         @idempotent
         async def get_weather(params: FunctionCallParams, city: str): ...
     """
-    setattr(handler, _MARK, True)
+    setattr(getattr(handler, "__func__", handler), _MARK, True)  # a method has none of its own
     return handler
 
 
@@ -73,7 +73,7 @@ def idempotency_key(conversation: str, name: str, arguments: str, repetition: in
         conversation: A name of the conversation, the same on every machine.
         name: The function.
         arguments: Its arguments as text, the same for like calls.
-        repetition: How many like calls before it are settled, or run at this moment.
+        repetition: Which of several like calls it is.
 
     Returns:
         32 hexadecimal digits, which do not tell the conversation's name.

@@ -124,14 +124,17 @@ class Keeper(Protocol):
         """Take note of words that were just handed to the voice."""
         ...
 
-    async def calls(self, calls: "Sequence[Planned]") -> Collection[str] | None:
+    async def calls(
+        self, calls: "Sequence[Planned]", *, repeatable: Collection[str] = ()
+    ) -> Collection[str]:
         """Take note of functions before they start: what is not noted must not run.
 
         Args:
-            calls: The calls; one that is `repeatable` may start without a note.
+            calls: The calls.
+            repeatable: Names of functions that may start without a note.
 
         Returns:
-            The ids of calls that must not start; None if all may.
+            The ids of calls that must not start.
 
         Raises:
             MistralError: If the call belongs to another machine by now.

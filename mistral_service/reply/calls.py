@@ -41,9 +41,9 @@ class Planned:
         name: The function's name.
         arguments: The arguments by name.
         told: What the model is told as the result, in place of running the function; None runs it.
-        repetition: How many like calls before it are settled, or run at this moment.
+        repetition: Which of several like calls it is, from 0. One that was lost, cancelled or
+            failed leaves its number to the next.
         canonical: The arguments as text, the same for like calls.
-        repeatable: Whether the function is safe to run twice.
     """
 
     id: str
@@ -52,7 +52,6 @@ class Planned:
     told: str | None = None
     repetition: int = 0
     canonical: str = ""
-    repeatable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +84,8 @@ class _Entry:
     in_context: bool = False
     this_turn: bool = True
     settled: bool = False
+    repetition: int = -1  # not known of a call that only the context has
+    floor: int = 0  # below it are the numbers of calls that are forgotten
 
 
 @dataclass
@@ -135,7 +136,9 @@ class Ledger:
         if messages and messages[-1].get("role") == "user":
             self._told_in_a_row = 0
         while len(self._entries) > MAX_REMEMBERED:
-            del self._entries[next(iter(self._entries))]
+            oldest = self._entries.pop(next(iter(self._entries)))
+            first = next(iter(self._entries.values()))
+            first.floor = max(first.floor, oldest.floor, oldest.repetition + 1)
 
     def plan(
         self,
@@ -194,13 +197,10 @@ class Ledger:
             arguments = arguments_of(call.arguments)
             if arguments is None:
                 arguments = {"arguments": call.arguments}
-            repetition = sum(
-                (entry.name, entry.arguments) == key and (entry.settled or known_id in running)
-                for known_id, entry in self._entries.items()
-            )
+            repetition = self._repetition(key, running)
             planned.append(Planned(call_id, call.name, arguments, told, repetition, key[1]))
             running.add(call_id)
-            self._entries[call_id] = _Entry(*key)
+            self._entries[call_id] = _Entry(*key, repetition=repetition)
         self._rounds.count(key_of(p.name, p.arguments) for p in planned)
         if left_out and calls:
             planned.append(self._too_many(len(calls), left_out, calls[-1].name))
@@ -230,14 +230,6 @@ class Ledger:
             known = {f.name: entry[f.name] for f in fields(_Entry) if f.name in entry}
             self._entries[str(entry["id"])] = _Entry(**known)
 
-    def is_settled(self, call_id: str) -> bool:
-        """Whether a function has given its result itself.
-
-        Args:
-            call_id: The call.
-        """
-        return call_id in self._entries and self._entries[call_id].settled
-
     def settle(self, call_id: str, name: str, arguments: Mapping[str, Any]) -> None:
         """Take note that a function has given its result itself.
 
@@ -253,11 +245,48 @@ class Ledger:
             self._entries[call_id] = _Entry(*key_of(name, arguments))
         self._entries[call_id].settled = True
 
+    def has_settled(self, call_id: str) -> bool:
+        """Whether the function of a call has given its result itself."""
+        entry = self._entries.get(call_id)
+        return entry is not None and entry.settled
+
+    def remember(
+        self,
+        call_id: str,
+        name: str,
+        arguments: Mapping[str, Any],
+        repetition: int,
+        settled: bool,
+    ) -> None:
+        """Take note of a call that another ledger has planned.
+
+        Args:
+            call_id: The call.
+            name: The function.
+            arguments: Its arguments.
+            repetition: Which of several like calls it is.
+            settled: Whether the function has given its result itself.
+        """
+        entry = self._entries.setdefault(call_id, _Entry(*key_of(name, arguments)))
+        entry.repetition, entry.settled = repetition, entry.settled or settled
+
     def forget(self, calls: Iterable[Planned]) -> None:
         """Take back calls that were planned and not started."""
         for call in calls:
             self._entries.pop(call.id, None)
         self._told_in_a_row = 0
+
+    def _repetition(self, key: Key, running: Collection[str]) -> int:
+        """The number of a new call among those that are like it."""
+        alike = [
+            (call_id, entry)
+            for call_id, entry in self._entries.items()
+            if (entry.name, entry.arguments) == key and entry.repetition >= 0
+        ]
+        taken = {e.repetition for call_id, e in alike if e.settled or call_id in running}
+        free = {entry.repetition for _, entry in alike} - taken
+        floor = next((entry.floor for entry in self._entries.values()), 0)
+        return min(free) if free else max(max(taken, default=-1) + 1, floor)
 
     def _too_many(self, kept: int, left_out: int, name: str) -> Planned:
         """The one result for all calls of a reply that were not kept."""

@@ -77,11 +77,11 @@ def key_of(name: str, arguments: Any) -> Key:
 
     Args:
         name: The function's name.
-        arguments: Its arguments, as JSON text or by name.
+        arguments: Its arguments, as JSON text or by name. `1` and `1.0` are the same.
     """
     if not isinstance(arguments, str):
         arguments = json.dumps(arguments)
-    found = arguments_of(arguments)
+    found = _read(arguments, _ALIKE)
     return name, arguments if found is None else json.dumps(found, sort_keys=True)
 
 
@@ -94,11 +94,15 @@ def arguments_of(text: str) -> dict[str, Any] | None:
     Returns:
         The arguments by name; None if the text is no JSON object.
     """
+    return _read(text, _JSON)
+
+
+def _read(text: str, decoder: json.JSONDecoder) -> dict[str, Any] | None:
     try:
-        arguments: object = _JSON.decode(text)
+        arguments: object = decoder.decode(text)
         if isinstance(arguments, str):
             # Encoded twice, as some servers send them.
-            arguments = _JSON.decode(arguments)
+            arguments = decoder.decode(arguments)
     except (ValueError, RecursionError):
         return None
     if not isinstance(arguments, dict):
@@ -118,5 +122,11 @@ def _number(text: str) -> float:
     return number
 
 
+def _alike(text: str) -> float:
+    number = _number(text)
+    return int(number) if abs(number) < 2**53 and number.is_integer() else number
+
+
 # Python reads NaN and Infinity, and takes 1e999 for infinite.
 _JSON = json.JSONDecoder(parse_constant=_number, parse_float=_number)
+_ALIKE = json.JSONDecoder(parse_constant=_number, parse_float=_alike)

@@ -42,7 +42,7 @@ def bounded_calls(started: Mapping[str, Json], warned: set[str] | None) -> list[
     """Functions that were started, as members of a JSON object.
 
     Args:
-        started: `name`, `turn`, `arguments` and `result` by the id of the call.
+        started: `name`, `arguments`, `result`, and what is small, by the id of the call.
         warned: What was warned of before.
     """
     written: list[str] = []
@@ -56,7 +56,8 @@ def bounded_calls(started: Mapping[str, Json], warned: set[str] | None) -> list[
         if call["result"] is not None and len(result) > min(CALL_MOST, room):
             result, cut = dumps(TOO_LARGE), cut + 1
         room -= len(result) if call["result"] is not None else 0
-        head = dumps({"name": call["name"], "turn": call["turn"]})[:-1]
+        small = {name: v for name, v in call.items() if name not in ("arguments", "result")}
+        head = dumps(small)[:-1]
         text = f'{head}, "arguments": {arguments}, "result": {result}}}'
         written.append(f"{dumps(call_id)}: {text}")
     if cut:

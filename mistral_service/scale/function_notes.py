@@ -9,7 +9,7 @@ machine meanwhile does not confirm, since it listens to the old line no more.
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from loguru import logger
 
@@ -18,6 +18,7 @@ from mistral_service.scale.line import Line
 from mistral_service.scale.pieces import weight
 from mistral_service.scale.sealing import Form, Unreadable
 from mistral_service.scale.snapshot import Started, started_from_json
+from mistral_service.scale.store import Taken
 from mistral_service.wire.errors import MistralError, Reason
 
 CONFIRMED_WITHIN_S = 1.0
@@ -34,10 +35,16 @@ class FunctionNotes:
         started: The functions that have started, by the id of their call.
         line: The line to the caller's client; None where there is none that answers.
         asked: The words for which the functions were called that only the client knew.
+        turn: The latest turn in which one of them was called; 0 if there is none.
     """
 
     def __init__(
-        self, call_id: str, form: Form, lost: asyncio.Event, started: dict[str, Started]
+        self,
+        call_id: str,
+        form: Form,
+        lost: asyncio.Event,
+        started: dict[str, Started],
+        taken: Taken,
     ) -> None:
         """Begin with those that Redis has.
 
@@ -46,13 +53,19 @@ class FunctionNotes:
             form: Seals what the client keeps.
             lost: Set when the call belongs to another machine, or is over.
             started: The functions that Redis knows of, by the id of their call.
+            taken: What Redis said as the call was taken. Where replicas do not know of that, one of
+                them may let the machine go on that had the call before: the client alone is not
+                enough then.
         """
         self.started = started
         self.line: Line | None = None
-        self.asked = ""
+        self.asked, self.turn = "", 0
         self._call_id = call_id
         self._form = form
         self._lost = lost
+        self._is_ours = taken.is_copied or not taken.known
+        # What the client has confirmed, and Redis may not know: the next note repeats it.
+        self._confirmed: dict[str, Started] = {}
 
     async def start(
         self,
@@ -60,14 +73,16 @@ class FunctionNotes:
         turn: int,
         asked: str,
         write: Callable[[], Awaitable[bool]],
+        repeatable: Collection[str] = (),
     ) -> Collection[str]:
         """Note functions before they start.
 
         Args:
-            calls: The calls; one that is `repeatable` may start without a note.
+            calls: The calls.
             turn: The turn in which they are made.
             asked: The caller's words that the turn answers.
             write: Writes the notes to Redis, and tells whether they stand there.
+            repeatable: Names of functions that may start without a note.
 
         Returns:
             The ids of calls that must not start, because their note is not safe.
@@ -78,10 +93,27 @@ class FunctionNotes:
         if not calls:
             return ()
         for call in calls:
-            self.started[call.id] = Started(call.name, call.arguments, turn)
-        need = [call for call in calls if not call.repeatable]
-        is_safe = await write()
-        if need and not is_safe and not self._lost.is_set():
+            self.started[call.id] = Started(
+                call.name, call.arguments, turn, repetition=call.repetition
+            )
+        try:
+            return await self._note(calls, asked, write, repeatable)
+        except BaseException:  # an interruption: none of them starts
+            for call in calls:
+                self.started.pop(call.id, None)
+            raise
+
+    async def _note(
+        self,
+        calls: Sequence[Planned],
+        asked: str,
+        write: Callable[[], Awaitable[bool]],
+        repeatable: Collection[str],
+    ) -> Collection[str]:
+        need = [call for call in calls if call.name not in repeatable]
+        if is_safe := await write():
+            self._is_ours, self._confirmed = True, {}
+        elif need and self._is_ours and not self._lost.is_set():
             is_safe = await self._kept_by_client(asked)
         if self._lost.is_set():
             raise MistralError(Reason.CALL, "the call is another machine's by now")
@@ -104,17 +136,26 @@ class FunctionNotes:
             note: The note; None if the client has none.
             turn: The last turn that Redis knows: functions of earlier ones are settled.
         """
-        found, self.asked = read_note(self._form, self._call_id, note)
-        for call_id, call in found.items():
-            if call.turn >= turn:
-                self.started.setdefault(call_id, call)
+        found, asked = read_note(self._form, self._call_id, note)
+        new = {call_id: call for call_id, call in found.items() if call.turn >= turn}
+        for call_id, call in new.items():
+            known = self.started.get(call_id)
+            if known is None or known.result is None:
+                self.started[call_id] = call
+        self.asked = asked if new else ""
+        self.turn = max((call.turn for call in new.values()), default=0)
 
     async def _kept_by_client(self, asked: str) -> bool:
         running = {k: call for k, call in self.started.items() if call.result is None}
-        note = write_note(self._form, self._call_id, running, asked)
+        known = {**self._confirmed, **running}
+        bare = {k: replace(call, result=None) for k, call in known.items()}
+        notes = (write_note(self._form, self._call_id, calls, asked) for calls in (known, bare))
+        note = next(filter(None, notes), None)
         if self.line is None or note is None:
             return False
-        return await self.line.confirm(note, CONFIRMED_WITHIN_S)
+        if confirmed := await self.line.confirm(note, CONFIRMED_WITHIN_S):
+            self._confirmed = known
+        return confirmed
 
 
 def write_note(form: Form, call_id: str, started: Mapping[str, Started], asked: str) -> str | None:
@@ -129,7 +170,8 @@ def write_note(form: Form, call_id: str, started: Mapping[str, Started], asked: 
     Returns:
         The note; None where there is no key to seal it with, or where it would be too long.
     """
-    size = weight([asked, *(call.arguments for call in started.values())], LONGEST_NOTE)
+    values = [(call.arguments, call.result) for call in started.values()]
+    size = weight([asked, *values], LONGEST_NOTE)
     if not form.sealed or size > LONGEST_NOTE:
         return None
     calls = {tool_call_id: asdict(call) for tool_call_id, call in started.items()}

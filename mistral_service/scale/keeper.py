@@ -153,13 +153,15 @@ class CallKeeper:
         self.lost = asyncio.Event()
         self._keepers = keepers
         self._form = keepers.form
-        self._claims, self._asked = claims, claims.asked.strip()
+        self._claims = claims
         self._context: LLMContext | None = None
         self._service: Turns | None = None
         was = found.record
         self._snapshot, self._journal, self._was_asked = was.snapshot, was.journal, was.asked
-        self._functions = FunctionNotes(call_id, self._form, self.lost, was.started)
+        self._functions = FunctionNotes(call_id, self._form, self.lost, was.started, found.taken)
         self._functions.learn(claims.note, self._snapshot.turn)
+        asked = "" if self._snapshot.turn else self._functions.asked
+        self._asked = claims.asked.strip() or asked
         self._warned: set[str] = set()
         self._snapshot.proof_key = self._snapshot.proof_key or secrets.token_hex(16)
         self._progress = Progress(self._snapshot.proof_key, call_id)
@@ -168,9 +170,8 @@ class CallKeeper:
         self._owed: Owed | None = None
         self._listens = False
         self._unanswered = ""
-        self._has_voice = False
+        self._has_voice = self._llm_done = False
         self._greeting = Greeting()
-        self._llm_done = False
         self._writer = Writer(
             keepers.store, call_id, found.taken.fence, keepers.keep_seconds, self._packed, self.lost
         )
@@ -233,7 +234,7 @@ class CallKeeper:
         if self._resumes:
             past = await self._resume(service, context)
             self._greeting.went_on(list(context.get_messages()))
-        self._context, turn = context, self._snapshot.turn + 1
+        self._context, turn = context, max(self._snapshot.turn, self._functions.turn) + 1
         messages = list(context.get_messages())
         self._functions.started = unsettled(messages, self._functions.started, turn)
         self._snapshot = Snapshot(
@@ -262,13 +263,16 @@ class CallKeeper:
         if not self._has_voice:
             self._says(self._journal.words + words)
 
-    async def calls(self, calls: Sequence[Planned]) -> Collection[str]:
+    async def calls(
+        self, calls: Sequence[Planned], *, repeatable: Collection[str] = ()
+    ) -> Collection[str]:
         """Take note of functions before they start, see `FunctionNotes.start`."""
         return await self._functions.start(
             calls,
             self._snapshot.turn,
             self._journal.asked or last_asked(self._snapshot.messages) or "",
             lambda: self._writer.noted("calls", "journal"),
+            repeatable,
         )
 
     async def returned(self, call_id: str, result: object) -> None:
@@ -285,7 +289,7 @@ class CallKeeper:
                 if result
                 else "COMPLETED"
             )
-            call.settled = bool(self._service and self._service.ledger.is_settled(call_id))
+            call.settled = self._service is not None and self._service.ledger.has_settled(call_id)
             await self._writer.now("calls")
 
     async def ends(self, *, complete: bool) -> None:
@@ -366,9 +370,9 @@ class CallKeeper:
         self._journal.asked = self._asked or self._journal.asked
         context.set_messages(messages)
         service.ledger.go_on_from(self._snapshot.ledger)
+        remember = service.ledger.remember
         for call_id, call in self._functions.started.items():
-            if call.settled:
-                service.ledger.settle(call_id, call.name, call.arguments)
+            remember(call_id, call.name, call.arguments, call.repetition, call.settled)
         own: Any = service
         kind = cast("type[Any]", type(own._settings))
         await own._update_settings(settings_from(self._snapshot.settings, kind))

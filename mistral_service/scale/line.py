@@ -6,9 +6,6 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, cast
 
-LONGEST_NOTE = 16_000
-"""Characters of a note. A proxy passes on a message of this size, and a client keeps it easily."""
-
 
 class Line(Protocol):
     """The line to a caller's client."""

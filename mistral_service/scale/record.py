@@ -60,6 +60,8 @@ class _Remembered(BaseModel):
     in_context: bool
     this_turn: bool
     settled: bool = False
+    repetition: int = -1
+    floor: int = 0
 
 
 _LEDGER = TypeAdapter(list[_Remembered])

@@ -89,6 +89,7 @@ class Started:
         turn: The turn in which it was called.
         result: Its result as the model reads it; None as long as there is none.
         settled: Whether the function has given that result itself.
+        repetition: Which of several like calls it is, see `Planned`.
     """
 
     name: StrictStr
@@ -96,6 +97,7 @@ class Started:
     turn: Whole
     result: StrictStr | None = None
     settled: StrictBool = False
+    repetition: Whole = 0
 
 
 class _Record(BaseModel):

@@ -65,7 +65,7 @@ local held = redis.call('HMGET', KEYS[1], 'fence', 'over')
 if held[1] and (tonumber(held[1]) > tonumber(ARGV[1]) or held[2]) then return 0 end
 redis.call('HSET', KEYS[1], 'fence', ARGV[1], unpack(ARGV, 3))
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-if held[1] then return 1 end
+if held[1] and tonumber(held[1]) == tonumber(ARGV[1]) then return 1 end
 return 2
 """
 
@@ -90,7 +90,8 @@ class Written(IntEnum):
     Parameters:
         FENCED: The call belongs to another machine, or is over.
         KEPT: It was written.
-        ANEW: It was written where nothing was: Redis has lost what it had.
+        ANEW: It was written where nothing was, or where an earlier owner has written: Redis has
+            lost what it had, and may have lost that others took the call.
         NOT_COPIED: It was written, and too few replicas have confirmed it in time.
     """
 
@@ -108,11 +109,13 @@ class Taken:
         fence: The number that its writes have to carry.
         known: Whether it was there before.
         fields: What was kept of it, by name: `snapshot`, `journal`, `calls`.
+        is_copied: Whether as many replicas know of the taking as the address names.
     """
 
     fence: int
     known: bool = False
     fields: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+    is_copied: bool = True
 
 
 @dataclass
@@ -199,7 +202,10 @@ class Store:
         """
         arguments: list[Any] = [_milliseconds(keep_seconds), int(create)]
         arguments += ["" if seen is None else seen, int(anew)]
-        return _taken(await self._do(self._take(keys=[self._prefix + call_id], args=arguments)))
+        found, is_copied = await self._do(
+            self._run(self._take, call_id, arguments, self._address.replicas)
+        )
+        return _taken(found, is_copied)
 
     async def write(
         self, call_id: str, fence: int, fields: Mapping[str, bytes], keep_seconds: float
@@ -217,12 +223,10 @@ class Store:
             arguments += [name, value]
             self.stats.sent += len(value)
         replicas = self._address.replicas if "calls" in fields else 0
-        keys, within = [self._prefix + call_id], self._timeout / 2
-        writing = run(self._redis, self._write, keys, arguments, replicas=replicas, within=within)
-        answer, is_copied = await self._do(writing)
+        answer, is_copied = await self._do(self._run(self._write, call_id, arguments, replicas))
         written = Written(answer)
         self.stats.fenced += written is Written.FENCED
-        return written if is_copied or not written else Written.NOT_COPIED
+        return written if is_copied or written is not Written.KEPT else Written.NOT_COPIED
 
     async def end(self, call_id: str, fence: int, keep_seconds: float) -> None:
         """Delete what was kept of a call that is over.
@@ -236,6 +240,12 @@ class Store:
     async def close(self) -> None:
         """Close the connections."""
         await close(self._redis)
+
+    def _run(
+        self, script: Any, call_id: str, arguments: list[Any], replicas: int
+    ) -> Awaitable[tuple[Any, bool]]:
+        keys, within = [self._prefix + call_id], self._timeout / 2
+        return run(self._redis, script, keys, arguments, replicas=replicas, within=within)
 
     async def _do(self, asked: Awaitable[Any]) -> Any:
         self.stats.operations += 1
@@ -253,12 +263,12 @@ class Store:
         return answer
 
 
-def _taken(found: Any) -> Taken | None:
+def _taken(found: Any, is_copied: bool = True) -> Taken | None:
     if found is None:
         return None
     values = dict(zip(("snapshot", "journal", "calls"), found[2:], strict=False))
     kept = {name: value for name, value in values.items() if value is not None}
-    return Taken(int(found[0]), bool(found[1]), kept)
+    return Taken(int(found[0]), bool(found[1]), kept, is_copied)
 
 
 def fence_without_redis() -> int:

@@ -18,7 +18,8 @@ NOTED_WITHIN_S = 3.0
 takes the most of it, for Redis has to answer within `Store`'s `timeout`."""
 
 BEATS = 3
-"""Signs of life in the time that a call is kept."""
+"""Signs of life in the time that a call is kept. Another machine that has the call gives one in
+half of that time."""
 
 _BEAT = "beat"
 _ALL = {"snapshot", "journal", "calls"}
@@ -59,6 +60,7 @@ class Writer:
         self._writing = asyncio.Lock()
         self._waits = False
         self._over = False
+        self._doubtful_until = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._later(self._beat())
 
@@ -88,7 +90,9 @@ class Writer:
     async def noted(self, *names: str) -> bool:
         """Write, and tell whether it stands in Redis.
 
-        It is tried also while Redis is known to be away, for `NOTED_WITHIN_S` at most.
+        It is tried also while Redis is known to be away, for `NOTED_WITHIN_S` at most. After Redis
+        has lost what it had, it may have lost that another machine took the call: what stands there
+        counts once that machine has had the time to write.
 
         Returns:
             True if it is written. False if it is not, or if that is not known.
@@ -101,6 +105,8 @@ class Writer:
             return False
         except Exception as e:
             logger.error(f"A call's functions cannot be noted: {type(e).__name__}")
+            return False
+        if asyncio.get_running_loop().time() < self._doubtful_until:
             return False
         return not (self._over or self._lost.is_set() or self._due & set(names))
 
@@ -169,5 +175,8 @@ class Writer:
                     self._due.add("calls")
                     self._write_after(AGAIN_SECONDS)
                     return
-                elif written is Written.ANEW and "snapshot" not in names:
-                    self._due = set(_ALL)
+                elif written is Written.ANEW:
+                    now = asyncio.get_running_loop().time()
+                    self._doubtful_until = now + self._keep_seconds / 2
+                    if not names >= _ALL:
+                        self._due = set(_ALL)

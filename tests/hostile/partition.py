@@ -31,7 +31,7 @@ for folder in (ROOT, ROOT / "tests", ROOT / "tests" / "scale", ROOT / "tests" / 
 
 import machine  # noqa: E402
 from callers import Caller, Turn  # noqa: E402
-from counting import word  # noqa: E402
+from counting import NOT_RUN, word  # noqa: E402
 from cryptography.fernet import Fernet  # noqa: E402
 from ports import free_port  # noqa: E402
 from scale_redis import RedisServer  # noqa: E402
@@ -49,6 +49,7 @@ NOTICED_AFTER = 2.0
 GIVES_UP = 25.0
 KINDS = ("redis", "redis there", "redis back", "slow", "line", "line there", "line back", "pause")
 SPARE = ("kill",)
+OTHER = "other redis"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Trouble:
     """What happens to the machine that has the call.
 
     Parameters:
-        kind: One of `KINDS`, or `kill`.
+        kind: One of `KINDS`, `kill`, or `OTHER`: the second machine's Redis is silent too.
         after: Seconds after the caller has asked.
         lasts: Seconds until it is over.
     """
@@ -93,7 +94,25 @@ class Outcome:
             return "call lost"
         if "booked" in self.heard:
             return "booked"
+        if "unsure" + NOT_RUN in self.heard:
+            return "told that it did not run"
         return "told unsure" if "unsure" in self.heard else "error" if self.errors else "silence"
+
+    @property
+    def wrong(self) -> str | None:
+        """What may not come of a call, whatever happens; None if all is well."""
+        kinds = {trouble.kind for trouble in self.troubles}
+        redis = {kind for kind in kinds if "redis" in kind or kind == "slow"}
+        if self.runs > 1:
+            return "ran twice"
+        if self.kind in ("silence", "call lost"):
+            return self.kind
+        if self.kind == "booked" and self.runs != 1:
+            return "said to have run, and did not"
+        if self.kind == "told that it did not run" and (self.runs or not redis):
+            return "ran, and was said not to have" if self.runs else "refused without a reason"
+        # Redis alone is no reason: the client is there, and keeps the note.
+        return "did not run" if kinds == redis and not self.runs else None
 
 
 @contextlib.contextmanager
@@ -179,13 +198,17 @@ class Lane:
             calling = asyncio.create_task(caller.call(between=0.1))
             await until(lambda: caller.turn is caller.turns[1] or calling.done(), 60)
             caller.url = f"ws://127.0.0.1:{other.port}/call"  # who calls again gets the other one
-            happening = [asyncio.create_task(self._happens(t, first, line)) for t in troubles]
+            happening = [
+                asyncio.create_task(self._happens(t, second if t.kind == OTHER else first, line))
+                for t in troubles
+            ]
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(calling, GIVES_UP)
             # What the first machine still does is seen too.
             await asyncio.gather(*happening)
             line.heal()
             first.redis.heal()
+            second.redis.heal()
             await asyncio.sleep(1.0)
         runs = sum(line.split()[1] == day for line in self._book.read_text().splitlines())
         turn = caller.turns[1]
@@ -194,7 +217,7 @@ class Lane:
 
     async def _happens(self, trouble: Trouble, machine: Machine, line: Wire) -> None:
         await asyncio.sleep(trouble.after)
-        what, *directions = trouble.kind.split()
+        what, *directions = trouble.kind.removeprefix("other ").split()
         match what:
             case "redis":
                 machine.redis.cut(*directions)
@@ -219,12 +242,15 @@ class Lane:
 
 
 def troubles_of(seed: int) -> list[Trouble]:
-    """What happens in the run of a seed: one to three things."""
+    """What happens in the run of a seed: one to three things, perhaps one to the other machine."""
     dice = random.Random(seed)
     kinds = dice.sample(KINDS, dice.choice((1, 1, 2, 2, 3)))
     if dice.random() < 0.15:
         kinds = [*(kind for kind in kinds if kind != "pause"), *SPARE]
-    return [Trouble(k, dice.uniform(0.0, 1.2), dice.uniform(1.5, 6.0)) for k in kinds]
+    troubles = [Trouble(k, dice.uniform(0.0, 1.2), dice.uniform(1.5, 6.0)) for k in kinds]
+    if dice.random() < 0.2:
+        troubles.append(Trouble(OTHER, dice.uniform(0.0, 1.2), dice.uniform(1.5, 6.0)))
+    return troubles
 
 
 @contextlib.asynccontextmanager
@@ -262,7 +288,7 @@ async def lanes(count: int) -> AsyncIterator[tuple[list[Lane], RedisServer]]:
 
 
 async def main(runs: int, seed: int, width: int) -> int:
-    """Hold the calls, print what came of them; returns how many functions ran twice."""
+    """Hold the calls, print what came of them; returns how many went wrong."""
     outcomes: list[tuple[int, Outcome]] = []
     async with lanes(width) as (pairs, _):
         seeds = iter(range(seed, seed + runs))
@@ -271,8 +297,8 @@ async def main(runs: int, seed: int, width: int) -> int:
             for number in seeds:
                 outcome = await lane.run(number, troubles_of(number))
                 outcomes.append((number, outcome))
-                if outcome.runs > 1 or outcome.kind in ("silence", "call lost"):
-                    print(number, outcome, flush=True)
+                if outcome.wrong:
+                    print(number, outcome.wrong, outcome, flush=True)
 
         await asyncio.gather(*map(drive, pairs))
     twice = sum(outcome.runs > 1 for _, outcome in outcomes)
@@ -280,8 +306,9 @@ async def main(runs: int, seed: int, width: int) -> int:
     moved = sum(outcome.moved for _, outcome in outcomes)
     ran = sum(outcome.runs == 1 for _, outcome in outcomes)
     print(f"{len(outcomes)} calls, {moved} takeovers; the function ran once in {ran}, ", end="")
-    print(f"twice in {twice}; heard: {dict(kinds)}")
-    return twice
+    wrong = Counter(outcome.wrong for _, outcome in outcomes if outcome.wrong)
+    print(f"twice in {twice}; heard: {dict(kinds)}; wrong: {dict(wrong)}")
+    return sum(wrong.values())
 
 
 if __name__ == "__main__":

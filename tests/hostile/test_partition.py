@@ -3,12 +3,20 @@
 import asyncio
 
 import pytest
-from partition import Lane, Outcome, Trouble, lanes, troubles_of
+from partition import OTHER, Lane, Outcome, Trouble, lanes, troubles_of
 
 pytestmark = pytest.mark.timeout(300)
 
 AT_ONCE, LONG = 0.1, 6.0
 CASES = {
+    "nothing breaks": [],
+    "only Redis is silent: the client keeps the note": [Trouble("redis", AT_ONCE, LONG)],
+    "only Redis is slow": [Trouble("slow", AT_ONCE, LONG)],
+    "Redis is silent for both": [
+        Trouble("redis", AT_ONCE, LONG),
+        Trouble(OTHER, AT_ONCE, LONG),
+        Trouble("line", AT_ONCE, LONG),
+    ],
     "Redis and the line are silent: the next machine books": [
         Trouble("redis", AT_ONCE, LONG),
         Trouble("line", AT_ONCE, LONG),
@@ -52,5 +60,6 @@ async def test_no_function_runs_twice_and_no_caller_is_left_in_silence():
     assert len(outcomes) == len(CASES) + len(SEEDS)
     assert [outcome for outcome in outcomes if outcome.runs > 1] == []
     assert [outcome for outcome in outcomes if outcome.kind in ("silence", "call lost")] == []
+    assert [(outcome.wrong, outcome) for outcome in outcomes if outcome.wrong] == []
     assert any(outcome.moved for outcome in outcomes)
     assert sum(outcome.runs for outcome in outcomes) > 0

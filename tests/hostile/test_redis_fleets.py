@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import until
 from cryptography.fernet import Fernet
+from kept import Client
 from ports import free_port
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -276,3 +277,27 @@ def test_an_address_that_cannot_be_read_is_not_repeated(url: str, words: str):
     assert words in str(e.value)
     assert "very-secret" not in str(e.value)
     assert e.value.__cause__ is None
+
+
+async def test_a_call_that_replicas_do_not_know_to_be_ours_starts_nothing_without_them(
+    servers: Servers,
+):
+    master, replica = await with_replica(servers)
+    store = Store(f"redis://:{PASSWORD}@127.0.0.1:{master}/0?replicas=1", timeout=2.0)
+    keepers = Keepers(store, form=Form([Fernet.generate_key().decode()]))
+    one = await keepers.open()
+    servers.signal(replica, signal.SIGSTOP)
+    new = await keepers.open()
+    two = await keepers.open(one.id)
+    try:
+        new.line = two.line = Client()
+        # A new call is no other machine's. One that was taken over is, if the replica leads.
+        assert await new.calls([Planned("call00001", "book", {})]) == ()
+        assert list(await two.calls([Planned("call00002", "book", {})])) == ["call00002"]
+        servers.signal(replica, signal.SIGCONT)
+        assert await two.calls([Planned("call00003", "book", {})]) == ()
+    finally:
+        servers.signal(replica, signal.SIGCONT)
+        for keeper in (one, new, two):
+            await keeper.close(over=False)
+        await store.close()

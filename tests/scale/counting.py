@@ -14,6 +14,8 @@ from mistral_service.local.server import bind, serve
 
 COUNT = re.compile(r"Caller (\d+), turn (\d+): count to (\d+)")
 BOOK = re.compile(r"Caller (\d+), turn (\d+): book a table")
+NOT_RUN = " …"
+"""What stands behind `unsure` where the function is known not to have run; it is no word."""
 
 
 def word(caller: int, turn: int, number: int) -> str:
@@ -55,6 +57,8 @@ class Counting:
             told = [str(m.get("content")) for m in after if m["role"] == "tool"]
             if told:
                 booked = "booked" if "true" in told[-1].lower() else "unsure"
+                if "did not run" in told[-1]:
+                    booked += NOT_RUN
                 yield Delta({"content": f"{word(caller, turn, 1)} {booked}"})
                 yield End()
                 return
