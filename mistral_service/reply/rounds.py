@@ -23,7 +23,7 @@ class Rounds:
     """Counts the replies that call functions, from one message of the caller to the next."""
 
     def __init__(self) -> None:
-        self._caller: tuple[int, str] | None = None
+        self._caller: tuple[int, Any] | None = None
         self._all = self._silent = 0
         self._alike: Counter[Key] = Counter()
 
@@ -33,10 +33,10 @@ class Rounds:
         Args:
             messages: The context's messages.
         """
-        said = [
-            str(message.get("content")) for message in messages if message.get("role") == "user"
-        ]
-        caller = (len(said), said[-1] if said else "")
+        said = [message.get("content") for message in messages if message.get("role") == "user"]
+        last = said[-1] if said else None
+        # A copy of a list: parts that are the same objects need not be compared.
+        caller = (len(said), list(cast("list[Any]", last)) if isinstance(last, list) else last)
         if caller != self._caller:
             self._caller = caller
             self._all = self._silent = 0
