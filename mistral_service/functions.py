@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Collection, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Literal, cast
 
+from loguru import logger
 from pipecat.frames.frames import (
     Frame,
     FunctionCallFromLLM,
@@ -28,10 +29,20 @@ from mistral_service.reply.events import ToolCall
 from mistral_service.settings import MistralLLMSettings
 from mistral_service.slow_functions import SlowFunctions
 from mistral_service.surroundings import Keeper, surroundings
+from mistral_service.weight import weight
 
 NOTHING_TO_READ = "COMPLETED"
 """What the model reads of a function that is done and has nothing to say, as Pipecat writes it."""
 
+MAX_RESULT = 1_000_000
+"""Characters that a result may have as JSON, about; a value counts 20 more. No model of Mistral's
+takes a longer conversation, and every later turn would be refused."""
+
+TOO_LARGE = (
+    f"The result is too large to be read: it has more than the {MAX_RESULT:,} characters that are "
+    "allowed."
+)
+"""What the model reads of a result that is larger."""
 
 NOT_AVAILABLE = (
     "The function {name} did not run: it is not available now, because it is not certain that it "
@@ -292,6 +303,8 @@ class FunctionCalls(SlowFunctions, InTurn):
         if frame_cls is FunctionCallResultFrame:
             is_final, result = settles(frame_cls, kwargs), kwargs.get("result")
             result = kwargs["result"] = readable(answerable(result) if is_final else result)
+            if result is TOO_LARGE:
+                logger.warning(f"{self}: {kwargs['function_name']}: {TOO_LARGE}")
             if is_final:
                 await self._take_result(result, kwargs)
         await super().broadcast_frame(frame_cls, **kwargs)
@@ -351,8 +364,11 @@ def readable(result: Any) -> Any:
     Returns:
         The same if JSON can hold it; otherwise the same with a text in place of what it cannot
         hold, such as a date; of a result that has no such parts, its text. Where nothing is left
-        to read, `"COMPLETED"`, so that the model is asked in any case.
+        to read, `"COMPLETED"`, so that the model is asked in any case. One that is larger than
+        `MAX_RESULT` reads as `TOO_LARGE`.
     """
+    if weight(result, MAX_RESULT, objects=False) > MAX_RESULT:
+        return TOO_LARGE
     with suppress(Exception):  # a result may bring code of its own
         json.dumps(result)
         bool(result)

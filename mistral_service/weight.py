@@ -1,0 +1,42 @@
+"""How large a value is, without writing it."""
+
+from typing import Any, cast
+
+NODE = 20
+"""What a number, a key or a container counts as, in characters."""
+
+
+def weight(value: Any, most: int, *, objects: bool = True) -> int:
+    """How large a value is, counted no further than needed.
+
+    Args:
+        value: What JSON can hold, or nearly.
+        most: Where the count ends.
+        objects: Whether what is in the attributes of an object counts.
+
+    Returns:
+        About its characters as JSON; some number above `most` where it is larger.
+    """
+    total, stack = 0, [value]
+    while stack and total <= most:
+        value = stack.pop()
+        total += NODE
+        if isinstance(value, str | bytes | bytearray):
+            total += len(value)
+        elif isinstance(value, dict):
+            mapping = cast("dict[Any, Any]", value)
+            if NODE * len(mapping) > most:
+                return NODE * len(mapping)
+            for key, inner in list(mapping.items()):
+                total += len(key) if isinstance(key, str) else NODE
+                stack.append(inner)
+        elif isinstance(value, list | tuple):
+            values = cast("list[Any] | tuple[Any, ...]", value)
+            if NODE * len(values) > most:
+                return NODE * len(values)
+            stack += values
+        elif objects and hasattr(
+            value, "__dict__"
+        ):  # one of Pipecat's messages, or a record of ours
+            stack.append(cast("dict[str, Any]", vars(value)))
+    return total
