@@ -21,7 +21,9 @@ def weight(value: Any, most: int, *, objects: bool = True) -> int:
     while stack and total <= most:
         value = stack.pop()
         total += NODE
-        if isinstance(value, str | bytes | bytearray):
+        if value is None or isinstance(value, int | float):
+            continue
+        if isinstance(value, (str, bytes, bytearray)):
             total += len(value)
         elif isinstance(value, dict):
             mapping = cast("dict[Any, Any]", value)

@@ -12,6 +12,7 @@ from pydantic_core import from_json
 
 from mistral_service.conversation.parts import text_of
 from mistral_service.conversation.run import Message, Messages, Run
+from mistral_service.wire.encoding import MAX_EVENT_VALUES, values_in
 
 Call = dict[str, Any]
 
@@ -316,7 +317,11 @@ def _object_text(text: str) -> str:
     if not text.strip() or text == "null":
         return "{}"
     try:
-        whole = isinstance(_read(text), dict)
+        if values_in(text) > MAX_EVENT_VALUES:
+            # No reply of ours has as many, and to read them takes long: its ends tell.
+            whole = text.lstrip().startswith("{") and text.rstrip().endswith("}")
+        else:
+            whole = isinstance(_read(text), dict)
     except (ValueError, RecursionError):
         whole = False
     return text if whole else json.dumps({"arguments": text}, ensure_ascii=False)

@@ -13,14 +13,10 @@ from itertools import chain
 from mistral_service.reply.events import ToolCall
 from mistral_service.reply.json_extent import JsonExtent
 from mistral_service.wire.chunks import ToolCallDelta
+from mistral_service.wire.encoding import MAX_EVENT_VALUES, values_in
 
 MAX_ARGUMENTS = 1_000_000
 """Characters that the arguments of all calls of a reply may have together."""
-
-
-MAX_ARGUMENT_VALUES = 25_000
-"""Values that these arguments may have together; each comma and bracket counts, also in a text. To
-read as many takes some milliseconds."""
 
 
 class _Arguments:
@@ -183,14 +179,14 @@ class CallPieces:
         return (
             self.left_out > self._most
             or self._length > MAX_ARGUMENTS
-            or self._values > MAX_ARGUMENT_VALUES
+            or self._values > MAX_EVENT_VALUES
         )
 
     def add(self, piece: ToolCallDelta) -> None:
         """Take a piece, or a whole call; of a reply that calls without end nothing more."""
         if self.overflows:
             return
-        self._values += sum(map(piece.arguments.count, ",[{"))
+        self._values += values_in(piece.arguments)
         call = self._call_of(piece)
         if call is None:
             if len(self._calls) >= self._most:

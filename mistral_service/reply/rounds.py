@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
+from mistral_service.wire.encoding import MAX_EVENT_VALUES, values_in
+
 MAX_ROUNDS = 10
 """Replies without words that may call functions, one after the other, by default."""
 
@@ -92,8 +94,11 @@ def arguments_of(text: str) -> dict[str, Any] | None:
         text: The arguments as JSON text, as the model wrote them.
 
     Returns:
-        The arguments by name; None if the text is no JSON object.
+        The arguments by name; None if the text is no JSON object, or has more values than a reply
+        may have.
     """
+    if values_in(text) > MAX_EVENT_VALUES:
+        return None  # no reply has as many: a context may
     try:
         arguments: object = _JSON.decode(text)
         if isinstance(arguments, str):

@@ -66,7 +66,7 @@ async def unpacked(
                     raise
                 data, full = decoder.rest, len(piece) == _STEP
             else:
-                data = b""
+                piece, data = data[:_STEP], data[_STEP:]  # others work between two steps
             left -= len(piece)
             if min(left, packed_left) < 0 and not cut:
                 raise TooLong(f"the reply has more than {most} bytes")
