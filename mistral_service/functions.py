@@ -29,7 +29,7 @@ from mistral_service.reply.events import ToolCall
 from mistral_service.settings import MistralLLMSettings
 from mistral_service.slow_functions import SlowFunctions
 from mistral_service.surroundings import Keeper, surroundings
-from mistral_service.weight import weight
+from mistral_service.weight import is_endless, weight
 
 NOTHING_TO_READ = "COMPLETED"
 """What the model reads of a function that is done and has nothing to say, as Pipecat writes it."""
@@ -367,7 +367,7 @@ def readable(result: Any) -> Any:
         to read, `"COMPLETED"`, so that the model is asked in any case. One that is larger than
         `MAX_RESULT` reads as `TOO_LARGE`.
     """
-    if weight(result, MAX_RESULT, objects=False) > MAX_RESULT:
+    if weight(result, MAX_RESULT, objects=False) > MAX_RESULT and not is_endless(result):
         return TOO_LARGE
     with suppress(Exception):  # a result may bring code of its own
         json.dumps(result)

@@ -37,8 +37,30 @@ def weight(value: Any, most: int, *, objects: bool = True) -> int:
             if NODE * len(values) > most:
                 return NODE * len(values)
             stack += values
-        elif objects and hasattr(
-            value, "__dict__"
-        ):  # one of Pipecat's messages, or a record of ours
+        elif objects and hasattr(value, "__dict__"):
+            # one of Pipecat's messages, or a record of ours
             stack.append(cast("dict[str, Any]", vars(value)))
     return total
+
+
+def is_endless(value: Any, levels: int = 1_000) -> bool:
+    """Whether a value contains itself, or is nested deeper than JSON can be.
+
+    Args:
+        value: Containers and what is in them; some ten thousand values are looked at.
+        levels: The most levels.
+    """
+    stack, left = [(value, 0)], 50 * levels
+    while stack and left:
+        value, level = stack.pop()
+        left -= 1
+        if level > levels:
+            return True
+        if isinstance(value, dict):
+            inner = list(cast("dict[Any, Any]", value).values())
+        elif isinstance(value, list | tuple):
+            inner = cast("list[Any] | tuple[Any, ...]", value)
+        else:
+            continue
+        stack += [(each, level + 1) for each in inner[:left]]
+    return False

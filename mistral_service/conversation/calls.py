@@ -330,7 +330,7 @@ def _object_text(text: str) -> str:
 def _read(text: str) -> Any:
     try:
         return from_json(text)  # four times as fast, and stricter
-    except ValueError:
+    except (ValueError, TypeError):  # the latter for a lone surrogate
         return json.loads(text)
 
 
