@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from mistral_service.conversation.calls import safe_name
 from mistral_service.conversation.keywords import GONE, flag, mended_keyword
@@ -165,11 +165,11 @@ def judged_tools(tools: Sequence[Any]) -> OfferedTools:
 
 
 def tools_to_show(tools: list[Any]) -> list[Any]:
-    """The tools that are offered, for a log or a span; a large set that is new as it is."""
+    """The tools that are offered, for a log or a span; a large set that is new as it was given."""
     others: list[Any] = []
     key = _key_of(tools, others)
-    if key is None or (len(key) > _LARGE and key not in _judged):
-        return tools
+    if key is not None and len(key) > _LARGE and key not in _judged:
+        return from_json(key)
     return _judged_once(tools, key, others).tools
 
 

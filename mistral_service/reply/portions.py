@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from mistral_service.wire.chunks import Chunk, Part
 
-PORTION = 4_000
+PORTION = 8_000
 """Characters of a portion, about. A token has four, and a read of a plain stream some hundred."""
 
-# What a chunk, a part or a call counts beside its characters.
-_EACH = 20
+# What a chunk counts beside its characters, and a part or a call.
+_CHUNK, _EACH = 4, 20
 
 
 async def in_portions(reads: AsyncGenerator[list[Chunk]]) -> AsyncGenerator[list[Chunk]]:
@@ -82,7 +82,7 @@ def _slices(text: str) -> Sequence[str]:
 
 
 def _size(chunk: Chunk) -> int:
-    size = _EACH + len(chunk.text) + len(chunk.thought)
+    size = _CHUNK + len(chunk.text) + len(chunk.thought)
     for part in chunk.parts:
         text = part.get("text")
         size += _EACH + (len(text) if isinstance(text, str) else 0)
