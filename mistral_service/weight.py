@@ -47,10 +47,10 @@ def is_endless(value: Any, levels: int = 1_000) -> bool:
     """Whether a value contains itself, or is nested deeper than JSON can be.
 
     Args:
-        value: Containers and what is in them; some ten thousand values are looked at.
+        value: Containers and what is in them; some thousand values are looked at.
         levels: The most levels.
     """
-    stack, left = [(value, 0)], 50 * levels
+    stack, left = [(value, 0)], 10 * levels
     while stack and left:
         value, level = stack.pop()
         left -= 1
