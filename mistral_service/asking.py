@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,8 @@ from mistral_service.wire.rate import RateBudget
 # How much longer a stream may pause where functions are offered: a call of some hundred tokens
 # takes Mistral's models two or three seconds to write.
 _CALLS_TAKE_LONGER = 3
+
+_SENT_ID = re.compile('"([a-zA-Z0-9]{9})"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,8 +364,10 @@ def _headers(stream: Any) -> Mapping[str, str]:
 def _as_in_context(call: ToolCall, run: Run) -> ToolCall:
     """A call with the ids and names that the context has, where Mistral was told others."""
     arguments = call.arguments
-    for sent, original in run.call_ids.items():
+    if run.call_ids:
         # A call may name another, as Pipecat's `cancel_…` functions do.
-        arguments = arguments.replace(f'"{sent}"', json.dumps(original))
+        arguments = _SENT_ID.sub(
+            lambda found: json.dumps(run.call_ids.get(found[1], found[1])), arguments
+        )
     call_id = run.call_ids.get(call.id, call.id) if call.id else None
     return replace(call, id=call_id, name=run.names.get(call.name, call.name), arguments=arguments)

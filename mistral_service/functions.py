@@ -6,156 +6,49 @@ They run side by side or in turn.
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncGenerator, Collection, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Any, Literal, cast
 
+from loguru import logger
 from pipecat.frames.frames import (
     Frame,
     FunctionCallFromLLM,
     FunctionCallInProgressFrame,
     FunctionCallResultFrame,
-    InterruptionFrame,
 )
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
 from pipecat.services.llm_service import FunctionCallRunnerItem
 
 from mistral_service.client_results import ClientResults
-from mistral_service.handlers import Handlers, settles
+from mistral_service.handlers import settles
 from mistral_service.idempotency import idempotency_key
+from mistral_service.in_turn import InTurn
 from mistral_service.reply.calls import Ledger, Plan, Planned
 from mistral_service.reply.events import ToolCall
 from mistral_service.settings import MistralLLMSettings
 from mistral_service.slow_functions import SlowFunctions
 from mistral_service.surroundings import Keeper, surroundings
+from mistral_service.weight import is_endless, weight
 
 NOTHING_TO_READ = "COMPLETED"
 """What the model reads of a function that is done and has nothing to say, as Pipecat writes it."""
 
+MAX_RESULT = 1_000_000
+"""Characters that a result may have as JSON, about; a value counts 20 more. No model of Mistral's
+takes a longer conversation, and every later turn would be refused."""
+
+TOO_LARGE = (
+    f"The result is too large to be read: it has more than the {MAX_RESULT:,} characters that are "
+    "allowed."
+)
+"""What the model reads of a result that is larger."""
 
 NOT_AVAILABLE = (
     "The function {name} did not run: it is not available now, because it is not certain that it "
     "would run only once. Say so. It may be tried again later."
 )
 """What the model reads of a function that does not start, since its note is not safe."""
-
-
-class OneByOne:
-    """Lets functions run one after the other, in the order in which they were called."""
-
-    def __init__(self) -> None:
-        self._turn = asyncio.Lock()
-        self._stops = 0
-        self._goes_on = asyncio.Event()
-        self._goes_on.set()
-
-    @asynccontextmanager
-    async def turn(self) -> AsyncGenerator[None]:
-        """Wait until all that came before are done, and keep those behind waiting."""
-        async with self._turn:
-            await self._goes_on.wait()
-            yield
-
-    @contextmanager
-    def stopped(self) -> Generator[None]:
-        """Have nothing begin: several are cancelled, and one gives its turn to the next."""
-        self._stops += 1
-        self._goes_on.clear()
-        try:
-            yield
-        finally:
-            self._stops -= 1
-            if not self._stops:
-                self._goes_on.set()
-
-
-class InTurn(Handlers):
-    """Runs the functions of a reply one after the other, where `run_in_parallel` is False.
-
-    Pipecat begins a call when the one before it is done, and asks the model as soon as no call that
-    has begun is left: after each of them. Here all calls of a reply begin at once, in a task each,
-    and the handlers run in turn. So the model is asked after the last, and what cancels a running
-    call cancels one that waits for its turn.
-    """
-
-    def __init__(self, **kwargs: Any) -> None:
-        self._turns = OneByOne()
-        # Calls that have begun for everybody else, and whose handler waits for its turn.
-        self._waiting: set[str] = set()
-        super().__init__(**kwargs)
-
-    async def _run_sequential_function_calls(
-        self, runner_items: Sequence[FunctionCallRunnerItem]
-    ) -> None:
-        await self._run_parallel_function_calls(runner_items)
-
-    async def _run_function_call(self, runner_item: FunctionCallRunnerItem) -> None:
-        self._prepare_call(runner_item)
-        if self._run_in_parallel or not self.has_function(runner_item.function_name):
-            await super()._run_function_call(runner_item)
-            return
-        call_id = runner_item.tool_call_id
-        await self.broadcast_frame(
-            FunctionCallInProgressFrame,
-            function_name=runner_item.function_name,
-            tool_call_id=call_id,
-            arguments=runner_item.arguments,
-            cancel_on_interruption=runner_item.registry_item.cancel_on_interruption,
-            group_id=runner_item.group_id,
-        )
-        self._waiting.add(call_id)
-        try:
-            async with self._turns.turn():
-                await super()._run_function_call(runner_item)
-        finally:
-            self._waiting.discard(call_id)
-
-    async def _handle_interruptions(self, _: InterruptionFrame) -> None:
-        with self._turns.stopped():
-            await super()._handle_interruptions(_)
-            # Pipecat passes over functions that are registered no more.
-            await self._cancel_function_call_tasks(
-                lambda item: (
-                    item.tool_call_id in self._waiting and item.registry_item.cancel_on_interruption
-                ),
-                reason="interruption",
-            )
-
-    async def cancel_function_calls(
-        self, *, reason: str = "cancelled"
-    ) -> list[FunctionCallFromLLM]:
-        """Cancel every call in flight, as Pipecat does; those that wait for their turn included.
-
-        Args:
-            reason: What leads to it, for the log.
-
-        Returns:
-            The calls that were cancelled.
-        """
-        with self._turns.stopped():
-            return await super().cancel_function_calls(reason=reason)
-
-    async def _cancel_all_function_call_tasks(self) -> None:
-        with self._turns.stopped():
-            await super()._cancel_all_function_call_tasks()
-
-    async def _cancel_sequential_runner_task(self) -> None:
-        # At the end of the pipeline Pipecat ends its queue with this; the queue here are tasks.
-        await super()._cancel_sequential_runner_task()
-        await self._cancel_all_function_call_tasks()
-
-    async def broadcast_frame(self, frame_cls: type[Frame], **kwargs: Any) -> None:
-        """Broadcast a frame, unless it tells again that a call has begun.
-
-        Args:
-            frame_cls: The kind of frame.
-            **kwargs: Its fields.
-        """
-        if frame_cls is FunctionCallInProgressFrame and kwargs["tool_call_id"] in self._waiting:
-            # Its turn has come, and Pipecat tells it.
-            self._waiting.discard(kwargs["tool_call_id"])
-            return
-        await super().broadcast_frame(frame_cls, **kwargs)
 
 
 class FunctionCalls(SlowFunctions, InTurn):
@@ -304,6 +197,8 @@ class FunctionCalls(SlowFunctions, InTurn):
         if frame_cls is FunctionCallResultFrame:
             is_final, result = settles(frame_cls, kwargs), kwargs.get("result")
             result = kwargs["result"] = readable(answerable(result) if is_final else result)
+            if result is TOO_LARGE:
+                logger.warning(f"{self}: {kwargs['function_name']}: {TOO_LARGE}")
             if is_final:
                 await self._take_result(result, kwargs)
         await super().broadcast_frame(frame_cls, **kwargs)
@@ -362,8 +257,11 @@ def readable(result: Any) -> Any:
     Returns:
         The same if JSON can hold it; otherwise the same with a text in place of what it cannot
         hold, such as a date; of a result that has no such parts, its text. Where nothing is left
-        to read, `"COMPLETED"`, so that the model is asked in any case.
+        to read, `"COMPLETED"`, so that the model is asked in any case. One that is larger than
+        `MAX_RESULT` reads as `TOO_LARGE`.
     """
+    if weight(result, MAX_RESULT, objects=False) > MAX_RESULT and not is_endless(result):
+        return TOO_LARGE
     with suppress(Exception):  # a result may bring code of its own
         json.dumps(result)
         bool(result)

@@ -191,7 +191,7 @@ class Handlers(OpenAILLMService):
         has_begun = any(
             not isinstance(message, LLMSpecificMessage)
             and message.get("tool_call_id") == runner_item.tool_call_id
-            for message in runner_item.context.get_messages()
+            for message in reversed(runner_item.context.get_messages())  # it is one of the last
         )
         cancelled = await super()._broadcast_function_call_cancelled(runner_item, run_llm=run_llm)
         if not has_begun:

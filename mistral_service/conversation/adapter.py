@@ -1,8 +1,10 @@
 """From Pipecat's context to the messages and tools that Mistral takes."""
 
+import asyncio
 import base64
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from loguru import logger
 from openai import NOT_GIVEN as OPENAI_NOT_GIVEN
@@ -30,10 +32,18 @@ from mistral_service.conversation.tools import (
     OfferedTools,
     ToolFault,
     choice_now,
-    judged_tools,
-    mistrals_tools,
+    mistrals_tools_beside,
+    tools_to_show,
 )
 from mistral_service.wire.request import function_names
+
+T = TypeVar("T")
+
+# Messages, parts and calls of a conversation from which on the rules work on it in a thread.
+_LARGE = 1_500
+
+# Changes of one request that are logged one by one.
+_MOST_LOGGED = 100
 
 
 class MistralLLMAdapter(OpenAILLMAdapter):
@@ -105,7 +115,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
             ToolsNotPassable: If there are more tools than Mistral takes.
         """
         await self.prepare_file_content(context)
-        offered = self._offered(context.tools)
+        offered = await self._offered(context.tools)
         choice = context.tool_choice if is_given(context.tool_choice) else tool_choice
 
         form = form or Form()
@@ -120,17 +130,20 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         run.offered = function_names(offered.tools)
         run.oversized = self.pictures.oversized
         messages = self._messages(context, system_instruction, run)
-        self.pictures.bytes_in_context = bytes_of_pictures(messages)
+        beside = asyncio.to_thread if _is_large(messages) else _here
+        urls = await beside(self._look_at, messages, run)
         choice = choice_now(choice, messages)
-        if sees is not False and (urls := pictures_to_send(messages, run)):
+        if sees is not False and urls:
             run.pictures = await self.pictures.make_ready(urls, run.budget.images, form)
-        messages = apply_rules(messages, run)
+        messages = await beside(apply_rules, messages, run)
         if messages[-1].get("prefix"):
             run.prefix = text_of(messages[-1]["content"])
         self._last_run = run
         self._run_of_task.set(run)
-        for change in run.changes:
+        for change in run.changes[:_MOST_LOGGED]:
             logger.opt(lazy=True).debug("{}", lambda change=change: f"Message rules: {change}")
+        if more := len(run.changes[_MOST_LOGGED:]):
+            logger.debug(f"Message rules: {more} more changes")
         return cast(
             OpenAILLMInvocationParams,
             {
@@ -150,7 +163,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
             The tools that are offered; what is no list, such as no tools, as it is.
         """
         given = super().from_standard_tools(tools)
-        return judged_tools(given).tools if isinstance(given, list) else given
+        return tools_to_show(given) if isinstance(given, list) else given
 
     @staticmethod
     async def create_image_message(
@@ -204,14 +217,19 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         """Whether Mistral fetches a file itself: pictures and documents on the web, it does."""
         return url.startswith(("http://", "https://")) and not _is_plain_text(mime_type)
 
-    def _offered(self, tools: Any) -> OfferedTools:
+    async def _offered(self, tools: Any) -> OfferedTools:
         given = super().from_standard_tools(tools)
-        offered = mistrals_tools(given if isinstance(given, list) else [])
+        offered = await mistrals_tools_beside(given if isinstance(given, list) else [])
         for fault in offered.faults:
             if fault not in self._tool_faults:
                 self._tool_faults.add(fault)
                 logger.warning(f"{type(self).__name__}: {fault}")
         return offered
+
+    def _look_at(self, messages: list[Message], run: Run) -> list[str]:
+        """Count the bytes of pictures; returns the URLs of those that may be sent."""
+        self.pictures.bytes_in_context = bytes_of_pictures(messages)
+        return pictures_to_send(messages, run) if run.sees is not False else []
 
     def _messages(self, context: LLMContext, instruction: str | None, run: Run) -> list[Message]:
         messages: list[Message] = []
@@ -259,6 +277,23 @@ class MistralLLMAdapter(OpenAILLMAdapter):
             return {"type": "text", "text": f"[File {name}]\n{text}" if name else text}
         document: Message = {"type": "document_url", "document_url": url}
         return {**document, "document_name": name} if name else document
+
+
+def _is_large(messages: list[Message]) -> bool:
+    """Whether the rules take some milliseconds for the messages."""
+    size = len(messages)
+    if size <= _LARGE:
+        for message in messages:
+            content, calls = message.get("content"), message.get("tool_calls")
+            if isinstance(content, list):
+                size += len(cast("list[Any]", content))
+            if isinstance(calls, list):
+                size += len(cast("list[Any]", calls))
+    return size > _LARGE
+
+
+async def _here(work: Callable[..., T], *given: Any) -> T:
+    return work(*given)
 
 
 def _is_file(part: Any) -> bool:

@@ -4,10 +4,15 @@ import functools
 import hashlib
 import json
 import re
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
+
+from pydantic_core import from_json
 
 from mistral_service.conversation.parts import text_of
 from mistral_service.conversation.run import Message, Messages, Run
+from mistral_service.wire.encoding import MAX_EVENT_VALUES, values_in
 
 Call = dict[str, Any]
 
@@ -19,6 +24,7 @@ WAS_CANCELLED = "No result: the call was cancelled before the function returned 
 _STATES = {"IN_PROGRESS": STILL_RUNNING, "CANCELLED": WAS_CANCELLED}
 
 _ID = re.compile(r"[a-zA-Z0-9]{9}")
+_NAMED = re.compile(r'("tool_call_id": ")([^"]*)"')
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 _NAME_LENGTH = 64
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -88,31 +94,32 @@ class _Answers:
         # (index of the message, number of the call in it) → indices of its results.
         self._results: dict[tuple[int, int], list[int]] = {}
         self._call_of: dict[int, tuple[int, int]] = {}
+        self._told: dict[tuple[int, int], set[str]] = {}
+        # How many messages before a place are neither calls nor results.
+        self._others_before = [0]
         # The calls that an id names: those of the last message that has it, for servers that
         # count their ids anew on every turn.
-        named: dict[str, list[tuple[int, int]]] = {}
-        waiting: list[tuple[int, int]] = []
+        named: dict[str, _Slots] = {}
+        waiting = _Slots()
         for i, message in enumerate(messages):
+            is_other = message["role"] != "tool" and not message.get("tool_calls")
+            self._others_before.append(self._others_before[-1] + is_other)
             if message.get("tool_calls"):
                 calls = calls_of(message)
-                slots = [(i, number) for number in range(len(calls))]
-                named.update({call["id"]: [] for call in calls if call["id"]})
-                for slot, call in zip(slots, calls, strict=True):
-                    self._results[slot] = []
+                waiting = _Slots()
+                named.update({call["id"]: _Slots() for call in calls if call["id"]})
+                for number, call in enumerate(calls):
+                    self._results[i, number] = []
+                    waiting.add((i, number))
                     if call["id"]:
-                        named[call["id"]].append(slot)
-                waiting = slots
+                        named[call["id"]].add((i, number))
             elif message["role"] == "tool":
                 call_id = message.get("tool_call_id")
-                meant = named.get(call_id, []) if call_id else waiting
-                slot = self._next(meant) or (meant[-1] if call_id and meant else None)
+                meant = named.get(call_id) if call_id else waiting
+                slot = None if meant is None else meant.take(self._results, again=bool(call_id))
                 if slot is not None:
                     self._results[slot].append(i)
                     self._call_of[i] = slot
-
-    def _next(self, slots: list[tuple[int, int]]) -> tuple[int, int] | None:
-        """The first of some calls that has no result yet."""
-        return next((slot for slot in slots if not self._results[slot]), None)
 
     def group(self, indices: range, run: Run) -> Messages:
         """The calls made side by side as one message, and their results behind it."""
@@ -135,8 +142,7 @@ class _Answers:
             return run.changed("R4", message, f"said that {name} has no result", made)
         index = self._results[slot][0]
         answer = self._messages[index]
-        between = self._messages[slot[0] + 1 : index]
-        if any(m.get("role") != "tool" and not calls_of(m) for m in between):
+        if self._others_before[index] > self._others_before[slot[0] + 1]:
             run.note("R3", answer, f"moved the result of {name} to its call")
         said = _STATES.get(answer["content"])
         if said is not None:
@@ -157,13 +163,36 @@ class _Answers:
         others = self._results[slot]
         if index == others[0]:
             return None
-        if any(self._messages[i]["content"] == message["content"] for i in others if i < index):
+        told = self._told.setdefault(slot, {self._messages[others[0]]["content"]})
+        if message["content"] in told:
             run.note("R4", message, "left out a result that was told before")
             return None
+        told.add(message["content"])
         name = calls_of(self._messages[slot[0]])[slot[1]]["function"]["name"]
         text = f"[Later result of {name}] {said}"
         reason = f"kept a second result of {name} as text"
         return run.changed("R4", message, reason, {"role": "user", "content": text})
+
+
+class _Slots:
+    """The calls that a result may answer, in their order."""
+
+    def __init__(self) -> None:
+        self._slots: list[tuple[int, int]] = []
+        self._next = 0
+
+    def add(self, slot: tuple[int, int]) -> None:
+        self._slots.append(slot)
+
+    def take(
+        self, results: Mapping[tuple[int, int], Sequence[int]], *, again: bool
+    ) -> tuple[int, int] | None:
+        """The first call that has no result yet; the last one `again` where all have one."""
+        while self._next < len(self._slots):
+            if not results[self._slots[self._next]]:
+                return self._slots[self._next]
+            self._next += 1
+        return self._slots[-1] if again and self._slots else None
 
 
 def ids_of_nine_characters(messages: Messages, run: Run) -> Messages:
@@ -175,17 +204,18 @@ def ids_of_nine_characters(messages: Messages, run: Run) -> Messages:
     """
     ids = _Ids()
     result: Messages = []
-    expected: list[str] = []
+    expected: deque[str] = deque()
     for message in messages:
         if message.get("tool_calls"):
             calls = calls_of(message)
-            expected = ids.of(calls)
-            if any(new != call["id"] for new, call in zip(expected, calls, strict=True)):
-                changed = [{**call, "id": new} for new, call in zip(expected, calls, strict=True)]
+            given = ids.of(calls)
+            expected = deque(given)
+            if any(new != call["id"] for new, call in zip(given, calls, strict=True)):
+                changed = [{**call, "id": new} for new, call in zip(given, calls, strict=True)]
                 reason = "gave its calls ids of nine letters and digits"
                 message = run.changed("R6", message, reason, {**message, "tool_calls": changed})
         elif expected and message["role"] == "tool":
-            call_id = expected.pop(0)
+            call_id = expected.popleft()
             if message.get("tool_call_id") != call_id:
                 message = run.stands_for(message, {**message, "tool_call_id": call_id})
         result.append(message)
@@ -198,9 +228,8 @@ def _names_sent_ids(message: Message, sent: dict[str, str], run: Run) -> Message
     content = message.get("content")
     if not sent or not isinstance(content, str) or '"async_tool"' not in content:
         return message
-    for original, new in sent.items():
-        content = content.replace(f'"tool_call_id": "{original}"', f'"tool_call_id": "{new}"')
-    return run.stands_for(message, {**message, "content": content})
+    named = _NAMED.sub(lambda found: f'{found[1]}{sent.get(found[2], found[2])}"', content)
+    return run.stands_for(message, {**message, "content": named})
 
 
 class _Ids:
@@ -215,7 +244,8 @@ class _Ids:
 
     def of(self, calls: list[Call]) -> list[str]:
         """The ids of the calls of one message, no two alike."""
-        found: list[str] = []
+        found: dict[str, None] = {}
+        repeats: dict[str, int] = {}
         for call in calls:
             original = str(call["id"] or "")
             if not original:
@@ -223,12 +253,11 @@ class _Ids:
                 key = f"{self._unnamed} {call['function']['name']}"
             else:
                 key = original
-            repeat = 1
             while (sent := self._for(key, original)) in found:
-                repeat += 1
-                key = f"{original} {repeat}"
-            found.append(sent)
-        return found
+                repeats[original] = repeats.get(original, 1) + 1
+                key = f"{original} {repeats[original]}"
+            found[sent] = None
+        return list(found)
 
     def _for(self, key: str, original: str) -> str:
         if key in self._sent:
@@ -288,10 +317,21 @@ def _object_text(text: str) -> str:
     if not text.strip() or text == "null":
         return "{}"
     try:
-        whole = isinstance(json.loads(text), dict)
+        if values_in(text) > MAX_EVENT_VALUES:
+            # No reply of ours has as many, and to read them takes long: its ends tell.
+            whole = text.lstrip().startswith("{") and text.rstrip().endswith("}")
+        else:
+            whole = isinstance(_read(text), dict)
     except (ValueError, RecursionError):
         whole = False
     return text if whole else json.dumps({"arguments": text}, ensure_ascii=False)
+
+
+def _read(text: str) -> Any:
+    try:
+        return from_json(text)  # four times as fast, and stricter
+    except (ValueError, TypeError):  # the latter for a lone surrogate
+        return json.loads(text)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -9,6 +9,7 @@ change are shared with the input, never altered in place, and what it does chang
 """
 
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any, cast
 
 from mistral_service.conversation.calls import (
@@ -240,22 +241,16 @@ def neighbours_merge(messages: Messages, run: Run) -> Messages:
     joined in order. Prevents "conversation roles must alternate" of self-hosted templates.
     """
     result: Messages = []
+    together: Messages = []
     for message in messages:
-        last = result[-1] if result else None
-        if last is None or last["role"] != message["role"] or not _may_merge(last, message):
-            result.append(message)
-            continue
-        run.note("R12", message, f"joined it to the {message['role']} message before it")
-        one, two = last["content"], message["content"]
-        content: Any = (
-            f"{one}\n\n{two}"
-            if isinstance(one, str) and isinstance(two, str)
-            else [*as_parts(one), *as_parts(two)]
-        )
-        result[-1] = run.stands_for(
-            last, {**without(last, "prefix"), **message, "content": content}
-        )
-    return result
+        last = together[-1] if together else None
+        if last is not None and last["role"] == message["role"] and _may_merge(last, message):
+            run.note("R12", message, f"joined it to the {message['role']} message before it")
+        elif together:
+            result.append(_merged(together, run))
+            together = []
+        together.append(message)
+    return [*result, _merged(together, run)] if together else result
 
 
 def the_user_begins(messages: Messages, run: Run) -> Messages:
@@ -365,6 +360,25 @@ def _only_thinks(content: Any) -> bool:
 
 def _speaks(message: Message) -> bool:
     return message["role"] == "assistant" and not calls_of(message)
+
+
+def _merged(together: Messages, run: Run) -> Message:
+    """Neighbours as one message; text before the first list of parts is one text."""
+    if len(together) == 1:
+        return together[0]
+    contents = [message["content"] for message in together]
+    texts = list(takewhile(lambda content: isinstance(content, str), contents))
+    content: Any = "\n\n".join(texts)
+    if len(texts) < len(contents):
+        content = as_parts(content)
+        for each in contents[len(texts) :]:
+            content += as_parts(each)
+    made: Message = {}
+    for message in together:
+        made |= message
+    if "prefix" not in together[-1]:
+        made.pop("prefix", None)
+    return run.stands_for(together[0], {**made, "content": content})
 
 
 def _may_merge(first: Message, second: Message) -> bool:

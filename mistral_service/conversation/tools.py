@@ -1,10 +1,11 @@
 """The functions and tools that a request offers, as Mistral takes them."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from mistral_service.conversation.calls import safe_name
 from mistral_service.conversation.keywords import GONE, flag, mended_keyword
@@ -15,6 +16,12 @@ Tool = dict[str, Any]
 
 MAX_TOOLS = 128
 """Tools that a request may offer (R11)."""
+
+MAX_TOOLS_BYTES = 2_000_000
+"""Bytes that the tools of a request may have as JSON: twice what fits in the longest context."""
+
+# Bytes from which on a set is judged in a thread: on the loop it would take some milliseconds.
+_LARGE = 16_000
 
 BUILT_IN = frozenset(
     {
@@ -115,7 +122,34 @@ def mistrals_tools(tools: Sequence[Any]) -> OfferedTools:
     Raises:
         ToolsNotPassable: If more than `MAX_TOOLS` can be offered.
     """
-    offered = judged_tools(tools)
+    return _passable(judged_tools(tools))
+
+
+async def mistrals_tools_beside(tools: Sequence[Any]) -> OfferedTools:
+    """Do as `mistrals_tools`; a large set that is new is judged in a thread.
+
+    Args:
+        tools: As for `mistrals_tools`.
+
+    Returns:
+        As `mistrals_tools`.
+
+    Raises:
+        ToolsNotPassable: If there are too many, or they are too large together.
+    """
+    others: list[Any] = []
+    key = _key_of(tools, others)
+    if key is not None and len(key) > MAX_TOOLS_BYTES:
+        raise ToolsNotPassable(
+            f"The tools have {len(key):,} bytes as JSON, and {MAX_TOOLS_BYTES:,} are the most that "
+            "are allowed: offer fewer, or such as need fewer words."
+        )
+    if key is None or (len(key) > _LARGE and key not in _judged):
+        return _passable(await asyncio.to_thread(_judged_once, tools, key, others))
+    return _passable(_judged_once(tools, key, others))
+
+
+def _passable(offered: OfferedTools) -> OfferedTools:
     if len(offered.tools) > MAX_TOOLS:
         raise ToolsNotPassable(
             f"{len(offered.tools)} tools are offered, and Mistral takes at most {MAX_TOOLS}: offer "
@@ -127,13 +161,25 @@ def mistrals_tools(tools: Sequence[Any]) -> OfferedTools:
 def judged_tools(tools: Sequence[Any]) -> OfferedTools:
     """Bring tools into Mistral's form as `mistrals_tools` does, however many they are."""
     others: list[Any] = []
+    return _judged_once(tools, _key_of(tools, others), others)
+
+
+def tools_to_show(tools: list[Any]) -> list[Any]:
+    """The tools that are offered, for a log or a span; a large set that is new as it was given."""
+    others: list[Any] = []
     key = _key_of(tools, others)
+    if key is not None and len(key) > _LARGE and key not in _judged:
+        return from_json(key)
+    return _judged_once(tools, key, others).tools
+
+
+def _judged_once(tools: Sequence[Any], key: bytes | None, others: list[Any]) -> OfferedTools:
     if key is None:
         return _judge(tools)
     found = _judged.pop(key, None) or (_judge(tools), others)
     _judged[key] = found
-    if len(_judged) > _REMEMBERED_SETS:
-        del _judged[next(iter(_judged))]
+    while len(_judged) > _REMEMBERED_SETS:
+        _judged.pop(next(iter(_judged)), None)
     return found[0].copy()
 
 

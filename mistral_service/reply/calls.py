@@ -114,19 +114,29 @@ class Ledger:
         Args:
             messages: The context's messages.
         """
+        spoken = max(
+            (place for place, message in enumerate(messages) if message.get("role") == "user"),
+            default=-1,
+        )
         for entry in self._entries.values():
             entry.in_context = False
+            entry.this_turn = entry.this_turn and spoken < 0
         self._taken = set()
-        for message in messages:
+        # What would be forgotten again is not learnt.
+        old = sum(len(message.get("tool_calls") or ()) for message in messages) - MAX_REMEMBERED
+        for place, message in enumerate(messages):
             role = message.get("role")
-            if role == "user":
-                for entry in self._entries.values():
-                    entry.this_turn = False
             for call in cast("list[Mapping[str, Any]]", message.get("tool_calls") or []):
-                function = cast("Mapping[str, Any]", call.get("function") or {})
-                key = key_of(str(function.get("name")), function.get("arguments"))
-                entry = self._entries.setdefault(str(call.get("id")), _Entry(*key))
-                entry.in_context = entry.this_turn = True
+                old -= 1
+                if old >= 0:
+                    continue
+                call_id = str(call.get("id"))
+                entry = self._entries.get(call_id)
+                if entry is None:
+                    function = cast("Mapping[str, Any]", call.get("function") or {})
+                    name, arguments = str(function.get("name")), function.get("arguments")
+                    entry = self._entries[call_id] = _Entry(*key_of(name, arguments))
+                entry.in_context, entry.this_turn = True, place > spoken
             if role == "tool":
                 call_id = str(message.get("tool_call_id"))
                 self._taken.add(call_id)
@@ -188,7 +198,7 @@ class Ledger:
                 repeated.append(call)
                 continue
             if told is None and self.repeated_calls == "reuse":
-                if any(key_of(p.name, p.arguments) == key for p in planned):
+                if any((p.name, p.canonical) == key for p in planned):
                     continue
                 told = self._result_of(key)
             told_again = told_again or told
@@ -201,7 +211,7 @@ class Ledger:
             planned.append(Planned(call_id, call.name, arguments, told, repetition, key[1]))
             running.add(call_id)
             self._entries[call_id] = _Entry(*key, repetition=repetition)
-        self._rounds.count(key_of(p.name, p.arguments) for p in planned)
+        self._rounds.count((p.name, p.canonical) for p in planned)
         if left_out and calls:
             planned.append(self._too_many(len(calls), left_out, calls[-1].name))
         return self._bounded(planned, repeated, waiting, told_again)

@@ -13,6 +13,7 @@ from itertools import chain
 from mistral_service.reply.events import ToolCall
 from mistral_service.reply.json_extent import JsonExtent
 from mistral_service.wire.chunks import ToolCallDelta
+from mistral_service.wire.encoding import MAX_EVENT_VALUES, values_in
 
 MAX_ARGUMENTS = 1_000_000
 """Characters that the arguments of all calls of a reply may have together."""
@@ -167,7 +168,7 @@ class CallPieces:
         # all. A call without an index stands under None.
         self._found: dict[_Key, list[_Call]] = {}
         self._last: _Call | None = None  # that a piece went on with
-        self._length = 0
+        self._length = self._values = 0
 
     def __bool__(self) -> bool:
         return bool(self._calls)
@@ -175,12 +176,17 @@ class CallPieces:
     @property
     def overflows(self) -> bool:
         """Whether there is more than is kept, so that the rest need not be read."""
-        return self.left_out > self._most or self._length > MAX_ARGUMENTS
+        return (
+            self.left_out > self._most
+            or self._length > MAX_ARGUMENTS
+            or self._values > MAX_EVENT_VALUES
+        )
 
     def add(self, piece: ToolCallDelta) -> None:
         """Take a piece, or a whole call; of a reply that calls without end nothing more."""
         if self.overflows:
             return
+        self._values += values_in(piece.arguments)
         call = self._call_of(piece)
         if call is None:
             if len(self._calls) >= self._most:
@@ -245,6 +251,8 @@ def without_doubles(written: Sequence[ToolCall], sent: Sequence[ToolCall]) -> li
         written: The calls in the text.
         sent: The calls that the server sent as such.
     """
+    if not written:
+        return []
     left = [(call.id, call.name, _value(call.arguments)) for call in sent]
     kept: list[ToolCall] = []
     for call in written:

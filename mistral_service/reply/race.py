@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from openai import AsyncStream
 
 from mistral_service.reply.events import Event
+from mistral_service.reply.portions import in_portions
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.wire.chunks import Chunk
 from mistral_service.wire.client import read_chunks
@@ -48,7 +49,7 @@ class Request(Generic[T]):
         """Send it, and read until it says something, or ends; closed, if that fails."""
         try:
             self.stream, self.note, self.reader = await self._send()
-            self._chunks = read_chunks(self.stream)
+            self._chunks = in_portions(read_chunks(self.stream))
             async for chunks in self._chunks:
                 self._first += self.reader.feed_all(chunks)
                 if self.reader.progress or self.reader.calling:

@@ -18,6 +18,9 @@ from mistral_service.wire.errors import MAX_NAME, printable
 MAX_CALLS = 64
 """Calls that a reply may have by default; a model that calls more has run wild."""
 
+MAX_WORDS = 1_000_000
+"""Characters of words and thoughts that a reply may have: a voice speaks them for a day."""
+
 _WHOLE = frozenset({"stop", "tool_calls", "function_call", "eos"})
 _CUT = frozenset({"length", "model_length"})
 _LIMITED = _CUT | {"content_filter"}
@@ -58,7 +61,7 @@ class ReplyReader:
         """
         self.model = ""
         self.usage: Usage | None = None
-        self.progress = self.thoughts = self.call_progress = 0
+        self.progress = self.thoughts = self.call_progress = self._said = 0
         self._offered = offered
         self._most = most_calls
         self._finish_reason: str | None = None
@@ -89,6 +92,7 @@ class ReplyReader:
             self.usage = chunk.usage or self.usage
             if chunk.finish_reason and self.broken is None:
                 self._finish_reason = chunk.finish_reason  # a break stays one
+            self._said += len(chunk.text) + len(chunk.thought)
             if chunk.thought or chunk.hidden_thought:
                 self._add_words(words, events)
                 self._add_thought(chunk.thought, events)
@@ -96,6 +100,7 @@ class ReplyReader:
                 words.append(chunk.text)
             for part in chunk.parts:
                 for event in _events_of(part):
+                    self._said += len(event.text)
                     if isinstance(event, Text):
                         words.append(event.text)
                     else:
@@ -120,7 +125,11 @@ class ReplyReader:
 
     @property
     def overflows(self) -> bool:
-        """Whether the reply calls without end, so that the rest of it need not be read."""
+        """Whether the reply calls or speaks without end, so that the rest need not be read."""
+        return self._said > MAX_WORDS or self._calls_overflow
+
+    @property
+    def _calls_overflow(self) -> bool:
         return self._calls.overflows or len(self._written) > 2 * self._most
 
     @property
@@ -220,7 +229,7 @@ class ReplyReader:
             elif isinstance(event, ToolCall | Unreadable):
                 if isinstance(event, ToolCall):
                     self._count_call()
-                if not self.overflows:
+                if not self._calls_overflow:
                     self._written.append(event)
             else:
                 if isinstance(event, Thought) and not event.text.isspace():

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
+from mistral_service.wire.encoding import MAX_EVENT_VALUES, values_in
+
 MAX_ROUNDS = 10
 """Replies without words that may call functions, one after the other, by default."""
 
@@ -23,7 +25,7 @@ class Rounds:
     """Counts the replies that call functions, from one message of the caller to the next."""
 
     def __init__(self) -> None:
-        self._caller: tuple[int, str] | None = None
+        self._caller: tuple[int, Any] | None = None
         self._all = self._silent = 0
         self._alike: Counter[Key] = Counter()
 
@@ -33,10 +35,10 @@ class Rounds:
         Args:
             messages: The context's messages.
         """
-        said = [
-            str(message.get("content")) for message in messages if message.get("role") == "user"
-        ]
-        caller = (len(said), said[-1] if said else "")
+        said = [message.get("content") for message in messages if message.get("role") == "user"]
+        last = said[-1] if said else None
+        # A copy of a list: parts that are the same objects need not be compared.
+        caller = (len(said), list(cast("list[Any]", last)) if isinstance(last, list) else last)
         if caller != self._caller:
             self._caller = caller
             self._all = self._silent = 0
@@ -92,12 +94,15 @@ def arguments_of(text: str) -> dict[str, Any] | None:
         text: The arguments as JSON text, as the model wrote them.
 
     Returns:
-        The arguments by name; None if the text is no JSON object.
+        The arguments by name; None if the text is no JSON object, or has more values than a reply
+        may have.
     """
     return _read(text, _JSON)
 
 
 def _read(text: str, decoder: json.JSONDecoder) -> dict[str, Any] | None:
+    if values_in(text) > MAX_EVENT_VALUES:
+        return None  # no reply has as many: a context may
     try:
         arguments: object = decoder.decode(text)
         if isinstance(arguments, str):

@@ -8,9 +8,12 @@ from collections.abc import Callable
 # voice leaves them out.
 _UNSPOKEN = re.compile(
     r"<!--.*?(?:-->|\Z)|<!\[CDATA\[|\]\]>|</?[A-Za-z][^<>]*>|<[!?][^<>]*>"
-    r"|\]\([^()]*\)|&#?\w+;|^\s*```[\w+-]*",
+    r"|\]\([^()]*\)|&#?\w+;|^[^\S\n]*```[\w+-]*",
     re.DOTALL | re.MULTILINE,
 )
+
+_BEGINS_UNSPOKEN = frozenset("<]&`")
+_WORD = re.compile(r"[^\W_]")
 
 # What may end a sentence, in any script.
 _ENDS = frozenset(".!?;…。？！；．｡।॥؟؛۔።။။")
@@ -30,6 +33,10 @@ _NO_WORD = "".join(_ENDS) + " \t\r\n"
 _PAUSE_S = 1.0
 """Seconds without words after which a stream has turned to something else."""
 
+# Characters that are looked through for sentences, which takes some milliseconds: a slow voice has
+# enough to say for a minute. Of more, the last are kept.
+_MOST, _KEPT = 1_000, 300
+
 FirstSentence = Callable[[str], int]
 """How many characters of a text are its first sentence; 0 where it has not ended."""
 
@@ -40,7 +47,10 @@ def has_words(text: str) -> bool:
     Args:
         text: The text; markup in it counts for nothing.
     """
-    return any(char.isalnum() for char in _UNSPOKEN.sub(" ", text))
+    first = _WORD.search(text)
+    if first is None or _BEGINS_UNSPOKEN.isdisjoint(text[: first.start()]):
+        return first is not None
+    return _WORD.search(_UNSPOKEN.sub(" ", text)) is not None
 
 
 class Sentences:
@@ -101,9 +111,29 @@ class Sentences:
         self._sentence += text
         self._came.append((len(self._sentence), now))
         self._may_have_ended = self._may_have_ended or not _ENDS.isdisjoint(text)
+        if len(self._sentence) > _MOST:
+            self._shorten()
         if self._waits_since is None and has_words(self._sentence):
             self._waits_since = max(now, self._busy_until)
         return text
+
+    def _shorten(self) -> None:
+        """Let go of all but the end of what came: sentences count as given to the voice."""
+        head = self._sentence[:-_KEPT]
+        length = 1 + max(map(head.rfind, _ENDS)) if self._may_have_ended else 0
+        if not length:  # one long sentence, of which the voice still waits for the end
+            self._cut(len(head))
+            return
+        at = self._came_at(length - 1)
+        self._busy_until = max(self._busy_until, at) + _CHARACTER_S * length
+        self._cut(length)
+        rest = has_words(self._sentence)
+        self._waits_since = max(at, self._busy_until) if rest else None
+        self._may_have_ended = not _ENDS.isdisjoint(self._sentence)
+
+    def _cut(self, length: int) -> None:
+        self._sentence = self._sentence[length:]
+        self._came = [(end - length, when) for end, when in self._came if end > length]
 
     def overdue(self, now: float) -> str:
         """What has the voice say what there is, where something else than text has come.
@@ -149,8 +179,7 @@ class Sentences:
             at = self._came_at(len(self._sentence) - len(follows))
             if has_words(self._sentence[:length]):
                 self._busy_until = max(self._busy_until, at) + _CHARACTER_S * length
-            self._sentence = rest
-            self._came = [(end - length, when) for end, when in self._came if end > length]
+            self._cut(length)
             self._may_have_ended = not _ENDS.isdisjoint(rest)
             self._waits_since = max(at, self._busy_until) if has_words(rest) else None
 

@@ -15,10 +15,10 @@ from loguru import logger
 
 from mistral_service.reply.calls import Planned
 from mistral_service.scale.line import Line
-from mistral_service.scale.pieces import weight
 from mistral_service.scale.sealing import Form, Unreadable
 from mistral_service.scale.snapshot import Started, started_from_json
 from mistral_service.scale.store import Taken
+from mistral_service.weight import weight
 from mistral_service.wire.errors import MistralError, Reason
 
 CONFIRMED_WITHIN_S = 1.0

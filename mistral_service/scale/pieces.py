@@ -12,11 +12,10 @@ import re
 from collections.abc import Iterator
 from typing import Any, cast
 
+from mistral_service.weight import weight
+
 PIECE = 32_000
 """Characters that one call of the encoder gets, as `weight` counts them."""
-
-NODE = 20
-"""What a number, a key or a container counts as, in characters."""
 
 DEEPEST = 64
 """Levels that large containers may be nested."""
@@ -25,39 +24,6 @@ _SHORT = 1_000
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _decoder = json.JSONDecoder()
-
-
-def weight(value: Any, most: int) -> int:
-    """How large a value is, counted no further than needed.
-
-    Args:
-        value: What JSON can hold, or nearly.
-        most: Where the count ends.
-
-    Returns:
-        About its characters as JSON; some number above `most` where it is larger.
-    """
-    total, stack = 0, [value]
-    while stack and total <= most:
-        value = stack.pop()
-        total += NODE
-        if isinstance(value, str | bytes | bytearray):
-            total += len(value)
-        elif isinstance(value, dict):
-            mapping = cast("dict[Any, Any]", value)
-            if NODE * len(mapping) > most:
-                return NODE * len(mapping)
-            for key, inner in list(mapping.items()):
-                total += len(key) if isinstance(key, str) else NODE
-                stack.append(inner)
-        elif isinstance(value, list | tuple):
-            values = cast("list[Any] | tuple[Any, ...]", value)
-            if NODE * len(values) > most:
-                return NODE * len(values)
-            stack += values
-        elif hasattr(value, "__dict__"):  # one of Pipecat's messages, or a record of ours
-            stack.append(cast("dict[str, Any]", vars(value)))
-    return total
 
 
 def pieces(value: Any, *, sort_keys: bool = False, ascii: bool = True) -> Iterator[str]:

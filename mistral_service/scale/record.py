@@ -9,7 +9,6 @@ from loguru import logger
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mistral_service.scale.past import ASKED_LONGEST, last_asked
-from mistral_service.scale.pieces import weight
 from mistral_service.scale.sealing import UNPACKED_MOST, Form, Unreadable
 from mistral_service.scale.snapshot import (
     Journal,
@@ -24,6 +23,7 @@ from mistral_service.scale.snapshot import (
     started_from_json,
 )
 from mistral_service.settings import BadSetting, MistralLLMSettings, check_settings
+from mistral_service.weight import weight
 
 LARGE = 64_000
 """Characters from which on work goes to a thread: on the loop it would take over a millisecond."""

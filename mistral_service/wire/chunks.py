@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from mistral_service.wire.encoding import decode
+from mistral_service.wire.encoding import MAX_EVENT_VALUES, decode
 from mistral_service.wire.error_body import is_error, is_there
 from mistral_service.wire.errors import MistralError
 from mistral_service.wire.numbers import tokens
@@ -142,7 +142,7 @@ def read_payload(payload: bytes | str) -> tuple[Chunk | None, MistralError | Non
         The chunk, and what went wrong; one of them may be None.
     """
     try:
-        data = decode(payload)
+        data = decode(payload, MAX_EVENT_VALUES)
     except ValueError:
         return None, MistralError.from_stream(payload)
     if isinstance(data, dict):

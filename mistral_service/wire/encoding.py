@@ -13,11 +13,15 @@ MAX_VALUES = 250_000
 """Values that a reply may have, so that little text becomes neither much memory nor much work. Each
 comma of a text counts, also within a string; a long reply has some thousand."""
 
+MAX_EVENT_VALUES = 25_000
+"""Values that one event of a stream may have, or the arguments of all calls of a reply, counted the
+same way. To read as many takes some ten milliseconds at most."""
+
 MAX_VECTOR_VALUES = 2_000_000
 """Values that a reply of vectors may have: 512 vectors of 3,072 numbers are 1.6 million."""
 
-_LARGE = 256 * 1024
-"""Bytes below which they are not counted."""
+_SMALL = 8 * 1024
+"""Bytes up to which they are not counted."""
 
 
 def encode(body: dict[str, Any]) -> bytes:
@@ -53,7 +57,7 @@ def decode(payload: bytes | str, most: int = MAX_VALUES) -> Any:
     Raises:
         ValueError: If it is no JSON, is nested too deeply, or has more than `most` values.
     """
-    if len(payload) > _LARGE and _values(payload) > most:
+    if len(payload) > _SMALL and values_in(payload) > most:
         raise ValueError(f"the JSON has more than {most} values")
     try:
         return from_json(payload)
@@ -66,8 +70,12 @@ def decode(payload: bytes | str, most: int = MAX_VALUES) -> Any:
         raise ValueError(f"the JSON is too deep or too large: {type(e).__name__}") from None
 
 
-def _values(payload: bytes | str) -> int:
-    """At least as many values as a text in JSON has."""
+def values_in(payload: bytes | str) -> int:
+    """At least as many values as a text in JSON has: commas and brackets, also within strings.
+
+    Args:
+        payload: JSON text.
+    """
     if isinstance(payload, str):
         return sum(map(payload.count, ",[{"))
     return sum(map(payload.count, (b",", b"[", b"{")))

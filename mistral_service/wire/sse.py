@@ -21,7 +21,7 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 # "If the stream starts with a byte order mark, ignore it."
 _BOM = b"\xef\xbb\xbf"
 
-MAX_EVENT_BYTES = 16 * 1024 * 1024
+MAX_EVENT_BYTES = 4 * 1024 * 1024
 """Bytes that one event may take before the stream is given up as broken.
 
 A chunk of a chat completion takes some hundred bytes, a whole reply in one event some hundred

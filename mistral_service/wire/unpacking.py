@@ -15,6 +15,10 @@ ACCEPTED = "gzip, deflate"
 _STEP = 64 * 1024
 """Bytes that one step of unpacking yields at most."""
 
+_READ = 32 * 1024
+"""Bytes that are handed on at a time of a body that is not packed: what they say takes some ten
+milliseconds to read at most, and others work before the next."""
+
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's `wbits`
 
 
@@ -66,7 +70,7 @@ async def unpacked(
                     raise
                 data, full = decoder.rest, len(piece) == _STEP
             else:
-                data = b""
+                piece, data = data[:_READ], data[_READ:]
             left -= len(piece)
             if min(left, packed_left) < 0 and not cut:
                 raise TooLong(f"the reply has more than {most} bytes")
