@@ -75,7 +75,7 @@ class ClientResults:
             if frame.id in self._passing:
                 self._passing.discard(frame.id)
             elif call := self._running(frame.tool_call_id):
-                # Of a call that nobody knows nothing is written down.
+                # Of an unknown call nothing is written down.
                 frame.tool_call_id = ""
                 await self._judge(call, frame.result)
 

@@ -20,7 +20,7 @@ NO_LIMIT = 1_000_000
 
 PAUSE, LONGEST_PAUSE = 1.0, 3.0
 """Seconds for which all pause after a refusal of Mistral's that says no time, and at most. What is
-said is mostly the whole minute, since nobody knows how much of it is over; and a turn has nine."""
+said is mostly the whole minute, since no one knows how much of it is over; and a turn has nine."""
 
 _FOREIGN = 0.05
 """The part of a limit from which on a difference between Mistral's count and ours is taken for the
@@ -165,7 +165,7 @@ class Account:
 
 
 def limits_in(**told: float | str | None) -> dict[str, float]:
-    """The limits that were told; what is no limit is left out, and none is above `NO_LIMIT`."""
+    """The limits that the server named; what is no limit is left out, and none is above `NO_LIMIT`."""
     found: dict[str, float] = {}
     for name, limit in told.items():
         try:

@@ -177,13 +177,13 @@ class Twilio:
 async def _open(
     calls: Calls, call_id: str | None, hello: Hello, *, create: bool = False
 ) -> KeptCall | None:
-    """Whoever keeps the call.
+    """The keeper of the call.
 
     Args:
         calls: The calls.
         call_id: Its id; None for a new one.
         hello: What its client said.
-        create: Whether a call of this id that nobody knows is a new one.
+        create: Whether an unknown call of this id is a new one.
 
     Raises:
         Refusal: If it is not taken.

@@ -114,7 +114,7 @@ def _may_hold_secret(name: str, value: Any, secrets: set[str]) -> bool:
     if any(secret in text for text in texts for secret in secrets):
         return True
     if name in _TEXTS:
-        return False  # What the model or the caller is told: prose may speak of passwords.
+        return False  # Prose for the model or the caller may speak of passwords.
     names = [*_names_within(value), *({name} - NAMES)]
     return any(map(_SECRET_VALUE.search, texts)) or any(map(_SECRET_NAME.search, names))
 

@@ -29,7 +29,7 @@ BYTES_A_SECOND, BYTES_AT_ONCE = 524_288, 8_388_608
 MESSAGES_A_SECOND, MESSAGES_AT_ONCE = 200, 1_000
 """What is over waits, and so does its sender: 20 ms of 48 kHz stereo are 50 messages, 192 kB."""
 TEXT_A_SECOND, TEXT_AT_ONCE = 1_000, 50_000
-"""Characters written into the conversation; nobody types, or speaks, a tenth of that."""
+"""Characters written into the conversation; no one types, or speaks, a tenth of that."""
 
 TOO_FAST, TOO_LARGE = 1008, 1009
 """Close codes."""

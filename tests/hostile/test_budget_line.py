@@ -32,7 +32,7 @@ EPOCH = 1_700_000_000.0
 
 @dataclass
 class Caller:
-    """One that asks until it is let out, and comes back when it was told to."""
+    """One that asks until it is let out, and comes back at the time it was given."""
 
     number: int
     rank: Rank
@@ -127,7 +127,7 @@ def crowd(seed: int, *, ranks: list[Rank], late: float = 0.0, dead: float = 0.0)
 
 
 async def play(line: Alone | InRedis, callers: list[Caller], most: float = 2_000.0) -> None:
-    """Let all ask, come back when they were told to, and be let out; the dead never come back."""
+    """Let all ask, come back at the time they were given, and be let out; the dead never come back."""
     events = [(caller.asks_at, caller.number, caller) for caller in callers]
     heapq.heapify(events)
     beat = 0.0

@@ -133,7 +133,7 @@ def test_an_image_that_hides_its_kind_is_judged_by_what_it_is():
 
 
 @pytest.mark.parametrize("protocol", ["mistral-call.v1", None])
-async def test_lines_on_which_nothing_is_said_keep_nobody_out(protocol):
+async def test_lines_on_which_nothing_is_said_keep_no_one_out(protocol):
     parrot, silent = Parrot(), 40
     calls = Calls(parrot, limit=2, keepers=Shelf())
     async with door(calls) as host, contextlib.AsyncExitStack() as lines:

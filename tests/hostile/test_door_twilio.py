@@ -1,4 +1,4 @@
-"""A telephone call belongs to Twilio's streams: its id, which many know, opens it to nobody."""
+"""A telephone call belongs to Twilio's streams: its id, which many know, opens it to no one."""
 
 import base64
 import hashlib

@@ -55,7 +55,7 @@ class Wire:
         await asyncio.gather(*self._pumps, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A wire that is cut connects nobody: who calls waits, as for a host without power.
+        # A wire that is cut connects no one: who calls waits, as for a host without power.
         try:
             await self._flows["there"].wait()
             await self._flows["back"].wait()
