@@ -165,7 +165,7 @@ class Account:
 
 
 def limits_in(**told: float | str | None) -> dict[str, float]:
-    """The limits that the server named; what is no limit is left out, and none is above `NO_LIMIT`."""
+    """The limits that the server named; what is none is left out, and none is above `NO_LIMIT`."""
     found: dict[str, float] = {}
     for name, limit in told.items():
         try:

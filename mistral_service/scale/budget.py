@@ -137,8 +137,8 @@ class SharedBudget:
 
         Within a rank it is first come, first served: what has room at once goes out beside those
         who wait only if it takes nothing from them. The caller is `ask.caller`, or else the task
-        that asks; it keeps its place if it asks for the same again at the time it was given, and leaves
-        it with `leave`, with the end of the task, or by asking for something else.
+        that asks; it keeps its place if it asks for the same again at the time it was given, and
+        leaves it with `leave`, with the end of the task, or by asking for something else.
 
         Args:
             ask: The request.

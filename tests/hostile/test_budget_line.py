@@ -127,7 +127,7 @@ def crowd(seed: int, *, ranks: list[Rank], late: float = 0.0, dead: float = 0.0)
 
 
 async def play(line: Alone | InRedis, callers: list[Caller], most: float = 2_000.0) -> None:
-    """Let all ask, come back at the time they were given, and be let out; the dead never come back."""
+    """Let all ask, come back at their time, and be let out; the dead never come back."""
     events = [(caller.asks_at, caller.number, caller) for caller in callers]
     heapq.heapify(events)
     beat = 0.0

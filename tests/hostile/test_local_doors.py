@@ -249,7 +249,7 @@ async def test_a_body_has_a_deadline_and_a_stream_has_none():
 
 
 async def test_the_models_own_server_answers_to_this_process_alone():
-    """llama.cpp's server reflects every `Origin` and wants no key, unless it is started otherwise."""
+    """llama.cpp's server reflects every `Origin` and wants no key, unless started otherwise."""
     engine = ModelEngine(bundled_model())
     address = engine._server.listening_address
     assert address.startswith("http://127.0.0.1:")
