@@ -1,6 +1,7 @@
 """The HTTP client: shared connections, bounded replies, nobody told who was not asked."""
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -194,6 +195,24 @@ async def test_the_environment_names_a_proxy(serve, monkeypatch, name, scheme):
     headers = proxy.exchanges[0].headers
     assert headers["host"] == "mistral.example"
     assert headers.get("proxy-authorization") == ("Basic dXNAZXI6cHc=" if "@" in scheme else None)
+
+
+async def test_certificates_are_read_beside_the_event_loop(serve, monkeypatch):
+    made: list[int] = []
+
+    def make() -> ssl.SSLContext:
+        made.append(threading.get_ident())
+        return ssl.create_default_context()
+
+    monkeypatch.setattr(http.httpx, "create_ssl_context", make)
+    http.tls_context.cache_clear()
+    try:
+        mistral = serve(Reply("One."))
+        assert await ask(mistral.base_url) == "One."
+        assert made
+        assert threading.get_ident() not in made
+    finally:
+        http.tls_context.cache_clear()
 
 
 async def test_the_environment_may_except_an_address_from_the_proxy(serve, monkeypatch):

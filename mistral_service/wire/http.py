@@ -191,10 +191,12 @@ if hasattr(os, "register_at_fork"):
 
 async def _pool_for(user: "_SharedTransport") -> _Pool:
     loop = asyncio.get_running_loop()
+    if not tls_context.cache_info().currsize:
+        await asyncio.to_thread(tls_context)  # reading all certificates takes a tenth of a second
     pool = _pools.get(loop)
     if pool is None or pool.session.closed:
         pool = _pools[loop] = _Pool()
-        pool.users.add(user)  # before anything else happens: who is used by nobody is closed
+        pool.users.add(user)  # before anything else happens: what no one uses is closed
         await _forget()
     pool.users.add(user)
     return pool
