@@ -14,7 +14,7 @@ and `replicas`, the number of replicas that have to confirm what `run` writes.
 import re
 from dataclasses import dataclass, field
 from typing import Any, cast
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlunsplit
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import SSLConnection, parse_url
@@ -25,7 +25,8 @@ from redis.exceptions import NoScriptError
 
 _PORTS = {"": 6379, "sentinel": 26379, "cluster": 6379}
 _OURS = ("sentinel_username", "sentinel_password", "replicas")
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::(\d{1,5}))?")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 
 
 @dataclass(frozen=True)
@@ -56,18 +57,16 @@ class Address:
             ValueError: If it is none of the forms above; the rest of it, which may hold a password,
                 is not repeated.
         """
-        try:
-            parts = urlsplit(url)
-        except ValueError:  # its words may repeat a password
-            raise ValueError("redis_url cannot be read: allowed is redis://HOST:6379/0") from None
-        scheme = parts.scheme
+        # urlsplit knows one host, and some of Python's versions refuse several with an IPv6 one.
+        found = _URL.fullmatch(url)
+        scheme, netloc, path, asked = found.groups("") if found else ("", "", "", "")
         plain, _, kind = scheme.partition("+")
         if scheme != "unix" and (plain not in ("redis", "rediss") or kind not in _PORTS):
             raise ValueError(
                 f"redis_url begins with {scheme!r}: allowed are redis://, rediss://, unix://, "
                 "and with +sentinel or +cluster behind redis or rediss"
             )
-        query = parse_qsl(parts.query)
+        query = parse_qsl(asked)
         ours = {name: value for name, value in query if name in _OURS}
         rest = urlencode([(name, value) for name, value in query if name not in _OURS])
         replicas = ours.pop("replicas", "0")
@@ -76,20 +75,20 @@ class Address:
             raise ValueError(f"redis_url: replicas is {replicas!r}: allowed is {allowed}")
         sentinel = {name.removeprefix("sentinel_"): value for name, value in ours.items()}
         if scheme == "unix":
-            path = f"unix://{parts.netloc}{parts.path}{'?' if rest else ''}{rest}"
-            return cls("", (), "", path, int(replicas))
-        user, at, listed = parts.netloc.rpartition("@")
+            whole = f"unix://{netloc}{path}{'?' if rest else ''}{rest}"
+            return cls("", (), "", whole, int(replicas))
+        user, at, listed = netloc.rpartition("@")
         hosts = tuple(_host(each, _PORTS[kind]) for each in listed.split(","))
         service = db = ""
         if kind == "sentinel":
-            service, _, db = parts.path.strip("/").partition("/")
+            service, _, db = path.strip("/").partition("/")
         if kind == "sentinel" and not service:
             raise ValueError(
                 "redis_url: redis+sentinel:// names no service: allowed is …/SERVICE/0"
             )
         if not kind and "," in listed:
             raise ValueError("redis_url has several hosts: allowed with +sentinel or +cluster")
-        path = parts.path if not kind else f"/{db or 0}" if kind == "sentinel" else ""
+        path = path if not kind else f"/{db or 0}" if kind == "sentinel" else ""
         (name, port), *_ = hosts
         one = f"{user}{at}{f'[{name}]' if ':' in name else name}:{port}"
         return cls(
