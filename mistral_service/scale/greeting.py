@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMContextMessage
 
 from mistral_service.scale.past import digest, is_reply
-from mistral_service.scale.record import beside
+from mistral_service.scale.record import to_thread_if_large
 
 GREETS_WITHIN_S = 10.0
 """Seconds after a takeover within which a bot greets that greets every caller."""
@@ -41,7 +41,7 @@ class Greeting:
         (when, before), self._went_on = self._went_on, None
         known = {id(message) for message in before}
         new = [m for m in context.get_messages() if id(m) not in known and not is_reply(m)]
-        marks = await beside(lambda: list(map(digest, new)), new)
+        marks = await to_thread_if_large(lambda: list(map(digest, new)), new)
         is_late = time.monotonic() > when + GREETS_WITHIN_S
         if is_late or not answered or any(mark not in opened_with for mark in marks):
             return False

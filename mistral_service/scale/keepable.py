@@ -110,34 +110,22 @@ def _comes_back(value: Any) -> bool:
 
 
 def _may_hold_secret(name: str, value: Any, secrets: set[str]) -> bool:
-    texts = list(_texts_of(value))
+    members = list(_members(name, value))
+    names = [*({name} - NAMES), *(key for key, _ in members[1:])]
+    texts = [*(key for key, _ in members), *(v for _, v in members if isinstance(v, str))]
     if any(secret in text for text in texts for secret in secrets):
         return True
     if name in _TEXTS:
         return False  # Prose for the model or the caller may speak of passwords.
-    names = [*_names_within(value), *({name} - NAMES)]
     return any(map(_SECRET_VALUE.search, texts)) or any(map(_SECRET_NAME.search, names))
 
 
-def _texts_of(value: Any) -> Iterator[str]:
-    """All texts of a value, names too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for name, inner in cast("dict[str, Any]", value).items():
-            yield name
-            yield from _texts_of(inner)
-    elif isinstance(value, list):
-        for inner in cast("list[Any]", value):
-            yield from _texts_of(inner)
-
-
-def _names_within(value: Any) -> Iterator[str]:
-    """The names of a value's members, at any depth."""
+def _members(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A value and all within it, at any depth, each under its name; what a list has is nameless."""
+    yield name, value
     if isinstance(value, dict):
-        for name, inner in cast("dict[str, Any]", value).items():
-            yield name
-            yield from _names_within(inner)
+        for key, inner in cast("dict[str, Any]", value).items():
+            yield from _members(key, inner)
     elif isinstance(value, list):
         for inner in cast("list[Any]", value):
-            yield from _names_within(inner)
+            yield from _members("", inner)

@@ -31,7 +31,7 @@ from mistral_service.scale.past import (
 )
 from mistral_service.scale.pieces import pieces
 from mistral_service.scale.progress import Claims, Progress, Sent, proven
-from mistral_service.scale.record import beside, packed
+from mistral_service.scale.record import packed, to_thread_if_large
 from mistral_service.scale.sealing import Form
 from mistral_service.scale.snapshot import LIMIT, WORDS_MOST, Journal, Snapshot
 from mistral_service.scale.store import Store, StoreGone, Taken, fence_without_redis
@@ -229,7 +229,7 @@ class CallKeeper:
         self._service = service
         if not self._snapshot.turn:
             opening = list(context.get_messages())
-            marks = await beside(lambda: opened_with(opening), opening)
+            marks = await to_thread_if_large(lambda: opened_with(opening), opening)
             self._snapshot.opened_with = marks
         if self._resumes:
             past = await self._resume(service, context)
@@ -285,7 +285,7 @@ class CallKeeper:
         if (call := self._functions.started.get(call_id)) is not None:
             # As Pipecat writes it into the context.
             call.result = (
-                await beside(lambda: "".join(pieces(result, ascii=False)), result)
+                await to_thread_if_large(lambda: "".join(pieces(result, ascii=False)), result)
                 if result
                 else "COMPLETED"
             )
@@ -363,7 +363,7 @@ class CallKeeper:
                     called_for=self._functions.asked,
                 )
 
-            messages, past = await beside(work, known)
+            messages, past = await to_thread_if_large(work, known)
             if list(map(id, context.get_messages())) == list(map(id, fresh)):
                 break  # else words of the caller's have come meanwhile
         self._resumes = False

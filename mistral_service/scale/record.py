@@ -67,7 +67,7 @@ class _Remembered(BaseModel):
 _LEDGER = TypeAdapter(list[_Remembered])
 
 
-async def beside(work: Callable[[], Result], value: Any) -> Result:
+async def to_thread_if_large(work: Callable[[], Result], value: Any) -> Result:
     """Do some work, in a thread if what it works on is large.
 
     Args:
@@ -102,7 +102,7 @@ async def packed(
             return form.pack(journal_to_json(now))
         return form.pack(calls_to_json(now, warned))
 
-    return await beside(pack, now)
+    return await to_thread_if_large(pack, now)
 
 
 async def read(form: Form, fields: Mapping[str, bytes], limit: int) -> Record:

@@ -1,33 +1,13 @@
 """Much in one reply: the work grows with it, and no faster. Lines of code are counted, not time."""
 
-import sys
 import tracemalloc
-from collections.abc import Callable
 
 import pytest
+from work import lines_of
 
 from mistral_service.reply.overlap import Overlap
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.wire.chunks import Chunk, ToolCallDelta
-
-
-def lines_of(work: Callable[[], object]) -> int:
-    """How many lines of Python are run."""
-    count = 0
-
-    def line(_frame, event, _arg):
-        nonlocal count
-        count += event == "line"
-        return line
-
-    before = sys.gettrace()
-    sys.settrace(line)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-    return count
-
 
 CALLS = {
     "with indices and ids": lambda n: ToolCallDelta(n, f"id{n}", "f", "{}"),
