@@ -130,12 +130,12 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         run.offered = function_names(offered.tools)
         run.oversized = self.pictures.oversized
         messages = self._messages(context, system_instruction, run)
-        beside = asyncio.to_thread if _is_large(messages) else _here
-        urls = await beside(self._look_at, messages, run)
+        run_work = asyncio.to_thread if _is_large(messages) else _here
+        urls = await run_work(self._look_at, messages, run)
         choice = choice_now(choice, messages)
         if sees is not False and urls:
             run.pictures = await self.pictures.make_ready(urls, run.budget.images, form)
-        messages = await beside(apply_rules, messages, run)
+        messages = await run_work(apply_rules, messages, run)
         if messages[-1].get("prefix"):
             run.prefix = text_of(messages[-1]["content"])
         self._last_run = run
