@@ -136,9 +136,10 @@ class SharedBudget:
         """Let a request out, or hold a place for its caller.
 
         Within a rank it is first come, first served: what has room at once goes out beside those
-        who wait only if it takes nothing from them. The caller is `ask.caller`, or else the task
-        that asks; it keeps its place if it asks for the same again at the time it was given, and
-        leaves it with `leave`, with the end of the task, or by asking for something else.
+        who wait only if it takes nothing from them, and after those who have room as well. The
+        caller is `ask.caller`, or else the task that asks; it keeps its place if it asks for the
+        same again at the time it was given, and leaves it with `leave`, with the end of the task,
+        or by asking for something else.
 
         Args:
             ask: The request.
@@ -244,10 +245,13 @@ class SharedBudget:
         now = _now()
         ahead = self._places.ahead(place, now)
         wait = account.room_in(now, place.units, place.rank, self.stats.processes, ahead)
+        if ahead[0] and not place.held_back:
+            wait = max(wait, _A_MOMENT)  # a newcomer does not overtake those who come one by one
         return _apart(wait, ahead[0])
 
     def _hold(self, caller: Hashable, place: Place, wait: float) -> None:
         self._places.hold(caller, place, _now() + wait)
+        place.held_back = True
         if isinstance(caller, asyncio.Task):
             # A task that has ended, or was cancelled, does not come back.
             task = cast("asyncio.Task[object]", caller)

@@ -25,6 +25,7 @@ class Place:
         since: When the caller asked first.
         units: What it wants.
         until: When the place ends.
+        held_back: Whether its caller was asked to come back.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Place:
     since: float
     units: int = 0
     until: float = 0.0
+    held_back: bool = False
 
     def before(self, other: "Place") -> bool:
         """Whether this one goes first: the better rank, and within a rank who asked first."""

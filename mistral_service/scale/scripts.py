@@ -56,7 +56,7 @@ local bounds = {tonumber(ARGV[6]), tonumber(ARGV[7])}
 local stays, lease = tonumber(ARGV[8]), tonumber(ARGV[9])
 local facts = redis.call('HMGET', known, 'requests', 'tokens', 'pause')
 local requests, tokens = facts[1] or '', facts[2] or ''
-local ahead = {0, 0}
+local ahead, mine = {0, 0}, false
 local function answer(wait, pause)
   return {text(wait), text(pause), text(ahead[1]), requests, tokens}
 end
@@ -68,12 +68,13 @@ local member = id .. ':' .. text(units)
 if redis.call('ZSCORE', log, member) then return answer(0, 0) end  -- asked twice, after a timeout
 
 if redis.call('HLEN', line) > 0 then
-  local places, mine = redis.call('HGETALL', line), false
+  local places = redis.call('HGETALL', line)
   for i = 1, #places, 2 do
     local r, s, u, ends = string.match(places[i + 1], '^(%d+):(%d+):(%d+):(%d+)$')
     places[i + 1] = {tonumber(r), math.min(tonumber(s), now), tonumber(u), tonumber(ends)}
-    mine = places[i] == id and places[i + 1][1] == rank
-    if mine then since = math.min(since, places[i + 1][2]) end
+    if places[i] == id and places[i + 1][1] == rank then
+      mine, since = true, math.min(since, places[i + 1][2])
+    end
   end
   for i = 1, #places, 2 do
     local other, place = places[i], places[i + 1]
@@ -118,6 +119,8 @@ end
 wait = math.min(wait, window)
 local pause = math.max(0, math.min((tonumber(facts[3] or 0) or 0) - now, tonumber(ARGV[12])))
 wait = math.max(wait, pause)
+-- Those ahead have room as well, and come one after the other: a newcomer does not overtake them.
+if wait == 0 and ahead[1] > 0 and not mine then wait = 1 end
 if wait > 0 then
   local ends = now + math.min(wait + stays, lease)
   redis.call('HSET', line, id, table.concat({rank, text(since), text(units), text(ends)}, ':'))
