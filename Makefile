@@ -87,7 +87,7 @@ lock: ## Pin the newest dependencies in uv.lock
 	$(BIN)/uv lock --upgrade
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) .uv tests/gateway/node_modules artifacts dist site .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venvs .uv tests/gateway/node_modules artifacts dist site .pytest_cache .ruff_cache .hypothesis
 
 COMMA := ,
 define NEED_PYTHON

@@ -26,6 +26,9 @@ ROOT = Path(__file__).parent.parent
 VENV = ROOT / ".venv"
 OWN_UV = ROOT / ".uv"
 GATEWAY = ROOT / "tests" / "gateway"
+ENVIRONMENTS = ROOT / "tests" / "environments"
+"""Each folder is a project with a lock of its own: programs whose dependencies do not go together
+with ours. `.venvs/NAME` holds what is installed of it."""
 
 TARGETS = ("demo", "tools", "test-fast", "test")
 """`demo`; `tools` (ruff, pyright, benchmarks); the tests without a browser; every test."""
@@ -196,6 +199,25 @@ def version(program: str) -> tuple[int, ...]:
 def numbers(text: str) -> tuple[int, ...]:
     """A version's numbers, to compare."""
     return tuple(int(each) for each in re.findall(r"\d+", text)[:3])
+
+
+def environment(name: str) -> Path:
+    """Make `.venvs/NAME` hold what the lock in `tests/environments/NAME` says; returns its path."""
+    project, made = ENVIRONMENTS / name, ROOT / ".venvs" / name
+    if not (made / "bin" / "python").exists():
+        shutil.rmtree(made, ignore_errors=True)
+        print(f"Installing the packages of tests/environments/{name} into .venvs/{name} …")
+    command = [uv(), "sync", "--frozen", "--project", str(project), "--python", sys.executable]
+    run(
+        command,
+        env={
+            "UV_PROJECT_ENVIRONMENT": str(made),
+            "UV_PYTHON_DOWNLOADS": "never",
+            "UV_SYSTEM_CERTS": os.environ.get("UV_SYSTEM_CERTS", "1"),
+        },
+        shown=lambda line: line.startswith(("Downloading", "error", "  ")),
+    )
+    return made
 
 
 # --- what is not Python -------------------------------------------------------------------------
