@@ -115,7 +115,7 @@ class Endpoint:
                 return answer
 
     def _learn(self, model: str, known: Server, server: Server) -> None:
-        if server is known:
+        if server is known or self._learned.get(model) == server:
             return
         if len(self._learned) < _MOST:
             self._learned[model] = server
