@@ -51,7 +51,7 @@ WEATHER = FunctionSchema("weather", "", properties={"city": CITY}, required=["ci
 
 async def test_any_history_is_taken_in_a_pipeline(server: Server):
     """The template refuses what does not alternate, and ids that are not of nine characters."""
-    drawn = some_histories(HISTORIES, 18, only_text=True)
+    drawn = some_histories(HISTORIES, 18)
     for tools in (False, True):
         mine = [history for history, offered in drawn if offered == tools]
         assert len(mine) > HISTORIES / 4
@@ -66,7 +66,7 @@ async def test_any_history_is_taken_in_a_pipeline(server: Server):
 
 async def test_any_history_is_taken_by_the_client(server: Server):
     async with client(server) as mistral:
-        for history, _ in some_histories(30, 19, only_text=True):
+        for history, _ in some_histories(30, 19):
             answer = await mistral.chat(history, temperature=0)
             assert answer.text.endswith("ten.")
 
