@@ -6,7 +6,7 @@ import sys
 from importlib.metadata import version
 
 from pydantic import BaseModel
-from pydantic_ai import Agent, NativeOutput
+from pydantic_ai import Agent, PromptedOutput
 from pydantic_ai.models.mistral import MistralModel
 from pydantic_ai.providers.mistral import MistralProvider
 
@@ -33,7 +33,7 @@ async def main() -> None:
         return f"rain in {city}"
 
     heard["after tool"] = (await helped.run("Hello.")).output
-    formed = Agent(model, output_type=NativeOutput(Place))
+    formed = Agent(model, output_type=PromptedOutput(Place))  # it knows no native form
     heard["parsed"] = (await formed.run("Hello.")).output.model_dump()
     print(json.dumps(heard))
 
