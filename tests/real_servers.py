@@ -105,7 +105,7 @@ def litellm_proxy(folder: Path, models: Mapping[str, Mapping[str, Any]]) -> Iter
             cwd=folder,
         )
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 150
         while True:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()

@@ -21,7 +21,7 @@ from rough_road import Ending, Marker, Road, Trouble
 
 from mistral_service import MistralClient, MistralError, MistralLLMService, Reason
 
-HISTORIES = 120
+HISTORIES = 100
 USER = [{"role": "user", "content": "Count."}]
 
 
@@ -66,7 +66,7 @@ async def test_any_history_is_taken_in_a_pipeline(server: Server):
 
 async def test_any_history_is_taken_by_the_client(server: Server):
     async with client(server) as mistral:
-        for history, _ in some_histories(30, 19):
+        for history, _ in some_histories(20, 19):
             answer = await mistral.chat(history, temperature=0)
             assert answer.text.endswith("ten.")
 
@@ -130,15 +130,13 @@ async def test_a_sentence_that_is_cut_goes_on(server: Server, tools: bool):
 
 async def test_an_interruption_ends_the_work_of_the_server(tmp_path: Path):
     with llama_cpp(counting_model(tmp_path / "endless.gguf", endless=True)) as server:
+        key = {"Authorization": f"Bearer {server.api_key}"}
+        slots = f"{server.base_url.removesuffix('/v1')}/slots"
+        async with httpx.AsyncClient(headers=key) as http, Call(service(server)) as call:
 
-        async def works() -> bool:
-            async with httpx.AsyncClient() as http:
-                root = server.base_url.removesuffix("/v1")
-                key = {"Authorization": f"Bearer {server.api_key}"}
-                slots = (await http.get(f"{root}/slots", headers=key)).json()
-            return any(slot["is_processing"] for slot in slots)
+            async def works() -> bool:
+                return any(slot["is_processing"] for slot in (await http.get(slots)).json())
 
-        async with Call(service(server, hedging=False)) as call:
             await call.begin("Count.")
             await call.until(lambda: "three" in call.words)
             assert await works()
