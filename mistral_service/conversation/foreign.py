@@ -34,9 +34,12 @@ def in_mistrals_form(messages: Messages, run: Run) -> Messages:
     kept; what is marked as an error begins with "[Error]"; thoughts of other models are left out.
     Prevents 422 for the form, and a model that reads "[tool_result]" where a result stood.
     """
+    if run.in_mistrals_form:
+        return messages
+    run.in_mistrals_form = True
     place = 0
     for message in messages:
-        if not _is_plain(message):
+        if not (_says_words(message) or _is_plain(message)):
             break
         place += 1
     else:
@@ -45,6 +48,7 @@ def in_mistrals_form(messages: Messages, run: Run) -> Messages:
     forms = _Forms(run)
     for message in messages[place:]:
         if _is_plain(message):
+            forms.ids.pause()
             result.append(message)
         else:
             result += forms.read(message)
@@ -91,6 +95,16 @@ def _is_thought(value: Any) -> bool:
     return (isinstance(kind, str) and kind in _THOUGHTS) or get(value, "thought") is True
 
 
+def _says_words(message: Any) -> bool:
+    """Whether a message is a role and words, as most are."""
+    return (
+        message.__class__ is dict
+        and len(message) == 2
+        and message.get("content").__class__ is str
+        and message.get("role") in _ROLES
+    )
+
+
 def _is_plain(message: Any) -> bool:
     """Whether nothing in a message is another API's: asked of every message on every turn."""
     if message.__class__ is not dict or message.get("role") not in _ROLES:
@@ -117,7 +131,7 @@ class _Forms:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._ids = _Ids()
+        self.ids = _Ids()
 
     def read(self, message: Any) -> Messages:
         """A message as some in Mistral's form: the same object, if it is that already."""
@@ -126,6 +140,7 @@ class _Forms:
         given = cast("Message", message)
         own = given if isinstance(message, dict) else mapping_of(message)
         if not any(isinstance(piece, Called | Returned) for piece in pieces):
+            self.ids.pause()
             return self._in_one(given, {**own, "role": role}, pieces, kinds)
         made = self._in_several("user" if role == "tool" else role, pieces)
         if beside := own.get("tool_calls"):
@@ -159,7 +174,7 @@ class _Forms:
             if isinstance(piece, Returned):
                 last = {
                     "role": "tool",
-                    "tool_call_id": self._ids.of_result(piece),
+                    "tool_call_id": self.ids.of_result(piece),
                     "content": piece.content,
                 }
                 made.append(last)
@@ -167,8 +182,9 @@ class _Forms:
                 if last is None or last["role"] != "assistant":
                     last = {"role": "assistant"}
                     made.append(last)
-                last.setdefault("tool_calls", []).append(self._ids.of_call(piece))
+                last.setdefault("tool_calls", []).append(self.ids.of_call(piece))
             else:
+                self.ids.pause()
                 if last is None or last["role"] != role or "tool_calls" in last:
                     last = {"role": role, "content": []}
                     made.append(last)
@@ -180,29 +196,42 @@ class _Ids:
     """The ids of calls and results: their own, and those that are made where there are none."""
 
     def __init__(self) -> None:
-        # The ids of a function's calls, for results that say the function's name alone.
-        self._of_function: dict[str, deque[str]] = {}
+        # The calls of each function, for results that say the function's name alone: those made
+        # side by side of late, and those before them.
+        self._late: dict[str, deque[str]] = {}
+        self._early: dict[str, deque[str]] = {}
         self._answered: set[str] = set()
         self._made: dict[str, int] = {}
+        self._goes_on = False
+
+    def pause(self) -> None:
+        """Something else than a call has come: what is called next is not beside it."""
+        self._goes_on = False
 
     def of_call(self, call: Called) -> Message:
         """A call with an id."""
+        if not self._goes_on:
+            for name, ids in self._late.items():
+                self._early.setdefault(name, deque()).extend(ids)
+            self._late.clear()
+            self._goes_on = True
         call_id = "" if call.id == "null" else call.id
         if not call_id:
             number = self._made[call.name] = self._made.get(call.name, 0) + 1
             call_id = f"{call.name} {number}"
         self._answered.discard(call_id)
-        self._of_function.setdefault(call.name, deque()).append(call_id)
+        self._late.setdefault(call.name, deque()).append(call_id)
         function = {"name": call.name, "arguments": call.arguments}
         return {"id": call_id, "type": "function", "function": function}
 
     def of_result(self, result: Returned) -> str:
-        """The id that a result has, or that of the first call of its function without a result."""
+        """The id that a result has, or that of a call of its function without a result."""
+        self.pause()
         call_id = "" if result.id == "null" else result.id
-        waiting = self._of_function.get(result.name) if result.name else None
-        while waiting and not call_id:
-            if (waits := waiting.popleft()) not in self._answered:
-                call_id = waits
+        for waiting in (self._late.get(result.name), self._early.get(result.name)):
+            while waiting and result.name and not call_id:
+                waits = waiting.popleft()
+                call_id = "" if waits in self._answered else waits
         self._answered.add(call_id)
         return call_id
 
