@@ -249,9 +249,9 @@ def _pieces(message: Any) -> tuple[list[Any], Sequence[str]]:
         pieces.append(text_part(plan))
     if content is None and (content := get(message, "parts")) is not None:
         kinds["parts"] = None
-    elif isinstance(content, Mapping):
-        kinds["an object as content"] = None
-        content = content_of(content)
+    if content is not None and not isinstance(content, str | list):
+        kinds[f"content of the type {type(content).__name__}"] = None
+        content = content if isinstance(content, tuple) else content_of(content)
     if isinstance(content, str):
         pieces.append(text_part(content))
     elif isinstance(content, list | tuple):

@@ -121,7 +121,7 @@ def input_image(part: Any, _: Any) -> Pieces:
     url = url if isinstance(url, str) or url is None else get(url, "url")
     if not isinstance(url, str):
         return elsewhere("image", get(part, "file_id"))
-    detail = get(part, "detail")
+    detail = get(part, "detail") if get(part, "detail") != "auto" else None
     return [
         {
             "type": "image_url",

@@ -15,7 +15,8 @@ def get(value: Any, name: str) -> Any:
     """A field of a mapping, or of an object; None if there is none."""
     if isinstance(value, Mapping):
         return cast("Mapping[str, Any]", value).get(name)
-    return getattr(value, name, None)
+    found = getattr(value, name, None)
+    return None if callable(found) else found  # pydantic's objects have a method `json`
 
 
 def first(value: Any, *names: str) -> Any:
