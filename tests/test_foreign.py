@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from call import Call
 from histories import PICTURE, foreign_turns, mixed_histories
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from judges import render, templates
 from pipecat.adapters.llm.services.bedrock_adapter import AWSBedrockLLMAdapter
 from pipecat.adapters.llm.services.open_ai_responses_adapter import OpenAIResponsesLLMAdapter
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
 from pydantic import BaseModel
-from test_rules import many, refusal
+from test_rules import EXAMPLES, refusal
 from typer.testing import CliRunner
 
 from mistral_service import MistralClient, MistralLLMAdapter
@@ -29,6 +29,7 @@ from mistral_service.conversation.foreign import in_mistrals_form
 from mistral_service.conversation.rules import BRIDGE, GO_ON, Run, apply_rules
 from mistral_service.local import Reply
 
+many = settings(max_examples=EXAMPLES // 2)
 DATA = PICTURE.partition(",")[2]
 PNG = base64.b64decode(DATA)
 SHOWN = {"type": "image_url", "image_url": {"url": PICTURE}}

@@ -251,7 +251,8 @@ def _pieces(message: Any) -> tuple[list[Any], Sequence[str]]:
         kinds["parts"] = None
     if content is not None and not isinstance(content, str | list):
         kinds[f"content of the type {type(content).__name__}"] = None
-        content = content if isinstance(content, tuple) else content_of(content)
+        if not isinstance(content, tuple):
+            content = content_of(content)
     if isinstance(content, str):
         pieces.append(text_part(content))
     elif isinstance(content, list | tuple):

@@ -172,8 +172,12 @@ def _found(part: Any) -> tuple[str, _Reader | None]:
         return "", None
     kind = get(part, "type")
     if not isinstance(kind, str):
-        key = next((key for key in _BY_KEY if get(part, key) is not None), "")
-        return key, _BY_KEY.get(key)
+        # A mapping has few keys, an object has any.
+        keys_of = cast("Mapping[str, Any]", part) if isinstance(part, Mapping) else _BY_KEY
+        for key in keys_of:
+            if key in _BY_KEY and get(part, key) is not None:
+                return key, _BY_KEY[key]
+        return "", None
     reader = _BY_KIND.get(kind)
     if reader is None:
         reader = next((read for end, read in _BY_ENDING.items() if kind.endswith(end)), None)
