@@ -1,5 +1,6 @@
 """Histories of other APIs: their calls, results and images reach Mistral as what they are."""
 
+import asyncio
 import base64
 import copy
 import importlib
@@ -27,6 +28,7 @@ from mistral_service import MistralClient, MistralLLMAdapter
 from mistral_service.cli.app import app
 from mistral_service.conversation.foreign import in_mistrals_form
 from mistral_service.conversation.rules import BRIDGE, GO_ON, Run, apply_rules
+from mistral_service.conversation.tools import choice_now
 from mistral_service.local import Reply
 
 many = settings(max_examples=EXAMPLES // 2)
@@ -787,6 +789,18 @@ async def test_a_call_goes_on_from_a_history_of_another_framework(serve, service
     assert messages[6]["content"][0]["type"] == "image_url"
 
 
+@pytest.mark.parametrize(
+    ("messages", "choice"),
+    [
+        ([USER, assistant(tool_use()), user(tool_result())], "auto"),
+        ([USER, assistant(tool_use()), user(tool_result(), text("And Oslo?"))], "any"),
+        ([USER, function_call(), output()], "auto"),
+    ],
+)
+def test_a_choice_that_forces_a_call_ends_with_another_frameworks_result(messages, choice):
+    assert choice_now("any", messages) == choice
+
+
 def test_a_client_takes_a_history_of_another_framework(serve):
     mistral = serve(Reply("Sunny."))
 
@@ -799,8 +813,6 @@ def test_a_client_takes_a_history_of_another_framework(serve):
     async def ask() -> str:
         async with MistralClient(api_key="any", base_url=mistral.base_url) as client:
             return (await client.chat([USER, Item(), output()])).text  # type: ignore[list-item]
-
-    import asyncio
 
     assert asyncio.run(ask()) == "Sunny."
     assert mistral.exchanges[0].request["messages"] == ONE_ROUND
