@@ -10,6 +10,7 @@ import httpx
 import pytest
 from call import Call
 from counting_model import COUNT, counting_model
+from histories import PICTURE
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
     LLMFullResponseEndFrame,
@@ -62,6 +63,19 @@ async def test_any_history_is_taken_in_a_pipeline(server: Server):
                 await call.until(lambda n=number: call.count(LLMFullResponseEndFrame) == n)
             assert [error.error for error in call.errors] == []
             assert call.words.count("ten.") >= len(mine)
+
+
+async def test_pictures_are_not_sent_to_a_model_without_eyes(server: Server):
+    """The server tells it in its list of models."""
+    seen = [
+        {"type": "image_url", "image_url": {"url": PICTURE}},
+        {"type": "text", "text": "Count."},
+    ]
+    async with Call(service(server), {"role": "user", "content": seen}) as call:
+        await call.until(lambda: call.service.card_of(call.service.route))
+        assert await call.say("Count.") == COUNT
+        [error] = call.errors
+        assert "with vision" in error.error
 
 
 async def test_any_history_is_taken_by_the_client(server: Server):
