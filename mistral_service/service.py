@@ -26,6 +26,7 @@ from mistral_service.reply.deadline import now, within
 from mistral_service.reply.events import Text
 from mistral_service.reply.prefix import RepeatedPrefix
 from mistral_service.reply.reader import ReplyReader
+from mistral_service.setting_bounds import SENT_AS_THEY_ARE
 from mistral_service.settings import (
     UNSET,
     BadSetting,
@@ -48,20 +49,6 @@ from mistral_service.wire.access import (
 )
 from mistral_service.wire.client import WHOLE_REPLY_S, error_of, fetch_reply, open_reply
 from mistral_service.wire.models import DEFAULT_MODEL, fastest_effort
-
-# Settings that Mistral knows by the same name, with the same values.
-_SENT_AS_THEY_ARE = (
-    "safe_prompt",
-    "response_format",
-    "parallel_tool_calls",
-    "prompt_mode",
-    "prediction",
-    "stop",
-    "n",
-    "prompt_cache_key",
-    "guardrails",
-    "metadata",
-)
 
 
 class MistralLLMService(Turns, Sight, Telling):
@@ -205,7 +192,7 @@ class MistralLLMService(Turns, Sight, Telling):
             "random_seed": given(settings.random_seed, settings.seed),
             "reasoning_effort": self._reasoning_effort(),
             "service_tier": given(settings.service_tier, self._service_tier),
-            **{name: getattr(settings, name) for name in _SENT_AS_THEY_ARE},
+            **{name: getattr(settings, name) for name in SENT_AS_THEY_ARE},
         }
         params = {k: v for k, v in params.items() if v is not None and not isinstance(v, UNSET)}
         params.update(settings.extra)
