@@ -49,6 +49,7 @@ from mistral_service.wire.access import (
 )
 from mistral_service.wire.client import WHOLE_REPLY_S, error_of, fetch_reply, open_reply
 from mistral_service.wire.models import DEFAULT_MODEL, fastest_effort
+from mistral_service.wire.servers import ServerName
 
 
 class MistralLLMService(Turns, Sight, Telling):
@@ -94,6 +95,8 @@ class MistralLLMService(Turns, Sight, Telling):
         gate: Gate | None = None,
         keeper: Keeper | Literal[False] | None = None,
         function_call_timeout_secs: float | None | NotGiven = NOT_GIVEN,
+        server: ServerName | None = None,
+        fallback_server: ServerName | None = None,
         **kwargs: Any,
     ) -> None:
         """Make the service.
@@ -128,12 +131,15 @@ class MistralLLMService(Turns, Sight, Telling):
                 `timeout_secs` wins. By default 30 for functions that an interruption cancels, and
                 no limit for asynchronous ones (`cancel_on_interruption=False`); a value that is
                 given holds for both, and None is no limit.
+            server: What kind of server `base_url` is (`mistral_service.wire.servers.SERVERS`), such
+                as `vllm`. By default it is recognised, and what it refuses is learned.
+            fallback_server: The same of `fallback_base_url`.
             **kwargs: As Pipecat's OpenAI service takes them: `default_headers`,
                 `run_in_parallel`, `retry_on_timeout`, `retry_timeout_secs`, ….
 
         Raises:
-            ValueError: If there is no key, a key, an address or a header cannot be one, or a
-                setting or `function_call_timeout_secs` is not allowed (`BadSetting`).
+            ValueError: If there is no key, a key, an address or a header cannot be one, a server
+                is not known, or a setting or `function_call_timeout_secs` is not allowed.
         """
         owner = type(self).__name__
         key = key_for(owner, api_key)
@@ -162,6 +168,8 @@ class MistralLLMService(Turns, Sight, Telling):
             gate=gate,
             keeper=keeper,
             function_call_timeout_secs=function_call_timeout_secs,
+            server=server,
+            fallback_server=fallback_server,
             settings=store,
             **kwargs,
         )

@@ -99,4 +99,4 @@ SENT_AS_THEY_ARE = (
     *("response_format", "parallel_tool_calls", "prompt_mode", "prediction"),
     *("safe_prompt", "prompt_cache_key", "guardrails", "metadata"),
 )
-"""Settings that are sent under their own names, where they are given."""
+"""Settings that Mistral knows by the same name, with the same values."""
