@@ -12,6 +12,7 @@ from mistral_service.local.endpoints import EmbeddingRequest, FIMCompletionReque
 from mistral_service.local.schema import ChatCompletionRequest, issues_of
 from mistral_service.setting_bounds import ALLOWED
 from mistral_service.wire.request import request_body
+from mistral_service.wire.servers import OPTIONAL_FIELDS, SERVERS
 
 MESSAGES = [{"role": "user", "content": "Hello."}]
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -87,6 +88,12 @@ def test_every_field_of_the_newest_sdk_is_a_setting():
     ours = {*ALLOWED, "messages", "stream", "tools"}
     theirs = {path.partition(".")[0].rstrip("[]!") for path in NEWEST["ChatCompletionRequest"]}
     assert theirs <= ours
+
+
+@pytest.mark.parametrize("cloud", ["azure", "vertex"])
+def test_the_clouds_rows_are_what_their_types_say(cloud: str):
+    lacks = {name for name in OPTIONAL_FIELDS if name not in NEWEST[cloud]}
+    assert SERVERS[cloud].unknown_fields == lacks
 
 
 @pytest.mark.parametrize(
