@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ from real_servers import MODEL, Server, llama_cpp, some_histories
 from rough_road import Ending, Marker, Road, Trouble
 
 from mistral_service import MistralClient, MistralError, MistralLLMService, Reason
+from mistral_service.client import LIMITS
 
 HISTORIES = 100
 USER = [{"role": "user", "content": "Count."}]
@@ -55,7 +57,7 @@ async def test_any_history_is_taken_in_a_pipeline(server: Server):
     drawn = some_histories(HISTORIES, 18)
     for tools in (False, True):
         mine = [history for history, offered in drawn if offered == tools]
-        assert len(mine) > HISTORIES / 4
+        assert len(mine) > HISTORIES / 10
         offered = [WEATHER] if tools else []
         async with Call(service(server, temperature=0), tools=offered) as call:
             for number, history in enumerate(mine, 1):
@@ -93,6 +95,14 @@ async def test_a_reply_is_streamed_and_another_follows(server: Server):
     async with client(server) as mistral:
         events = [event async for event in mistral.stream_chat(USER)]
     assert "".join(getattr(event, "text", "") for event in events) == COUNT
+
+
+async def test_no_request_goes_over_a_connection_that_the_server_has_closed(server: Server):
+    """It closes one right after a stream, without a word."""
+    async with client(server, limits=replace(LIMITS, attempts=1)) as mistral:
+        await mistral.models()  # which names the server
+        for _ in range(20):
+            assert (await mistral.chat(USER)).text == COUNT
 
 
 @pytest.mark.parametrize("choice", ["required", "any"])
