@@ -105,6 +105,17 @@ async def test_no_request_goes_over_a_connection_that_the_server_has_closed(serv
             assert (await mistral.chat(USER)).text == COUNT
 
 
+NAMED = {"type": "function", "function": {"name": "weather"}}
+OTHER = {"type": "function", "function": {"name": "other", "parameters": {"type": "object"}}}
+
+
+async def test_the_function_that_is_named_is_called(server: Server):
+    async with client(server) as mistral:
+        await mistral.models()
+        answer = await mistral.chat(USER, tools=[OTHER, TOOL], tool_choice=NAMED, temperature=0)
+    assert {call.name for call in answer.tool_calls} == {"weather"}
+
+
 @pytest.mark.parametrize("choice", ["required", "any"])
 async def test_a_function_is_called_where_one_has_to_be(server: Server, choice: str):
     async with client(server) as mistral:

@@ -348,6 +348,16 @@ async def test_any_function_is_asked_for_in_the_words_of_the_server(
     assert mistral.exchanges[0].request["tool_choice"] == sent
 
 
+def test_a_server_that_takes_no_name_is_offered_that_function_alone():
+    tools = [{"type": "function", "function": {"name": name}} for name in "ab"]
+    body = {"tools": tools, "tool_choice": {"type": "function", "function": {"name": "b"}}}
+    sent = fitted(body, SERVERS["llama.cpp"])
+    assert (sent["tools"], sent["tool_choice"]) == (tools[1:], "required")
+    assert fitted(body, SERVERS["vllm"])["tool_choice"] == body["tool_choice"]
+    unknown = {**body, "tool_choice": {"type": "function", "function": {"name": "c"}}}
+    assert fitted(unknown, SERVERS["llama.cpp"]) == unknown
+
+
 async def test_a_choice_that_is_refused_is_spelled_otherwise(serving, service_for):
     mistral = serving(LikeVLLM(), Reply("Yes.", times=None))
     llm = service_for(mistral, warm_up=False, server="mistral", tool_choice="any")

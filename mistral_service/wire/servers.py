@@ -41,7 +41,9 @@ class Server:
     Parameters:
         name: Which kind it is.
         continues: How a reply that was cut is continued.
-        any_choice: How it spells the `tool_choice` that wants some function called.
+        named_choice: Whether it takes a `tool_choice` that names a function. Where it does not,
+            that function alone is offered, and some function has to be called.
+            that function is offered, and some function has to be called.
         openai_names: Whether it takes OpenAI's `seed`, and counts the tokens of a stream where
             OpenAI's `stream_options` ask for it. Mistral's is called `random_seed`, and its API
             refuses the options and always counts.
@@ -53,6 +55,7 @@ class Server:
     name: ServerName
     continues: Continues = "prefix"
     any_choice: Literal["any", "required"] = "required"
+    named_choice: bool = True
     openai_names: bool = True
     unknown_fields: frozenset[str] = frozenset()
     keeps_connections: bool = True
@@ -70,7 +73,7 @@ SERVERS: Mapping[str, Server] = {
         Server("vllm", continues="continue_final_message"),
         Server("sglang", continues="continue_final_message"),
         # These two ignore `prefix` and go on from a last message of the assistant's by themselves.
-        Server("llama.cpp", keeps_connections=False),
+        Server("llama.cpp", named_choice=False, keeps_connections=False),
         Server("ollama"),
         Server("litellm"),
         replace(_AS_MISTRAL, name="unknown"),
@@ -169,7 +172,13 @@ def fitted(body: Mapping[str, Any], server: Server) -> dict[str, Any]:
         server: What the server takes.
     """
     sent = {name: value for name, value in body.items() if name not in server.unknown_fields}
-    if body.get("tool_choice") == "any":
+    choice: Any = body.get("tool_choice")
+    if isinstance(choice, Mapping) and not server.named_choice:
+        named = _function(choice)
+        given = cast("list[Any]", body.get("tools") or [])
+        if tools := [tool for tool in given if named and _function(tool) == named]:
+            sent["tools"], choice = tools, "any"
+    if choice == "any":
         sent["tool_choice"] = server.any_choice
     if server.openai_names:
         if "random_seed" in sent:
@@ -226,6 +235,14 @@ def difference(before: Server, after: Server) -> str:
         how = "in words" if after.continues == "words" else f"with {after.continues}"
         learned.append(f"and asks {how} for a reply that was cut to be continued")
     return ", ".join(learned)
+
+
+def _function(tool: Any) -> str:
+    """The name of a function: of a tool, or of the choice of one; empty where there is none."""
+    try:
+        return str(tool["function"]["name"])
+    except (KeyError, TypeError):
+        return ""
 
 
 def _has_prefix(body: Mapping[str, Any]) -> bool:
