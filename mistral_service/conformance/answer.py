@@ -1,0 +1,255 @@
+"""One raw request, and what came of it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+from mistral_service.costs import Price
+from mistral_service.wire.chunks import Usage
+
+Json = dict[str, Any]
+
+_CHARACTERS_PER_TOKEN = 3
+_IMAGE_TOKENS = 300
+_BESIDE_TOKENS = 12  # the template's own, around a message
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request, as it goes over the wire.
+
+    Parameters:
+        body: The body without the model, which is added; None asks with GET.
+        path: The endpoint, without the version.
+        model: In place of the model that is examined.
+        key: In place of the right key.
+        leave_after: The connection is closed after so many chunks of the stream.
+        if_refused: It is sent only if the request before it was refused.
+        headers: Further headers.
+    """
+
+    body: Json | None
+    path: str = "chat/completions"
+    model: str | None = None
+    key: str | None = None
+    leave_after: int | None = None
+    if_refused: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def sent(self, model: str) -> Json:
+        """The body with the model."""
+        return {"model": self.model or model, **(self.body or {})}
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """An estimate, rather too high: tokens of the request, and at most of the reply."""
+        if self.body is None or self.key is not None or self.model is not None:
+            return 0, 0
+        said = 0
+        messages = self.body.get("messages")
+        for message in cast("list[Any]", messages if isinstance(messages, list) else []):
+            said += _BESIDE_TOKENS + _size(message)
+        said += _size(self.body.get("tools") or [])
+        replies = self.body.get("n") or 1
+        return said, replies * (self.body.get("max_tokens") or 0)
+
+    def cost(self, price: Price) -> float:
+        """What it may cost at most, in dollars, by a price."""
+        prompt, completion = self.tokens
+        return price.of(Usage(prompt, completion, prompt + completion))
+
+
+@dataclass(frozen=True)
+class Refused:
+    """How a request was refused.
+
+    Parameters:
+        status: The HTTP status.
+        form: What the body looks like: `object` (`{"object": "error", "message": …}`), `detail`
+            (`{"detail": […]}` or a text), `error` (`{"error": {…}}`), `message`, `text`, `other`.
+        code: The error's `code`, as it stands there: a string, a number, or None.
+        type: The error's `type`; of a list of faults that of the first.
+        message: What is said, in words, bounded.
+    """
+
+    status: int
+    form: str
+    code: str | int | None = None
+    type: str | None = None
+    message: str = ""
+
+    def as_json(self) -> Json:
+        """For a report."""
+        return dict(self.__dict__)
+
+    def __str__(self) -> str:
+        names = [str(self.status)]
+        if self.code is not None and str(self.code) != str(self.status):
+            names.append(f"code {self.code}")
+        if self.type is not None:
+            names.append(self.type)
+        words = f": {self.message}" if self.message else ""
+        return f"refused with {', '.join(names)}{words}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a request.
+
+    Parameters:
+        status: The HTTP status; None where there was no answer.
+        headers: The answer's headers, names in lower case.
+        body: What JSON made of the body; its text where it is no JSON; None of a stream.
+        chunks: The events of a stream that are JSON.
+        done: Whether the stream said `[DONE]`.
+        garbled: Events of the stream that are neither.
+        raw: The bytes of a stream.
+        fault: Why there is no answer, in a few words.
+        skipped: Whether it was not sent, since the request before it was accepted.
+    """
+
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    body: Any = None
+    chunks: tuple[Json, ...] = ()
+    done: bool = False
+    garbled: int = 0
+    raw: bytes = b""
+    fault: str = ""
+    skipped: bool = False
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the server answered the request with a reply."""
+        return self.status is not None and 200 <= self.status < 300
+
+    @property
+    def refused(self) -> Refused | None:
+        """The refusal; None if it was accepted, or there was no answer."""
+        if self.status is None or self.accepted:
+            return None
+        return _read(self.status, self.body)
+
+    @property
+    def choices(self) -> list[Json]:
+        """The choices of a reply that came whole."""
+        return list(_objects(_object(self.body).get("choices")))
+
+    @property
+    def message(self) -> Json:
+        """The first choice's message of a reply that came whole."""
+        return _object(next(iter(self.choices), {}).get("message"))
+
+    @property
+    def deltas(self) -> list[Json]:
+        """The deltas of the first choice of a stream, in order."""
+        found: list[Json] = []
+        for chunk in self.chunks:
+            for choice in _objects(chunk.get("choices")):
+                if not choice.get("index"):
+                    found.append(_object(choice.get("delta")))
+        return found
+
+    @property
+    def text(self) -> str:
+        """The words of the reply, without its thoughts."""
+        contents = [delta.get("content") for delta in self.deltas] or [self.message.get("content")]
+        return "".join(map(_words, contents))
+
+    @property
+    def calls(self) -> list[Json]:
+        """The calls of the reply: entries of `tool_calls`, or of all deltas."""
+        sources = self.deltas or [self.message]
+        return [call for source in sources for call in _objects(source.get("tool_calls"))]
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the reply ended; None where nothing is said."""
+        streamed = [c for chunk in self.chunks for c in _objects(chunk.get("choices"))]
+        reasons = [c.get("finish_reason") for c in streamed or self.choices]
+        return next((str(reason) for reason in reversed(reasons) if reason), None)
+
+    @property
+    def usage(self) -> Json:
+        """The last usage that is told; empty where none is."""
+        told = [_object(chunk.get("usage")) for chunk in self.chunks]
+        told = [*told, _object(_object(self.body).get("usage"))]
+        return next((usage for usage in reversed(told) if usage), {})
+
+
+def _read(status: int, body: Any) -> Refused:
+    if isinstance(body, str):
+        return Refused(status, "text", message=bounded(body))
+    data = _object(body)
+    if isinstance(data.get("error"), dict):
+        inner = replace(_of_object(status, data["error"]), form="error")
+        return inner
+    if "detail" in data:
+        detail = data["detail"]
+        first = next(_objects(detail), {})
+        said = first.get("msg") if first else detail
+        kind = first.get("type")
+        place = ".".join(str(each) for each in cast("list[Any]", first.get("loc") or [])[1:])
+        words = f"{place}: {said}" if place else _text(said)
+        return Refused(status, "detail", type=_name(kind), message=bounded(words))
+    if data.get("object") == "error":
+        return replace(_of_object(status, data), form="object")
+    if "message" in data:
+        return replace(_of_object(status, data), form="message")
+    return Refused(status, "other", message=bounded(_text(body)))
+
+
+def _of_object(status: int, data: Json) -> Refused:
+    code = data.get("code")
+    return Refused(
+        status,
+        "",
+        code if isinstance(code, str | int) else None,
+        _name(data.get("type")),
+        bounded(_text(data.get("message"))),
+    )
+
+
+def bounded(text: str, most: int = 200) -> str:
+    """A text on one line and no longer than `most` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 2] + " …"
+
+
+def _size(value: Any) -> int:
+    """Tokens of a part of a request, roughly; the bytes of images do not count."""
+    if isinstance(value, list):
+        return sum(map(_size, cast("list[Any]", value)))
+    if isinstance(value, dict) and cast("Json", value).get("type") == "image_url":
+        return _IMAGE_TOKENS
+    if isinstance(value, dict) and isinstance(cast("Json", value).get("content"), list):
+        return _BESIDE_TOKENS + _size(cast("Json", value)["content"])
+    return len(json.dumps(value, ensure_ascii=False)) // _CHARACTERS_PER_TOKEN + 1
+
+
+def _words(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = [part for part in _objects(content) if part.get("type") == "text"]
+    return "".join(_text(part.get("text")) for part in parts)
+
+
+def _object(value: Any) -> Json:
+    return cast("Json", value) if isinstance(value, dict) else {}
+
+
+def _objects(value: Any) -> Iterator[Json]:
+    for each in cast("list[Any]", value if isinstance(value, list) else []):
+        if isinstance(each, dict):
+            yield cast("Json", each)
+
+
+def _name(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
