@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 from mistral_service.costs import Price
@@ -81,7 +81,26 @@ class Refused:
 
     def as_json(self) -> Json:
         """For a report."""
-        return dict(self.__dict__)
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Json) -> "Refused":
+        """Read one of a report.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        status, form = data.get("status"), data.get("form")
+        if not isinstance(status, int) or not 400 <= status <= 599 or not isinstance(form, str):
+            raise ValueError(f"a refusal with the status {status!r} and the form {form!r}")
+        code = data.get("code")
+        return cls(
+            status,
+            form,
+            code if isinstance(code, str | int) else None,
+            _name(data.get("type")),
+            bounded(_text(data.get("message"))),
+        )
 
     def __str__(self) -> str:
         names = [str(self.status)]

@@ -200,23 +200,6 @@ class Run:
         return answer
 
 
-def contradiction(run: Run, kind: str, differing: int) -> str | None:
-    """What is to be said of an endpoint that is not what it says.
-
-    Args:
-        run: The run, after its end.
-        kind: What server it is by its errors.
-        differing: How many probes differ.
-    """
-    says = Catalogue.from_reply(run.listed.body if run.listed.accepted else None).is_mistrals
-    if says and kind not in ("mistral", "unknown"):
-        return (
-            f"The endpoint lists its models as Mistral's API does, but answers as {kind} does: "
-            f"{differing} probes differ."
-        )
-    return None
-
-
 def _check_key(answer: Answer) -> None:
     if answer.status in (401, 403):
         raise CannotRun(f"{_error(answer)}")
