@@ -386,6 +386,22 @@ async def test_a_server_that_knows_no_stream_options_is_asked_without(serving, s
     assert ["stream_options" in each.request for each in mistral.exchanges] == [True, False, False]
 
 
+async def test_an_endpoint_that_is_not_what_it_says_is_understood_all_the_same(serve, service_for):
+    """It lists models as vLLM does, and takes what Mistral takes."""
+    mistral = serve(
+        Reply("Yes."), Reply("One two three four.", cut_after=4), Reply("four."), Reply("No.")
+    )
+    llm = service_for(mistral, server="vllm", warm_up=False, random_seed=7)
+    async with Call(llm) as call:
+        assert await call.say("Hello?") == "Yes."
+        assert await call.say("Count.") == "One two three four."
+        assert await call.say("And?") == "No."
+        assert not call.errors
+    accepted = [each.request for each in mistral.exchanges if each.refused is None]
+    assert all(request["random_seed"] == 7 for request in accepted)
+    assert len(mistral.exchanges) - len(accepted) == 2
+
+
 # --- which server it is --------------------------------------------------------------------------
 
 

@@ -29,7 +29,7 @@ ServerName = Literal[
 GO_ON = "(Go on.)"
 """What the user says where the assistant has spoken and is to go on."""
 
-OPTIONAL_FIELDS = ("prompt_cache_key", "service_tier", "reasoning_effort", "stream_options")
+OPTIONAL_FIELDS = ("prompt_cache_key", "service_tier", "reasoning_effort")
 """Fields that the service sends on its own account. A server that does not know them gets the
 request without them; a field that only a user can have set stays, and its refusal is an error."""
 
@@ -76,6 +76,8 @@ SERVERS: Mapping[str, Server] = {
 """The table. Azure's and Vertex's rows are read from the request models of `mistralai` 3.7, those
 of vLLM, llama.cpp and LiteLLM from the running servers (`docs/servers.md`), those of SGLang and
 Ollama from their documentation."""
+
+_OPTIONS = "stream_options"
 
 _BY_HOST: tuple[tuple[str, ServerName], ...] = (
     ("mistral.ai", "mistral"),
@@ -169,8 +171,8 @@ def fitted(body: Mapping[str, Any], server: Server) -> dict[str, Any]:
     if server.openai_names:
         if "random_seed" in sent:
             sent.setdefault("seed", sent.pop("random_seed"))
-        if sent.get("stream") and "stream_options" not in server.unknown_fields:
-            sent.setdefault("stream_options", {"include_usage": True})
+        if sent.get("stream"):
+            sent.setdefault(_OPTIONS, {"include_usage": True})
     if server.continues != "prefix" and _has_prefix(body):
         *before, last = cast("list[dict[str, Any]]", body["messages"])
         last = {name: value for name, value in last.items() if name != "prefix"}
@@ -197,6 +199,8 @@ def revised(server: Server, body: Mapping[str, Any], said: str) -> Server | None
     unknown = {name for name in OPTIONAL_FIELDS if _refuses(name, sent, said)}
     if unknown - server.unknown_fields:
         return replace(server, unknown_fields=server.unknown_fields | unknown)
+    if server.openai_names and any(_refuses(name, sent, said) for name in ("seed", _OPTIONS)):
+        return replace(server, openai_names=False)
     if body.get("tool_choice") == "any" and _OF_CHOICE.search(said):
         other = "any" if server.any_choice == "required" else "required"
         return replace(server, any_choice=other)
@@ -211,6 +215,8 @@ def revised(server: Server, body: Mapping[str, Any], said: str) -> Server | None
 def difference(before: Server, after: Server) -> str:
     """What was learned of a server, as the end of a sentence."""
     learned = [f"without {name}" for name in sorted(after.unknown_fields - before.unknown_fields)]
+    if after.openai_names != before.openai_names:
+        learned.append("with random_seed instead of seed, and without stream_options")
     if after.any_choice != before.any_choice:
         learned.append(f"with tool_choice {after.any_choice!r} instead of {before.any_choice!r}")
     if after.continues != before.continues:
