@@ -1,14 +1,13 @@
 """One raw request, and what came of it."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 from mistral_service.costs import Price
 from mistral_service.wire.chunks import Usage
-
-Json = dict[str, Any]
+from mistral_service.wire.trees import Json, first_of, last_of, list_of, object_of, objects_of
 
 _CHARACTERS_PER_TOKEN = 3
 _IMAGE_TOKENS = 300
@@ -48,7 +47,7 @@ class Request:
             return 0, 0
         said = 0
         messages = self.body.get("messages")
-        for message in cast("list[Any]", messages if isinstance(messages, list) else []):
+        for message in list_of(messages):
             said += _BESIDE_TOKENS + _size(message)
         said += _size(self.body.get("tools") or [])
         replies = self.body.get("n") or 1
@@ -91,7 +90,7 @@ class Refused:
             ValueError: If it is none.
         """
         status, form = data.get("status"), data.get("form")
-        if not isinstance(status, int) or not 400 <= status <= 599 or not isinstance(form, str):
+        if not isinstance(status, int) or not 300 <= status <= 599 or not isinstance(form, str):
             raise ValueError(f"a refusal with the status {status!r} and the form {form!r}")
         code = data.get("code")
         return cls(
@@ -153,22 +152,18 @@ class Answer:
     @property
     def choices(self) -> list[Json]:
         """The choices of a reply that came whole."""
-        return list(_objects(_object(self.body).get("choices")))
+        return objects_of(object_of(self.body).get("choices"))
 
     @property
     def message(self) -> Json:
         """The first choice's message of a reply that came whole."""
-        return _object(next(iter(self.choices), {}).get("message"))
+        return object_of(first_of(self.choices).get("message"))
 
     @property
     def deltas(self) -> list[Json]:
         """The deltas of the first choice of a stream, in order."""
-        found: list[Json] = []
-        for chunk in self.chunks:
-            for choice in _objects(chunk.get("choices")):
-                if not choice.get("index"):
-                    found.append(_object(choice.get("delta")))
-        return found
+        choices = [choice for chunk in self.chunks for choice in objects_of(chunk.get("choices"))]
+        return [object_of(choice.get("delta")) for choice in choices if not choice.get("index")]
 
     @property
     def text(self) -> str:
@@ -180,36 +175,35 @@ class Answer:
     def calls(self) -> list[Json]:
         """The calls of the reply: entries of `tool_calls`, or of all deltas."""
         sources = self.deltas or [self.message]
-        return [call for source in sources for call in _objects(source.get("tool_calls"))]
+        return [call for source in sources for call in objects_of(source.get("tool_calls"))]
 
     @property
     def finish_reason(self) -> str | None:
         """Why the reply ended; None where nothing is said."""
-        streamed = [c for chunk in self.chunks for c in _objects(chunk.get("choices"))]
+        streamed = [c for chunk in self.chunks for c in objects_of(chunk.get("choices"))]
         reasons = [c.get("finish_reason") for c in streamed or self.choices]
         return next((str(reason) for reason in reversed(reasons) if reason), None)
 
     @property
     def usage(self) -> Json:
         """The last usage that is told; empty where none is."""
-        told = [_object(chunk.get("usage")) for chunk in self.chunks]
-        told = [*told, _object(_object(self.body).get("usage"))]
-        return next((usage for usage in reversed(told) if usage), {})
+        told = [object_of(chunk.get("usage")) for chunk in self.chunks]
+        told = [*told, object_of(object_of(self.body).get("usage"))]
+        return last_of([usage for usage in told if usage])
 
 
 def _read(status: int, body: Any) -> Refused:
     if isinstance(body, str):
         return Refused(status, "text", message=bounded(body))
-    data = _object(body)
+    data = object_of(body)
     if isinstance(data.get("error"), dict):
-        inner = replace(_of_object(status, data["error"]), form="error")
-        return inner
+        return replace(_of_object(status, object_of(data["error"])), form="error")
     if "detail" in data:
         detail = data["detail"]
-        first = next(_objects(detail), {})
+        first = first_of(detail)
         said = first.get("msg") if first else detail
         kind = first.get("type")
-        place = ".".join(str(each) for each in cast("list[Any]", first.get("loc") or [])[1:])
+        place = ".".join(str(each) for each in list_of(first.get("loc"))[1:])
         words = f"{place}: {said}" if place else _text(said)
         return Refused(status, "detail", type=_name(kind), message=bounded(words))
     if data.get("object") == "error":
@@ -238,30 +232,21 @@ def bounded(text: str, most: int = 200) -> str:
 
 def _size(value: Any) -> int:
     """Tokens of a part of a request, roughly; the bytes of images do not count."""
-    if isinstance(value, list):
-        return sum(map(_size, cast("list[Any]", value)))
-    if isinstance(value, dict) and cast("Json", value).get("type") == "image_url":
+    if parts := list_of(value):
+        return sum(map(_size, parts))
+    data = object_of(value)
+    if data.get("type") == "image_url":
         return _IMAGE_TOKENS
-    if isinstance(value, dict) and isinstance(cast("Json", value).get("content"), list):
-        return _BESIDE_TOKENS + _size(cast("Json", value)["content"])
+    if isinstance(data.get("content"), list):
+        return _BESIDE_TOKENS + _size(data["content"])
     return len(json.dumps(value, ensure_ascii=False)) // _CHARACTERS_PER_TOKEN + 1
 
 
 def _words(content: Any) -> str:
     if isinstance(content, str):
         return content
-    parts = [part for part in _objects(content) if part.get("type") == "text"]
+    parts = [part for part in objects_of(content) if part.get("type") == "text"]
     return "".join(_text(part.get("text")) for part in parts)
-
-
-def _object(value: Any) -> Json:
-    return cast("Json", value) if isinstance(value, dict) else {}
-
-
-def _objects(value: Any) -> Iterator[Json]:
-    for each in cast("list[Any]", value if isinstance(value, list) else []):
-        if isinstance(each, dict):
-            yield cast("Json", each)
 
 
 def _name(value: Any) -> str | None:

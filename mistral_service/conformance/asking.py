@@ -142,9 +142,7 @@ async def _read_stream(
             break
     else:
         take(decoder.finish())
-    return Answer(
-        response.status_code, headers, None, tuple(chunks), done, garbled, raw=bytes(raw)
-    )
+    return Answer(response.status_code, headers, None, tuple(chunks), done, garbled, raw=bytes(raw))
 
 
 def _decoded(data: bytes) -> Any:

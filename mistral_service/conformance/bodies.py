@@ -73,7 +73,5 @@ def png(width: int, height: int) -> str:
 
 def images(sizes: Sequence[tuple[int, int]]) -> Json:
     """A user's message that shows images."""
-    parts: list[Json] = [
-        {"type": "image_url", "image_url": {"url": png(*size)}} for size in sizes
-    ]
+    parts: list[Json] = [{"type": "image_url", "image_url": {"url": png(*size)}} for size in sizes]
     return said("user", [*parts, {"type": "text", "text": "Say yes."}])

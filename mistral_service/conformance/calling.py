@@ -10,14 +10,13 @@ from mistral_service.conformance.answer import Answer, Json, Request
 from mistral_service.conformance.bodies import WEATHER, chat, said, stream
 from mistral_service.conformance.probe import Finding, Judge, Probe
 from mistral_service.conformance.replies import of_reply
+from mistral_service.wire.trees import object_of, objects_of
 
 _PAGE = "odd-replies.md#function-calls"
 _NAMED: Json = {"type": "function", "function": {"name": "weather"}}
 _BOTH = said("user", "How is the weather in Paris and in Rome? Call the function for each.")
 _CALLS = stream(_BOTH, max_tokens=160, temperature=0, tools=[WEATHER], tool_choice="any")
-_CALLS_REQUIRED = Request(
-    {**(_CALLS.body or {}), "tool_choice": "required"}, if_refused=True
-)
+_CALLS_REQUIRED = Request({**(_CALLS.body or {}), "tool_choice": "required"}, if_refused=True)
 _NINE = re.compile(r"[a-zA-Z0-9]{9}")
 _ONE = said("user", "How is the weather in Paris?")
 
@@ -39,7 +38,9 @@ def _whole(calls: Sequence[Json], _: Answer) -> Finding:
 
 
 def _together(_: Sequence[Json], answer: Answer) -> Finding:
-    counts = [sum(bool(_name(c)) for c in delta.get("tool_calls") or []) for delta in answer.deltas]
+    counts = [
+        sum(bool(_name(c)) for c in objects_of(delta.get("tool_calls"))) for delta in answer.deltas
+    ]
     counts = [count for count in counts if count]
     if sum(counts) < 2:
         return Finding.unknown("the model called once")
@@ -92,11 +93,11 @@ def _taken(answer: Answer) -> Finding:
 
 
 def _name(call: Json) -> Any:
-    return (call.get("function") or {}).get("name")
+    return object_of(call.get("function")).get("name")
 
 
 def _arguments(call: Json) -> Any:
-    arguments = (call.get("function") or {}).get("arguments")
+    arguments = object_of(call.get("function")).get("arguments")
     try:
         return json.loads(arguments) if isinstance(arguments, str) else arguments
     except ValueError:

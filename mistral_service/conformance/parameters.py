@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from mistral_service.conformance import signs
-from mistral_service.conformance.answer import Answer, Json
+from mistral_service.conformance.answer import Answer, Json, Request
 from mistral_service.conformance.bodies import USER, WEATHER, chat
 from mistral_service.conformance.probe import Finding, Judge, Probe, Sign, refused_with, taken
 
 _PAGE = "settings.md"
+_PLAIN: Json = {"messages": [USER], "max_tokens": 1}
 
 
 def _takes(
@@ -15,13 +16,13 @@ def _takes(
 ) -> Probe:
     named = isinstance(value, str) and field in ("reasoning_effort", "service_tier")
     name = f"{field} {value}" if named else field
-    body = chat(USER, **{"max_tokens": 1, field: value, **more})
+    body = Request({**_PLAIN, field: value, **more})
     own = sign or (signs.has(field, value) if named else signs.has(field))
     return Probe(name, f"`{name}` is accepted.", _PAGE, (body,), judge, own)
 
 
 def _refuses(field: str, value: object, what: str = "is no field of Mistral's") -> Probe:
-    body = chat(USER, stream=True, **{field: value})
+    body = Request({**_PLAIN, "stream": True, field: value})
     return Probe(
         field,
         f"`{field}` {what}: 422, extra_forbidden.",

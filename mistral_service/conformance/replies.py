@@ -7,13 +7,17 @@ from mistral_service.conformance import signs
 from mistral_service.conformance.answer import Answer, Json, Request, bounded
 from mistral_service.conformance.bodies import CITY, USER, chat, said, stream
 from mistral_service.conformance.probe import Finding, Judge, Probe, Sign, State, refused_with
+from mistral_service.wire.trees import first_of, object_of, objects_of
 
 _PAGE = "odd-replies.md"
 _PREFIX = "The capital of France is"
-_LONG = "Be brief. " + " ".join(f"Rule {n}: answer question {n} in one word." for n in range(120))
+_RULES = (f"Rule {n}: answer question {n} in one word." for n in range(120))
+_LONG = f"Be brief. {' '.join(_RULES)}"
 _SEPARATED = "one\u2028two\u2029three"
 
-PLAIN = stream(said("user", "Count from one to fifty, in words."), max_tokens=8)
+PLAIN = stream(
+    said("user", "Count from one to fifty, in words: one, two, three, and so on."), max_tokens=8
+)
 """The stream that most is read from."""
 _WHOLE = chat(USER, max_tokens=8)
 _THINKS = stream(
@@ -68,9 +72,9 @@ def _first(answer: Answer) -> Finding:
 
 def _last(answer: Answer) -> Finding:
     for chunk in answer.chunks:
-        for choice in chunk.get("choices") or []:
+        for choice in objects_of(chunk.get("choices")):
             if choice.get("finish_reason"):
-                content = _content_of(choice.get("delta") or {})
+                content = _content_of(object_of(choice.get("delta")))
                 said = f"finish_reason {choice['finish_reason']!r}, content {content}"
                 return Finding.of(content == "empty", said, content=content)
     return Finding.of(False, "no chunk has a finish_reason", content="none")
@@ -85,7 +89,9 @@ def _length(answer: Answer) -> Finding:
 
 def _usage(answer: Answer) -> Finding:
     places = [
-        "finish" if any(c.get("finish_reason") for c in chunk.get("choices") or []) else "after"
+        "finish"
+        if any(c.get("finish_reason") for c in objects_of(chunk.get("choices")))
+        else "after"
         for chunk in answer.chunks
         if chunk.get("usage")
     ]
@@ -110,7 +116,8 @@ def _whole(answer: Answer) -> Finding:
     counted = {"prompt_tokens", "completion_tokens", "total_tokens"} <= answer.usage.keys()
     good = isinstance(content, str) and answer.finish_reason is not None and counted
     kind = "text" if isinstance(content, str) else type(content).__name__
-    said = f"content {kind}, finish_reason {answer.finish_reason!r}, usage {'' if counted else 'not '}told"
+    told = "usage told" if counted else "usage not told"
+    said = f"content {kind}, finish_reason {answer.finish_reason!r}, {told}"
     return Finding.of(good, said)
 
 
@@ -141,7 +148,7 @@ def _thoughts(answer: Answer) -> Finding:
 
 def _form_of_thought(delta: Json) -> str:
     content = delta.get("content")
-    if isinstance(content, list) and any(part.get("type") == "thinking" for part in content):
+    if any(part.get("type") == "thinking" for part in objects_of(content)):
         return "parts"
     return next((name for name in ("reasoning_content", "reasoning") if delta.get(name)), "")
 
@@ -158,11 +165,12 @@ def _json(keys: set[str]) -> Judge:
     def judge(answer: Answer) -> Finding:
         try:
             read: object = json.loads(answer.text)
+            found = object_of(read)
         except ValueError:
             if answer.finish_reason == "length":
                 return Finding.unknown(f"cut before its end: {bounded(answer.text, 60)}")
             return Finding.of(False, f"no JSON: {bounded(answer.text, 60)}")
-        good = isinstance(read, dict) and keys <= read.keys()
+        good = found == read and keys <= found.keys()
         return Finding.of(good, f"accepted, {bounded(json.dumps(read), 60)}")
 
     return of_reply(judge)
@@ -170,7 +178,8 @@ def _json(keys: set[str]) -> Judge:
 
 def _cached(answers: Sequence[Answer]) -> Finding:
     usage = answers[1].usage
-    details = usage.get("prompt_tokens_details") or usage.get("prompt_token_details") or {}
+    names = ("prompt_tokens_details", "prompt_token_details")
+    details = first_of([usage[name] for name in names if usage.get(name)])
     told = details.get("cached_tokens", usage.get("num_cached_tokens"))
     if answers[1].refused is not None:
         return _left(answers[1:])
@@ -183,8 +192,7 @@ def _cached(answers: Sequence[Answer]) -> Finding:
 
 def _of_format(kind: str) -> Sign:
     def sign(body: Json) -> bool:
-        form = body.get("response_format")
-        return isinstance(form, dict) and form.get("type") == kind
+        return object_of(body.get("response_format")).get("type") == kind
 
     return sign
 

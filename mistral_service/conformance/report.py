@@ -236,9 +236,7 @@ def cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-def captures(
-    answers: Mapping[tuple[str, int], Any], scrub: Scrub
-) -> Iterator[tuple[str, str]]:
+def captures(answers: Mapping[tuple[str, int], Any], scrub: Scrub) -> Iterator[tuple[str, str]]:
     """The streams of a run, in the form of `tests/captures/*.sse`.
 
     Args:
@@ -257,7 +255,10 @@ def captures(
         for chunk in answer.chunks:
             if isinstance(chunk.get("id"), str) and chunk["id"]:
                 text = text.replace(chunk["id"], _REPLY_ID)
-        lines = [scrub.text(line) if _REPLY_ID not in line else _around(line, scrub) for line in text.split("\n")]
+        lines = [
+            scrub.text(line) if _REPLY_ID not in line else _around(line, scrub)
+            for line in text.split("\n")
+        ]
         word = re.sub(r"\W+", "_", name).strip("_")
         yield f"{word}{f'_{place + 1}' if place else ''}.sse", "\n".join(lines)
 

@@ -77,6 +77,7 @@ class Run:
         spent: Dollars so far, by the tokens that the server tells, or else by the estimate.
         tokens: Tokens so far, of requests and replies.
         answers: What came, for each request that was sent, by its probe and place.
+        stopped: Why the rest of the probes was not asked; empty where all were.
         listed: The answer to `GET /v1/models`.
         plain: The answer to the plainest request.
     """
@@ -94,6 +95,7 @@ class Run:
             most_requests: Requests that are sent at most.
         """
         self.spent = 0.0
+        self.stopped = ""
         self.tokens = 0
         self.answers: dict[tuple[str, int], Answer] = {}
         self.listed = Answer()
@@ -153,14 +155,14 @@ class Run:
         if probe.after is not None and probe.after in self._refused:
             return Finding.unknown(f"{probe.after} is refused already")
         if self._silent >= _MOST_SILENT:
-            return Finding.unknown("not asked: the endpoint had stopped answering")
+            return self._stop("the endpoint has stopped answering")
         answers: list[Answer] = []
         for place, request in enumerate(probe.requests):
             if request.if_refused and not (answers and answers[-1].refused):
                 answers.append(Answer(skipped=True))
                 continue
-            if (why := self._stopped(request)) is not None:
-                return Finding.unknown(why)
+            if (why := self._spent(request)) is not None:
+                return self._stop(why)
             answer = await self._ask(request)
             self.answers[probe.name, place] = answer
             if answer.status is None:
@@ -174,13 +176,17 @@ class Run:
             self._refused.add(probe.name)
         return probe.judge(answers)
 
-    def _stopped(self, request: Request) -> str | None:
+    def _stop(self, why: str) -> Finding:
+        self.stopped = self.stopped or why
+        return Finding.unknown(f"not asked: {why}")
+
+    def _spent(self, request: Request) -> str | None:
         if id(request) in self._sent:
             return None
         if self._asker.requests >= self._most:
-            return f"not asked: {self._most} requests were sent"
+            return f"{self._most} requests have been sent, which is the most allowed"
         if self.spent + request.cost(self._plan.price) > self._budget:
-            return f"not asked: the budget of ${self._budget:g} would be exceeded"
+            return f"the budget of ${self._budget:g} would be exceeded"
         return None
 
     async def _ask(self, request: Request) -> Answer:

@@ -9,9 +9,9 @@ import re
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
-from mistral_service.conformance.answer import Json
+from mistral_service.wire.trees import Json, object_of, objects_of
 
 MOST_IMAGES = 8
 MOST_TOOLS = 128
@@ -30,14 +30,14 @@ _PNG_SIZE = slice(16, 24)
 
 def messages_of(body: Json) -> list[Json]:
     """The messages of a body that are objects."""
-    return list(_objects(body.get("messages")))
+    return objects_of(body.get("messages"))
 
 
 def tools_of(body: Json) -> list[Json]:
     """The functions among the tools of a body."""
     return [
-        cast("Json", tool["function"])
-        for tool in _objects(body.get("tools"))
+        object_of(tool["function"])
+        for tool in objects_of(body.get("tools"))
         if isinstance(tool.get("function"), dict)
     ]
 
@@ -166,7 +166,7 @@ def broken_arguments(body: Json) -> bool:
 def schema_id(body: Json) -> bool:
     """R11: a schema that says which schema it follows."""
     schemas = [tool.get("parameters") for tool in tools_of(body)]
-    return any(isinstance(each, dict) and each.keys() & {"$schema", "$id"} for each in schemas)
+    return any(object_of(each).keys() & {"$schema", "$id"} for each in schemas)
 
 
 def no_turns(body: Json) -> bool:
@@ -222,24 +222,23 @@ def _has_prefix(body: Json) -> bool:
 
 
 def _calls(message: Json) -> list[Json]:
-    return list(_objects(message.get("tool_calls")))
+    return objects_of(message.get("tool_calls"))
 
 
 def _function(call: Json) -> Json:
-    function = call.get("function")
-    return cast("Json", function) if isinstance(function, dict) else {}
+    return object_of(call.get("function"))
 
 
 def _shows(message: Json) -> bool:
-    return any(part.get("type") != "text" for part in _objects(message.get("content")))
+    return any(part.get("type") != "text" for part in objects_of(message.get("content")))
 
 
 def _images(body: Json) -> Iterator[str]:
     for message in messages_of(body):
-        for part in _objects(message.get("content")):
+        for part in objects_of(message.get("content")):
             if part.get("type") == "image_url" and message.get("role") == "user":
                 url = part.get("image_url")
-                yield str(cast("Json", url).get("url") if isinstance(url, dict) else url)
+                yield str(object_of(url).get("url", url))
 
 
 def _longest_side(url: str) -> int:
@@ -259,9 +258,3 @@ def _decoded(arguments: Any) -> Any:
         return json.loads(arguments)
     except (ValueError, RecursionError):
         return None
-
-
-def _objects(value: Any) -> Iterator[Json]:
-    for each in cast("list[Any]", value if isinstance(value, list) else []):
-        if isinstance(each, dict):
-            yield cast("Json", each)

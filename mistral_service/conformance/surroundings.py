@@ -1,13 +1,13 @@
 """What is around a reply: the list of models, headers, errors, images."""
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 from mistral_service.conformance import signs
-from mistral_service.conformance.answer import Answer, Json, Request
+from mistral_service.conformance.answer import Answer, Request
 from mistral_service.conformance.bodies import USER, chat, images
 from mistral_service.conformance.probe import Finding, Probe, refused_with, taken
 from mistral_service.conformance.replies import PLAIN, of_reply
+from mistral_service.wire.trees import Json, object_of, objects_of
 
 NO_MODEL = "no-such-model-of-mistral-service"
 """A name that no server lists."""
@@ -32,10 +32,8 @@ def _listed(answers: Sequence[Answer]) -> Finding:
 
 def cards_of(answer: Answer) -> list[Json]:
     """The entries of a list of models."""
-    body: Any = answer.body
-    entries: Any = cast("Json", body).get("data") if isinstance(body, dict) else body
-    listed = cast("list[Any]", entries if isinstance(entries, list) else [])
-    return [cast("Json", each) for each in listed if isinstance(each, dict)]
+    body = answer.body
+    return objects_of(object_of(body).get("data", body))
 
 
 def _rates(answer: Answer) -> Finding:

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from mistral_service.local import endpoints
 from mistral_service.local.answer import Answer, Exchange, refusal_response
+from mistral_service.local.behaviour import Behaviour
 from mistral_service.local.checks import Checks
 from mistral_service.local.engine import ModelNotLoaded
 from mistral_service.local.guard import guard
@@ -44,6 +45,7 @@ def create_app(
     host: str = "127.0.0.1",
     allow_hosts: Sequence[str] | None = (),
     most_bytes: int = MOST_BYTES,
+    behaviour: Behaviour | None = None,
 ) -> Starlette:
     """Make the ASGI application.
 
@@ -56,6 +58,7 @@ def create_app(
         host: The address that the server listens on; see `guard`.
         allow_hosts: Further names of the server, as in a network of containers; None takes any.
         most_bytes: Bytes that a body may have; a larger one is refused with 413.
+        behaviour: How another server answers chats, which this endpoint then imitates.
 
     Returns:
         The application: `POST` to `/v1/chat/completions`, `/v1/fim/completions`, `/v1/embeddings`,
@@ -74,6 +77,11 @@ def create_app(
         right = bool(key) if api_key is None else hmac.compare_digest(key, api_key.encode())
         if scheme.lower() == "bearer" and right:
             return None
+        if behaviour is not None:
+            if behaviour.takes_any_key():
+                return None
+            if (refusal := behaviour.refusal("wrong key")) is not None:
+                return refusal_response(refusal, Exchange(None, {}))
         return JSONResponse({"detail": "Unauthorized"}, 401)
 
     def keyed(endpoint: _Endpoint) -> _Endpoint:
@@ -108,10 +116,13 @@ def create_app(
         refusal, headers = limits.take(data) if limits is not None else (None, _NO_HEADERS)
         if refusal:
             return refusal_response(refusal, exchange)
+        if behaviour is not None and judge == behaviour.judge:
+            headers = {**behaviour.headers(), **headers}
+            return Answer(behaviour.engine(engine), body, exchange, headers, behaviour)
         return Answer(engine, body, exchange, headers)
 
     async def chat(request: Request) -> Response:
-        return await answer(request, judges.judge, engine)
+        return await answer(request, (behaviour or judges).judge, engine)
 
     async def fim(request: Request) -> Response:
         return await answer(request, lambda body: endpoints.judge_fim(body, judges.models), engine)
@@ -125,6 +136,8 @@ def create_app(
         return Route(f"/v1/{path}", endpoint, methods=["POST"])
 
     async def models(_: Request) -> Response:
+        if behaviour is not None:
+            return JSONResponse(behaviour.models())
         return JSONResponse({"object": "list", "data": [m.card() for m in judges.models]})
 
     async def model(request: Request) -> Response:

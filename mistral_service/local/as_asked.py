@@ -9,9 +9,10 @@ same each time.
 import json
 import re
 from collections.abc import AsyncIterator
-from typing import Any, cast
+from typing import Any
 
 from mistral_service.local.pieces import Delta, End, Json, Piece
+from mistral_service.wire.trees import last_of, list_of, object_of, objects_of
 
 _DEEPEST = 20
 _CALL_TOKENS = 8
@@ -67,24 +68,21 @@ class AsAsked:
 
     def _calls(self, request: Json) -> list[Json]:
         """The calls that are asked for; of a function with a choice, one for each that is named."""
-        functions = [
-            cast("Json", tool["function"])
-            for tool in cast("list[Any]", request.get("tools") or [])
-            if isinstance(tool, dict) and isinstance(cast("Json", tool).get("function"), dict)
-        ]
+        tools = objects_of(request.get("tools"))
+        functions = [f for tool in tools if (f := object_of(tool.get("function")))]
         choice: Any = request.get("tool_choice")
         words = _last_words(request)
-        if isinstance(choice, dict):
-            named = cast("Json", choice).get("function") or {}
-            functions = [f for f in functions if f.get("name") == named.get("name")]
-        elif choice == "none" or (request.get("messages") or [{}])[-1].get("role") == "tool":
+        if chosen := object_of(choice):
+            named = object_of(chosen.get("function")).get("name")
+            functions = [f for f in functions if f.get("name") == named]
+        elif choice == "none" or last_of(request.get("messages")).get("role") == "tool":
             return []
         elif choice not in ("any", "required"):
             functions = [f for f in functions if str(f.get("name")).lower() in words.lower()]
         if not functions:
             return []
         function = functions[0]
-        given = _arguments(function.get("parameters") or {}, words)
+        given = _arguments(object_of(function.get("parameters")), words)
         if request.get("parallel_tool_calls") is False:
             given = given[:1]
         self._serial += 1
@@ -101,10 +99,8 @@ class AsAsked:
 def _arguments(schema: Json, words: str) -> list[Any]:
     """Arguments for each value of a choice that is named in the words; one set where none is."""
     value = value_of(schema)
-    properties = schema.get("properties")
-    for name, inner in (cast("Json", properties) if isinstance(properties, dict) else {}).items():
-        choices = inner.get("enum") if isinstance(inner, dict) else None
-        named = [each for each in cast("list[Any]", choices or []) if str(each) in words]
+    for name, inner in object_of(schema.get("properties")).items():
+        named = [each for each in list_of(object_of(inner).get("enum")) if str(each) in words]
         if named:
             return [{**value, name: each} for each in named]
     return [value]
@@ -120,9 +116,9 @@ def value_of(schema: Any, depth: int = 0) -> Any:
     Returns:
         Its first choice, or the plainest value of its type.
     """
-    if not isinstance(schema, dict) or depth > _DEEPEST:
+    data = object_of(schema)
+    if data != schema or depth > _DEEPEST:
         return None
-    data = cast("Json", schema)
     if "const" in data:
         return data["const"]
     if isinstance(data.get("enum"), list) and data["enum"]:
@@ -130,12 +126,11 @@ def value_of(schema: Any, depth: int = 0) -> Any:
     for several in ("anyOf", "oneOf", "allOf"):
         if isinstance(data.get(several), list) and data[several]:
             return value_of(data[several][0], depth + 1)
-    kind = data.get("type")
-    kind = cast("list[Any]", kind)[0] if isinstance(kind, list) and kind else kind
+    kind: Any = data.get("type")
+    kind = next(iter(list_of(kind)), kind)
     if kind == "object" or "properties" in data or kind is None:
-        properties = data.get("properties")
-        named = cast("Json", properties) if isinstance(properties, dict) else {}
-        return {name: value_of(inner, depth + 1) for name, inner in named.items()}
+        properties = object_of(data.get("properties"))
+        return {name: value_of(inner, depth + 1) for name, inner in properties.items()}
     if kind == "array":
         return [value_of(data.get("items"), depth + 1)] if data.get("minItems") else []
     plain: dict[Any, Any] = {"string": "yes", "number": 1.0, "integer": 1, "boolean": True}
@@ -143,14 +138,12 @@ def value_of(schema: Any, depth: int = 0) -> Any:
 
 
 def _text(request: Json) -> str:
-    form = request.get("response_format")
-    kind = cast("Json", form).get("type") if isinstance(form, dict) else None
-    if kind == "json_object":
+    form = object_of(request.get("response_format"))
+    if form.get("type") == "json_object":
         return json.dumps({"answer": "yes"})
-    if kind == "json_schema":
-        schema = (cast("Json", form).get("json_schema") or {}).get("schema")
-        return json.dumps(value_of(schema))
-    last = (request.get("messages") or [{}])[-1]
+    if form.get("type") == "json_schema":
+        return json.dumps(value_of(object_of(form.get("json_schema")).get("schema")))
+    last = last_of(request.get("messages"))
     if last.get("role") == "assistant":
         return f"{_words_in(last.get('content'))} and so it goes on."
     return _last_words(request) or "Yes."
@@ -158,7 +151,7 @@ def _text(request: Json) -> str:
 
 def _last_words(request: Json) -> str:
     """What the user said last; of a request without messages, its prompt."""
-    for message in reversed(cast("list[Json]", request.get("messages") or [])):
+    for message in reversed(objects_of(request.get("messages"))):
         if message.get("role") == "user":
             return _words_in(message.get("content"))
     return str(request.get("prompt") or "")
@@ -167,8 +160,7 @@ def _last_words(request: Json) -> str:
 def _words_in(content: Any) -> str:
     if isinstance(content, str):
         return content
-    parts = cast("list[Any]", content if isinstance(content, list) else [])
-    texts = [cast("Json", part).get("text") for part in parts if isinstance(part, dict)]
+    texts = [part.get("text") for part in objects_of(content)]
     return " ".join(text for text in texts if isinstance(text, str))
 
 

@@ -14,9 +14,10 @@ from typing import Any, cast
 from mistral_service.conformance.answer import Refused
 from mistral_service.conformance.probe import Sign, State
 from mistral_service.conformance.probes import PROBES
-from mistral_service.conformance.report import Report
+from mistral_service.conformance.report import NoReport, Report
 from mistral_service.local.pieces import Delta, End, Engine, Json, Piece, Refusal
 from mistral_service.local.stream_form import StreamForm
+from mistral_service.wire.trees import last_of, object_of, objects_of
 
 _PIECE = 6  # characters of a call's arguments in one chunk
 
@@ -55,13 +56,19 @@ class Behaviour:
 
         Args:
             report: The report.
+
+        Raises:
+            NoReport: If a refusal in it is none.
         """
         known = {r.name: r.facts for r in report.rows if r.state != State.NOT_KNOWN.value}
         refusals: dict[str, tuple[Sign | None, Refused]] = {}
         for probe in PROBES:
             said = known.get(probe.name, {}).get("refused")
             if isinstance(said, dict):
-                refusals[probe.name] = (probe.sign, Refused.from_json(cast("Json", said)))
+                try:
+                    refusals[probe.name] = (probe.sign, Refused.from_json(cast("Json", said)))
+                except ValueError as e:
+                    raise NoReport(f"The report's probe {probe.name} has {e}.") from None
         return cls(report.model, known, refusals)
 
     def judge(self, body: object) -> Refusal | None:
@@ -73,14 +80,10 @@ class Behaviour:
         Returns:
             The refusal, as that server words it; None if it is accepted.
         """
-        request = cast("Json", body) if isinstance(body, dict) else {}
-        messages: Any = request.get("messages")
-        model: Any = request.get("model")
-        if not isinstance(messages, list) or not all(
-            isinstance(each, dict) for each in cast("list[Any]", messages)
-        ):
+        request = object_of(body)
+        if request.get("messages") != objects_of(request.get("messages")):
             return self.refusal("wrong type") or _refusal(_MALFORMED)
-        if model != self.model and "unknown model" in self.refusals:
+        if request.get("model") != self.model and "unknown model" in self.refusals:
             return self.refusal("unknown model")
         for sign, refused in self.refusals.values():
             if sign is not None and sign(request):
@@ -161,13 +164,11 @@ class Behaviour:
 
     def _thought(self, piece: Delta) -> list[Piece]:
         form = self._of("thoughts").get("form", "parts")
-        content = piece.delta.get("content")
-        if form == "parts" or not isinstance(content, list):
+        parts = objects_of(piece.delta.get("content"))
+        if form == "parts" or not parts:
             return [piece]
         words = "".join(
-            inner.get("text", "")
-            for part in cast("list[Json]", content)
-            for inner in part.get("thinking", [])
+            inner.get("text", "") for part in parts for inner in objects_of(part.get("thinking"))
         )
         if form == "markup":
             return [Delta({"content": f"<think>{words}" if words else "</think>"})]
@@ -205,7 +206,7 @@ class _Behaving:
 
     async def answer(self, request: Json) -> AsyncIterator[Piece]:
         """Answer."""
-        last = (request.get("messages") or [{}])[-1]
+        last = last_of(request.get("messages"))
         begun = last.get("content") if last.get("role") == "assistant" else None
         skip = str(begun or "") if not self._behaviour.repeats_prefix() else ""
         async for piece in self._engine.answer(request):

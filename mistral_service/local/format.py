@@ -7,6 +7,9 @@ from typing import Any, cast
 
 from mistral_service.local.pieces import Delta, End, Json
 
+_MOST_CHOICES = 16
+"""Replies that one request gets; an engine's are all the same."""
+
 
 class ReplyFormat:
     """Dresses the pieces of one reply.
@@ -68,7 +71,10 @@ class ReplyFormat:
             "created": self._created,
             "model": self._model,
             "usage": self._usage or self._counted(),
-            "choices": [{"index": 0, "message": message, "finish_reason": self._finish_reason}],
+            "choices": [
+                {"index": index, "message": message, "finish_reason": self._finish_reason}
+                for index in range(min(self._request.get("n") or 1, _MOST_CHOICES))
+            ],
         }
 
     def _chunk(self, delta: Json) -> Json:

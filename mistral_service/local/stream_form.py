@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mistral_service.local.pieces import Json
+from mistral_service.wire.trees import object_of
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,7 @@ class Restated:
             request: The request's body: `stream_options` may ask for the tokens.
         """
         self._form = form
-        options: Any = request.get("stream_options")
-        asked = isinstance(options, dict) and bool(options.get("include_usage"))  # pyright: ignore[reportUnknownMemberType]
+        asked = bool(object_of(request.get("stream_options")).get("include_usage"))
         self._usage = "after" if asked and form.usage == "never" else form.usage
         self._held: list[Json] = []
         self._begun = False
