@@ -14,10 +14,12 @@ from rich.text import Text
 from mistral_service import __version__
 from mistral_service.cli.endpoint import Endpoint, Problem
 from mistral_service.conformance import kinds, report
+from mistral_service.conformance.answer import bounded
 from mistral_service.conformance.asking import Asker
 from mistral_service.conformance.probe import State
 from mistral_service.conformance.report import Report, Row, Scrub
 from mistral_service.conformance.run import CannotRun, Plan, Run
+from mistral_service.wire.trees import object_of
 
 DEFAULT_BUDGET = 0.06
 """Dollars that a run may cost: more than the dearest of Mistral's models takes."""
@@ -122,8 +124,9 @@ async def examine(
     """
     scrub = Scrub(endpoint.key, endpoint.host)
     rows: list[Row] = []
-    async with Asker(endpoint.base_url, endpoint.key, model) as asker:
-        run = Run(asker, model, plan, budget=budget, most_requests=most_requests)
+    asking = Asker(endpoint.base_url, endpoint.key, model, most_requests=most_requests)
+    async with asking as asker:
+        run = Run(asker, model, plan, budget=budget)
         try:
             await run.begin()
         except CannotRun as e:
@@ -138,6 +141,9 @@ async def examine(
     found = Report(
         server=says if seen == "unknown" else seen,
         says=says,
+        build=scrub.text(
+            bounded(str(object_of(run.plain.body).get("system_fingerprint") or ""), 60)
+        ),
         where=report.public_place(endpoint.host),
         model=report.public_model(model),
         date=datetime.now(UTC).date().isoformat(),

@@ -7,6 +7,7 @@ from typing import Any
 
 from mistral_service.costs import Price
 from mistral_service.wire.chunks import Usage
+from mistral_service.wire.errors import printable
 from mistral_service.wire.trees import Json, first_of, last_of, list_of, object_of, objects_of
 
 _CHARACTERS_PER_TOKEN = 3
@@ -225,9 +226,8 @@ def _of_object(status: int, data: Json) -> Refused:
 
 
 def bounded(text: str, most: int = 200) -> str:
-    """A text on one line and no longer than `most` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= most else line[: most - 2] + " …"
+    """A text on one line, without control characters, and no longer than `most` characters."""
+    return printable(text, most)
 
 
 def _size(value: Any) -> int:

@@ -25,10 +25,17 @@ class Asker:
 
     Attributes:
         requests: How many requests were sent.
+        most_requests: How many may be.
     """
 
     def __init__(
-        self, base_url: str, key: str, model: str, *, seconds: float = REQUEST_SECONDS
+        self,
+        base_url: str,
+        key: str,
+        model: str,
+        *,
+        most_requests: int,
+        seconds: float = REQUEST_SECONDS,
     ) -> None:
         """Prepare.
 
@@ -36,9 +43,11 @@ class Asker:
             base_url: The endpoint's address, with the version.
             key: The key.
             model: The model that is asked.
+            most_requests: Requests that are sent at most, those included that are sent again.
             seconds: How long one request may take.
         """
         self.requests = 0
+        self.most_requests = most_requests
         self._base_url = base_url.rstrip("/")
         self._key = key
         self._model = model
@@ -63,6 +72,8 @@ class Asker:
             What came; never an exception of the network.
         """
         answer = await self._ask(request)
+        if self.requests >= self.most_requests:
+            return answer
         if answer.status == 429:
             seconds = retry_after(answer.headers)
             seconds = WAIT_SECONDS if seconds is None else seconds

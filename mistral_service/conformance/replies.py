@@ -126,7 +126,7 @@ def _separators(answer: Answer) -> Finding:
     said = "came back" if kept else "accepted, and the model did not repeat it"
     if answer.garbled:
         return Finding.of(False, f"{answer.garbled} events of the stream are no JSON")
-    return Finding.of(True, said, kept=kept)
+    return Finding.of(True, said)
 
 
 def _left(answers: Sequence[Answer]) -> Finding:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from mistral_service.conformance.answer import Json
+from mistral_service.conformance.answer import Json, bounded
 from mistral_service.conformance.probe import Finding, Probe, State
 from mistral_service.wire.secrets import Strike, secrets_in
 
@@ -17,6 +17,8 @@ KIND = "mistral-service conform"
 FORM = 1
 """The version of a report's form."""
 
+_MOST_CAME = 500
+_MOST_LISTED = 12
 _MOST_BYTES = 4 * 1024 * 1024
 _PUBLIC = ("api.mistral.ai", "localhost", "127.0.0.1", "::1")
 _IDS = re.compile(
@@ -57,11 +59,11 @@ class Scrub:
     def data(self, value: Any) -> Any:
         """The same of every text in JSON."""
         if isinstance(value, str):
-            return self.text(value)
+            return bounded(self.text(value))
         if isinstance(value, Mapping):
             return {k: self.data(v) for k, v in cast("Mapping[str, Any]", value).items()}
         if isinstance(value, list | tuple):
-            return [self.data(each) for each in cast("list[Any]", value)]
+            return [self.data(each) for each in cast("list[Any]", value)[:_MOST_LISTED]]
         return value
 
 
@@ -93,6 +95,7 @@ class Report:
     Parameters:
         server: What the server is, by what it answers: `mistral`, `vllm`, `llama.cpp`, …
         says: What its list of models says that it is.
+        build: What the server calls its build, as vLLM does; empty where it says nothing.
         where: `api.mistral.ai`, `this machine` or `elsewhere`.
         model: The model; one of the account's own by its kind only.
         date: The day, in ISO form.
@@ -107,6 +110,7 @@ class Report:
 
     server: str
     says: str
+    build: str
     where: str
     model: str
     date: str
@@ -186,7 +190,7 @@ def row_of(probe: Probe, finding: Finding, scrub: Scrub) -> Row:
         probe.assumed,
         probe.source,
         finding.state.value,
-        scrub.text(finding.came),
+        bounded(scrub.text(finding.came), _MOST_CAME),
         scrub.data(finding.facts),
     )
 
@@ -209,14 +213,15 @@ def markdown(report: Report) -> str:
     Args:
         report: The report.
     """
-    cost = "" if report.dollars is None else f", ${report.dollars:.4f}"
+    cost = [] if report.dollars is None else [f"${report.dollars:.4f}"]
+    made = (f"mistral_service {report.version}", f"Python {report.python}", report.where)
+    sent = (f"{report.requests} requests", f"{report.tokens} tokens", *cost)
+    counts = (f"{count} {state}" for state, count in report.counts.items())
     lines = [
         f"### conform: {report.model}, {report.server}, {report.date}",
         "",
-        f"mistral_service {report.version}, Python {report.python}; {report.where}; "
-        f"{report.requests} requests, {report.tokens} tokens{cost}. "
-        + ", ".join(f"{count} {state}" for state, count in report.counts.items())
-        + ".",
+        f"{', '.join((*made, *filter(None, [report.build])))}; {', '.join(sent)}; "
+        f"{', '.join(counts)}.",
         *(["", report.note] if report.note else []),
         "",
         "| | probe | assumed | what came |",

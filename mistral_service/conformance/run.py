@@ -82,9 +82,7 @@ class Run:
         plain: The answer to the plainest request.
     """
 
-    def __init__(
-        self, asker: Asker, model: str, plan: Plan, *, budget: float, most_requests: int
-    ) -> None:
+    def __init__(self, asker: Asker, model: str, plan: Plan, *, budget: float) -> None:
         """Prepare.
 
         Args:
@@ -92,7 +90,6 @@ class Run:
             model: The model.
             plan: What is to be sent.
             budget: Dollars that are spent at most.
-            most_requests: Requests that are sent at most.
         """
         self.spent = 0.0
         self.stopped = ""
@@ -104,7 +101,6 @@ class Run:
         self._model = model
         self._plan = plan
         self._budget = budget
-        self._most = most_requests
         self._silent = 0
         self._refused: set[str] = set()
         self._sent: dict[int, Answer] = {}
@@ -183,8 +179,9 @@ class Run:
     def _spent(self, request: Request) -> str | None:
         if id(request) in self._sent:
             return None
-        if self._asker.requests >= self._most:
-            return f"{self._most} requests have been sent, which is the most allowed"
+        most = self._asker.most_requests
+        if self._asker.requests >= most:
+            return f"{most} requests have been sent, which is the most allowed"
         if self.spent + request.cost(self._plan.price) > self._budget:
             return f"the budget of ${self._budget:g} would be exceeded"
         return None

@@ -118,6 +118,7 @@ def create_app(
             return refusal_response(refusal, exchange)
         if behaviour is not None and judge == behaviour.judge:
             headers = {**behaviour.headers(), **headers}
+            body = {"model": behaviour.model, **body}
             return Answer(behaviour.engine(engine), body, exchange, headers, behaviour)
         return Answer(engine, body, exchange, headers)
 
@@ -158,6 +159,7 @@ def create_app(
             beside("chat/moderations", endpoints.judge_chat_moderation, endpoints.moderations),
             Route("/v1/models", keyed(models)),
             Route("/v1/models/{id}", keyed(model)),
+            *(_elsewhere(behaviour) if behaviour is not None else []),
         ],
         middleware=[guard(host=host, allow_hosts=allow_hosts, most_bytes=most_bytes)],
         exception_handlers={413: too_large},
@@ -176,6 +178,17 @@ def _routes_of(limits: RateLimits, keyed: Callable[[_Endpoint], _Endpoint]) -> l
         return JSONResponse(limits.state())
 
     return [Route("/limits", keyed(change), methods=["PUT"]), Route("/limits", keyed(tell))]
+
+
+def _elsewhere(behaviour: Behaviour) -> list[Route]:
+    """What another server answers where it has no route."""
+    if (refusal := behaviour.refusal("unknown route")) is None:
+        return []
+
+    async def answer(_: Request) -> Response:
+        return refusal_response(refusal, Exchange(None, {}))
+
+    return [Route("/{path:path}", answer, methods=["GET", "POST"])]
 
 
 class _Computed:

@@ -19,6 +19,7 @@ from mistral_service.local.pieces import Delta, End, Engine, Json, Piece, Refusa
 from mistral_service.local.stream_form import StreamForm
 from mistral_service.wire.trees import last_of, object_of, objects_of
 
+_COUNTED = ("prompt_tokens", "completion_tokens", "total_tokens")
 _PIECE = 6  # characters of a call's arguments in one chunk
 
 
@@ -152,6 +153,8 @@ class Behaviour:
         if isinstance(piece, Delta):
             return self._thought(piece)
         if isinstance(piece, End):
+            if not self._of("cached tokens").get("told", True) and piece.usage:
+                piece = replace(piece, usage={k: piece.usage[k] for k in _COUNTED})
             return self._called(piece)
         return [piece]
 

@@ -73,7 +73,7 @@ class ReplyFormat:
             "usage": self._usage or self._counted(),
             "choices": [
                 {"index": index, "message": message, "finish_reason": self._finish_reason}
-                for index in range(min(self._request.get("n") or 1, _MOST_CHOICES))
+                for index in range(self._choices())
             ],
         }
 
@@ -85,6 +85,10 @@ class ReplyFormat:
             "model": self._model,
             "choices": [{"index": 0, "delta": delta, "finish_reason": None}],
         }
+
+    def _choices(self) -> int:
+        asked: object = self._request.get("n")
+        return min(asked, _MOST_CHOICES) if isinstance(asked, int) and asked > 0 else 1
 
     def _counted(self) -> Json:
         """A rough count, four characters a token: no tokenizer is loaded for it."""

@@ -58,26 +58,20 @@ class Restated:
                 _set(delta, self._form.first)
                 if not self._form.role:
                     delta.pop("role", None)
-                if self._form.first == "words":
-                    self._held.append(chunk)
-                    continue
-            elif self._held:
+                (self._held if self._form.first == "words" else restated).append(chunk)
+                continue
+            if self._held:
                 _join(self._held.pop(), chunk)
             if chunk["choices"][0]["finish_reason"] is not None:
                 restated += self._ended(chunk)
             elif self._form.last == "words" and "tool_calls" not in delta:
-                restated += self._waiting(chunk)
+                self._held.append(chunk)  # it may be the last word
             else:
                 restated.append(chunk)
             if self._usage == "every":
                 for each in restated:
                     each.setdefault("usage", {"prompt_tokens": 1, "completion_tokens": 1})
         return restated
-
-    def _waiting(self, chunk: Json) -> list[Json]:
-        """Hold a word back, since it may be the last."""
-        self._held.append(chunk)
-        return []
 
     def _ended(self, chunk: Json) -> list[Json]:
         delta = chunk["choices"][0]["delta"]
