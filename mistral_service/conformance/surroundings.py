@@ -7,6 +7,8 @@ from mistral_service.conformance.answer import Answer, Request
 from mistral_service.conformance.bodies import USER, chat, images
 from mistral_service.conformance.probe import Finding, Probe, refused_with, taken
 from mistral_service.conformance.replies import PLAIN, of_reply
+from mistral_service.wire.errors import MistralError
+from mistral_service.wire.reasons import Reason
 from mistral_service.wire.trees import Json, object_of, objects_of
 
 NO_MODEL = "no-such-model-of-mistral-service"
@@ -51,6 +53,15 @@ def _correlated(answer: Answer) -> Finding:
     return Finding.of(good, said, header=good)
 
 
+def _no_such_model(answers: Sequence[Answer]) -> Finding:
+    refused = answers[0].refused
+    if refused is None:
+        return Finding.of(False, "accepted")
+    error = MistralError.from_response(refused.status, answers[0].body)
+    good = error.reason is Reason.UNKNOWN_MODEL
+    return Finding.of(good, str(refused), refused=refused.as_json())
+
+
 def _no_list(body: Json) -> bool:
     return not isinstance(body.get("messages"), list)
 
@@ -90,10 +101,11 @@ SURROUNDINGS: tuple[Probe, ...] = (
     ),
     Probe(
         "unknown model",
-        "A model that does not exist is refused: 400 or 404, type invalid_model or code 1500.",
+        "A model that does not exist is refused in words or codes that say so: the service then "
+        "asks another one.",
         _PAGE,
         (Request({"messages": [USER], "max_tokens": 1}, model=NO_MODEL),),
-        refused_with(400, 404, types=("invalid_model",)),
+        _no_such_model,
     ),
     Probe(
         "wrong type",
