@@ -1,20 +1,23 @@
 """`mistral-service conform`: assumptions held against endpoints, and endpoints made of reports."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 from ports import free_port
+from rich.console import Console
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 from test_cli import run
 
 from mistral_service.cli import conform
-from mistral_service.cli.endpoint import Endpoint
+from mistral_service.cli.endpoint import Endpoint, Problem
 from mistral_service.conformance import report as reports
 from mistral_service.conformance.answer import Answer
 from mistral_service.conformance.probe import State
@@ -142,6 +145,19 @@ def test_without_a_terminal_it_does_not_begin_unasked(strict):
     result = run("conform", "--base-url", strict.base_url)
     assert (result.exit_code, strict.exchanges) == (2, [])
     assert "There is no terminal to ask on: --yes" in result.output
+
+
+@pytest.mark.parametrize(
+    ("typed", "begins"), [("y", True), ("YES ", True), ("", False), ("n", False)]
+)
+def test_on_a_terminal_it_begins_only_after_a_yes(typed: str, begins: bool, monkeypatch):
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", lambda: typed)
+    refusal = (
+        contextlib.nullcontext() if begins else pytest.raises(Problem, match="Nothing was sent")
+    )
+    with refusal:
+        conform.ask("93 requests.", Console())
 
 
 def test_the_question_says_how_many_requests_and_what_they_cost_at_most():
