@@ -244,10 +244,10 @@ def test_a_report_tells_nothing_of_who_asked():
 def test_what_is_no_report_says_what_is_expected(tmp_path: Path, text: str, said: str):
     file = tmp_path / "report.json"
     file.write_text(text)
-    with pytest.raises(NoReport, match=said) as told:
+    with pytest.raises(NoReport, match=said) as reported:
         Behaviour.from_file(file)
     assert "expected is a report that `mistral-service conform --report FILE` wrote" in str(
-        told.value
+        reported.value
     )
     served = run("serve", "--port", "0", "--as", str(file))
     assert served.exit_code == 1
@@ -273,10 +273,10 @@ async def test_an_endpoint_made_of_a_report_gives_the_same_report(server: str):
     with LocalMistral(AsAsked(), behaviour=Behaviour.of(was)) as mistral:
         now, _ = await found_at(mistral)
     assert now.server == was.server
-    told = {row.name: (row.state, row.facts) for row in now.rows}
+    reported = {row.name: (row.state, row.facts) for row in now.rows}
     for row in was.rows:
         if row.state != UNKNOWN:
-            assert told[row.name] == (row.state, row.facts), row.name
+            assert reported[row.name] == (row.state, row.facts), row.name
 
 
 WAYS = [
@@ -300,7 +300,7 @@ WAYS = [
         "calls together": {"together": False},
         "calls' index": {"index": "same"},
         "calls' end": {"reason": "stop"},
-        "cached tokens": {"told": False},
+        "cached tokens": {"reported": False},
         "correlation id": {"header": False},
         "rate headers": {"headers": ["x-ratelimit-limit-requests"]},
     },
@@ -312,9 +312,9 @@ WAYS = [
 async def test_every_form_of_a_reply_can_be_another_servers(facts: dict):
     with LocalMistral(AsAsked(), behaviour=Behaviour(MODEL, facts)) as mistral:
         report, _ = await found_at(mistral)
-    told = {row.name: row.facts for row in report.rows}
+    reported = {row.name: row.facts for row in report.rows}
     for name, expected in facts.items():
-        assert told[name] == expected, name
+        assert reported[name] == expected, name
         assert next(row.state for row in report.rows if row.name == name) == "differs"
 
 

@@ -187,10 +187,10 @@ class Answer:
 
     @property
     def usage(self) -> Json:
-        """The last usage that is told; empty where none is."""
-        told = [object_of(chunk.get("usage")) for chunk in self.chunks]
-        told = [*told, object_of(object_of(self.body).get("usage"))]
-        return last_of([usage for usage in told if usage])
+        """The last usage that is reported; empty where none is."""
+        reported = [object_of(chunk.get("usage")) for chunk in self.chunks]
+        reported = [*reported, object_of(object_of(self.body).get("usage"))]
+        return last_of([usage for usage in reported if usage])
 
 
 def _read(status: int, body: Any) -> Refused:

@@ -115,11 +115,11 @@ class Asker:
         asked.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), None)
         response: Any = await self._client.send(asked, stream=True)
         try:
-            told = {name.lower(): value for name, value in response.headers.items()}
-            if "text/event-stream" in told.get("content-type", ""):
-                return await _read_stream(response, told, request.leave_after)
+            reported = {name.lower(): value for name, value in response.headers.items()}
+            if "text/event-stream" in reported.get("content-type", ""):
+                return await _read_stream(response, reported, request.leave_after)
             data: bytes = await response.aread()
-            return Answer(response.status_code, told, _decoded(data))
+            return Answer(response.status_code, reported, _decoded(data))
         finally:
             await response.aclose()
 

@@ -97,10 +97,10 @@ def _usage(answer: Answer) -> Finding:
     ]
     place = "never" if not places else places[0] if len(places) == 1 else "every"
     said = {
-        "finish": "told in the chunk with finish_reason",
-        "after": "told in a chunk of its own, at the end",
-        "every": f"told in {len(places)} chunks",
-        "never": "not told",
+        "finish": "reported in the chunk with finish_reason",
+        "after": "reported in a chunk of its own, at the end",
+        "every": f"reported in {len(places)} chunks",
+        "never": "not reported",
     }[place]
     return Finding.of(place == "finish", said, place=place)
 
@@ -116,8 +116,8 @@ def _whole(answer: Answer) -> Finding:
     counted = {"prompt_tokens", "completion_tokens", "total_tokens"} <= answer.usage.keys()
     good = isinstance(content, str) and answer.finish_reason is not None and counted
     kind = "text" if isinstance(content, str) else type(content).__name__
-    told = "usage told" if counted else "usage not told"
-    said = f"content {kind}, finish_reason {answer.finish_reason!r}, {told}"
+    reported = "usage reported" if counted else "usage not reported"
+    said = f"content {kind}, finish_reason {answer.finish_reason!r}, {reported}"
     return Finding.of(good, said)
 
 
@@ -180,14 +180,16 @@ def _cached(answers: Sequence[Answer]) -> Finding:
     usage = answers[1].usage
     names = ("prompt_tokens_details", "prompt_token_details")
     details = first_of([usage[name] for name in names if usage.get(name)])
-    told = details.get("cached_tokens", usage.get("num_cached_tokens"))
+    reported = details.get("cached_tokens", usage.get("num_cached_tokens"))
     if answers[1].refused is not None:
         return _left(answers[1:])
-    if told is None:
-        return Finding.of(False, "cached tokens are not told", told=False)
-    if not told:
-        return Finding(State.NOT_KNOWN, "told, but nothing was cached", {"told": True})
-    return Finding.of(True, f"{told} of {usage.get('prompt_tokens')} tokens cached", told=True)
+    if reported is None:
+        return Finding.of(False, "cached tokens are not reported", reported=False)
+    if not reported:
+        return Finding(State.NOT_KNOWN, "reported, but nothing was cached", {"reported": True})
+    return Finding.of(
+        True, f"{reported} of {usage.get('prompt_tokens')} tokens cached", reported=True
+    )
 
 
 def _of_format(kind: str) -> Sign:
@@ -225,7 +227,7 @@ REPLIES: tuple[Probe, ...] = (
     ),
     Probe(
         "usage in a stream",
-        "The tokens are told in the chunk with the finish_reason, without being asked for.",
+        "The tokens are reported in the chunk with the finish_reason, without being asked for.",
         "observability.md",
         (PLAIN,),
         of_reply(_usage),
@@ -309,7 +311,7 @@ REPLIES: tuple[Probe, ...] = (
     ),
     Probe(
         "cached tokens",
-        "The same request with the same `prompt_cache_key` tells how many tokens were cached.",
+        "The same request with the same `prompt_cache_key` reports how many tokens were cached.",
         "observability.md",
         (_cacheable(), _cacheable()),
         _cached,

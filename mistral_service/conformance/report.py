@@ -36,7 +36,7 @@ class NoReport(ValueError):
 
 
 class Scrub:
-    """Takes out of a text what tells who asked, and where."""
+    """Takes out of a text what shows who asked, and where."""
 
     def __init__(self, key: str, host: str) -> None:
         """Prepare.
@@ -183,7 +183,7 @@ def row_of(probe: Probe, finding: Finding, scrub: Scrub) -> Row:
     Args:
         probe: The probe.
         finding: What came of it.
-        scrub: Takes out what tells who asked.
+        scrub: Takes out what shows who asked.
     """
     return Row(
         probe.name,
@@ -246,7 +246,7 @@ def captures(answers: Mapping[tuple[str, int], Any], scrub: Scrub) -> Iterator[t
 
     Args:
         answers: What came, by probe and place.
-        scrub: Takes out what tells who asked.
+        scrub: Takes out what shows who asked.
 
     Yields:
         The name of a file, and its text; each stream once.

@@ -74,7 +74,7 @@ class Run:
     """One run of the probes against one endpoint.
 
     Attributes:
-        spent: Dollars so far, by the tokens that the server tells, or else by the estimate.
+        spent: Dollars so far, by the tokens that the server reports, or else by the estimate.
         tokens: Tokens so far, of requests and replies.
         answers: What came, for each request that was sent, by its probe and place.
         stopped: Why the rest of the probes was not asked; empty where all were.
@@ -195,9 +195,9 @@ class Run:
         self._silent = 0 if answer.status is not None else self._silent + 1
         if answer.accepted:
             prompt, completion = request.tokens
-            told = answer.usage
-            prompt = _count(told.get("prompt_tokens"), prompt)
-            completion = _count(told.get("completion_tokens"), completion)
+            reported = answer.usage
+            prompt = _count(reported.get("prompt_tokens"), prompt)
+            completion = _count(reported.get("completion_tokens"), completion)
             self.spent += self._plan.price.of(Usage(prompt, completion))
             self.tokens += prompt + completion
         return answer

@@ -84,7 +84,7 @@ def unequal_results(body: Json) -> bool:
 
 
 def assistant_last(body: Json) -> bool:
-    """R5: nobody asks for a reply."""
+    """R5: the last message asks for no reply."""
     last = (messages_of(body) or [{}])[-1]
     goes_on = last.get("prefix") or body.get("continue_final_message")
     return last.get("role") == "assistant" and not goes_on

@@ -26,8 +26,8 @@ def _listed(answers: Sequence[Answer]) -> Finding:
     owners = sorted({str(card.get("owned_by")) for card in cards})
     can = any(isinstance(card.get("capabilities"), dict) for card in cards)
     aliases = any(isinstance(card.get("aliases"), list) for card in cards)
-    said = f"owned by {', '.join(owners[:3]) or 'nobody'}; capabilities {'' if can else 'not '}told"
-    said += f", aliases {'' if aliases else 'not '}told"
+    said = f"owned by {', '.join(owners[:3]) or '?'}; capabilities {'' if can else 'not '}reported"
+    said += f", aliases {'' if aliases else 'not '}reported"
     facts = {"capabilities": can, "aliases": aliases, "owners": owners[:3]}
     return Finding.of(can and aliases, said, **facts)
 
@@ -41,7 +41,7 @@ def cards_of(answer: Answer) -> list[Json]:
 def _rates(answer: Answer) -> Finding:
     names = sorted(name for name in answer.headers if "ratelimit" in name)
     left = {"x-ratelimit-remaining-req-minute", "x-ratelimit-remaining-tokens-minute"}
-    said = ", ".join(names) or "no header tells of the rate"
+    said = ", ".join(names) or "no header reports the rate"
     return Finding.of(bool(left & set(names)), said, headers=names)
 
 
@@ -73,14 +73,14 @@ def _no_messages(body: Json) -> bool:
 SURROUNDINGS: tuple[Probe, ...] = (
     Probe(
         "models",
-        "The list of models tells what each can do, and its other names.",
+        "The list of models has what each can do, and its other names.",
         "switching.md",
         (Request(None, path="models"),),
         _listed,
     ),
     Probe(
         "rate headers",
-        "Headers tell how many requests and tokens are left in the minute.",
+        "Headers report how many requests and tokens are left in the minute.",
         "observability.md",
         (PLAIN,),
         of_reply(_rates),

@@ -108,8 +108,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
         dest="behave_as",
         type=Path,
         metavar="REPORT",
-        help="refuse, accept and stream as the server does of which a report of `mistral-service "
-        "conform` tells (answers without a model, unless one is named)",
+        help="refuse, accept and stream as a server does; the report of `mistral-service "
+        "conform` describes it (answers without a model, unless one is named)",
     )
     parser.add_argument("--threads", type=int, default=1, help="of the model (default: 1)")
     parser.add_argument(

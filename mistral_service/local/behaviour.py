@@ -1,4 +1,4 @@
-"""How another server behaves, as a report of `mistral-service conform` says it.
+"""How another server behaves, as a report of `mistral-service conform` describes it.
 
 `serve --as report.json` refuses what that server was seen to refuse, with its statuses and bodies,
 accepts what it accepted, and writes its replies as that one does. What a report does not know is
@@ -53,7 +53,7 @@ class Behaviour:
 
     @classmethod
     def of(cls, report: Report) -> "Behaviour":
-        """The behaviour that a report tells of; what is not known there is left out.
+        """The behaviour that a report describes; what is not known there is left out.
 
         Args:
             report: The report.
@@ -126,13 +126,13 @@ class Behaviour:
 
     def models(self) -> Json:
         """The list of models."""
-        told = self._of("models")
-        owners = cast("list[str]", told.get("owners") or ["mistralai"])
+        reported = self._of("models")
+        owners = cast("list[str]", reported.get("owners") or ["mistralai"])
         card: Json = {"id": self.model, "object": "model", "created": int(time.time())}
         card["owned_by"] = owners[0]
-        if told.get("capabilities", True):
+        if reported.get("capabilities", True):
             card["capabilities"] = {"completion_chat": True, "function_calling": True}
-        if told.get("aliases", True):
+        if reported.get("aliases", True):
             card["aliases"] = []
         return {"object": "list", "data": [card]}
 
@@ -153,7 +153,7 @@ class Behaviour:
         if isinstance(piece, Delta):
             return self._thought(piece)
         if isinstance(piece, End):
-            if not self._of("cached tokens").get("told", True) and piece.usage:
+            if not self._of("cached tokens").get("reported", True) and piece.usage:
                 piece = replace(piece, usage={k: piece.usage[k] for k in _COUNTED})
             return self._called(piece)
         return [piece]

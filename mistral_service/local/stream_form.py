@@ -16,8 +16,8 @@ class StreamForm:
         role: Whether the first chunk names the role.
         first: The content of the first chunk: `empty`, `null`, `absent`, or `words` of the reply.
         last: The same of the chunk with the finish_reason; `none` where no chunk has one.
-        usage: Where the tokens are told: in the chunk with the finish_reason (`finish`), in one of
-            their own (`after`), in every chunk (`every`), or `never` unless they are asked for.
+        usage: Where the tokens are reported: in the chunk with the finish_reason (`finish`), in one
+            of their own (`after`), in every chunk (`every`), or `never` unless they are asked for.
         done: Whether `[DONE]` ends it.
     """
 
