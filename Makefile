@@ -93,6 +93,7 @@ soak: ## Hold 500 conversations of 20 turns with a model that often fails
 lock: ## Pin the newest dependencies in uv.lock
 	$(INSTALL) tools
 	$(BIN)/uv lock --upgrade
+	$(BIN)/uv lock --upgrade --project tests/environments/clients
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) .venvs .uv tests/gateway/node_modules artifacts dist site .pytest_cache .ruff_cache .hypothesis

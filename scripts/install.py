@@ -117,6 +117,7 @@ def main(arguments: list[str]) -> int:
         packages("demo" if target == "demo" else "dev")
         openmp()
         if target in ("test", "test-fast"):
+            environment("clients")
             system("Redis", "redis-server", programs=("redis-server",))
         if target == "test":
             gateway()

@@ -58,6 +58,8 @@ class Together(LoadScopeScheduling):
         "tests/scale/",
         "tests/test_fault_matrix.py::test_a_fault_ends_as_the_table_says",  # some at a time
         "tests/test_gateway.py",  # a gateway that takes seconds to start
+        "tests/test_litellm.py",  # a proxy that takes ten
+        "tests/test_llama_cpp.py",
         "tests/test_packaging.py",  # a wheel that is built once
     )
 

@@ -269,6 +269,8 @@ SEEN = [
     (400, litellm("litellm.ContextWindowExceededError: x", "400"), Reason.TOO_LARGE, "400", "x"),
     (400, litellm("litellm.ContentPolicyViolationError: x", "400"), Reason.BLOCKED, "400", "x"),
     (401, litellm("Authentication Error, …", "401", "auth_error"), Reason.KEY, "401", "…"),
+    # A proxy without a database says so of every key but its own.
+    (400, litellm("No connected db.", "400", "no_db_connection"), Reason.KEY, "400", "No conn"),
     (
         400,
         litellm(

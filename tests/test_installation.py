@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from later_index import LATER, REAL, LaterIndex
@@ -30,9 +31,11 @@ from uv import find_uv_bin
 
 ROOT = Path(__file__).parent.parent
 LOCK = tomllib.loads((ROOT / "uv.lock").read_text())
+CLIENTS = ROOT / "tests" / "environments" / "clients"
+CLIENTS_LOCK = tomllib.loads((CLIENTS / "uv.lock").read_text())
 MADE = (
     ".git",
-    ".venv",
+    ".venv*",
     ".uv*",
     "node_modules",
     "artifacts",
@@ -105,11 +108,22 @@ def test_nothing_of_a_later_day_is_installed(checkout: Path, index: LaterIndex):
         assert index.asked <= {"uv"}  # pip looks up the address of the one wheel whose hash it has
         installed = list((checkout / ".venv").glob("lib/python*/site-packages/*.dist-info"))
         sizes.append(len(installed))
-        locked = {(p["name"], p["version"]) for p in LOCK["package"]}
-        for info in installed:
-            name, _, version = info.name.removesuffix(".dist-info").rpartition("-")
-            assert (re.sub(r"[-_.]+", "-", name).lower(), version) in locked
+        assert named(installed) <= locked(LOCK)
     assert 100 < sizes[0] < sizes[1]
+    beside = list((checkout / ".venvs" / "clients").glob("lib/python*/site-packages/*.dist-info"))
+    assert len(beside) > 80
+    assert named(beside) <= locked(CLIENTS_LOCK)
+
+
+def named(installed: list[Path]) -> set[tuple[str, str]]:
+    """What is installed, by name and version."""
+    parts = [info.name.removesuffix(".dist-info").rpartition("-") for info in installed]
+    return {(re.sub(r"[-_.]+", "-", name).lower(), version) for name, _, version in parts}
+
+
+def locked(lock: dict[str, Any]) -> set[tuple[str, str]]:
+    """What a lock holds, by name and version."""
+    return {(package["name"], package["version"]) for package in lock["package"]}
 
 
 def test_the_index_does_offer_what_a_resolver_takes(index: LaterIndex, tmp_path: Path):
@@ -141,10 +155,17 @@ def test_everything_in_the_lock_is_a_wheel_with_a_hash():
 @pytest.mark.parametrize("python", [(3, 11), (3, 12), (3, 13)])
 def test_every_python_that_is_promised_has_its_wheels(python: tuple[int, int]):
     """Held for Linux on x86-64 with Debian 12's glibc, 2.36, or a later one."""
-    everything = [find_uv_bin(), "export", "-q", "--frozen", "--extra", "dev", "--no-emit-project"]
+    assert wheels_for(python, ROOT, "--extra", "dev") > 200
+    assert wheels_for(python, CLIENTS) > 80
+
+
+def wheels_for(python: tuple[int, int], project: Path, *options: str) -> int:
+    """How many packages a Python is to have, after a look that each has a wheel for it."""
+    everything = [find_uv_bin(), "export", "-q", "--frozen", "--no-emit-project", *options]
     listed = subprocess.check_output(
-        [*everything, "--no-hashes", "--project", str(ROOT)], text=True, cwd=ROOT
+        [*everything, "--no-hashes", "--project", str(project)], text=True, cwd=ROOT
     )
+    lock = tomllib.loads((project / "uv.lock").read_text())
     version = ".".join(map(str, python))
     here = {"python_version": version, "python_full_version": f"{version}.0"}
     platforms = [f"manylinux_2_{minor}_x86_64" for minor in range(36, 4, -1)]
@@ -157,15 +178,15 @@ def test_every_python_that_is_promised_has_its_wheels(python: tuple[int, int]):
         (package["name"], package["version"]): [
             parse_wheel_filename(wheel["url"].rpartition("/")[2])[3] for wheel in package["wheels"]
         ]
-        for package in LOCK["package"]
+        for package in lock["package"]
         if "wheels" in package
     }
     wanted = [Requirement(line) for line in listed.splitlines() if line[:1].isalnum()]
     wanted = [each for each in wanted if each.marker is None or each.marker.evaluate(here)]
-    assert len(wanted) > 200
     for each in wanted:
         [exact] = each.specifier
         assert any(tags & offered for offered in wheels[each.name, exact.version]), each
+    return len(wanted)
 
 
 def test_no_target_installs_beside_the_lock():

@@ -83,10 +83,13 @@ async def open_reply(
     """
 
     async def post(body: dict[str, Any]) -> AsyncStream[ChatCompletionChunk]:
+        options = _options(client, params, connect, stream=True)
+        if not endpoint.server.keeps_connections:
+            options["headers"]["Connection"] = "close"
         return await client.post(
             path,
             content=_encoded(client, path, body),
-            options=_options(client, params, connect, stream=True),
+            options=options,
             cast_to=ChatCompletionChunk,
             stream=True,
             stream_cls=AsyncStream[ChatCompletionChunk],

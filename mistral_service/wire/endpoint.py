@@ -6,6 +6,7 @@ that follows it has been accepted.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from loguru import logger
@@ -78,7 +79,10 @@ class Endpoint:
             found = by_models(owners, tells_capabilities=catalogue.is_mistrals)
         if found is not None and found != self.server:
             self.server = found
-            self._learned.clear()
+            # A field that was refused is refused whatever the server's name is.
+            for model, learned in self._learned.items():
+                unknown = found.unknown_fields | learned.unknown_fields
+                self._learned[model] = replace(found, unknown_fields=unknown)
 
     def of(self, model: str) -> Server:
         """What the server behind the address takes for a model."""

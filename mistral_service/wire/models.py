@@ -80,7 +80,7 @@ class ModelCard:
             tuple(filter(None, map(_text, _list(data.get("aliases"))))),
             _truth(can.get("completion_chat")),
             _truth(can.get("function_calling")),
-            _truth(can.get("vision")),
+            _sees(data, can),
             _truth(can.get("reasoning")),
             _truth(can.get("completion_fim")),
             tokens(length),
@@ -88,6 +88,14 @@ class ModelCard:
             _text(data.get("deprecation_replacement_model")),
             _text(data.get("owned_by")),
         )
+
+
+def _sees(data: Mapping[str, Any], can: Mapping[str, Any]) -> bool | None:
+    """Mistral says it among what a model can do, llama.cpp and OpenRouter by what it takes in."""
+    if "vision" in can:
+        return _truth(can.get("vision"))
+    taken = _list(_mapping(data.get("architecture")).get("input_modalities"))
+    return "image" in taken if taken else None
 
 
 class Catalogue:

@@ -262,8 +262,9 @@ SIGNS: tuple[Sign, ...] = (
         "authentication auth unauthorized unauthenticated invalid_authentication "
         "invalid_credentials invalid_api_key incorrect_api_key missing_api_key no_api_key "
         "api_key_invalid expired_api_key api_key_expired expired_key invalid_token expired_token "
-        "token_expired token_not_found_in_db UnrecognizedClientException InvalidClientTokenId "
-        "InvalidSignatureException IncompleteSignature MissingAuthenticationToken",
+        "token_expired token_not_found_in_db no_db_connection UnrecognizedClientException "
+        "InvalidClientTokenId InvalidSignatureException IncompleteSignature "
+        "MissingAuthenticationToken",
     ),
     _sign(
         Reason.KEY,

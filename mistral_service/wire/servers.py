@@ -46,6 +46,8 @@ class Server:
             OpenAI's `stream_options` ask for it. Mistral's is called `random_seed`, and its API
             refuses the options and always counts.
         unknown_fields: Those of `OPTIONAL_FIELDS` that it refuses.
+        keeps_connections: Whether a connection serves another request after a stream. One that is
+            closed without a word costs the next request an attempt, so none is left open.
     """
 
     name: ServerName
@@ -53,6 +55,7 @@ class Server:
     any_choice: Literal["any", "required"] = "required"
     openai_names: bool = True
     unknown_fields: frozenset[str] = frozenset()
+    keeps_connections: bool = True
 
 
 _AS_MISTRAL = Server("mistral", any_choice="any", openai_names=False)
@@ -67,7 +70,7 @@ SERVERS: Mapping[str, Server] = {
         Server("vllm", continues="continue_final_message"),
         Server("sglang", continues="continue_final_message"),
         # These two ignore `prefix` and go on from a last message of the assistant's by themselves.
-        Server("llama.cpp"),
+        Server("llama.cpp", keeps_connections=False),
         Server("ollama"),
         Server("litellm"),
         replace(_AS_MISTRAL, name="unknown"),
