@@ -17,7 +17,7 @@ INSTALL = @$(NEED_PYTHON); $(PYTHON) scripts/install.py
 # The bot on the page, and the tests, are the only ones to speak: nothing is fetched from a hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test test-fast test-scale test-pythons lint types bench faults soak docs screenshots dist lock clean
+.PHONY: help demo test test-fast test-scale test-pythons test-live lint types bench faults soak docs screenshots dist lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show what there is
@@ -44,6 +44,13 @@ test-pythons: ## Run the tests with the other Pythons from 3.11 that are install
 	$(INSTALL) test
 	@$(BIN)/python tests/pythons.py $(WORKERS) $(ARGS)
 
+test-live: ## Ask Mistral itself, for some cents: conform, and the tests that are marked live
+	@[ -n "$$MISTRAL_API_KEY" ] || { echo "There is no key: set MISTRAL_API_KEY, and make test-live asks Mistral itself." >&2; exit 1; }
+	$(INSTALL) test-fast
+	@mkdir -p artifacts; status=0; \
+	  $(BIN)/mistral-service conform --yes --report artifacts/conform.json || status=$$?; \
+	  $(BIN)/python -m pytest -m live $(ARGS) || status=$$?; exit $$status
+
 lint: ## Check style and format
 	$(INSTALL) tools
 	$(BIN)/ruff check .
@@ -67,6 +74,7 @@ faults: ## Let every fault happen, and write docs/faults.md
 docs: ## Build the documentation site into site/; a broken link is an error
 	$(INSTALL) tools
 	@$(BIN)/python docs/reference.py
+	@$(BIN)/python docs/servers.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 dist: ## Build the wheel and the source distribution into dist/

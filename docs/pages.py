@@ -22,6 +22,7 @@ ORDER: dict[str, dict[str, str]] = {
         "From Pipecat's own service": "migration.md",
         "Settings": "settings.md",
         "Self-hosted models": "self-hosted.md",
+        "Servers that differ": "servers.md",
     },
     "Features": {
         "The message rules": "rules.md",

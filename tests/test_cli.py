@@ -72,7 +72,9 @@ def start(*arguments: str, code: str = "", **environment: str) -> subprocess.Com
 # --- all of it ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["doctor", "lint", "chat", "models", "serve", "demo"])
+@pytest.mark.parametrize(
+    "command", ["doctor", "lint", "chat", "models", "conform", "serve", "demo"]
+)
 def test_every_command_explains_itself(command: str):
     result = run(command, "--help")
     assert result.exit_code == 0

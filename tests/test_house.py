@@ -16,6 +16,7 @@ WITHOUT_PIPECAT = [
     *sorted((PACKAGE / "local").glob("*.py")),
     *sorted((PACKAGE / "cli").glob("*.py")),
     *sorted((PACKAGE / "endpoints").glob("*.py")),
+    *sorted((PACKAGE / "conformance").glob("*.py")),
     PACKAGE / "conversation" / "rules.py",
     PACKAGE / "client.py",
     PACKAGE / "chat.py",
@@ -47,12 +48,13 @@ def test_the_wire_can_be_used_where_pipecat_is_not_loaded():
     assert out.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("room", ["wire", "conversation", "reply", "endpoints"])
+@pytest.mark.parametrize("room", ["wire", "conversation", "reply", "endpoints", "conformance"])
 def test_arrows_point_down(room: str):
     above = {
         "wire": {"conversation", "reply", "endpoints", "service", "local", "demo"},
         "conversation": {"reply", "endpoints", "service", "local", "demo"},
         "reply": {"conversation", "endpoints", "service", "local", "demo"},
+        "conformance": {"conversation", "reply", "endpoints", "service", "local", "cli", "demo"},
         "endpoints": {"conversation", "client", "service", "local", "demo"},
     }[room]
     for path in (PACKAGE / room).glob("*.py"):

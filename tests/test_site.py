@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 
 import charts  # noqa: E402
 import reference  # noqa: E402
+import servers  # noqa: E402
 
 pytest.importorskip("mkdocs", reason="the site needs the extra docs: make test installs it")
 
@@ -71,6 +72,10 @@ def test_a_page_without_a_place_breaks_the_build(copied: Path, tmp_path: Path):
 def test_the_settings_page_is_what_the_code_says():
     assert reference.PAGE.read_text() == reference.render(), "run make docs"
     assert "| `temperature` | a number from 0 to 1.5 |" in reference.render()
+
+
+def test_the_tables_of_servers_are_what_the_reports_say():
+    assert servers.PAGE.read_text(encoding="utf-8") == servers.render(), "run make docs"
 
 
 def test_the_chart_shows_the_table_of_the_readme():

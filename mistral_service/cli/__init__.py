@@ -1,4 +1,4 @@
-"""The command line: `mistral-service doctor`, `lint`, `chat`, `models`, `serve`, `demo`."""
+"""The command line: `mistral-service doctor`, `lint`, `chat`, `models`, `conform`, and others."""
 
 import sys
 

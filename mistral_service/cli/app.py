@@ -24,9 +24,11 @@ except ImportError as e:
         "pip install 'pipecat-mistral-service[cli]'."
     ) from None
 
-from mistral_service.cli import catalogue, doctor, examine, lint
+from mistral_service.cli import catalogue, conform, doctor, examine, lint
 from mistral_service.cli.chat import Chat
 from mistral_service.cli.endpoint import Endpoint, Problem
+from mistral_service.conformance.report import markdown as to_markdown
+from mistral_service.conformance.run import Plan
 
 _INTERRUPTED = 130  # what shells report of a program that Ctrl-C has ended
 
@@ -193,6 +195,68 @@ def models_command(base_url: BaseURL = DEFAULT_BASE_URL, as_json: AsJson = False
             catalogue.show(found, Console())
         else:
             raise Problem(f"{shown(base_url)} lists no models.")
+
+
+@app.command("conform")
+def conform_command(
+    base_url: BaseURL = DEFAULT_BASE_URL,
+    model: ModelName = DEFAULT_MODEL,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before it begins.")] = False,
+    budget: Annotated[
+        float, typer.Option(min=0, help="Dollars to spend at most.", metavar="DOLLARS")
+    ] = conform.DEFAULT_BUDGET,
+    requests: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Requests to send at most.", metavar="N")
+    ] = conform.MOST_REQUESTS,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the report goes (default: conform-SERVER-DATE.json).",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    captures: Annotated[
+        Path | None,
+        typer.Option(help="Save the streams here.", metavar="DIR", show_default=False),
+    ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the report as Markdown, for an issue.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hold what this package assumes of Mistral's API against an endpoint, for a few cents.
+
+    Ends with status 0 if all is as assumed, 1 if something differs, 2 if it could not run.
+    """
+    console = Console()
+    with _told(status=2):
+        endpoint = Endpoint.given(base_url)
+        plan = Plan.of(model)
+        conform.check_places(report, captures)
+        if not yes:
+            conform.ask(conform.question(plan, endpoint, budget), Console(stderr=True))
+        found, stopped = asyncio.run(
+            conform.examine(
+                endpoint,
+                model,
+                plan,
+                budget=budget,
+                most_requests=requests,
+                captures=captures,
+                shown=None if as_json or markdown else lambda row: conform.show(row, console),
+            )
+        )
+        file = report or conform.default_file(found)
+        text = json.dumps(found.as_json(), ensure_ascii=False, indent=1)
+        conform.write(file, f"{text}\n")
+        if as_json:
+            typer.echo(text)
+        elif markdown:
+            typer.echo(to_markdown(found), nl=False)
+        else:
+            conform.show_end(found, file, stopped, console)
+        raise typer.Exit(conform.status_of(found, stopped))
 
 
 # Their options are those of the two programs themselves, `--help` among them.

@@ -18,16 +18,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mistral_service.local.as_asked import AsAsked
+    from mistral_service.local.behaviour import Behaviour
     from mistral_service.local.checks import Checks
     from mistral_service.local.limits import RateLimits
     from mistral_service.local.script import Reply, Script
     from mistral_service.local.server import LocalMistral
 
-__all__ = ["Checks", "LocalMistral", "RateLimits", "Reply", "Script"]
+__all__ = ["AsAsked", "Behaviour", "Checks", "LocalMistral", "RateLimits", "Reply", "Script"]
 
 # Loaded when first asked for: pytest loads the plugin in this package for everybody who has it
 # installed, with the extra `local` or without.
 _HOMES = {
+    "AsAsked": "mistral_service.local.as_asked",
+    "Behaviour": "mistral_service.local.behaviour",
     "Checks": "mistral_service.local.checks",
     "LocalMistral": "mistral_service.local.server",
     "RateLimits": "mistral_service.local.limits",

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+from mistral_service.local.as_asked import AsAsked
+from mistral_service.local.behaviour import Behaviour
 from mistral_service.local.checks import VERSIONS, Checks
 from mistral_service.local.engine import ModelEngine, ModelNotLoaded, bundled_model
 from mistral_service.local.limits import RateLimits
@@ -43,6 +45,7 @@ def main(
     try:
         checks = Checks(versions=options.accept.split(","))
         limits = RateLimits(options.requests_per_minute, options.tokens_per_minute, options.window)
+        behaviour = Behaviour.from_file(options.behave_as) if options.behave_as else None
         limited = options.requests_per_minute or options.tokens_per_minute
         # The port before the model: whoever has the wrong port should not wait to hear of it.
         with bind(options.host, options.port) as listener:
@@ -53,6 +56,7 @@ def main(
                 api_key=options.api_key,
                 limits=limits if limited else None,
                 allow_hosts=options.allow_host,
+                behaviour=behaviour,
             )
     except (ModelNotLoaded, OSError, ValueError) as e:
         print(e, file=sys.stderr)
@@ -68,6 +72,8 @@ def _engine(options: argparse.Namespace) -> Engine:
             return Script.from_file(options.script)
         except json.JSONDecodeError as e:
             raise ValueError(f"{options.script} is not JSON: {e}") from None
+    if options.no_model or (options.behave_as and options.model is None):
+        return AsAsked()
     path = options.model or bundled_model()
     print(f"Loading {path.name} …", file=sys.stderr, flush=True)
     return ModelEngine(path, threads=options.threads)
@@ -91,6 +97,20 @@ def _parser(program: str) -> argparse.ArgumentParser:
     answers = parser.add_mutually_exclusive_group()
     answers.add_argument("--model", type=Path, help="a GGUF file (default: SmolLM2-135M)")
     answers.add_argument("--script", type=Path, help="a JSON file with the replies to give")
+    answers.add_argument(
+        "--no-model",
+        action="store_true",
+        help="answer at once, without a model, in the way that a request asks for: call the "
+        "functions, follow the schema, think, cut",
+    )
+    parser.add_argument(
+        "--as",
+        dest="behave_as",
+        type=Path,
+        metavar="REPORT",
+        help="refuse, accept and stream as a server does; the report of `mistral-service "
+        "conform` describes it (answers without a model, unless one is named)",
+    )
     parser.add_argument("--threads", type=int, default=1, help="of the model (default: 1)")
     parser.add_argument(
         "--api-key",

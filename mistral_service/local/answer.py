@@ -11,6 +11,7 @@ from typing import Any
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from mistral_service.local.behaviour import Behaviour
 from mistral_service.local.format import ReplyFormat
 from mistral_service.local.pieces import (
     Cut,
@@ -24,6 +25,7 @@ from mistral_service.local.pieces import (
     Refusal,
     Wait,
 )
+from mistral_service.local.stream_form import Restated, StreamForm
 
 _NO_HEADERS: Mapping[str, str] = {}
 
@@ -61,8 +63,14 @@ class Answer(Response):
     """Sends what an engine yields while it yields it, and notices when the client leaves."""
 
     def __init__(
-        self, engine: Engine, body: Json, exchange: Exchange, headers: Mapping[str, str]
+        self,
+        engine: Engine,
+        body: Json,
+        exchange: Exchange,
+        headers: Mapping[str, str],
+        behaviour: Behaviour | None = None,
     ) -> None:
+        self._behaviour = behaviour
         self._engine = engine
         self._body = body
         self._exchange = exchange
@@ -104,6 +112,8 @@ class Answer(Response):
         self, pieces: AsyncIterator[Piece], scope: Scope, receive: Receive, send: Send
     ) -> None:
         form = ReplyFormat(self._body)
+        stream_form = self._behaviour.stream_form() if self._behaviour else StreamForm()
+        restated = Restated(stream_form, self._body) if self._behaviour else None
         async for piece in pieces:
             match piece:
                 case Refusal():
@@ -122,10 +132,11 @@ class Answer(Response):
                     await send({"type": "http.response.body", "body": data, "more_body": True})
                 case Delta() | End():
                     await self._begin(send)
-                    for chunk in form.chunks(piece):
+                    chunks = form.chunks(piece)
+                    for chunk in restated.chunks(chunks) if restated else chunks:
                         data = b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + b"\n\n"
                         await send({"type": "http.response.body", "body": data, "more_body": True})
-                    if isinstance(piece, End):
+                    if isinstance(piece, End) and stream_form.done:
                         data = b"data: [DONE]\n\n"
                         await send({"type": "http.response.body", "body": data, "more_body": True})
         await self._begin(send)
@@ -162,10 +173,11 @@ class Answer(Response):
             return
         self._begun = True
         self._exchange.status = 200
+        named = self._behaviour is None or self._behaviour.names_requests()
         headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"cache-control", b"no-cache"),
-            (b"mistral-correlation-id", ReplyFormat(self._body).id.encode()),
+            *([(b"mistral-correlation-id", ReplyFormat(self._body).id.encode())] * named),
             *((name.encode(), value.encode()) for name, value in {**self._headers, **more}.items()),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from mistral_service.local import endpoints
 from mistral_service.local.answer import Answer, Exchange, refusal_response
+from mistral_service.local.behaviour import Behaviour
 from mistral_service.local.checks import Checks
 from mistral_service.local.elsewhere import on_unknown_route
 from mistral_service.local.engine import ModelNotLoaded
@@ -45,6 +46,7 @@ def create_app(
     host: str = "127.0.0.1",
     allow_hosts: Sequence[str] | None = (),
     most_bytes: int = MOST_BYTES,
+    behaviour: Behaviour | None = None,
 ) -> Starlette:
     """Make the ASGI application.
 
@@ -57,6 +59,7 @@ def create_app(
         host: The address that the server listens on; see `guard`.
         allow_hosts: Further names of the server, as in a network of containers; None takes any.
         most_bytes: Bytes that a body may have; a larger one is refused with 413.
+        behaviour: How another server answers chats, which this endpoint then imitates.
 
     Returns:
         The application: `POST` to `/v1/chat/completions`, `/v1/fim/completions`, `/v1/embeddings`,
@@ -76,6 +79,11 @@ def create_app(
         right = bool(key) if api_key is None else hmac.compare_digest(key, api_key.encode())
         if scheme.lower() == "bearer" and right:
             return None
+        if behaviour is not None:
+            if behaviour.takes_any_key():
+                return None
+            if (refusal := behaviour.refusal("wrong key")) is not None:
+                return refusal_response(refusal, Exchange(None, {}))
         return JSONResponse({"detail": "Unauthorized"}, 401)
 
     def keyed(endpoint: _Endpoint) -> _Endpoint:
@@ -110,10 +118,14 @@ def create_app(
         refusal, headers = limits.take(data) if limits is not None else (None, _NO_HEADERS)
         if refusal:
             return refusal_response(refusal, exchange)
+        if behaviour is not None and judge == behaviour.judge:
+            headers = {**behaviour.headers(), **headers}
+            body = {"model": behaviour.model, **body}
+            return Answer(behaviour.engine(engine), body, exchange, headers, behaviour)
         return Answer(engine, body, exchange, headers)
 
     async def chat(request: Request) -> Response:
-        return await answer(request, judges.judge, engine)
+        return await answer(request, (behaviour or judges).judge, engine)
 
     async def fim(request: Request) -> Response:
         return await answer(request, lambda body: endpoints.judge_fim(body, judges.models), engine)
@@ -127,6 +139,8 @@ def create_app(
         return Route(f"/v1/{path}", endpoint, methods=["POST"])
 
     async def models(_: Request) -> Response:
+        if behaviour is not None:
+            return JSONResponse(behaviour.models())
         return JSONResponse({"object": "list", "data": [m.card() for m in judges.models]})
 
     async def model(request: Request) -> Response:
@@ -148,6 +162,7 @@ def create_app(
             beside("chat/moderations", endpoints.judge_chat_moderation, endpoints.moderations),
             Route("/v1/models", keyed(models)),
             Route("/v1/models/{id}", keyed(model)),
+            *(_elsewhere(behaviour) if behaviour is not None else []),
         ],
         middleware=[guard(host=host, allow_hosts=allow_hosts, most_bytes=most_bytes)],
         exception_handlers={404: unknown, 405: unknown, 413: too_large},
@@ -166,6 +181,17 @@ def _routes_of(limits: RateLimits, keyed: Callable[[_Endpoint], _Endpoint]) -> l
         return JSONResponse(limits.state())
 
     return [Route("/limits", keyed(change), methods=["PUT"]), Route("/limits", keyed(tell))]
+
+
+def _elsewhere(behaviour: Behaviour) -> list[Route]:
+    """What another server answers where it has no route."""
+    if (refusal := behaviour.refusal("unknown route")) is None:
+        return []
+
+    async def answer(_: Request) -> Response:
+        return refusal_response(refusal, Exchange(None, {}))
+
+    return [Route("/{path:path}", answer, methods=["GET", "POST"])]
 
 
 class _Computed:

@@ -7,6 +7,9 @@ from typing import Any, cast
 
 from mistral_service.local.pieces import Delta, End, Json
 
+_MOST_CHOICES = 16
+"""Replies that one request gets; an engine's are all the same."""
+
 
 class ReplyFormat:
     """Dresses the pieces of one reply.
@@ -68,7 +71,10 @@ class ReplyFormat:
             "created": self._created,
             "model": self._model,
             "usage": self._usage or self._counted(),
-            "choices": [{"index": 0, "message": message, "finish_reason": self._finish_reason}],
+            "choices": [
+                {"index": index, "message": message, "finish_reason": self._finish_reason}
+                for index in range(self._choices())
+            ],
         }
 
     def _chunk(self, delta: Json) -> Json:
@@ -79,6 +85,10 @@ class ReplyFormat:
             "model": self._model,
             "choices": [{"index": 0, "delta": delta, "finish_reason": None}],
         }
+
+    def _choices(self) -> int:
+        asked: object = self._request.get("n")
+        return min(asked, _MOST_CHOICES) if isinstance(asked, int) and asked > 0 else 1
 
     def _counted(self) -> Json:
         """A rough count, four characters a token: no tokenizer is loaded for it."""

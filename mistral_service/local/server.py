@@ -10,6 +10,7 @@ from types import TracebackType
 import uvicorn
 
 from mistral_service.local.app import Exchange, create_app
+from mistral_service.local.behaviour import Behaviour
 from mistral_service.local.checks import Checks
 from mistral_service.local.limits import RateLimits
 from mistral_service.local.pieces import Engine
@@ -41,7 +42,9 @@ def bind(host: str, port: int) -> socket.socket:
         OSError: If the address is not one of this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, asyncio sets TCP_NODELAY; without it, an answer waits 40 ms for the
+    # client to acknowledge the headers.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -79,6 +82,7 @@ class LocalMistral:
         port: int = 0,
         limits: RateLimits | None = None,
         allow_hosts: Sequence[str] | None = None,
+        behaviour: Behaviour | None = None,
     ) -> None:
         """Prepare the endpoint.
 
@@ -91,6 +95,7 @@ class LocalMistral:
             limits: How much may be asked for in a minute; None for as much as one likes.
             allow_hosts: Names under which it is asked beside `localhost` and `host`. None takes
                 any, as where it plays a proxy in a test; pages of other sites are refused.
+            behaviour: How another server answers chats, which it then imitates.
         """
         self.exchanges: list[Exchange] = []
         self.limits = limits
@@ -102,6 +107,7 @@ class LocalMistral:
             limits=limits,
             host=host,
             allow_hosts=allow_hosts,
+            behaviour=behaviour,
         )
         self._engine = engine
         self._address = (host, port)
@@ -178,6 +184,7 @@ def serve(
     api_key: str | None = None,
     limits: RateLimits | None = None,
     allow_hosts: Sequence[str] = (),
+    behaviour: Behaviour | None = None,
 ) -> None:
     """Run the endpoint until the process is told to end (Ctrl-C, SIGTERM).
 
@@ -188,12 +195,19 @@ def serve(
         api_key: The one key that is right; None takes any.
         limits: How much may be asked for in a minute; None for as much as one likes.
         allow_hosts: Names under which it is asked beside `localhost` and the listener's address.
+        behaviour: How another server answers chats, which it then imitates.
     """
     host, port = listener.getsockname()[:2]
     print(f"Mistral endpoint: http://{host}:{port}/v1", flush=True)
     config = uvicorn.Config(
         create_app(
-            engine, checks, api_key=api_key, limits=limits, host=host, allow_hosts=allow_hosts
+            engine,
+            checks,
+            api_key=api_key,
+            limits=limits,
+            host=host,
+            allow_hosts=allow_hosts,
+            behaviour=behaviour,
         ),
         log_level="warning",
         lifespan="off",

@@ -1,0 +1,259 @@
+"""One raw request, and what came of it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from mistral_service.costs import Price
+from mistral_service.wire.chunks import Usage
+from mistral_service.wire.errors import printable
+from mistral_service.wire.trees import Json, first_of, last_of, list_of, object_of, objects_of
+
+_CHARACTERS_PER_TOKEN = 3
+_IMAGE_TOKENS = 300
+_BESIDE_TOKENS = 12  # the template's own, around a message
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request, as it goes over the wire.
+
+    Parameters:
+        body: The body without the model, which is added; None asks with GET.
+        path: The endpoint, without the version.
+        model: In place of the model that is examined.
+        key: In place of the right key.
+        leave_after: The connection is closed after so many chunks of the stream.
+        if_refused: It is sent only if the request before it was refused.
+        headers: Further headers.
+    """
+
+    body: Json | None
+    path: str = "chat/completions"
+    model: str | None = None
+    key: str | None = None
+    leave_after: int | None = None
+    if_refused: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def sent(self, model: str) -> Json:
+        """The body with the model."""
+        return {"model": self.model or model, **(self.body or {})}
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """An estimate, rather too high: tokens of the request, and at most of the reply."""
+        if self.body is None or self.key is not None or self.model is not None:
+            return 0, 0
+        said = 0
+        messages = self.body.get("messages")
+        for message in list_of(messages):
+            said += _BESIDE_TOKENS + _size(message)
+        said += _size(self.body.get("tools") or [])
+        replies = self.body.get("n") or 1
+        return said, replies * (self.body.get("max_tokens") or 0)
+
+    def cost(self, price: Price) -> float:
+        """What it may cost at most, in dollars, by a price."""
+        prompt, completion = self.tokens
+        return price.of(Usage(prompt, completion, prompt + completion))
+
+
+@dataclass(frozen=True)
+class Refused:
+    """How a request was refused.
+
+    Parameters:
+        status: The HTTP status.
+        form: What the body looks like: `object` (`{"object": "error", "message": …}`), `detail`
+            (`{"detail": […]}` or a text), `error` (`{"error": {…}}`), `message`, `text`, `other`.
+        code: The error's `code`, as it stands there: a string, a number, or None.
+        type: The error's `type`; of a list of faults that of the first.
+        message: What is said, in words, bounded.
+    """
+
+    status: int
+    form: str
+    code: str | int | None = None
+    type: str | None = None
+    message: str = ""
+
+    def as_json(self) -> Json:
+        """For a report."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Json) -> "Refused":
+        """Read one of a report.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        status, form = data.get("status"), data.get("form")
+        if not isinstance(status, int) or not 300 <= status <= 599 or not isinstance(form, str):
+            raise ValueError(f"a refusal with the status {status!r} and the form {form!r}")
+        code = data.get("code")
+        return cls(
+            status,
+            form,
+            code if isinstance(code, str | int) else None,
+            _name(data.get("type")),
+            bounded(_text(data.get("message"))),
+        )
+
+    def __str__(self) -> str:
+        names = [str(self.status)]
+        if self.code is not None and str(self.code) != str(self.status):
+            names.append(f"code {self.code}")
+        if self.type is not None:
+            names.append(self.type)
+        words = f": {self.message}" if self.message else ""
+        return f"refused with {', '.join(names)}{words}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a request.
+
+    Parameters:
+        status: The HTTP status; None where there was no answer.
+        headers: The answer's headers, names in lower case.
+        body: What JSON made of the body; its text where it is no JSON; None of a stream.
+        chunks: The events of a stream that are JSON.
+        done: Whether the stream said `[DONE]`.
+        garbled: Events of the stream that are neither.
+        raw: The bytes of a stream.
+        fault: Why there is no answer, in a few words.
+        skipped: Whether it was not sent, since the request before it was accepted.
+    """
+
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    body: Any = None
+    chunks: tuple[Json, ...] = ()
+    done: bool = False
+    garbled: int = 0
+    raw: bytes = b""
+    fault: str = ""
+    skipped: bool = False
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the server answered the request with a reply."""
+        return self.status is not None and 200 <= self.status < 300
+
+    @property
+    def refused(self) -> Refused | None:
+        """The refusal; None if it was accepted, or there was no answer."""
+        if self.status is None or self.accepted:
+            return None
+        return _read(self.status, self.body)
+
+    @property
+    def choices(self) -> list[Json]:
+        """The choices of a reply that came whole."""
+        return objects_of(object_of(self.body).get("choices"))
+
+    @property
+    def message(self) -> Json:
+        """The first choice's message of a reply that came whole."""
+        return object_of(first_of(self.choices).get("message"))
+
+    @property
+    def deltas(self) -> list[Json]:
+        """The deltas of the first choice of a stream, in order."""
+        choices = [choice for chunk in self.chunks for choice in objects_of(chunk.get("choices"))]
+        return [object_of(choice.get("delta")) for choice in choices if not choice.get("index")]
+
+    @property
+    def text(self) -> str:
+        """The words of the reply, without its thoughts."""
+        contents = [delta.get("content") for delta in self.deltas] or [self.message.get("content")]
+        return "".join(map(_words, contents))
+
+    @property
+    def calls(self) -> list[Json]:
+        """The calls of the reply: entries of `tool_calls`, or of all deltas."""
+        sources = self.deltas or [self.message]
+        return [call for source in sources for call in objects_of(source.get("tool_calls"))]
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the reply ended; None where nothing is said."""
+        streamed = [c for chunk in self.chunks for c in objects_of(chunk.get("choices"))]
+        reasons = [c.get("finish_reason") for c in streamed or self.choices]
+        return next((str(reason) for reason in reversed(reasons) if reason), None)
+
+    @property
+    def usage(self) -> Json:
+        """The last usage that is reported; empty where none is."""
+        reported = [object_of(chunk.get("usage")) for chunk in self.chunks]
+        reported = [*reported, object_of(object_of(self.body).get("usage"))]
+        return last_of([usage for usage in reported if usage])
+
+
+def _read(status: int, body: Any) -> Refused:
+    if isinstance(body, str):
+        return Refused(status, "text", message=bounded(body))
+    data = object_of(body)
+    if isinstance(data.get("error"), dict):
+        return replace(_of_object(status, object_of(data["error"])), form="error")
+    if "detail" in data:
+        detail = data["detail"]
+        first = first_of(detail)
+        said = first.get("msg") if first else detail
+        kind = first.get("type")
+        place = ".".join(str(each) for each in list_of(first.get("loc"))[1:])
+        words = f"{place}: {said}" if place else _text(said)
+        return Refused(status, "detail", type=_name(kind), message=bounded(words))
+    if data.get("object") == "error":
+        return replace(_of_object(status, data), form="object")
+    if "message" in data:
+        return replace(_of_object(status, data), form="message")
+    return Refused(status, "other", message=bounded(_text(body)))
+
+
+def _of_object(status: int, data: Json) -> Refused:
+    code = data.get("code")
+    return Refused(
+        status,
+        "",
+        code if isinstance(code, str | int) else None,
+        _name(data.get("type")),
+        bounded(_text(data.get("message"))),
+    )
+
+
+def bounded(text: str, most: int = 200) -> str:
+    """A text on one line, without control characters, and no longer than `most` characters."""
+    return printable(text, most)
+
+
+def _size(value: Any) -> int:
+    """Tokens of a part of a request, roughly; the bytes of images do not count."""
+    if parts := list_of(value):
+        return sum(map(_size, parts))
+    data = object_of(value)
+    if data.get("type") == "image_url":
+        return _IMAGE_TOKENS
+    if isinstance(data.get("content"), list):
+        return _BESIDE_TOKENS + _size(data["content"])
+    return len(json.dumps(value, ensure_ascii=False)) // _CHARACTERS_PER_TOKEN + 1
+
+
+def _words(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = [part for part in objects_of(content) if part.get("type") == "text"]
+    return "".join(_text(part.get("text")) for part in parts)
+
+
+def _name(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

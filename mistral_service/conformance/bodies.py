@@ -1,0 +1,77 @@
+"""The parts that the requests of the probes are made of."""
+
+import struct
+import zlib
+from base64 import b64encode
+from collections.abc import Sequence
+
+from mistral_service.conformance.answer import Json, Request
+
+USER: Json = {"role": "user", "content": "Say yes."}
+"""What is asked where only matters whether the request is accepted."""
+
+CITY: Json = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+def tool(name: str = "weather", parameters: Json = CITY) -> Json:
+    """A function that is offered."""
+    function = {"name": name, "description": "The weather.", "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+WEATHER = tool()
+
+
+def said(role: str, content: object, **more: object) -> Json:
+    """A message."""
+    return {"role": role, "content": content, **more}
+
+
+def called(*ids: str, arguments: object = '{"city": "Paris"}', name: str = "weather") -> Json:
+    """A message of the assistant that calls functions."""
+    calls = [
+        {"id": each, "type": "function", "function": {"name": name, "arguments": arguments}}
+        for each in ids
+    ]
+    return {"role": "assistant", "tool_calls": calls}
+
+
+def result(of: str, content: object = "sunny") -> Json:
+    """A function's result."""
+    return {"role": "tool", "tool_call_id": of, "name": "weather", "content": content}
+
+
+def chat(*messages: Json, max_tokens: int = 1, **fields: object) -> Request:
+    """A request for a reply that is as short as can be."""
+    return Request({"messages": list(messages), "max_tokens": max_tokens, **fields})
+
+
+def stream(
+    *messages: Json, max_tokens: int = 16, leave_after: int | None = None, **fields: object
+) -> Request:
+    """A request for a streamed reply."""
+    body = {"messages": list(messages), "max_tokens": max_tokens, "stream": True, **fields}
+    return Request(body, leave_after=leave_after)
+
+
+def png(width: int, height: int) -> str:
+    """A black image, as a data URL; one bit a pixel."""
+    head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    rows = (b"\0" * (1 + (width + 7) // 8)) * height
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in chunks:
+        checked = kind + content
+        data += struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+    return "data:image/png;base64," + b64encode(data).decode()
+
+
+def images(sizes: Sequence[tuple[int, int]]) -> Json:
+    """A user's message that shows images."""
+    parts: list[Json] = [{"type": "image_url", "image_url": {"url": png(*size)}} for size in sizes]
+    return said("user", [*parts, {"type": "text", "text": "Say yes."}])

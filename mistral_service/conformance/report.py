@@ -1,0 +1,281 @@
+"""What a run found, as a file that can be pasted into an issue: no key, account or private host."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from mistral_service.conformance.answer import Json, bounded
+from mistral_service.conformance.probe import Finding, Probe, State
+from mistral_service.wire.secrets import Strike, secrets_in
+
+KIND = "mistral-service conform"
+"""What stands in a report, so that it is known for one."""
+
+FORM = 1
+"""The version of a report's form."""
+
+_MOST_CAME = 500
+_MOST_LISTED = 12
+_MOST_BYTES = 4 * 1024 * 1024
+_PUBLIC = ("api.mistral.ai", "localhost", "127.0.0.1", "::1")
+_IDS = re.compile(
+    r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"  # a UUID
+    r"|\b[0-9a-fA-F]{16,}\b"
+    r"|\b(?:org|acct|account|workspace|ws|proj|user|usr|req|request)[-_](?=\w*\d)[\w-]{6,}"
+    r"|\b(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{28,}\b"
+)
+_ADDRESS = re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+")
+_OWN_MODEL = re.compile(r"^ft:.*")
+
+
+class NoReport(ValueError):
+    """A file is no report; the message says what is expected."""
+
+
+class Scrub:
+    """Takes out of a text what shows who asked, and where."""
+
+    def __init__(self, key: str, host: str) -> None:
+        """Prepare.
+
+        Args:
+            key: The key.
+            host: The endpoint's host; struck out unless it is Mistral's own, or this machine.
+        """
+        self._strike = Strike(secrets_in(key))
+        names = [re.escape(host)] if host and host not in _PUBLIC else []
+        self._host = re.compile("|".join(names), re.IGNORECASE) if names else None
+
+    def text(self, text: str) -> str:
+        """A text of some hundred characters without them."""
+        text = self._strike(text)
+        if self._host is not None:
+            text = self._host.sub("[host]", text)
+        return _ADDRESS.sub("[address]", _IDS.sub("[id]", text))
+
+    def data(self, value: Any) -> Any:
+        """The same of every text in JSON."""
+        if isinstance(value, str):
+            return bounded(self.text(value))
+        if isinstance(value, Mapping):
+            return {k: self.data(v) for k, v in cast("Mapping[str, Any]", value).items()}
+        if isinstance(value, list | tuple):
+            return [self.data(each) for each in cast("list[Any]", value)[:_MOST_LISTED]]
+        return value
+
+
+@dataclass(frozen=True)
+class Row:
+    """One probe in a report.
+
+    Parameters:
+        name: The probe.
+        assumed: What is assumed.
+        source: Where the documentation says so.
+        state: `as assumed`, `differs` or `not known`.
+        came: What came, or why nothing is known.
+        facts: The same as data.
+    """
+
+    name: str
+    assumed: str
+    source: str
+    state: str
+    came: str
+    facts: Json = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run found.
+
+    Parameters:
+        server: What the server is, by what it answers: `mistral`, `vllm`, `llama.cpp`, …
+        says: What its list of models says that it is.
+        build: What the server calls its build, as vLLM does; empty where it says nothing.
+        where: `api.mistral.ai`, `this machine` or `elsewhere`.
+        model: The model; one of the account's own by its kind only.
+        date: The day, in ISO form.
+        version: The version of `mistral_service`.
+        python: The version of Python.
+        requests: Requests that were sent.
+        tokens: Tokens that were counted.
+        dollars: What they cost, by the price list; None where it does not have the model.
+        note: What is to be said of the whole; empty where there is nothing.
+        rows: The probes, in order.
+    """
+
+    server: str
+    says: str
+    build: str
+    where: str
+    model: str
+    date: str
+    version: str
+    python: str
+    requests: int
+    tokens: int
+    dollars: float | None
+    note: str = ""
+    rows: tuple[Row, ...] = ()
+
+    def as_json(self) -> Json:
+        """The report as JSON takes it."""
+        return {"report": KIND, "form": FORM, **asdict(self)}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many probes there are of each state."""
+        return {state.value: sum(r.state == state.value for r in self.rows) for state in State}
+
+    @property
+    def differs(self) -> bool:
+        """Whether something is not as assumed."""
+        return any(row.state == State.DIFFERS.value for row in self.rows)
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Report":
+        """Read a report.
+
+        Args:
+            path: The file.
+
+        Raises:
+            NoReport: If it is none, or one of another form; the message names what is expected.
+        """
+        wanted = f"a report that `{KIND} --report FILE` wrote, with `form` {FORM}"
+        try:
+            if path.stat().st_size > _MOST_BYTES:
+                raise NoReport(f"{path} has more than {_MOST_BYTES} bytes: expected is {wanted}.")
+            data: object = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as e:
+            raise NoReport(f"{path} cannot be read ({e.strerror}): expected is {wanted}.") from None
+        except (ValueError, RecursionError) as e:
+            if isinstance(e, NoReport):
+                raise
+            raise NoReport(f"{path} is not JSON: expected is {wanted}.") from None
+        if not isinstance(data, dict) or cast("Json", data).get("report") != KIND:
+            raise NoReport(f"{path} is no report: expected is {wanted}.")
+        read = cast("Json", data)
+        if read.get("form") != FORM:
+            raise NoReport(
+                f"{path} is a report of the form {read.get('form')!r}, which this version of "
+                f"mistral_service does not read: expected is {wanted}."
+            )
+        try:
+            rows = tuple(Row(**row) for row in read["rows"])
+            rest = {k: v for k, v in read.items() if k not in ("report", "form", "rows")}
+            report = cls(**rest, rows=rows)
+            good = all(isinstance(row.facts, dict) for row in rows)  # pyright: ignore[reportUnnecessaryIsInstance]
+        except (TypeError, KeyError):
+            good, report = False, None
+        if report is None or not good:
+            raise NoReport(f"{path} has other fields than a report: expected is {wanted}.")
+        return report
+
+
+def row_of(probe: Probe, finding: Finding, scrub: Scrub) -> Row:
+    """A probe's row in a report.
+
+    Args:
+        probe: The probe.
+        finding: What came of it.
+        scrub: Takes out what shows who asked.
+    """
+    return Row(
+        probe.name,
+        probe.assumed,
+        probe.source,
+        finding.state.value,
+        bounded(scrub.text(finding.came), _MOST_CAME),
+        scrub.data(finding.facts),
+    )
+
+
+def public_model(model: str) -> str:
+    """A model's name without the account that a fine-tuned one has in it."""
+    return _OWN_MODEL.sub("ft:…", model)
+
+
+def public_place(host: str) -> str:
+    """Where an endpoint is, without the name of a private host."""
+    if host == "api.mistral.ai":
+        return host
+    return "this machine" if host in _PUBLIC else "elsewhere"
+
+
+def markdown(report: Report) -> str:
+    """A report as it is pasted into an issue.
+
+    Args:
+        report: The report.
+    """
+    cost = [] if report.dollars is None else [f"${report.dollars:.4f}"]
+    made = (f"mistral_service {report.version}", f"Python {report.python}", report.where)
+    sent = (f"{report.requests} requests", f"{report.tokens} tokens", *cost)
+    counts = (f"{count} {state}" for state, count in report.counts.items())
+    lines = [
+        f"### conform: {report.model}, {report.server}, {report.date}",
+        "",
+        f"{', '.join((*made, *filter(None, [report.build])))}; {', '.join(sent)}; "
+        f"{', '.join(counts)}.",
+        *(["", report.note] if report.note else []),
+        "",
+        "| | probe | assumed | what came |",
+        "|---|---|---|---|",
+        *(_line(row) for row in report.rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: Row) -> str:
+    cells = (row.state, row.name, row.assumed, row.came)
+    return f"| {' | '.join(map(cell, cells))} |"
+
+
+def cell(text: str) -> str:
+    """A text as a cell of a table in Markdown."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def captures(answers: Mapping[tuple[str, int], Any], scrub: Scrub) -> Iterator[tuple[str, str]]:
+    """The streams of a run, in the form of `tests/captures/*.sse`.
+
+    Args:
+        answers: What came, by probe and place.
+        scrub: Takes out what shows who asked.
+
+    Yields:
+        The name of a file, and its text; each stream once.
+    """
+    seen: set[int] = set()
+    for (name, place), answer in answers.items():
+        if not answer.raw or id(answer) in seen:
+            continue
+        seen.add(id(answer))
+        text: str = answer.raw.decode("utf-8", "replace")
+        for chunk in answer.chunks:
+            if isinstance(chunk.get("id"), str) and chunk["id"]:
+                text = text.replace(chunk["id"], _REPLY_ID)
+        lines = [
+            scrub.text(line) if _REPLY_ID not in line else _around(line, scrub)
+            for line in text.split("\n")
+        ]
+        word = re.sub(r"\W+", "_", name).strip("_")
+        yield f"{word}{f'_{place + 1}' if place else ''}.sse", "\n".join(lines)
+
+
+_REPLY_ID = "f1e2d3c4b5a6978877665544332211aa"
+
+
+def _around(line: str, scrub: Scrub) -> str:
+    return _REPLY_ID.join(scrub.text(part) for part in line.split(_REPLY_ID))
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """How many probes there are of each state, in words."""
+    counts = {state: sum(row.state == state.value for row in rows) for state in State}
+    return ", ".join(f"{count} {state.value}" for state, count in counts.items())

@@ -1,0 +1,236 @@
+"""Sends the probes one after the other, within a budget, and judges what comes."""
+
+import difflib
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+from mistral_service.conformance.answer import Answer, Json, Request
+from mistral_service.conformance.asking import Asker
+from mistral_service.conformance.bodies import USER, chat
+from mistral_service.conformance.probe import Finding, Probe
+from mistral_service.conformance.probes import PROBES
+from mistral_service.costs import PRICES, Price
+from mistral_service.wire.chunks import Usage
+from mistral_service.wire.errors import MistralError
+from mistral_service.wire.models import Catalogue
+from mistral_service.wire.reasons import Reason
+
+_DEAREST = max(PRICES.values(), key=lambda price: price.input + price.output)
+_FULL = (429, 502, 503, 504)
+_MOST_SILENT = 3
+
+_WITHOUT = {
+    "vision": "the model sees no images",
+    "reasoning": "the model does not think",
+    "function_calling": "the model calls no functions",
+}
+
+
+class CannotRun(Exception):
+    """Nothing can be probed; the message says why, in a sentence."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be sent.
+
+    Parameters:
+        probes: The probes.
+        price: The model's price.
+        known: Whether the price list has the model; else `price` is its dearest.
+    """
+
+    probes: tuple[Probe, ...]
+    price: Price
+    known: bool
+
+    @classmethod
+    def of(cls, model: str, probes: Sequence[Probe] = PROBES) -> "Plan":
+        """The plan for a model.
+
+        Args:
+            model: Its name.
+            probes: The probes.
+        """
+        return cls(tuple(probes), PRICES.get(model, _DEAREST), model in PRICES)
+
+    @property
+    def requests(self) -> list[Request]:
+        """The requests, each once, and before them the list of models and the plainest one."""
+        own = {id(r): r for probe in self.probes for r in probe.requests}
+        return [Request(None, path="models"), PLAINEST, *own.values()]
+
+    @property
+    def dollars(self) -> float:
+        """What they cost at most, estimated."""
+        return sum(request.cost(self.price) for request in self.requests)
+
+
+PLAINEST = chat(USER)
+"""The request that every server must answer."""
+
+
+class Run:
+    """One run of the probes against one endpoint.
+
+    Attributes:
+        spent: Dollars so far, by the tokens that the server reports, or else by the estimate.
+        tokens: Tokens so far, of requests and replies.
+        answers: What came, for each request that was sent, by its probe and place.
+        stopped: Why the rest of the probes was not asked; empty where all were.
+        listed: The answer to `GET /v1/models`.
+        plain: The answer to the plainest request.
+    """
+
+    def __init__(self, asker: Asker, model: str, plan: Plan, *, budget: float) -> None:
+        """Prepare.
+
+        Args:
+            asker: What sends.
+            model: The model.
+            plan: What is to be sent.
+            budget: Dollars that are spent at most.
+        """
+        self.spent = 0.0
+        self.stopped = ""
+        self.tokens = 0
+        self.answers: dict[tuple[str, int], Answer] = {}
+        self.listed = Answer()
+        self.plain = Answer()
+        self._asker = asker
+        self._model = model
+        self._plan = plan
+        self._budget = budget
+        self._silent = 0
+        self._refused: set[str] = set()
+        self._sent: dict[int, Answer] = {}
+        self._can: Json = {}
+
+    async def begin(self) -> None:
+        """See whether there is something to probe.
+
+        Raises:
+            CannotRun: If the key is refused, the model does not exist, or nothing answers.
+        """
+        self.listed = await self._asker.ask(Request(None, path="models"))
+        if self.listed.status is None:
+            raise CannotRun(f"The endpoint cannot be reached: {self.listed.fault}.")
+        _check_key(self.listed)
+        catalogue = Catalogue.from_reply(self.listed.body if self.listed.accepted else None)
+        self._can = _capabilities(self.listed, self._model)
+        if catalogue.is_mistrals and catalogue.find(self._model) is None:
+            names = [card.id for card in catalogue.cards]
+            raise CannotRun(_no_model(self._model, names))
+        self.plain = await self._ask(PLAINEST)
+        if self.plain.status is None:
+            raise CannotRun(f"The plainest request gets no answer: {self.plain.fault}.")
+        _check_key(self.plain)
+        if not self.plain.accepted:
+            error = _error(self.plain)
+            if error.reason is Reason.UNKNOWN_MODEL:
+                raise CannotRun(_no_model(self._model, [card.id for card in catalogue.cards]))
+            raise CannotRun(f"The plainest request is refused, so nothing can be probed: {error}")
+        if not self.plain.choices:
+            raise CannotRun(
+                "What answers is no chat endpoint: the plainest request got status "
+                f"{self.plain.status} and no choices (the address of one mostly ends in /v1)."
+            )
+
+    async def findings(self) -> AsyncGenerator[tuple[Probe, Finding]]:
+        """Send every probe.
+
+        Yields:
+            Each with what came of it, in order.
+        """
+        for probe in self._plan.probes:
+            yield probe, await self._finding(probe)
+
+    async def _finding(self, probe: Probe) -> Finding:
+        if probe.needs is not None and self._can.get(probe.needs) is False:
+            return Finding.unknown(_WITHOUT[probe.needs])
+        if probe.after is not None and probe.after in self._refused:
+            return Finding.unknown(f"{probe.after} is refused already")
+        if self._silent >= _MOST_SILENT:
+            return self._stop("the endpoint has stopped answering")
+        answers: list[Answer] = []
+        for place, request in enumerate(probe.requests):
+            if request.if_refused and not (answers and answers[-1].refused):
+                answers.append(Answer(skipped=True))
+                continue
+            if (why := self._spent(request)) is not None:
+                return self._stop(why)
+            answer = await self._ask(request)
+            self.answers[probe.name, place] = answer
+            if answer.status is None:
+                return Finding.unknown(answer.fault)
+            if answer.status == 429:
+                return Finding.unknown("the rate limit is reached, also after a wait")
+            if answer.status in _FULL and not probe.opens:
+                return Finding.unknown(str(answer.refused))
+            answers.append(answer)
+        if answers[-1].refused is not None:
+            self._refused.add(probe.name)
+        return probe.judge(answers)
+
+    def _stop(self, why: str) -> Finding:
+        self.stopped = self.stopped or why
+        return Finding.unknown(f"not asked: {why}")
+
+    def _spent(self, request: Request) -> str | None:
+        if id(request) in self._sent:
+            return None
+        most = self._asker.most_requests
+        if self._asker.requests >= most:
+            return f"{most} requests have been sent, which is the most allowed"
+        if self.spent + request.cost(self._plan.price) > self._budget:
+            return f"the budget of ${self._budget:g} would be exceeded"
+        return None
+
+    async def _ask(self, request: Request) -> Answer:
+        """Send a request, or take the answer that it has had."""
+        if (known := self._sent.get(id(request))) is not None:
+            return known
+        answer = await self._asker.ask(request)
+        self._sent[id(request)] = answer
+        self._silent = 0 if answer.status is not None else self._silent + 1
+        if answer.accepted:
+            prompt, completion = request.tokens
+            reported = answer.usage
+            prompt = _count(reported.get("prompt_tokens"), prompt)
+            completion = _count(reported.get("completion_tokens"), completion)
+            self.spent += self._plan.price.of(Usage(prompt, completion))
+            self.tokens += prompt + completion
+        return answer
+
+
+def _check_key(answer: Answer) -> None:
+    if answer.status in (401, 403):
+        raise CannotRun(f"{_error(answer)}")
+
+
+def _error(answer: Answer) -> MistralError:
+    return MistralError.from_response(answer.status or 500, answer.body, answer.headers)
+
+
+def _no_model(model: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(model, names, 1, 0.5)
+    advice = f": did you mean {close[0]}?" if close else ""
+    listed = f" (it lists {', '.join(names[:5])})" if names and not close else ""
+    return f"The endpoint has no model {model}{advice or listed + '.'}"
+
+
+def _capabilities(listed: Answer, model: str) -> Json:
+    """What the list says that the model can do; empty where it says nothing."""
+    card = Catalogue.from_reply(listed.body if listed.accepted else None).find(model)
+    if card is None:
+        return {}
+    return {
+        "vision": card.vision,
+        "reasoning": card.reasoning,
+        "function_calling": card.function_calling,
+    }
+
+
+def _count(value: object, estimate: int) -> int:
+    good = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return value if good and isinstance(value, int) else estimate

@@ -1,0 +1,169 @@
+"""An engine without a model: it answers in the way that a request asks for.
+
+Functions are called where they must be, or are named in the user's words; JSON follows its schema;
+thoughts come where they are asked for; a prefix is repeated; `max_tokens` cuts. Otherwise it says
+the user's words back. So every form that a reply can have is there to be tried, at once and the
+same each time.
+"""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+from mistral_service.local.pieces import Delta, End, Json, Piece
+from mistral_service.wire.trees import last_of, list_of, object_of, objects_of
+
+_DEEPEST = 20
+_CALL_TOKENS = 8
+_BLOCK = 64  # tokens; Mistral's cache counts in such blocks
+
+
+class AsAsked:
+    """Answers as a request asks for it."""
+
+    def __init__(self) -> None:
+        self._cached: dict[str, str] = {}
+        self._serial = 0
+
+    async def answer(self, request: Json) -> AsyncIterator[Piece]:
+        """Answer, word by word."""
+        usage = self._usage(request)
+        most = request.get("max_tokens")
+        left = most if isinstance(most, int) and most > 0 else 10_000
+        if _thinks(request):
+            thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Let me think."}]}
+            yield Delta({"content": [thought]})
+            yield Delta({"content": [{"type": "thinking", "thinking": []}]})
+            usage["completion_tokens"] += 3
+        calls = self._calls(request)
+        words = [] if calls else re.findall(r"\S+\s*|\s+", _text(request))
+        for word in words[:left]:
+            yield Delta({"content": word})
+        usage["completion_tokens"] += min(len(words), left) + _CALL_TOKENS * len(calls)
+        usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
+        last: Json = {"content": ""}
+        reason = "length" if len(words) >= left > 0 and most else "stop"
+        if calls:
+            whole = left >= _CALL_TOKENS
+            last, reason = (
+                ({"content": "", "tool_calls": calls}, "tool_calls") if whole else (last, "length")
+            )
+        yield End(reason, usage, last)
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+    def _usage(self, request: Json) -> Json:
+        """What is counted, four characters a token, and what of it was cached."""
+        said = json.dumps(request.get("messages") or request.get("prompt"), ensure_ascii=False)
+        tokens = len(said) // 4 + 1
+        usage: Json = {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": 0}
+        key = request.get("prompt_cache_key")
+        if isinstance(key, str):
+            cached = tokens // _BLOCK * _BLOCK if self._cached.get(key) == said else 0
+            usage["prompt_tokens_details"] = {"cached_tokens": cached}
+            self._cached = {**dict(list(self._cached.items())[-99:]), key: said}
+        return usage
+
+    def _calls(self, request: Json) -> list[Json]:
+        """The calls that are asked for; of a function with a choice, one for each that is named."""
+        tools = objects_of(request.get("tools"))
+        functions = [f for tool in tools if (f := object_of(tool.get("function")))]
+        choice: Any = request.get("tool_choice")
+        words = _last_words(request)
+        if chosen := object_of(choice):
+            named = object_of(chosen.get("function")).get("name")
+            functions = [f for f in functions if f.get("name") == named]
+        elif choice == "none" or last_of(request.get("messages")).get("role") == "tool":
+            return []
+        elif choice not in ("any", "required"):
+            functions = [f for f in functions if str(f.get("name")).lower() in words.lower()]
+        if not functions:
+            return []
+        function = functions[0]
+        given = _arguments(object_of(function.get("parameters")), words)
+        if request.get("parallel_tool_calls") is False:
+            given = given[:1]
+        self._serial += 1
+        return [
+            {
+                "id": f"call{self._serial % 1000:03}{index % 100:02}",
+                "function": {"name": function.get("name"), "arguments": json.dumps(arguments)},
+                "index": index,
+            }
+            for index, arguments in enumerate(given)
+        ]
+
+
+def _arguments(schema: Json, words: str) -> list[Any]:
+    """Arguments for each value of a choice that is named in the words; one set where none is."""
+    value = value_of(schema)
+    for name, inner in object_of(schema.get("properties")).items():
+        named = [each for each in list_of(object_of(inner).get("enum")) if str(each) in words]
+        if named:
+            return [{**value, name: each} for each in named]
+    return [value]
+
+
+def value_of(schema: Any, depth: int = 0) -> Any:
+    """A value that follows a schema, as far as it is a plain one.
+
+    Args:
+        schema: The schema.
+        depth: How deep it stands; what is too deep is None.
+
+    Returns:
+        Its first choice, or the plainest value of its type.
+    """
+    data = object_of(schema)
+    if data != schema or depth > _DEEPEST:
+        return None
+    if "const" in data:
+        return data["const"]
+    if isinstance(data.get("enum"), list) and data["enum"]:
+        return data["enum"][0]
+    for several in ("anyOf", "oneOf", "allOf"):
+        if isinstance(data.get(several), list) and data[several]:
+            return value_of(data[several][0], depth + 1)
+    kind: Any = data.get("type")
+    kind = next(iter(list_of(kind)), kind)
+    if kind == "object" or "properties" in data or kind is None:
+        properties = object_of(data.get("properties"))
+        return {name: value_of(inner, depth + 1) for name, inner in properties.items()}
+    if kind == "array":
+        return [value_of(data.get("items"), depth + 1)] if data.get("minItems") else []
+    plain: dict[Any, Any] = {"string": "yes", "number": 1.0, "integer": 1, "boolean": True}
+    return plain.get(kind)
+
+
+def _text(request: Json) -> str:
+    form = object_of(request.get("response_format"))
+    if form.get("type") == "json_object":
+        return json.dumps({"answer": "yes"})
+    if form.get("type") == "json_schema":
+        return json.dumps(value_of(object_of(form.get("json_schema")).get("schema")))
+    last = last_of(request.get("messages"))
+    if last.get("role") == "assistant":
+        return f"{_words_in(last.get('content'))} and so it goes on."
+    return _last_words(request) or "Yes."
+
+
+def _last_words(request: Json) -> str:
+    """What the user said last; of a request without messages, its prompt."""
+    for message in reversed(objects_of(request.get("messages"))):
+        if message.get("role") == "user":
+            return _words_in(message.get("content"))
+    return str(request.get("prompt") or "")
+
+
+def _words_in(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    texts = [part.get("text") for part in objects_of(content)]
+    return " ".join(text for text in texts if isinstance(text, str))
+
+
+def _thinks(request: Json) -> bool:
+    effort = request.get("reasoning_effort")
+    return effort not in (None, "none") or request.get("prompt_mode") == "reasoning"
