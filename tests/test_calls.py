@@ -234,10 +234,18 @@ def test_no_id_runs_twice_and_no_reply_is_without_a_way_out(replies, settle: boo
     assert all(json.dumps(call_id) for call_id in ran)
 
 
-ODD = {"x": b"\xff"}, {"x": float("nan")}, {"x": {1, 2}}, {"x": object()}, object(), b"{}"
+ODD = {
+    "bytes": {"x": b"\xff"},
+    "nan": {"x": float("nan")},
+    "a set": {"x": {1, 2}},
+    "an object in it": {"x": object()},
+    "an object": object(),
+    "bytes alone": b"{}",
+    "itself": "itself",
+}
 
 
-@pytest.mark.parametrize("arguments", [*ODD, "itself"], ids=str)
+@pytest.mark.parametrize("arguments", ODD.values(), ids=list(ODD))
 def test_arguments_of_any_python_value_become_an_object_of_strict_json(arguments: Any):
     if arguments == "itself":
         arguments = {}

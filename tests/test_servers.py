@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loguru import logger
 from openai import AsyncOpenAI
-from pipecat.adapters.schemas.function_schema import FunctionSchema
+from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 
 from mistral_service import MistralClient, MistralLLMService
 from mistral_service.conversation.rules import GO_ON
