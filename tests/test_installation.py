@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 LOCK = tomllib.loads((ROOT / "uv.lock").read_text())
 MADE = (
     ".git",
-    ".venv",
+    ".venv*",
     ".uv*",
     "node_modules",
     "artifacts",
@@ -136,6 +136,23 @@ def test_everything_in_the_lock_is_a_wheel_with_a_hash():
         assert package["wheels"], package["name"]
         assert all(wheel["hash"].startswith("sha256:") for wheel in package["wheels"])
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["no-build"] is True
+
+
+ENVIRONMENTS = sorted(path.parent for path in ROOT.glob("tests/environments/*/pyproject.toml"))
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda path: path.name)
+def test_an_environment_of_its_own_is_locked_as_well(environment: Path):
+    check = [find_uv_bin(), "lock", "--check", "--offline", "--project", str(environment)]
+    ran = subprocess.run(check, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    project = tomllib.loads((environment / "pyproject.toml").read_text())
+    assert project["tool"]["uv"]["no-build"] is True
+    for package in tomllib.loads((environment / "uv.lock").read_text())["package"]:
+        if package["name"] == project["project"]["name"]:
+            continue
+        assert package["wheels"], package["name"]
+        assert all(wheel["hash"].startswith("sha256:") for wheel in package["wheels"])
 
 
 @pytest.mark.parametrize("python", [(3, 11), (3, 12), (3, 13)])
@@ -475,3 +492,27 @@ def test_a_second_run_goes_on_where_the_first_stopped(checkout: Path, left: str)
     cache = subprocess.check_output([find_uv_bin(), "cache", "dir"], text=True).strip()
     ran = make(checkout, "demo", "ARGS=--help", UV_CACHE_DIR=cache)
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_vllm_says_where_it_cannot_be_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(install.platform, "machine", lambda: "aarch64")
+    with pytest.raises(install.Failed, match="on Linux on x86-64 only, and this is .* on aarch64"):
+        install.vllm()
+    monkeypatch.setattr(install.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(install, "ROOT", tmp_path)
+    monkeypatch.setattr(install, "VLLM_BYTES", 10**18)
+    with pytest.raises(install.Failed, match="takes 1000000000 GB of the disk, and .* GB are free"):
+        install.vllm()
+
+
+def test_vllm_takes_a_python_that_it_has_wheels_for(
+    programs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
+    assert install.vllms_python() == sys.executable
+    monkeypatch.setattr(sys, "version_info", (3, 14, 0))
+    folder = programs(**{"python3.11": "exit 127", "python3.12": "exit 0"})
+    assert install.vllms_python() == str(folder / "python3.12")
+    (folder / "python3.12").unlink()
+    with pytest.raises(install.Failed, match=r"needs Python 3\.11, 3\.12 or 3\.13, and this is 3\.14"):
+        install.vllms_python()
