@@ -35,6 +35,7 @@ from mistral_service.tracing import trace_fault
 from mistral_service.voice import TurnCounts, Voice
 from mistral_service.wire.chunks import Usage
 from mistral_service.wire.client import error_of, place_of
+from mistral_service.wire.endpoint import endpoint_of
 from mistral_service.wire.errors import MAX_NAME, MistralError, Reason, printable
 from mistral_service.wire.rate import RateBudget
 
@@ -238,6 +239,11 @@ class Asking(Voice, FunctionCalls, Routing):
                 raise
             finally:
                 turn.run = self._rules_run
+                if (
+                    endpoint_of(self.client_of(turn.route)).of(turn.route.model).continues
+                    == "words"
+                ):
+                    turn.run.prefix = ""
             budget = RateBudget.from_headers(_headers(stream))
             self._pace.budget(budget, now())
             if ask is not None and self._admission is not None:

@@ -26,9 +26,11 @@ from mistral_service.reply.attempts import Limits
 from mistral_service.reply.events import Event, Unreadable
 from mistral_service.wire.access import address_for, check_address, check_headers, key_for
 from mistral_service.wire.client import CHAT, fetch_models, place_of
+from mistral_service.wire.endpoint import endpoint_of
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.http import http_client
 from mistral_service.wire.models import Catalogue
+from mistral_service.wire.servers import ServerName, check_server
 
 CODESTRAL_BASE_URL = "https://codestral.mistral.ai/v1"
 """Codestral's own host, for keys that were made for it."""
@@ -66,6 +68,7 @@ class MistralClient:
         default_headers: Mapping[str, str] | None = None,
         limits: Limits = LIMITS,
         concurrency: int = 4,
+        server: ServerName | None = None,
     ) -> None:
         """Make the client; it connects when it is first used.
 
@@ -79,9 +82,10 @@ class MistralClient:
             default_headers: Headers that every request carries, such as a gateway's.
             limits: How long a request may take, and how often it is tried.
             concurrency: The most batches of texts that are under way at once, at least 1.
+            server: What kind of server `base_url` is, as in `MistralLLMService`.
 
         Raises:
-            ValueError: If there is no key, an address is none, or `concurrency` is not positive.
+            ValueError: If there is no key, or an argument is not allowed.
         """
         owner = type(self).__name__
         if concurrency < 1:
@@ -91,6 +95,8 @@ class MistralClient:
         self._headers = dict(default_headers or {})
         self._limits = limits
         self._main = self._requests(key, address_for(owner, base_url))
+        if (kind := check_server(owner, "server", server)) is not None:
+            endpoint_of(self._main.client).set(kind)
         self._fim = self._main
         if codestral_base_url:
             check_address(owner, "codestral_base_url", codestral_base_url)

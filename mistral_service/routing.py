@@ -14,10 +14,12 @@ from mistral_service.reply.deadline import now
 from mistral_service.reply.routes import Route, Routes
 from mistral_service.settings import MistralLLMSettings, given
 from mistral_service.wire.client import error_of, fetch_models, place_of
+from mistral_service.wire.endpoint import endpoint_of
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.holding import hold, let_go
 from mistral_service.wire.http import http_client
 from mistral_service.wire.models import Catalogue, ModelCard
+from mistral_service.wire.servers import ServerName, check_server
 
 _WARM_UP_SECONDS = 10.0
 """Seconds after which the list of models is not waited for any longer: a caller speaks by then."""
@@ -39,8 +41,14 @@ class Routing(OpenAILLMService):
         fallback_api_key: str | None = None,
         fallback_base_url: str | None = None,
         warm_up: bool = True,
+        server: ServerName | None = None,
+        fallback_server: ServerName | None = None,
         **kwargs: Any,
     ) -> None:
+        kinds = [
+            check_server(type(self).__name__, name, value)
+            for name, value in (("server", server), ("fallback_server", fallback_server))
+        ]
         self._connection: dict[str, Any] = {
             "api_key": api_key,
             "base_url": base_url,
@@ -60,6 +68,9 @@ class Routing(OpenAILLMService):
             self._fallback_client = self.create_client(**self._fallback_connection)
         clients = (self._client, self._fallback_client)
         self._held = [hold(client) for client in clients if client is not None]
+        for client, kind in zip(clients, kinds, strict=True):
+            if client is not None and kind is not None:
+                endpoint_of(client).set(kind)
         self._routes = Routes()
         # A summary may be asked for while a turn runs: each task has its own route.
         self._route_of_task: ContextVar[Route] = ContextVar("route_of_task")

@@ -26,6 +26,7 @@ from mistral_service.reply.deadline import now, within
 from mistral_service.reply.events import Text
 from mistral_service.reply.prefix import RepeatedPrefix
 from mistral_service.reply.reader import ReplyReader
+from mistral_service.setting_bounds import SENT_AS_THEY_ARE
 from mistral_service.settings import (
     UNSET,
     BadSetting,
@@ -48,20 +49,7 @@ from mistral_service.wire.access import (
 )
 from mistral_service.wire.client import WHOLE_REPLY_S, error_of, fetch_reply, open_reply
 from mistral_service.wire.models import DEFAULT_MODEL, fastest_effort
-
-# Settings that Mistral knows by the same name, with the same values.
-_SENT_AS_THEY_ARE = (
-    "safe_prompt",
-    "response_format",
-    "parallel_tool_calls",
-    "prompt_mode",
-    "prediction",
-    "stop",
-    "n",
-    "prompt_cache_key",
-    "guardrails",
-    "metadata",
-)
+from mistral_service.wire.servers import ServerName
 
 
 class MistralLLMService(Turns, Sight, Telling):
@@ -107,6 +95,8 @@ class MistralLLMService(Turns, Sight, Telling):
         gate: Gate | None = None,
         keeper: Keeper | Literal[False] | None = None,
         function_call_timeout_secs: float | None | NotGiven = NOT_GIVEN,
+        server: ServerName | None = None,
+        fallback_server: ServerName | None = None,
         **kwargs: Any,
     ) -> None:
         """Make the service.
@@ -141,12 +131,15 @@ class MistralLLMService(Turns, Sight, Telling):
                 `timeout_secs` wins. By default 30 for functions that an interruption cancels, and
                 no limit for asynchronous ones (`cancel_on_interruption=False`); a value that is
                 given holds for both, and None is no limit.
+            server: What kind of server `base_url` is (`mistral_service.wire.servers.SERVERS`), such
+                as `vllm`. By default it is recognised, and what it refuses is learned.
+            fallback_server: The same of `fallback_base_url`.
             **kwargs: As Pipecat's OpenAI service takes them: `default_headers`,
                 `run_in_parallel`, `retry_on_timeout`, `retry_timeout_secs`, ….
 
         Raises:
-            ValueError: If there is no key, a key, an address or a header cannot be one, or a
-                setting or `function_call_timeout_secs` is not allowed (`BadSetting`).
+            ValueError: If there is no key, a key, an address or a header cannot be one, a server
+                is not known, or a setting or `function_call_timeout_secs` is not allowed.
         """
         owner = type(self).__name__
         key = key_for(owner, api_key)
@@ -175,6 +168,8 @@ class MistralLLMService(Turns, Sight, Telling):
             gate=gate,
             keeper=keeper,
             function_call_timeout_secs=function_call_timeout_secs,
+            server=server,
+            fallback_server=fallback_server,
             settings=store,
             **kwargs,
         )
@@ -205,7 +200,7 @@ class MistralLLMService(Turns, Sight, Telling):
             "random_seed": given(settings.random_seed, settings.seed),
             "reasoning_effort": self._reasoning_effort(),
             "service_tier": given(settings.service_tier, self._service_tier),
-            **{name: getattr(settings, name) for name in _SENT_AS_THEY_ARE},
+            **{name: getattr(settings, name) for name in SENT_AS_THEY_ARE},
         }
         params = {k: v for k, v in params.items() if v is not None and not isinstance(v, UNSET)}
         params.update(settings.extra)

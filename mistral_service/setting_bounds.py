@@ -85,3 +85,17 @@ ALLOWED: dict[str, tuple[Any, str]] = {
     "filter_incomplete_user_turns": (bool, "True or False"),
     "slow_function_text": (Annotated[str, Field(min_length=1)], "a text, or None"),
 }
+
+SENT_AS_THEY_ARE = (
+    "safe_prompt",
+    "response_format",
+    "parallel_tool_calls",
+    "prompt_mode",
+    "prediction",
+    "stop",
+    "n",
+    "prompt_cache_key",
+    "guardrails",
+    "metadata",
+)
+"""Settings that Mistral knows by the same name, with the same values."""

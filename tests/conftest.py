@@ -18,6 +18,7 @@ from xdist.scheduler import LoadScopeScheduling
 from mistral_service import MistralLLMService
 from mistral_service.local import LocalMistral
 from mistral_service.local.pytest_plugin import MistralServer, mistral_server
+from mistral_service.wire.endpoint import forget_endpoints
 
 __all__ = ["mistral_server"]  # the plugin's, whether or not the checkout is installed anew
 
@@ -86,6 +87,12 @@ def _no_key_from_outside(monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
         monkeypatch.delenv("MISTRAL_BASE_URL", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _no_endpoint_is_known() -> None:
+    """What was learned of a server says nothing of another one on the same port."""
+    forget_endpoints()
+
+
 @pytest.fixture
 def serve(mistral_server: MistralServer) -> MistralServer:
     """Start strict endpoints, as users' tests do: `serve(Reply("Hello."), Reply(status=429))`."""
@@ -98,6 +105,7 @@ def service_for() -> Callable[..., MistralLLMService]:
 
     def make(mistral: LocalMistral, **options) -> MistralLLMService:
         names = {"api_key", "settings", "default_headers", "run_in_parallel", "warm_up", "prices"}
+        names |= {"server"}
         given = {
             k: options.pop(k)
             for k in list(options)

@@ -29,14 +29,12 @@ from mistral_service.conversation.parts import (
 )
 from mistral_service.conversation.run import Change, Message, Messages, Run, without
 from mistral_service.conversation.thoughts import thoughts_return_to_their_place
+from mistral_service.wire.servers import GO_ON
 
 Rule = Callable[[Messages, Run], Messages]
 
 BRIDGE = "Understood."
 """What the assistant says between a function's result and the user's next words (R2)."""
-
-GO_ON = "(Go on.)"
-"""What the user says where the assistant has spoken and is to go on (R5, R8, R12)."""
 
 OPENING = "(The conversation begins.)"
 """What the user says where a conversation has to begin with the user and does not (R5, R12)."""

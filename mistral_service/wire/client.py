@@ -31,6 +31,7 @@ from mistral_service.wire.chunks import (
     read_payloads,
 )
 from mistral_service.wire.encoding import MAX_VALUES, MAX_VECTOR_VALUES, decode, encode
+from mistral_service.wire.endpoint import endpoint_of
 from mistral_service.wire.error_body import is_there
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.faults import error_of as error_of
@@ -80,14 +81,22 @@ async def open_reply(
     Raises:
         openai.APIError: If the request is refused or nobody answers.
     """
-    return await client.post(
-        path,
-        content=_body(client, path, {**params, "stream": True}),
-        options=_options(client, params, connect, stream=True),
-        cast_to=ChatCompletionChunk,
-        stream=True,
-        stream_cls=AsyncStream[ChatCompletionChunk],
-    )
+
+    async def post(body: dict[str, Any]) -> AsyncStream[ChatCompletionChunk]:
+        return await client.post(
+            path,
+            content=_encoded(client, path, body),
+            options=_options(client, params, connect, stream=True),
+            cast_to=ChatCompletionChunk,
+            stream=True,
+            stream_cls=AsyncStream[ChatCompletionChunk],
+        )
+
+    endpoint = endpoint_of(client)
+    body = request_body({**params, "stream": True}, unset=_UNSET)
+    stream = await endpoint.send(body, post)
+    endpoint.recognise(headers=stream.response.headers)
+    return stream
 
 
 async def read_chunks(
@@ -232,12 +241,16 @@ async def fetch_object(
         openai.APIError: If the request is refused or nobody answers.
         MistralError: If the answer is no JSON object.
     """
-    response = await client.post(
-        path,
-        content=_body(client, path, params),
-        options=_options(client, params, connect, read=read),
-        cast_to=httpx.Response,
-    )
+
+    async def post(body: dict[str, Any]) -> httpx.Response:
+        return await client.post(
+            path,
+            content=_encoded(client, path, body),
+            options=_options(client, params, connect, read=read),
+            cast_to=httpx.Response,
+        )
+
+    response = await endpoint_of(client).send(request_body(params, unset=_UNSET), post)
     try:
         vectors = path.endswith(_VECTORS)
         body = decode(response.content, MAX_VECTOR_VALUES if vectors else MAX_VALUES)
@@ -268,14 +281,15 @@ async def fetch_models(client: AsyncOpenAI, seconds: float) -> Catalogue:
     async with asyncio.timeout(seconds):
         response = await client.get("/models", options=_always(client), cast_to=httpx.Response)
     try:
-        return Catalogue.from_reply(decode(response.content))
+        catalogue = Catalogue.from_reply(decode(response.content))
     except ValueError:  # what says that it is JSON, and is none
-        return Catalogue()
+        catalogue = Catalogue()
+    endpoint_of(client).recognise(catalogue, response.headers)
+    return catalogue
 
 
-def _body(client: AsyncOpenAI, path: str, params: Mapping[str, Any]) -> bytes:
-    """The body as Mistral takes it, or as a gateway passes it on."""
-    body = request_body(params, unset=_UNSET)
+def _encoded(client: AsyncOpenAI, path: str, body: dict[str, Any]) -> bytes:
+    """A body as the server takes it, or as a gateway passes it on."""
     if portkey.is_between(client.default_headers, str(client.base_url)):
         body, lost = portkey.as_it_passes(body, path)
         new = [name for name in lost if name not in _told]

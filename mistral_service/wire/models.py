@@ -45,6 +45,7 @@ class ModelCard:
         max_context_length: Tokens that request and reply may have together.
         deprecation: From when on it is gone, as a date in ISO form; None if it stays.
         replacement: The model that takes its place then.
+        owned_by: Whose model it is; self-hosted servers name themselves.
     """
 
     id: str
@@ -57,6 +58,7 @@ class ModelCard:
     max_context_length: int | None = None
     deprecation: str | None = None
     replacement: str | None = None
+    owned_by: str | None = None
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> "ModelCard | None":
@@ -84,6 +86,7 @@ class ModelCard:
             tokens(length),
             _text(data.get("deprecation")),
             _text(data.get("deprecation_replacement_model")),
+            _text(data.get("owned_by")),
         )
 
 

@@ -1,0 +1,152 @@
+"""What this process knows of each address that it asks: which server it is, and what it takes.
+
+A server is recognised by its address, its list of models and its headers, or it is set. What it
+refuses is learned per model: behind one gateway stand many servers. A lesson counts once a request
+that follows it has been accepted.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from loguru import logger
+from openai import APIStatusError, AsyncOpenAI
+
+from mistral_service.wire.error_body import ErrorBody
+from mistral_service.wire.errors import MistralError, Reason
+from mistral_service.wire.faults import place_of
+from mistral_service.wire.models import Catalogue
+from mistral_service.wire.servers import (
+    Server,
+    by_address,
+    by_headers,
+    by_models,
+    difference,
+    fitted,
+    revised,
+)
+
+T = TypeVar("T")
+
+_MOST = 1_000
+"""Addresses, and models of each, of which a process remembers something."""
+
+_REFUSED = (Reason.REQUEST, Reason.HISTORY)
+
+
+class Endpoint:
+    """One address.
+
+    Attributes:
+        server: What kind of server it is.
+    """
+
+    def __init__(self, place: str) -> None:
+        """Begin with what the address says.
+
+        Args:
+            place: The address, without secrets.
+        """
+        self.place = place
+        self.server = by_address(place)
+        self._is_set = False
+        self._learned: dict[str, Server] = {}
+
+    def set(self, server: Server) -> None:
+        """Set what kind of server it is: nothing is recognised from now on, refusals still count.
+
+        Args:
+            server: One of `SERVERS`.
+        """
+        if server != self.server:
+            self._learned.clear()
+        self.server, self._is_set = server, True
+
+    def recognise(
+        self, catalogue: Catalogue | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Take note of what an answer shows.
+
+        Args:
+            catalogue: The list of models.
+            headers: The headers of any answer.
+        """
+        if self._is_set:
+            return
+        found = by_headers(headers or {})
+        if found is None and catalogue is not None:
+            owners = (card.owned_by or "" for card in catalogue.cards)
+            found = by_models(owners, tells_capabilities=catalogue.is_mistrals)
+        if found is not None:
+            self.server = found
+
+    def of(self, model: str) -> Server:
+        """What the server behind the address takes for a model."""
+        return self._learned.get(model, self.server)
+
+    async def send(
+        self, body: Mapping[str, Any], post: Callable[[dict[str, Any]], Awaitable[T]]
+    ) -> T:
+        """Send a body in the form that the server takes; again at once, where a refusal shows it.
+
+        Args:
+            body: The body for Mistral.
+            post: Sends a body; called once, or once more for each thing that is learned.
+
+        Returns:
+            What `post` returned.
+
+        Raises:
+            openai.APIError: As `post`, where no other form is to be tried.
+        """
+        model = str(body.get("model"))
+        known = server = self.of(model)
+        tried: list[Server] = []
+        while True:
+            try:
+                answer = await post(fitted(body, server))
+            except APIStatusError as e:
+                tried.append(server)
+                other = _revised(server, body, e)
+                if other is None or other in tried:
+                    raise
+                server = other
+            else:
+                self._learn(model, known, server)
+                return answer
+
+    def _learn(self, model: str, known: Server, server: Server) -> None:
+        if server is known:
+            return
+        if len(self._learned) < _MOST:
+            self._learned[model] = server
+        logger.warning(
+            f"{self.place} refuses a part of Mistral's API: from now on {model} is asked "
+            f"{difference(known, server)}."
+        )
+
+
+def _revised(server: Server, body: Mapping[str, Any], refusal: APIStatusError) -> Server | None:
+    status, headers = refusal.status_code, refusal.response.headers
+    if MistralError.from_response(status, refusal.response.content, headers).reason not in _REFUSED:
+        return None
+    said = ErrorBody.read(refusal.response.content, headers)
+    return revised(server, body, "\n".join([*said.words, *said.names]))
+
+
+_endpoints: dict[str, Endpoint] = {}
+
+
+def endpoint_of(client: AsyncOpenAI) -> Endpoint:
+    """What this process knows of the address that a client asks."""
+    place = place_of(client)
+    endpoint = _endpoints.get(place)
+    if endpoint is None:
+        endpoint = Endpoint(place)
+        if len(_endpoints) < _MOST:
+            _endpoints[place] = endpoint
+    return endpoint
+
+
+def forget_endpoints() -> None:
+    """Forget all that was recognised, set and learned, as a test that reuses a port wants it."""
+    _endpoints.clear()

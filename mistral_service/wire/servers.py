@@ -1,0 +1,219 @@
+"""What servers that speak Mistral's API do differently: one table, and how each is recognised.
+
+A body is written for Mistral's own API. `fitted` rewrites it for another server; `revised` reads a
+refusal and says what to change. Both are pure: `wire/endpoint.py` keeps what is known.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast, get_args
+from urllib.parse import urlsplit
+
+Continues = Literal["prefix", "continue_final_message", "words"]
+"""How a reply that was cut is continued: the assistant's message as the last one with Mistral's
+`prefix`; the same with `continue_final_message` in the body; or the user asks in words."""
+
+ServerName = Literal[
+    "mistral",
+    "azure",
+    "vertex",
+    "vllm",
+    "sglang",
+    "llama.cpp",
+    "ollama",
+    "litellm",
+    "unknown",
+]
+
+GO_ON = "(Go on.)"
+"""What the user says where the assistant has spoken and is to go on."""
+
+OPTIONAL_FIELDS = ("prompt_cache_key", "service_tier", "reasoning_effort")
+"""Fields that the service sends on its own account. A server that does not know them gets the
+request without them; a field that only a user can have set stays, and its refusal is an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What one kind of server takes.
+
+    Parameters:
+        name: Which kind it is.
+        continues: How a reply that was cut is continued.
+        any_choice: How it spells the `tool_choice` that wants some function called.
+        unknown_fields: Those of `OPTIONAL_FIELDS` that it refuses.
+    """
+
+    name: ServerName
+    continues: Continues = "prefix"
+    any_choice: Literal["any", "required"] = "required"
+    unknown_fields: frozenset[str] = frozenset()
+
+
+SERVERS: Mapping[str, Server] = {
+    server.name: server
+    for server in (
+        Server("mistral", any_choice="any"),
+        Server("azure", unknown_fields=frozenset({"prompt_cache_key", "service_tier"})),
+        Server("vertex", unknown_fields=frozenset({"prompt_cache_key", "service_tier"})),
+        Server("vllm", continues="continue_final_message"),
+        Server("sglang", continues="continue_final_message"),
+        # These two ignore `prefix` and go on from a last message of the assistant's by themselves.
+        Server("llama.cpp"),
+        Server("ollama"),
+        Server("litellm"),
+        Server("unknown", any_choice="any"),
+    )
+}
+"""The table. Azure's and Vertex's rows are read from the request models of `mistralai` 3.7, those
+of vLLM, llama.cpp and LiteLLM from the running servers (`docs/servers.md`), those of SGLang and
+Ollama from their documentation."""
+
+_BY_HOST: tuple[tuple[str, ServerName], ...] = (
+    ("mistral.ai", "mistral"),
+    ("azure.com", "azure"),
+    ("azure.us", "azure"),
+    ("googleapis.com", "vertex"),
+)
+_BY_OWNER: Mapping[str, ServerName] = {
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "llamacpp": "llama.cpp",
+    "library": "ollama",
+}
+
+_FORBIDDEN = re.compile(
+    r"extra inputs are not permitted|extra_forbidden|extra fields not permitted"
+    r"|unrecogni[sz]ed|unexpected (?:keyword|field|property|argument)"
+    r"|unknown (?:name|parameter|field|argument|property)|cannot find field|no such field"
+    r"|(?:un|not )supported (?:parameter|field|argument|property)"
+    r"|(?:does not|doesn't) support (?:the )?param|is (?:unsupported|not allowed|not permitted)"
+    r"|additional propert",
+    re.IGNORECASE,
+)
+_UNSUPPORTED = re.compile(r"not support|unsupported|not available|not allowed", re.IGNORECASE)
+_OF_CONTINUING = re.compile(
+    r"\bprefix\b|\bassistant\b|add_generation_prompt|\blast (?:message|role)", re.IGNORECASE
+)
+_OF_CHOICE = re.compile(r"tool_choice|tool choice|named tools|\brequired\b", re.IGNORECASE)
+
+
+def check_server(owner: str, name: str, server: str | None) -> Server | None:
+    """Look up a server that was set.
+
+    Args:
+        owner: Who is configured, for the error.
+        name: The name of the argument, for the error.
+        server: What it was set to; None is not set.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if server is None:
+        return None
+    if server not in SERVERS:
+        allowed = ", ".join(get_args(ServerName))
+        raise ValueError(f"{owner}({name}={server!r}): allowed are {allowed}, or None.")
+    return SERVERS[server]
+
+
+def by_address(url: str) -> Server:
+    """The server that an address names; `unknown` for most."""
+    host = urlsplit(url).hostname or ""
+    names = (name for end, name in _BY_HOST if host == end or host.endswith("." + end))
+    return SERVERS[next(names, "unknown")]
+
+
+def by_models(owners: Iterable[str], *, tells_capabilities: bool) -> Server | None:
+    """The server that a list of models comes from.
+
+    Args:
+        owners: What `owned_by` says of each.
+        tells_capabilities: Whether the list says what models can do, as Mistral's does.
+
+    Returns:
+        The server; None where the list does not show it.
+    """
+    names = (_BY_OWNER.get(owner.lower()) for owner in owners)
+    name = next(filter(None, names), "mistral" if tells_capabilities else None)
+    return SERVERS[name] if name else None
+
+
+def by_headers(headers: Mapping[str, str]) -> Server | None:
+    """The server that names itself in an answer's headers; None for most."""
+    if headers.get("server", "").lower() == "llama.cpp":
+        return SERVERS["llama.cpp"]
+    if any(name.lower().startswith("x-litellm-") for name in headers):
+        return SERVERS["litellm"]
+    return None
+
+
+def fitted(body: Mapping[str, Any], server: Server) -> dict[str, Any]:
+    """Rewrite a body for a server.
+
+    Args:
+        body: The body for Mistral; left as it is.
+        server: What the server takes.
+    """
+    sent = {name: value for name, value in body.items() if name not in server.unknown_fields}
+    if body.get("tool_choice") == "any":
+        sent["tool_choice"] = server.any_choice
+    if server.continues != "prefix" and _has_prefix(body):
+        *before, last = cast("list[dict[str, Any]]", body["messages"])
+        last = {name: value for name, value in last.items() if name != "prefix"}
+        sent["messages"] = [*before, last]
+        if server.continues == "words":
+            sent["messages"].append({"role": "user", "content": GO_ON})
+        else:
+            sent |= {"continue_final_message": True, "add_generation_prompt": False}
+    return sent
+
+
+def revised(server: Server, body: Mapping[str, Any], said: str) -> Server | None:
+    """Read a refusal.
+
+    Args:
+        server: What the server was thought to take.
+        body: The body for Mistral, before it was `fitted`.
+        said: All words of the refusal.
+
+    Returns:
+        What it may take instead; None where the refusal is about something else.
+    """
+    unknown = {name for name in OPTIONAL_FIELDS if _refuses(name, body, said)}
+    if unknown - server.unknown_fields:
+        return replace(server, unknown_fields=server.unknown_fields | unknown)
+    if body.get("tool_choice") == "any" and _OF_CHOICE.search(said):
+        other = "any" if server.any_choice == "required" else "required"
+        return replace(server, any_choice=other)
+    if _has_prefix(body) and server.continues != "words":
+        if server.continues == "prefix" and "continue_final_message" in said:
+            return replace(server, continues="continue_final_message")
+        if _OF_CONTINUING.search(said) or "continue_final_message" in said:
+            return replace(server, continues="words")
+    return None
+
+
+def difference(before: Server, after: Server) -> str:
+    """What was learned of a server, as the end of a sentence."""
+    learned = [f"without {name}" for name in sorted(after.unknown_fields - before.unknown_fields)]
+    if after.any_choice != before.any_choice:
+        learned.append(f"with tool_choice {after.any_choice!r} instead of {before.any_choice!r}")
+    if after.continues != before.continues:
+        how = "in words" if after.continues == "words" else f"with {after.continues}"
+        learned.append(f"and asks {how} for a reply that was cut to be continued")
+    return ", ".join(learned)
+
+
+def _has_prefix(body: Mapping[str, Any]) -> bool:
+    messages: Any = body.get("messages")
+    return bool(messages) and messages[-1].get("prefix") is True
+
+
+def _refuses(name: str, body: Mapping[str, Any], said: str) -> bool:
+    if name not in body or not re.search(rf"\b{name}\b", said):
+        return False
+    # A value that a user has chosen is not left out because the server would take another.
+    chosen = name == "reasoning_effort" and body[name] != "none"
+    return bool(_FORBIDDEN.search(said) or (not chosen and _UNSUPPORTED.search(said)))
