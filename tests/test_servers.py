@@ -149,7 +149,7 @@ class LikeVLLM(Checks):
     def judge(self, body: Any) -> Refusal | None:
         if body.get("tool_choice") == "any":
             return Refusal(400, VLLM_CHOICE)
-        body = dict(body)
+        body = {k: v for k, v in body.items() if k not in ("seed", "stream_options")}
         goes_on = body.pop("continue_final_message", False)
         generates = body.pop("add_generation_prompt", True)
         if goes_on and not self.knows_continue:
@@ -360,6 +360,46 @@ async def test_a_choice_that_is_refused_is_spelled_otherwise(serving, service_fo
         "required",
         "required",
     ]
+
+
+# --- OpenAI's names ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("server", ["mistral", "vllm"])
+async def test_seed_and_usage_are_asked_for_under_the_names_of_the_server(
+    serving, service_for, server: str
+):
+    mistral = serving(LikeVLLM(), Reply("Yes."))
+    async with Call(service_for(mistral, warm_up=False, server=server, random_seed=7)) as call:
+        assert await call.say("Hello?") == "Yes."
+    request = mistral.exchanges[0].request
+    names = {"seed", "random_seed", "stream_options"} & request.keys()
+    assert names == ({"random_seed"} if server == "mistral" else {"seed", "stream_options"})
+
+
+async def test_a_server_that_knows_no_stream_options_is_asked_without(serving, service_for):
+    refusal = Refusal(422, extra_forbidden("stream_options"))
+    mistral = serving(Refuses(field="stream_options", refusal=refusal), Reply("Yes.", times=None))
+    async with Call(service_for(mistral, warm_up=False, server="llama.cpp")) as call:
+        assert await call.say("Hello?") == "Yes."
+        assert await call.say("And?") == "Yes."
+    assert ["stream_options" in each.request for each in mistral.exchanges] == [True, False, False]
+
+
+async def test_an_endpoint_that_is_not_what_it_says_is_understood_all_the_same(serve, service_for):
+    """It lists models as vLLM does, and takes what Mistral takes."""
+    mistral = serve(
+        Reply("Yes."), Reply("One two three four.", cut_after=4), Reply("four."), Reply("No.")
+    )
+    llm = service_for(mistral, server="vllm", warm_up=False, random_seed=7)
+    async with Call(llm) as call:
+        assert await call.say("Hello?") == "Yes."
+        assert await call.say("Count.") == "One two three four."
+        assert await call.say("And?") == "No."
+        assert not call.errors
+    accepted = [each.request for each in mistral.exchanges if each.refused is None]
+    assert all(request["random_seed"] == 7 for request in accepted)
+    assert len(mistral.exchanges) - len(accepted) == 2
 
 
 # --- which server it is --------------------------------------------------------------------------

@@ -76,8 +76,9 @@ class Endpoint:
         if found is None and catalogue is not None:
             owners = (card.owned_by or "" for card in catalogue.cards)
             found = by_models(owners, tells_capabilities=catalogue.is_mistrals)
-        if found is not None:
+        if found is not None and found != self.server:
             self.server = found
+            self._learned.clear()
 
     def of(self, model: str) -> Server:
         """What the server behind the address takes for a model."""
@@ -115,7 +116,7 @@ class Endpoint:
                 return answer
 
     def _learn(self, model: str, known: Server, server: Server) -> None:
-        if server is known:
+        if server is known or self._learned.get(model) == server:
             return
         if len(self._learned) < _MOST:
             self._learned[model] = server

@@ -42,33 +42,42 @@ class Server:
         name: Which kind it is.
         continues: How a reply that was cut is continued.
         any_choice: How it spells the `tool_choice` that wants some function called.
+        openai_names: Whether it takes OpenAI's `seed`, and counts the tokens of a stream where
+            OpenAI's `stream_options` ask for it. Mistral's is called `random_seed`, and its API
+            refuses the options and always counts.
         unknown_fields: Those of `OPTIONAL_FIELDS` that it refuses.
     """
 
     name: ServerName
     continues: Continues = "prefix"
     any_choice: Literal["any", "required"] = "required"
+    openai_names: bool = True
     unknown_fields: frozenset[str] = frozenset()
 
+
+_AS_MISTRAL = Server("mistral", any_choice="any", openai_names=False)
+_NEWER = frozenset({"prompt_cache_key", "service_tier"})
 
 SERVERS: Mapping[str, Server] = {
     server.name: server
     for server in (
-        Server("mistral", any_choice="any"),
-        Server("azure", unknown_fields=frozenset({"prompt_cache_key", "service_tier"})),
-        Server("vertex", unknown_fields=frozenset({"prompt_cache_key", "service_tier"})),
+        _AS_MISTRAL,
+        replace(_AS_MISTRAL, name="azure", unknown_fields=_NEWER),
+        replace(_AS_MISTRAL, name="vertex", unknown_fields=_NEWER),
         Server("vllm", continues="continue_final_message"),
         Server("sglang", continues="continue_final_message"),
         # These two ignore `prefix` and go on from a last message of the assistant's by themselves.
         Server("llama.cpp"),
         Server("ollama"),
         Server("litellm"),
-        Server("unknown", any_choice="any"),
+        replace(_AS_MISTRAL, name="unknown"),
     )
 }
 """The table. Azure's and Vertex's rows are read from the request models of `mistralai` 3.7, those
 of vLLM, llama.cpp and LiteLLM from the running servers (`docs/servers.md`), those of SGLang and
 Ollama from their documentation."""
+
+_OPTIONS = "stream_options"
 
 _BY_HOST: tuple[tuple[str, ServerName], ...] = (
     ("mistral.ai", "mistral"),
@@ -159,6 +168,11 @@ def fitted(body: Mapping[str, Any], server: Server) -> dict[str, Any]:
     sent = {name: value for name, value in body.items() if name not in server.unknown_fields}
     if body.get("tool_choice") == "any":
         sent["tool_choice"] = server.any_choice
+    if server.openai_names:
+        if "random_seed" in sent:
+            sent.setdefault("seed", sent.pop("random_seed"))
+        if sent.get("stream"):
+            sent.setdefault(_OPTIONS, {"include_usage": True})
     if server.continues != "prefix" and _has_prefix(body):
         *before, last = cast("list[dict[str, Any]]", body["messages"])
         last = {name: value for name, value in last.items() if name != "prefix"}
@@ -181,9 +195,12 @@ def revised(server: Server, body: Mapping[str, Any], said: str) -> Server | None
     Returns:
         What it may take instead; None where the refusal is about something else.
     """
-    unknown = {name for name in OPTIONAL_FIELDS if _refuses(name, body, said)}
+    sent = fitted(body, server)
+    unknown = {name for name in OPTIONAL_FIELDS if _refuses(name, sent, said)}
     if unknown - server.unknown_fields:
         return replace(server, unknown_fields=server.unknown_fields | unknown)
+    if server.openai_names and any(_refuses(name, sent, said) for name in ("seed", _OPTIONS)):
+        return replace(server, openai_names=False)
     if body.get("tool_choice") == "any" and _OF_CHOICE.search(said):
         other = "any" if server.any_choice == "required" else "required"
         return replace(server, any_choice=other)
@@ -198,6 +215,8 @@ def revised(server: Server, body: Mapping[str, Any], said: str) -> Server | None
 def difference(before: Server, after: Server) -> str:
     """What was learned of a server, as the end of a sentence."""
     learned = [f"without {name}" for name in sorted(after.unknown_fields - before.unknown_fields)]
+    if after.openai_names != before.openai_names:
+        learned.append("with random_seed instead of seed, and without stream_options")
     if after.any_choice != before.any_choice:
         learned.append(f"with tool_choice {after.any_choice!r} instead of {before.any_choice!r}")
     if after.continues != before.continues:
