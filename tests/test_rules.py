@@ -380,6 +380,13 @@ def test_r11_arguments_are_a_json_object(arguments, sent: str):
     assert made[1]["tool_calls"][0]["function"]["arguments"] == sent
 
 
+def test_an_image_is_sent_as_an_object_which_every_server_takes():
+    bare = {"type": "image_url", "image_url": "https://example.com/a.png"}
+    sent = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    [message] = apply_rules([{"role": "user", "content": [bare]}])
+    assert message["content"] == [sent]
+
+
 def test_r12_two_users_in_a_row_become_one_with_all_their_parts():
     picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
     history = [{"role": "user", "content": "One."}, {"role": "user", "content": [picture]}]
