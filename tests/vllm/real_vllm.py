@@ -1,7 +1,7 @@
 """A real vLLM on this machine: a tiny model of random weights, which writes noise.
 
 The words mean nothing. The server is real: routes, validation, tokenizer, parser of calls,
-grammar, stream and errors. It takes no pictures, since the model is none that sees.
+grammar, stream and errors. The model takes images, as Pixtral does.
 """
 
 import contextlib
@@ -38,8 +38,19 @@ PARAMETERS = {
     "max_position_embeddings": 4096,
     "rope_theta": 1e6,
     "dtype": "float32",
+    "vision_encoder": {
+        "hidden_size": 64,
+        "num_channels": 3,
+        "image_size": 1024,
+        "patch_size": 16,
+        "intermediate_size": 128,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "rope_theta": 10_000.0,
+        "image_token_id": 10,
+    },
 }
-"""The model: some 34 million parameters, nearly all of them the vocabulary's."""
+"""A Pixtral of some 34 million parameters, nearly all of them the vocabulary's."""
 
 GRAMMAR = {"backend": "xgrammar", "disable_any_whitespace": True}
 """No blanks within JSON: noise would write them without end."""

@@ -21,8 +21,8 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 COUNT, BESIDE_PIPECAT = 500, 150
 AT_ONCE = 8
-SEEN = {"image_url", "file", "document_url"}
-"""Parts that this model cannot take: it does not see."""
+DOCUMENTS = {"file", "document_url"}
+"""Parts that vLLM does not know, whatever the model."""
 
 TOOLS = [
     {
@@ -37,7 +37,7 @@ TOOLS = [
 
 
 def drawn(count: int) -> list[list[Message]]:
-    """The same histories on every day: texts, calls, results, roles in any order."""
+    """The same histories on every day: texts, images, calls, results, roles in any order."""
     found: list[list[Message]] = []
 
     @hypothesis.seed(18)
@@ -49,18 +49,18 @@ def drawn(count: int) -> list[list[Message]]:
     )
     @hypothesis.given(histories)
     def draw(history: list[Message]) -> None:
-        found.append([_without_pictures(message) for message in history])
+        found.append([_without_documents(message) for message in history])
 
     draw()
     assert len(found) == count
     return found
 
 
-def _without_pictures(message: Message) -> Message:
+def _without_documents(message: Message) -> Message:
     content = message.get("content")
     if not isinstance(content, list):
         return message
-    return {**message, "content": [part for part in content if part["type"] not in SEEN]}
+    return {**message, "content": [part for part in content if part["type"] not in DOCUMENTS]}
 
 
 async def refusals(

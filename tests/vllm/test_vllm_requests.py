@@ -53,6 +53,20 @@ async def test_a_setting_is_accepted(vllm: Vllm, name: str):
     assert vllm.refused() == before
 
 
+async def test_what_it_refuses_is_learned_in_the_same_request(vllm: Vllm):
+    function = {"name": "wait", "parameters": {"type": "object", "properties": {}}}
+    offered: Any = {"tools": [{"type": "function", "function": function}], "tool_choice": "any"}
+    async with MistralClient(api_key=KEY, base_url=vllm.base_url) as client:
+        before = vllm.refused()
+        for _ in range(2):
+            answer = await client.chat(
+                USER, model=MODEL, max_tokens=60, parallel_tool_calls=False, **offered
+            )
+            assert [call.name for call in answer.tool_calls] == ["wait"]
+        # The list of models was not asked for, so one refusal tells it; the next request fits.
+        assert vllm.refused() == before + 1
+
+
 async def test_all_settings_together_are_accepted(vllm: Vllm):
     async with MistralClient(api_key=KEY, base_url=vllm.base_url) as client:
         assert (await client.chat(USER, model=MODEL, max_tokens=3, **SETTINGS)).text
@@ -60,10 +74,10 @@ async def test_all_settings_together_are_accepted(vllm: Vllm):
 
 async def test_a_wrong_key_is_one_clear_error(vllm: Vllm):
     async with MistralClient(api_key="quite-another-key", base_url=vllm.base_url) as client:
-        for ask in (client.chat(USER, model=MODEL), client.models()):
-            with pytest.raises(MistralError, match="key") as raised:
-                await ask
-            assert raised.value.reason is Reason.UNAUTHORIZED
+        for ask in (lambda: client.chat(USER, model=MODEL), client.models):
+            with pytest.raises(MistralError, match="MISTRAL_API_KEY") as raised:
+                await ask()
+            assert raised.value.reason is Reason.KEY
             assert raised.value.status_code == 401
             assert "quite-another" not in str(raised.value)
 
