@@ -2,7 +2,7 @@
 
 import hashlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from openai import AsyncOpenAI
@@ -143,7 +143,10 @@ def _estimate(context: LLMContext) -> int:
     for message in _messages(context):
         content = message.get("content")
         if isinstance(content, list):
-            for part in cast("list[dict[str, Any]]", content):
+            for part in cast("list[Any]", content):
+                if not isinstance(part, Mapping):
+                    continue
+                part = cast("Mapping[str, Any]", part)
                 text = part.get("text")
                 characters += len(text) if isinstance(text, str) else 0
                 pictures += part.get("type") == "image_url"

@@ -10,6 +10,8 @@ from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMe
 from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.utils.errors import ErrorCategory
 
+from mistral_service.conversation.foreign import in_mistrals_form
+from mistral_service.conversation.run import Run
 from mistral_service.reply.deadline import now
 from mistral_service.reply.routes import Route, Routes
 from mistral_service.settings import MistralLLMSettings, given
@@ -292,10 +294,9 @@ class Routing(OpenAILLMService):
 
 
 def _has_pictures(context: LLMContext) -> bool:
-    for message in context.get_messages():
-        if isinstance(message, LLMSpecificMessage):
-            continue
-        content = cast("dict[str, Any]", message).get("content")
+    messages = [m for m in context.get_messages() if not isinstance(m, LLMSpecificMessage)]
+    for message in in_mistrals_form(cast("list[dict[str, Any]]", messages), Run()):
+        content = message.get("content")
         if isinstance(content, list) and any(map(_is_picture, cast("list[Any]", content))):
             return True
     return False

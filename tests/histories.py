@@ -147,3 +147,126 @@ turns = st.one_of(
 )
 histories = st.lists(turns, max_size=7).map(lambda groups: [m for group in groups for m in group])
 """Any order of any messages."""
+
+
+# --- the forms of other APIs ----------------------------------------------------------------------
+
+_DATA = PICTURE.partition(",")[2]
+input_text = words.map(lambda text: {"type": "input_text", "text": text})
+google_text = words.map(lambda text: {"text": text})
+foreign_images = st.sampled_from(
+    [
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": _DATA}},
+        {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}},
+        {"type": "input_image", "image_url": PICTURE, "detail": "auto"},
+        {"type": "input_image", "file_id": "file-7"},
+        {"inlineData": {"mimeType": "image/png", "data": _DATA}},
+        {"image": {"format": "png", "source": {"bytes": base64.b64decode(_DATA)}}},
+    ]
+)
+foreign_said = st.one_of(input_text, google_text, text_part, foreign_images, words)
+foreign_unsaid = st.sampled_from(
+    [
+        {"type": "redacted_thinking", "data": "x"},
+        {"text": "a thought", "thought": True},
+        {"reasoningContent": {"reasoningText": {"text": "x", "signature": "s"}}},
+        {"cachePoint": {"type": "default"}},
+        {"type": "text", "text": ""},
+        {},
+        7,
+        None,
+        [],
+    ]
+)
+foreign_arguments = st.one_of(words.map(lambda text: {"a": text}), arguments, st.none())
+foreign_calls = st.one_of(
+    st.builds(
+        lambda i, n, a: {"type": "tool_use", "id": i, "name": n, "input": a},
+        call_ids,
+        names,
+        foreign_arguments,
+    ),
+    st.builds(
+        lambda i, n, a: {"functionCall": {"id": i, "name": n, "args": a}},
+        call_ids,
+        names,
+        foreign_arguments,
+    ),
+    st.builds(
+        lambda i, n, a: {"toolUse": {"toolUseId": i, "name": n, "input": a}},
+        call_ids,
+        names,
+        foreign_arguments,
+    ),
+)
+foreign_contents = st.one_of(
+    words,
+    st.lists(foreign_said, max_size=2),
+    st.sampled_from(["", None, "IN_PROGRESS", {"a": 1}, 7, [1, 2]]),
+)
+foreign_results = st.one_of(
+    st.builds(
+        lambda i, c, e: {"type": "tool_result", "tool_use_id": i, "content": c, **e},
+        call_ids,
+        foreign_contents,
+        st.sampled_from([{}, {}, {"is_error": True}]),
+    ),
+    st.builds(
+        lambda i, n, c: {"function_response": {"id": i, "name": n, "response": {"value": c}}},
+        call_ids,
+        names,
+        words,
+    ),
+    st.builds(
+        lambda i, c, e: {"toolResult": {"toolUseId": i, "content": c, "status": e}},
+        call_ids,
+        st.lists(google_text, max_size=2),
+        st.sampled_from(["success", "error"]),
+    ),
+)
+foreign_messages = st.one_of(
+    st.builds(
+        lambda role, name, parts: {"role": role, name: parts},
+        st.sampled_from(["user", "assistant", "model", "user", "assistant", "tool", "system"]),
+        st.sampled_from(["content", "content", "parts"]),
+        st.lists(
+            st.one_of(foreign_said, foreign_said, foreign_calls, foreign_results, foreign_unsaid),
+            max_size=4,
+        ),
+    ),
+    st.builds(
+        lambda i, n, a: {"type": "function_call", "call_id": i, "name": n, "arguments": a},
+        call_ids,
+        names,
+        foreign_arguments,
+    ),
+    st.builds(
+        lambda i, c: {"type": "function_call_output", "call_id": i, "output": c},
+        call_ids,
+        foreign_contents,
+    ),
+    st.sampled_from([{"type": "reasoning", "summary": []}, {"type": "item_reference", "id": "m1"}]),
+)
+
+
+@st.composite
+def foreign_rounds(draw: st.DrawFn) -> list[Message]:
+    """A call and its result as Anthropic and Google write them, with words on both sides."""
+    call_id, name = draw(call_ids), draw(names)
+    before, after = draw(st.lists(input_text, max_size=1)), draw(st.lists(text_part, max_size=1))
+    content = draw(foreign_contents)
+    if draw(st.booleans()):
+        call = {"type": "tool_use", "id": call_id, "name": name, "input": {}}
+        result = {"type": "tool_result", "tool_use_id": call_id, "content": content}
+        made = {"role": "assistant", "content": [*before, call]}
+        return [made, {"role": "user", "content": [result, *after]}]
+    response = {"name": name, "response": {"output": content}}
+    made = {"role": "model", "parts": [{"function_call": {"name": name, "args": {}}}]}
+    return [made, {"role": "user", "parts": [{"function_response": response}, *after]}]
+
+
+foreign_turns = st.one_of(_listed(foreign_messages), foreign_rounds(), foreign_rounds())
+mixed_histories = st.lists(st.one_of(foreign_turns, foreign_turns, turns), max_size=7).map(
+    lambda groups: [m for group in groups for m in group]
+)
+"""Any order of any messages, in the forms of several APIs."""

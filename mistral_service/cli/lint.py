@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from mistral_service.cli.endpoint import Problem
+from mistral_service.conversation.foreign_parts import kind_of
 from mistral_service.conversation.rules import RULES
 from mistral_service.conversation.run import Change, Message, Messages, Run
 from mistral_service.conversation.tools import ToolFault, judged_tools
@@ -78,7 +79,8 @@ def read_history(text: str, name: str) -> tuple[Messages, list[Any]]:
     """Read a history.
 
     Args:
-        text: JSON: a list of messages, or a request with `messages` and perhaps `tools`.
+        text: JSON: a list of messages, or a request with `messages` (`input`, `contents` for the
+            APIs that call them so) and perhaps `tools`.
         name: What the file is called, for errors.
 
     Returns:
@@ -92,13 +94,12 @@ def read_history(text: str, name: str) -> tuple[Messages, list[Any]]:
     except (ValueError, RecursionError) as e:
         raise Problem(f"{name} is not JSON: {e}") from None
     request: Message = cast("Message", data) if isinstance(data, dict) else {"messages": data}
-    messages: object = request.get("messages")
+    names = [name for name in ("messages", "input", "contents") if name in request]
+    messages: object = request[names[0]] if names else None
     if not isinstance(messages, list):
         raise Problem(f"{name} is no history: a list of messages, or an object with messages.")
     for place, message in enumerate(cast("list[object]", messages)):
-        if not isinstance(message, dict) or not isinstance(
-            cast("Message", message).get("role"), str
-        ):
+        if not isinstance(message, dict) or not _is_message(cast("Message", message)):
             raise Problem(f"{name}: message {place} is no object with a role.")
     tools: object = request.get("tools")
     return cast("Messages", messages), cast("list[Any]", tools) if isinstance(tools, list) else []
@@ -171,6 +172,12 @@ def show(report: Report, name: str, console: Console) -> None:
         console.print(Text(said, "bold"))
     elif not report.faults:
         console.print(Text(f"{name}: goes out as it is.", "bold green"))
+
+
+def _is_message(message: Message) -> bool:
+    """Whether it has a role; items and contents of other APIs may have none."""
+    role = message.get("role")
+    return isinstance(role, str) or (role is None and bool(kind_of(message) or "parts" in message))
 
 
 def _line(message: Message) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 from collections.abc import Callable
 from contextvars import ContextVar
+from itertools import chain
 from typing import Any, TypeVar, cast
 
 from loguru import logger
@@ -21,9 +22,9 @@ from pipecat.processors.aggregators.llm_context import (
 from pipecat.utils.types import NotGiven, is_given
 
 from mistral_service.conversation.encoding import Form
-from mistral_service.conversation.foreign import readable
+from mistral_service.conversation.foreign import in_mistrals_form, is_foreign, readable
 from mistral_service.conversation.images import bytes_of_pictures, pictures_to_send
-from mistral_service.conversation.parts import PictureError, text_of
+from mistral_service.conversation.parts import PictureError, text_of, without_bytes
 from mistral_service.conversation.pictures import Pictures
 from mistral_service.conversation.rules import apply_rules
 from mistral_service.conversation.run import Budget, Message, Run
@@ -131,7 +132,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         run.oversized = self.pictures.oversized
         messages = self._messages(context, system_instruction, run)
         run_work = asyncio.to_thread if _is_large(messages) else _here
-        urls = await run_work(self._look_at, messages, run)
+        messages, urls = await run_work(self._look_at, messages, run)
         choice = choice_now(choice, messages)
         if sees is not False and urls:
             run.pictures = await self.pictures.make_ready(urls, run.budget.images, form)
@@ -209,9 +210,18 @@ class MistralLLMAdapter(OpenAILLMAdapter):
             The messages, all of them mappings that JSON can hold: Pipecat's tracing gives up a span
             whose messages are not.
         """
+        given = context.get_messages()
+        if any(is_foreign(m) for m in given if not isinstance(m, LLMSpecificMessage)):
+            # Pipecat knows neither where these have their bytes, nor parts that are objects.
+            formed = [
+                [m] if isinstance(m, LLMSpecificMessage) else in_mistrals_form([m], Run())
+                for m in cast("list[Any]", given)
+            ]
+            context = LLMContext(cast("list[LLMContextMessage]", [*chain(*formed)]))
         shown = context.get_messages(truncate_large_values=True)
         plain = [self._plain(m) if isinstance(m, LLMSpecificMessage) else m for m in shown]
-        return [cast("Message", message) for message in plain if message is not None]
+        known = [cast("Message", message) for message in plain if message is not None]
+        return [without_bytes(message) for message in in_mistrals_form(known, Run())]
 
     def supports_file_url(self, url: str, mime_type: str) -> bool:
         """Whether Mistral fetches a file itself: pictures and documents on the web, it does."""
@@ -226,10 +236,15 @@ class MistralLLMAdapter(OpenAILLMAdapter):
                 logger.warning(f"{type(self).__name__}: {fault}")
         return offered
 
-    def _look_at(self, messages: list[Message], run: Run) -> list[str]:
-        """Count the bytes of pictures; returns the URLs of those that may be sent."""
+    def _look_at(self, messages: list[Message], run: Run) -> tuple[list[Message], list[str]]:
+        """Count the bytes of pictures.
+
+        Returns:
+            The messages, none in the form of another API, and the URLs of pictures to be sent.
+        """
+        messages = in_mistrals_form(messages, run)
         self.pictures.bytes_in_context = bytes_of_pictures(messages)
-        return pictures_to_send(messages, run) if run.sees is not False else []
+        return messages, pictures_to_send(messages, run) if run.sees is not False else []
 
     def _messages(self, context: LLMContext, instruction: str | None, run: Run) -> list[Message]:
         messages: list[Message] = []
@@ -285,6 +300,8 @@ def _is_large(messages: list[Message]) -> bool:
     if size <= _LARGE:
         for message in messages:
             content, calls = message.get("content"), message.get("tool_calls")
+            if not isinstance(content, str) and is_foreign(message):
+                return True  # Its images are large, as likely as not.
             if isinstance(content, list):
                 size += len(cast("list[Any]", content))
             if isinstance(calls, list):

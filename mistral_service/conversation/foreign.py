@@ -1,49 +1,304 @@
-"""Messages in other providers' own forms, which turn up where one context serves several."""
+"""Histories in the forms of other APIs: their calls, results and images become Mistral's.
 
+They turn up where one context serves several providers, and where another framework has kept them.
+"""
+
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-_ROLES = {"user": "user", "assistant": "assistant", "model": "assistant"}
+from mistral_service.conversation.foreign_blocks import Called, Returned
+from mistral_service.conversation.foreign_media import as_json, get, mapping_of, text_part
+from mistral_service.conversation.foreign_parts import OWN_KINDS, content_of, kind_of, pieces_of
+from mistral_service.conversation.parts import Part, is_text
+from mistral_service.conversation.run import Message, Messages, Run, without
+
+# Roles that a message may have as it is; the last is that of a kept thought.
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "thought"})
+_ROLES_OF_OTHERS = {"model": "assistant", "function": "tool"}
+_READABLE = frozenset({"user", "assistant", "tool", *_ROLES_OF_OTHERS})
+
+_THOUGHTS = frozenset(
+    {"reasoning", "thinking", "redacted_thinking", "thought", "thought_signature"}
+)
+_FIELDS = ("role", "type", "content", "parts", "tool_calls", "tool_call_id")
+_MOST_NAMED = 5
+_LONGEST_NAME = 40
 
 
-def readable(message: Any) -> dict[str, Any] | None:
-    """What a person could read in another provider's own message.
+def in_mistrals_form(messages: Messages, run: Run) -> Messages:
+    """R16: calls, results, images and words that other APIs have as parts or items of their own.
 
-    Thoughts, signatures and other matters between that provider and its model are nobody else's.
+    Anthropic's `tool_use` and `tool_result`, the Responses API's items and `input_…` parts,
+    Google's `parts`, the blocks of Bedrock's Converse. One message may become several. Ids are
+    kept; what is marked as an error begins with "[Error]"; thoughts of other models are left out.
+    Prevents 422 for the form, and a model that reads "[tool_result]" where a result stood.
+    """
+    if run.in_mistrals_form:
+        return messages
+    run.in_mistrals_form = True
+    place = 0
+    for message in messages:
+        if not (_says_words(message) or _is_plain(message)):
+            break
+        place += 1
+    else:
+        return messages  # The common case, decided without making anything.
+    result = messages[:place]
+    forms = _Forms(run)
+    for message in messages[place:]:
+        if _is_plain(message):
+            forms.ids.pause()
+            result.append(message)
+        else:
+            result += forms.read(message)
+    return result
+
+
+def is_foreign(message: Any) -> bool:
+    """Whether a message may be in the form of another API."""
+    return not _is_plain(message)
+
+
+def readable(message: Any) -> Message | None:
+    """What another provider's own message says, shows and does.
+
+    Thoughts, signatures and other matters between that provider and its model are nobody else's,
+    and neither are its own instructions.
 
     Args:
         message: A message in the form of OpenAI, Anthropic, Google, or another: a mapping, or an
-            object with attributes of the same names.
+            object with attributes of the same names. It is left as it is.
 
     Returns:
-        A message of the user or the assistant with the words; None if there are none.
+        A message that `in_mistrals_form` takes; None if there is nothing to read.
     """
-    if _get(message, "type") in ("reasoning", "thinking", "thought", "thought_signature"):
+    if _is_thought(message):
         return None
-    role = _ROLES.get(str(_get(message, "role") or ""))
-    if role is None:
-        return None
-    content = _get(message, "content")
-    if content is None:
-        content = _get(message, "parts")
-    words = _words(content)
-    return {"role": role, "content": words} if words else None
+    if isinstance(message, Mapping) or get(message, "role") is None:
+        plain = mapping_of(message)
+    else:
+        fields = {name: get(message, name) for name in _FIELDS}
+        plain = {name: value for name, value in fields.items() if value is not None}
+    if "role" not in plain:
+        return plain if isinstance(plain.get("type"), str) and kind_of(plain) else None
+    for name in ("content", "parts"):
+        parts = plain.get(name)
+        if isinstance(parts, list | tuple):
+            plain[name] = [p for p in cast("Sequence[Any]", parts) if not _is_thought(p)]
+    says = any(plain.get(name) for name in ("content", "parts", "tool_calls", "function_call"))
+    return plain if says and plain["role"] in _READABLE else None
 
 
-def _words(content: Any) -> str:
+def _is_thought(value: Any) -> bool:
+    kind = get(value, "type")
+    return (isinstance(kind, str) and kind in _THOUGHTS) or get(value, "thought") is True
+
+
+def _says_words(message: Any) -> bool:
+    """Whether a message is a role and words, as most are."""
+    return (
+        message.__class__ is dict
+        and len(message) == 2
+        and message.get("content").__class__ is str
+        and message.get("role") in _ROLES
+    )
+
+
+def _is_plain(message: Any) -> bool:
+    """Whether nothing in a message is another API's: asked of every message on every turn."""
+    if message.__class__ is not dict or message.get("role") not in _ROLES:
+        return False
+    if "parts" in message or "function_call" in message or "tool_plan" in message:
+        return False
+    content = message.get("content")
+    if content.__class__ is str or content is None:
+        return True
+    if content.__class__ is not list:
+        return False
+    for part in content:
+        if part.__class__ is dict:
+            kind = part.get("type")
+            if kind.__class__ is not str or kind not in OWN_KINDS:
+                return False
+        elif part.__class__ is not str:
+            return False
+    return True
+
+
+class _Forms:
+    """Reads messages in the forms of other APIs, in their order."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.ids = _Ids()
+
+    def read(self, message: Any) -> Messages:
+        """A message as some in Mistral's form: the same object, if it is that already."""
+        pieces, kinds = _pieces(message)
+        role = _role(message, pieces)
+        given = cast("Message", message)
+        own = given if isinstance(message, dict) else mapping_of(message)
+        if not any(isinstance(piece, Called | Returned) for piece in pieces):
+            self.ids.pause()
+            return self._in_one(given, {**own, "role": role}, pieces, kinds)
+        made = self._in_several("user" if role == "tool" else role, pieces)
+        if beside := own.get("tool_calls"):
+            made.append({"role": "assistant", "tool_calls": beside})
+        if own.get("prefix") and made[-1]["role"] == "assistant":
+            made[-1]["prefix"] = own["prefix"]
+        head = self._run.changed("R16", given, _reason(kinds), made[0])
+        return [head, *(self._run.stands_for(given, each) for each in made[1:])]
+
+    def _in_one(
+        self, message: Message, new: Message, said: list[Any], kinds: Sequence[str]
+    ) -> Messages:
+        """A message that neither calls nor returns."""
+        if not kinds and type(message) is dict and new["role"] == message.get("role"):
+            return [message]
+        if kinds:
+            new = without(new, "parts", "type", "tool_plan", "content")
+            new["content"] = said[0]["text"] if len(said) == 1 and _is_text(said[0]) else said
+            says_more = any(new.get(name) for name in ("tool_calls", "refusal", "audio"))
+            if not said and new["role"] in ("user", "assistant") and not says_more:
+                reason = f"left out {_named(kinds)}: nothing that another model can read"
+                self._run.note("R16", message, reason)
+                return []
+        return [self._run.changed("R16", message, _reason(kinds), new)]
+
+    def _in_several(self, role: str, pieces: list[Any]) -> Messages:
+        """A message that calls or returns; words stand with the calls that they led to."""
+        made: Messages = []
+        last: Message | None = None  # The message that the next piece may join.
+        for piece in pieces:
+            if isinstance(piece, Returned):
+                last = {
+                    "role": "tool",
+                    "tool_call_id": self.ids.of_result(piece),
+                    "content": piece.content,
+                }
+                made.append(last)
+            elif isinstance(piece, Called):
+                if last is None or last["role"] != "assistant":
+                    last = {"role": "assistant"}
+                    made.append(last)
+                last.setdefault("tool_calls", []).append(self.ids.of_call(piece))
+            else:
+                self.ids.pause()
+                if last is None or last["role"] != role or "tool_calls" in last:
+                    last = {"role": role, "content": []}
+                    made.append(last)
+                last["content"].append(piece)
+        return made
+
+
+class _Ids:
+    """The ids of calls and results: their own, and those that are made where there are none."""
+
+    def __init__(self) -> None:
+        # The calls of each function, for results that say the function's name alone: those made
+        # side by side of late, and those before them.
+        self._late: dict[str, deque[str]] = {}
+        self._early: dict[str, deque[str]] = {}
+        self._answered: set[str] = set()
+        self._made: dict[str, int] = {}
+        self._goes_on = False
+
+    def pause(self) -> None:
+        """Something else than a call has come: what is called next is not beside it."""
+        self._goes_on = False
+
+    def of_call(self, call: Called) -> Message:
+        """A call with an id."""
+        if not self._goes_on:
+            for name, ids in self._late.items():
+                self._early.setdefault(name, deque()).extend(ids)
+            self._late.clear()
+            self._goes_on = True
+        call_id = "" if call.id == "null" else call.id
+        if not call_id:
+            number = self._made[call.name] = self._made.get(call.name, 0) + 1
+            call_id = f"{call.name} {number}"
+        self._answered.discard(call_id)
+        self._late.setdefault(call.name, deque()).append(call_id)
+        function = {"name": call.name, "arguments": call.arguments}
+        return {"id": call_id, "type": "function", "function": function}
+
+    def of_result(self, result: Returned) -> str:
+        """The id that a result has, or that of a call of its function without a result."""
+        self.pause()
+        call_id = "" if result.id == "null" else result.id
+        for waiting in (self._late.get(result.name), self._early.get(result.name)):
+            while waiting and result.name and not call_id:
+                waits = waiting.popleft()
+                call_id = "" if waits in self._answered else waits
+        self._answered.add(call_id)
+        return call_id
+
+
+def _pieces(message: Any) -> tuple[list[Any], Sequence[str]]:
+    """What a message is made of, and what the API that it comes from calls that."""
+    kinds: dict[str, None] = {}
+    pieces: list[Any] = []
+    content = get(message, "content")
+    if get(message, "role") is None and (kind := kind_of(message)):
+        kinds[kind] = None
+        return list(pieces_of(message) or ()), list(kinds)
+    if (plan := get(message, "tool_plan")) and isinstance(plan, str):
+        kinds["tool_plan"] = None
+        pieces.append(text_part(plan))
+    if content is None and (content := get(message, "parts")) is not None:
+        kinds["parts"] = None
+    if content is not None and not isinstance(content, str | list):
+        kinds[f"content of the type {type(content).__name__}"] = None
+        if not isinstance(content, tuple):
+            content = content_of(content)
     if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence):
-        return ""
-    texts = [
-        _get(part, "text")
-        for part in cast("Sequence[Any]", content)
-        if _get(part, "type") not in ("thinking", "reasoning") and not _get(part, "thought")
-    ]
-    return "\n".join(text for text in texts if isinstance(text, str) and text)
+        pieces.append(text_part(content))
+    elif isinstance(content, list | tuple):
+        for part in cast("Sequence[Any]", content):
+            if (read := pieces_of(part)) is None:
+                pieces.append(part)
+            else:
+                kinds[kind_of(part) or "an object"] = None
+                pieces += read
+    # OpenAI's own form of old.
+    if name := get(call := get(message, "function_call"), "name"):
+        kinds["function_call"] = None
+        arguments = get(call, "arguments")
+        text = arguments if isinstance(arguments, str) else as_json(arguments or {})
+        pieces.append(Called("", str(name), text))
+    if get(message, "role") == "function" and not any(isinstance(p, Returned) for p in pieces):
+        kinds["function"] = None
+        returned = content if isinstance(content, str) else pieces
+        pieces = [Returned("", str(get(message, "name") or ""), returned)]
+    return pieces, list(kinds)
 
 
-def _get(value: Any, name: str) -> Any:
-    if isinstance(value, Mapping):
-        return cast("Mapping[str, Any]", value).get(name)
-    return getattr(value, name, None)
+def _role(message: Any, pieces: Sequence[Any]) -> Any:
+    role = get(message, "role")
+    if isinstance(role, str):
+        return _ROLES_OF_OTHERS.get(role, role)
+    if role is not None:
+        return role
+    kind = kind_of(message)
+    if not kind:
+        return "user" if get(message, "parts") is not None else None
+    calls = any(isinstance(piece, Called | Returned) for piece in pieces)
+    return "assistant" if calls or kind.startswith("output_") else "user"
+
+
+def _is_text(part: Any) -> bool:
+    return (
+        isinstance(part, dict)
+        and is_text(cast("Part", part))
+        and isinstance(get(part, "text"), str)
+    )
+
+
+def _named(kinds: Sequence[str]) -> str:
+    return ", ".join(kind[:_LONGEST_NAME] for kind in kinds[:_MOST_NAMED])
+
+
+def _reason(kinds: Sequence[str]) -> str:
+    return f"brought {_named(kinds) or 'its role'} into Mistral's form"

@@ -14,6 +14,8 @@ UNREADABLE_PICTURE = "[picture that could not be read]"
 UNSEEN_PICTURE = "[picture that you cannot see]"
 """What stands where a picture stood in a request to a model without vision."""
 
+_MOST_SHOWN = 100
+
 _DETAILS = ("low", "auto", "high")
 
 
@@ -93,6 +95,29 @@ def as_parts(content: Any) -> list[Part]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content else []
     return list(cast("list[Part]", content or []))
+
+
+def without_bytes(message: dict[str, Any]) -> dict[str, Any]:
+    """A message for a log: the same, or a copy without the bytes of what it shows."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    parts = [_without_bytes(part) for part in cast("list[Any]", content)]
+    return {**message, "content": parts}
+
+
+def _without_bytes(part: Any) -> Any:
+    fields = _mapping(part)
+    kind = fields.get("type")
+    if kind not in ("image_url", "document_url", "input_audio"):
+        return part
+    value = fields.get(kind)
+    inner = next((name for name in ("url", "data") if name in _mapping(value)), None)
+    text = _mapping(value)[inner] if inner else value
+    if not isinstance(text, str) or len(text) <= _MOST_SHOWN or text.startswith("http"):
+        return part
+    short = f"{text.partition(',')[0][:_MOST_SHOWN]}..."
+    return {**fields, kind: {**_mapping(value), inner: short} if inner else short}
 
 
 def _text(part: Part) -> Part | None:

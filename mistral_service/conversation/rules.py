@@ -18,6 +18,7 @@ from mistral_service.conversation.calls import (
     ids_of_nine_characters,
     results_follow_their_calls,
 )
+from mistral_service.conversation.foreign import in_mistrals_form
 from mistral_service.conversation.images import pictures_within_the_budget
 from mistral_service.conversation.parts import (
     Part,
@@ -295,6 +296,7 @@ def the_last_message_asks_for_a_reply(messages: Messages, run: Run) -> Messages:
 
 
 RULES: Sequence[Rule] = (
+    in_mistrals_form,
     pictures_within_the_budget,
     thoughts_return_to_their_place,
     only_fields_of_the_schema,

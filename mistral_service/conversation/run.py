@@ -69,6 +69,7 @@ class Run:
         faults: What is wrong with pictures that could not be sent.
         tool_faults: What is wrong with tools that are not offered.
         prefix: The words that the reply will repeat before it goes on; empty if there are none.
+        in_mistrals_form: Whether no message is in the form of another API any more.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Run:
         self.faults: list[PictureError] = []
         self.tool_faults: Sequence[ToolFault] = ()
         self.prefix = ""
+        self.in_mistrals_form = False
         self._given: Sequence[Message] = ()
         self._given_places: Sequence[int] = ()
         self._places: dict[int, int] | None = None
@@ -106,6 +108,7 @@ class Run:
             messages: The messages.
             places: Where in the context each stands; by default in the order given.
         """
+        self.in_mistrals_form = False
         self._given = messages
         self._given_places = range(len(messages)) if places is None else places
 

@@ -5,6 +5,8 @@ import tracemalloc
 import pytest
 from work import lines_of
 
+from mistral_service.conversation.foreign import in_mistrals_form
+from mistral_service.conversation.run import Run
 from mistral_service.reply.overlap import Overlap
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.wire.chunks import Chunk, ToolCallDelta
@@ -71,3 +73,49 @@ def test_a_long_text_that_begins_again_is_taken_out_whole():
     overlap = Overlap("".join(words))
     joined = "".join([*map(overlap.feed, words), overlap.feed("and on"), overlap.finish()])
     assert joined == "and on"
+
+
+def _of_anthropic(n: int) -> dict:
+    return {
+        "role": "user",
+        "content": [
+            {"type": "tool_use", "id": f"t{n}", "name": "f", "input": {}},
+            {"type": "tool_result", "tool_use_id": f"t{n}", "content": [{"type": "text"}]},
+        ],
+    }
+
+
+FOREIGN = {
+    "messages": lambda n: [_of_anthropic(i) for i in range(n)],
+    "parts of one message": lambda n: [
+        {"role": "user", "content": [p for i in range(n) for p in _of_anthropic(i)["content"]]}
+    ],
+    "calls without ids": lambda n: [
+        {"role": "model", "parts": [{"functionCall": {"name": "f"}}] * n},
+        {"role": "user", "parts": [{"functionResponse": {"name": "f", "response": {}}}] * n},
+    ],
+    "calls without ids and results": lambda n: [
+        {"role": role, "parts": [part]}
+        for _ in range(n)
+        for role, part in (("model", {"functionCall": {"name": "f"}}), ("user", {"text": "So?"}))
+    ],
+    "parts of one result": lambda n: [
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "content": [{"type": "input_text", "text": "a"}] * n}
+            ],
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_the_work_for_a_history_of_another_api_is_linear(kind):
+    def work(count: int) -> int:
+        history = FOREIGN[kind](count)
+        return lines_of(lambda: in_mistrals_form(history, Run()))
+
+    few, many = work(500), work(2_000)
+    assert many < 5 * few
+    assert many < 2_000 * 300

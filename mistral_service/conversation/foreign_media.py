@@ -1,0 +1,112 @@
+"""What other APIs' parts are read with: their fields, and images, files and sound in them."""
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+from mistral_service.conversation.parts import Part
+
+_LONGEST_NAME = 200
+_ON_THE_WEB = ("http://", "https://", "data:")
+
+
+def get(value: Any, name: str) -> Any:
+    """A field of a mapping, or of an object; None if there is none."""
+    if isinstance(value, Mapping):
+        return cast("Mapping[str, Any]", value).get(name)
+    found = getattr(value, name, None)
+    return None if callable(found) else found  # pydantic's objects have a method `json`
+
+
+def first(value: Any, *names: str) -> Any:
+    """The first of several fields that a mapping or an object has; None if it has none."""
+    return next((found for name in names if (found := get(value, name)) is not None), None)
+
+
+def mapping_of(value: Any) -> dict[str, Any]:
+    """The fields of a mapping, or of an object of a client."""
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[str, Any]", value))
+    dump = getattr(value, "model_dump", None)
+    fields = dump(exclude_none=True) if callable(dump) else getattr(value, "__dict__", {})
+    return dict(cast("dict[str, Any]", fields)) if isinstance(fields, dict) else {}
+
+
+def as_json(value: Any) -> str:
+    """Any value as JSON text, as far as it can be written."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=_plain)
+    except (TypeError, ValueError, RecursionError):
+        return f"[{type(value).__name__} that cannot be written]"
+
+
+def text_part(words: str) -> Part:
+    """Words as a part."""
+    return {"type": "text", "text": words}
+
+
+def said(words: Any) -> list[Part]:
+    """Words as parts: none where there are none."""
+    return [text_part(words)] if isinstance(words, str) and words else []
+
+
+def named(words: str, name: Any) -> list[Part]:
+    """The words of a file."""
+    return [text_part(f"[File {name}]\n{words}" if isinstance(name, str) and name else words)]
+
+
+def elsewhere(what: str, name: Any) -> list[Part]:
+    """What another provider keeps, and Mistral cannot fetch."""
+    if not isinstance(name, str) or not name:
+        return [text_part(f"[{what} without a source]")]
+    return [text_part(f"[{what} {name[:_LONGEST_NAME]}, kept by another provider]")]
+
+
+def at(url: Any, media_type: Any, name: Any = None) -> list[Part]:
+    """What stands at a URL, if it is one that Mistral fetches."""
+    is_image = str(media_type).startswith("image/")
+    if not isinstance(url, str) or not url.startswith(_ON_THE_WEB):
+        return elsewhere("image" if is_image else "file", url)
+    if is_image:
+        return [{"type": "image_url", "image_url": {"url": url}}]
+    document: Part = {"type": "document_url", "document_url": url}
+    if isinstance(name, str) and name:
+        document["document_name"] = name
+    return [document]
+
+
+def shown(media_type: Any, data: Any, name: Any = None) -> list[Part]:
+    """What some bytes show: an image, sound, words, or a document.
+
+    Args:
+        media_type: The MIME type.
+        data: The bytes, or their base64 text.
+        name: The name of the file.
+    """
+    kind = media_type if isinstance(media_type, str) and "/" in media_type else "application/pdf"
+    encoded = _base64(data)
+    if not encoded:
+        return [text_part(f"[{kind} without data]")]
+    if kind.startswith("audio/"):
+        return [{"type": "input_audio", "input_audio": {"data": encoded}}]
+    if kind.startswith("video/"):
+        return [text_part(f"[{kind} that you cannot see]")]
+    if kind.startswith("text/") or kind == "application/json":
+        try:
+            return named(base64.b64decode(encoded).decode("utf-8", "replace"), name)
+        except ValueError:
+            return [text_part(f"[{kind} that could not be read]")]
+    return at(f"data:{kind};base64,{encoded}", kind, name)
+
+
+def _base64(data: Any) -> str:
+    if isinstance(data, bytes | bytearray):
+        return base64.b64encode(data).decode()
+    text = data if isinstance(data, str) else ""
+    # Google's client writes the alphabet that is for URLs.
+    return text.replace("-", "+").replace("_", "/") if "-" in text or "_" in text else text
+
+
+def _plain(value: Any) -> Any:
+    return mapping_of(value) or f"<{type(value).__name__}>"
