@@ -11,6 +11,7 @@ ALLOWED: dict[str, tuple[Any, str]] = {
     "system_instruction": (str, "a text"),
     "temperature": (Annotated[float, Field(ge=0, le=1.5)], "a number from 0 to 1.5"),
     "top_p": (Annotated[float, Field(gt=0, le=1)], "a number above 0 and up to 1"),
+    "top_k": (Annotated[int, Field(ge=1)], "a whole number from 1"),
     "max_tokens": (Annotated[int, Field(ge=1)], "a whole number from 1"),
     "max_completion_tokens": (Annotated[int, Field(ge=1)], "a whole number from 1"),
     "frequency_penalty": (Annotated[float, Field(ge=-2, le=2)], "a number from -2 to 2"),
@@ -28,6 +29,12 @@ ALLOWED: dict[str, tuple[Any, str]] = {
         '"auto", "any", "required", "none" or {"type": "function", "function": {"name": …}}',
     ),
     "parallel_tool_calls": (bool, "True or False"),
+    "min_tokens": (Annotated[int, Field(ge=0)], "a whole number from 0"),
+    "repetition_penalty": (Annotated[float, Field(gt=0)], "a number above 0"),
+    "logprobs": (bool, "True or False"),
+    "top_logprobs": (Annotated[int, Field(ge=0)], "a whole number from 0"),
+    "prompt_logprobs": (bool, "True or False"),
+    "top_prompt_logprobs": (Annotated[int, Field(ge=0)], "a whole number from 0"),
     "reasoning_effort": (
         Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"],
         '"none" or "high" (models that Mistral hosts for others also know "minimal", "low", '
@@ -87,15 +94,9 @@ ALLOWED: dict[str, tuple[Any, str]] = {
 }
 
 SENT_AS_THEY_ARE = (
-    "safe_prompt",
-    "response_format",
-    "parallel_tool_calls",
-    "prompt_mode",
-    "prediction",
-    "stop",
-    "n",
-    "prompt_cache_key",
-    "guardrails",
-    "metadata",
+    *("top_k", "min_tokens", "repetition_penalty", "stop", "n"),
+    *("logprobs", "top_logprobs", "prompt_logprobs", "top_prompt_logprobs"),
+    *("response_format", "parallel_tool_calls", "prompt_mode", "prediction"),
+    *("safe_prompt", "prompt_cache_key", "guardrails", "metadata"),
 )
 """Settings that Mistral knows by the same name, with the same values."""

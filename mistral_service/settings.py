@@ -43,9 +43,9 @@ class MistralLLMSettings(OpenAILLMSettings):
     """Settings for `MistralLLMService`.
 
     All of Pipecat's own names hold: `model`, `system_instruction`, `temperature` (0 to 1.5),
-    `top_p`, `max_tokens` and `max_completion_tokens` (both limit the reply), `frequency_penalty`
-    and `presence_penalty` (-2 to 2), `seed`, `extra` (further fields of the request's body, under
-    Mistral's names), and those that Pipecat's framework sets by frame.
+    `top_p`, `top_k`, `max_tokens` and `max_completion_tokens` (both limit the reply),
+    `frequency_penalty` and `presence_penalty` (-2 to 2), `seed`, `extra` (further fields of the
+    request's body, under Mistral's names), and those that Pipecat's framework sets by frame.
 
     Every field can change in mid-conversation, between turns or during one, with
     `LLMUpdateSettingsFrame(delta=MistralLLMService.Settings(temperature=0.2))`. Values are checked
@@ -60,8 +60,17 @@ class MistralLLMSettings(OpenAILLMSettings):
         tool_choice: Which functions may be called: `auto`, `any`, `required`, `none`, or
             `{"type": "function", "function": {"name": …}}`. The context's own choice wins.
         parallel_tool_calls: Whether one reply may call several functions.
+        min_tokens: Tokens that the reply has at least.
+        repetition_penalty: How much a token counts that stands in the prompt or the reply already:
+            above 1 less, below 1 more.
+        logprobs: Whether the reply comes with the log probability of each of its tokens. The voice
+            does not read it: it is for a subclass that reads the stream itself.
+        top_logprobs: How many other likely tokens stand beside each; with `logprobs` only.
+        prompt_logprobs: As `logprobs`, for the tokens of the prompt. A long conversation makes a
+            chunk that is longer than this service reads: for short ones only.
+        top_prompt_logprobs: As `top_logprobs`, with `prompt_logprobs` only.
         reasoning_effort: How much a reasoning model thinks: `none` or `high` for Mistral's own;
-            models that Mistral hosts for others know more words.
+            models that Mistral hosts for others know more words, up to `max`.
         prompt_mode: `reasoning`, for models that know it; others refuse it.
         prediction: What the reply will probably be: `{"type": "content", "content": …}`.
         stop: A text, or several, at which the reply ends.
@@ -133,6 +142,12 @@ class MistralLLMSettings(OpenAILLMSettings):
     response_format: dict[str, Any] | None | NotGiven = _not_given()
     tool_choice: str | dict[str, Any] | None | NotGiven = _not_given()
     parallel_tool_calls: bool | None | NotGiven = _not_given()
+    min_tokens: int | None | NotGiven = _not_given()
+    repetition_penalty: float | None | NotGiven = _not_given()
+    logprobs: bool | None | NotGiven = _not_given()
+    top_logprobs: int | None | NotGiven = _not_given()
+    prompt_logprobs: bool | None | NotGiven = _not_given()
+    top_prompt_logprobs: int | None | NotGiven = _not_given()
     reasoning_effort: str | None | NotGiven = _not_given()
     prompt_mode: str | None | NotGiven = _not_given()
     prediction: dict[str, Any] | None | NotGiven = _not_given()

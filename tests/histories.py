@@ -42,7 +42,13 @@ file_part = st.sampled_from(
         {"type": "document_url", "document_url": "https://example.com/a.pdf"},
     ]
 )
-parts = st.lists(st.one_of(text_part, text_part, image_part, file_part), max_size=3)
+resource_part = st.one_of(
+    text_part.map(lambda part: {"type": "resource", "uri": "file://a", "content": part}),
+    image_part.map(lambda part: {"type": "resource", "uri": "file://b", "content": part}),
+    words.map(lambda text: {"type": "resource", "resource": {"uri": "file://c", "text": text}}),
+    st.just({"type": "resource_link", "uri": "file://d", "name": "d"}),
+)
+parts = st.lists(st.one_of(text_part, text_part, image_part, file_part, resource_part), max_size=3)
 contents = st.one_of(maybe_words, maybe_words, parts)
 
 call_ids = st.sampled_from(

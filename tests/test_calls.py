@@ -1,12 +1,15 @@
 """The ledger: which call runs, and what becomes of those that may not."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_core import from_json
 
 from mistral_service.conversation.calls import WAS_CANCELLED
+from mistral_service.conversation.rules import apply_rules
 from mistral_service.reply.calls import MAX_REMEMBERED, Ledger
 from mistral_service.reply.events import ToolCall
 
@@ -229,3 +232,22 @@ def test_no_id_runs_twice_and_no_reply_is_without_a_way_out(replies, settle: boo
         assert bool(reply) == bool(plan.leads_on or plan.repeated or plan.error)
     assert len(ran) == len(set(ran))
     assert all(json.dumps(call_id) for call_id in ran)
+
+
+ODD = {"x": b"\xff"}, {"x": float("nan")}, {"x": {1, 2}}, {"x": object()}, object(), b"{}"
+
+
+@pytest.mark.parametrize("arguments", [*ODD, "itself"], ids=str)
+def test_arguments_of_any_python_value_become_an_object_of_strict_json(arguments: Any):
+    if arguments == "itself":
+        arguments = {}
+        arguments["x"] = arguments
+    call = {"id": "abcdefgh1", "function": {"name": "f", "arguments": arguments}}
+    result = {"role": "tool", "tool_call_id": "abcdefgh1", "content": "ok"}
+    history = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "tool_calls": [call]},
+        result,
+    ]
+    [sent] = apply_rules(history)[1]["tool_calls"]
+    assert isinstance(from_json(text, allow_inf_nan=False), dict)

@@ -57,6 +57,21 @@ async def test_a_chat_answers_as_a_whole(serve, client_for):
     assert (asked["temperature"], asked["random_seed"]) == (0.2, 7)
 
 
+async def test_a_chat_may_say_all_that_mistral_knows(serve, client_for):
+    mistral = serve(Reply("Hi."))
+    asking = {
+        "top_k": 40,
+        "min_tokens": 1,
+        "repetition_penalty": 1.1,
+        "logprobs": True,
+        "top_logprobs": 2,
+        "prompt_logprobs": True,
+        "top_prompt_logprobs": 1,
+    }
+    assert (await client_for(mistral).chat(USER, **asking)).text == "Hi."
+    assert asking.items() <= mistral.exchanges[0].request.items()
+
+
 async def test_a_chat_streams_words_thoughts_and_its_end(serve, client_for):
     thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
     mistral = serve(Reply(deltas=[{"content": [thinking]}, {"content": "Yes."}]))

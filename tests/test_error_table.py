@@ -149,12 +149,40 @@ def litellm(said: str, code: str, kind: object = "None") -> dict:
     return {"error": {"message": said, "type": kind, "param": "None", "code": code}}
 
 
+def mistral(kind: str, code: str | None) -> dict:
+    return {"object": "error", "message": "It will not do.", "type": kind, "code": code}
+
+
 SEEN = [
     # Mistral
     (503, {"message": "Service tier capacity exceeded for this model"}, Reason.CAPACITY, None, ""),
     (429, FULL, Reason.CAPACITY, "3505", "Service tier"),
     (429, {"message": "x", "code": 3505}, Reason.CAPACITY, "3505", "x"),
     (429, {"type": "service_tier_capacity_exceeded"}, Reason.CAPACITY, None, ""),
+    (429, {"message": "x", "code": "3505", "type": "rate_limited"}, Reason.CAPACITY, "3505", "x"),
+    *[
+        (status, mistral(kind, code), reason, code, "It will not do.")
+        for status, kind, code, reason in (
+            (401, "authentication_error", None, Reason.KEY),
+            (None, "authentication_error", None, Reason.KEY),
+            (429, "rate_limit_error", None, Reason.RATE_LIMIT),
+            (429, "rate_limit_error", "3505", Reason.CAPACITY),
+            (None, "rate_limit_error", None, Reason.RATE_LIMIT),
+            (500, "server_error", None, Reason.SERVER),
+            (503, "server_error", None, Reason.CAPACITY),
+            (None, "server_error", None, Reason.SERVER),
+            (400, "invalid_request_error", "unknown_model", Reason.UNKNOWN_MODEL),
+            (404, "not_found_error", "unknown_model", Reason.UNKNOWN_MODEL),
+            (None, "invalid_request_error", "unknown_model", Reason.UNKNOWN_MODEL),
+        )
+    ],
+    (
+        404,
+        {"message": "no Route matched with those values", "request_id": "4e66bb7f"},
+        Reason.UNKNOWN_MODEL,
+        None,
+        "no Route matched",
+    ),
     (
         400,
         {

@@ -123,3 +123,19 @@ def test_a_key_is_struck_out_even_where_the_server_s_words_are_cut(before: int):
     said = {"message": "x" * (before - 1) + " " + key + " is not known"}
     shown = str(MistralError.from_response(401, said).without(key))
     assert not any(key[:length] in shown for length in range(5, len(key) + 1))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"message": "no Route matched with those values", "request_id": "4e66bb7f"},
+        {"detail": "Not Found"},
+        "404 page not found",
+    ],
+)
+def test_an_address_that_is_wrong_is_told_as_one(body):
+    error = MistralError.from_response(404, body)
+    assert error.reason is Reason.UNKNOWN_MODEL  # a fallback may have it
+    assert str(error).startswith("There is no such address: check base_url, which ends in /v1")
+    named = MistralError.from_response(404, {"message": "Model x not found", "code": "1500"})
+    assert str(named).startswith("Mistral does not know the model: check Settings(model=…)")

@@ -177,6 +177,12 @@ PARAMETERS = {
     "prediction": {"type": "content", "content": "x"},
     "guardrails": [{"block_on_error": False}],
     "min_tokens": 1,
+    "top_k": 40,
+    "repetition_penalty": 1.1,
+    "logprobs": True,
+    "top_logprobs": 2,
+    "prompt_logprobs": False,
+    "top_prompt_logprobs": 0,
 }
 
 

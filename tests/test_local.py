@@ -170,6 +170,17 @@ def test_an_unknown_field_is_refused_as_pydantic_words_it(serve):
         ({"tools": [{**TOOL, "function": {"name": "a b", "parameters": {}}}]}, 400),
         ({"max_tokens": 10_000_000}, 422),
         ({"reasoning_effort": "low"}, 400),
+        ({"reasoning_effort": "max"}, 400),
+        ({"reasoning_effort": "very"}, 422),
+        ({"top_k": 40, "min_tokens": 2, "repetition_penalty": 1.1}, 200),
+        ({"logprobs": True, "top_logprobs": 2, "prompt_logprobs": True}, 200),
+        ({"logprobs": 2}, 422),
+        ({"top_k": 0}, 422),
+        ({"min_tokens": -1}, 422),
+        ({"repetition_penalty": 0}, 422),
+        ({"top_prompt_logprobs": -1}, 422),
+        ({"guardrails": [{"block_on_error": True, "moderation_llm_v2": {"action": "block"}}]}, 200),
+        ({"guardrails": [{"moderation_llm_v2": {"action": "warn"}}]}, 422),
         ({"reasoning_effort": "high"}, 200),
         ({"model": "mistral-nonesuch"}, 400),
         ({"tool_choice": "any", "tools": [TOOL]}, 200),
@@ -401,3 +412,80 @@ def test_a_model_file_that_is_missing_is_told():
 def test_it_listens_on_this_machine_only_unless_told_otherwise():
     with LocalMistral(Script()) as mistral:
         assert mistral.base_url.startswith("http://127.0.0.1:")
+
+
+# --- what is not served -------------------------------------------------------------------------
+
+NO_ROUTE = "no Route matched with those values: "
+SERVED = (
+    "; served are POST /v1/chat/completions, POST /v1/fim/completions, POST /v1/embeddings, "
+    "POST /v1/moderations, POST /v1/chat/moderations, GET /v1/models."
+)
+
+
+def request(mistral: LocalMistral, method: str, path: str, key: str = "right") -> httpx.Response:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return httpx.request(method, mistral.base_url.removesuffix("/v1") + path, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/conversations"),
+        ("GET", "/v1/conversations/conv_1/history"),
+        ("POST", "/v1/agents/completions"),
+        ("POST", "/v1/ocr"),
+        ("POST", "/v1/audio/speech"),
+        ("GET", "/v1/files"),
+        ("POST", "/v1/responses"),
+        ("POST", "/v1/batch/jobs"),
+    ],
+)
+def test_what_mistral_serves_and_this_does_not_is_told(serve, method: str, path: str):
+    response = request(serve(api_key="right"), method, path)
+    assert response.status_code == 404
+    fault = f"this local endpoint does not serve {method} {path}, as Mistral does"
+    assert response.json()["message"] == NO_ROUTE + fault + SERVED
+    assert response.json()["request_id"]
+
+
+@pytest.mark.parametrize("path", ["/v1/nonesuch", "/chat/completions", "/v1/agentsmith", "/"])
+def test_an_unknown_route_is_refused_as_mistrals_gateway_does(serve, path: str):
+    response = request(serve(api_key="right"), "POST", path)
+    assert response.status_code == 404
+    assert response.json()["message"] == f"{NO_ROUTE}POST {path}{SERVED}"
+
+
+def test_methods_are_held_as_mistral_holds_them(serve):
+    mistral = serve(api_key="right")
+    refused = request(mistral, "GET", "/v1/chat/completions")
+    assert (refused.status_code, refused.json()) == (405, {"detail": "Method Not Allowed"})
+    assert refused.headers["allow"] == "POST"
+    head = request(mistral, "HEAD", "/v1/models")
+    assert (head.status_code, head.content) == (200, b"")
+    assert request(mistral, "HEAD", "/v1/nonesuch").status_code == 404
+    options = request(mistral, "OPTIONS", "/v1/models")
+    assert (options.status_code, options.content) == (204, b"")
+    assert set(options.headers["allow"].split(", ")) == {"GET", "HEAD"}
+
+
+@pytest.mark.parametrize("key", ["", "wrong"])
+def test_without_the_key_no_route_tells_anything(serve, key: str):
+    mistral = serve(api_key="right")
+    for method, path in [
+        ("GET", "/v1/nonesuch"),
+        ("POST", "/v1/ocr"),
+        ("GET", "/v1/embeddings"),
+        ("OPTIONS", "/v1/models"),
+    ]:
+        response = request(mistral, method, path, key)
+        assert (response.status_code, response.json()) == (401, {"detail": "Unauthorized"})
+
+
+def test_the_official_client_reads_what_is_not_served(serve):
+    client = Mistral(api_key="any", server_url=serve().base_url.removesuffix("/v1"))
+    with pytest.raises(SDKError, match="does not serve POST /v1/ocr, as Mistral does"):
+        client.ocr.process(
+            model="mistral-ocr-latest",
+            document={"type": "document_url", "document_url": "https://example.com/a.pdf"},
+        )

@@ -97,6 +97,58 @@ def test_thinking_is_no_speech():
     assert end.usage == Usage(21, 12, 33, cached_tokens=16, reasoning_tokens=7)
 
 
+def test_a_thought_with_sources_is_a_thought_and_its_sources_are_no_words():
+    events = capture("thought_with_sources")
+    assert words(events) == "Hello there."
+    assert "".join(e.text for e in events if isinstance(e, Thought)) == "The user greets."
+    usage = Usage(21, 12, 33, cached_tokens=16, prompt_audio_seconds=4, service_tier="priority")
+    assert events[-1] == Finish("stop", "mistral-medium-latest", usage)
+
+
+def test_a_thought_that_only_cites_counts_as_thinking():
+    reader = ReplyReader()
+    cited = {"type": "tool_reference", "tool": "web_search", "title": "Hours"}
+    delta = {"content": [{"type": "thinking", "thinking": [cited]}]}
+    assert reader.feed(parse_chunk(json.dumps({"choices": [{"delta": delta}]}))) == []
+    assert reader.thoughts == 1
+
+
+def test_what_a_tool_of_mistrals_found_is_not_spoken_and_its_call_is_not_ours():
+    events = capture("messages_of_a_tool")
+    assert words(events) == "Let me look. We open at nine."
+    assert calls(events) == []
+
+
+def test_a_call_beside_one_that_mistral_answered_is_ours():
+    made = [
+        {"id": "Lib0aBcD1", "function": {"name": "document_library", "arguments": "{}"}},
+        {"id": "weather01", "function": {"name": "weather", "arguments": "{}"}},
+    ]
+    deltas = [
+        {"role": "assistant", "content": "", "tool_calls": made},
+        {"role": "tool", "tool_call_id": "Lib0aBcD1", "content": "Nine to five."},
+        {"content": " Closed on Sundays."},
+        {"role": "assistant", "content": "One moment."},
+    ]
+    chunks = [json.dumps({"choices": [{"delta": delta}]}).encode() for delta in deltas]
+    events = read([b"data: " + chunk + b"\n\n" for chunk in chunks])
+    assert words(events) == "One moment."
+    assert calls(events) == [("weather01", "weather", "{}")]
+
+
+def test_several_messages_of_a_whole_reply_are_one():
+    made = [{"id": "Lib0aBcD1", "function": {"name": "document_library", "arguments": "{}"}}]
+    messages = [
+        {"role": "assistant", "content": "Let me look.", "tool_calls": made},
+        {"role": "tool", "tool_call_id": "Lib0aBcD1", "content": "Nine to five."},
+        {"content": [{"type": "text", "text": "At nine."}, {"type": "resource_link", "uri": "x"}]},
+    ]
+    choice = {"index": 0, "messages": messages, "finish_reason": "stop", "logprobs": None}
+    events = read([b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"])
+    assert words(events) == "Let me look. At nine."
+    assert calls(events) == []
+
+
 def test_a_reply_of_thoughts_alone_has_no_words():
     events = capture("thinking_only")
     assert words(events) == ""

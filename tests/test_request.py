@@ -1,11 +1,18 @@
 """The body that Mistral's closed schema takes."""
 
+import json
+from pathlib import Path
+
 import pytest
+from mistral_types import fields_of
 from openai import NOT_GIVEN
 from openai._types import NotGiven
 
+from mistral_service.local.endpoints import EmbeddingRequest, FIMCompletionRequest
 from mistral_service.local.schema import ChatCompletionRequest, issues_of
+from mistral_service.setting_bounds import ALLOWED
 from mistral_service.wire.request import request_body
+from mistral_service.wire.servers import OPTIONAL_FIELDS, SERVERS
 
 MESSAGES = [{"role": "user", "content": "Hello."}]
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -49,6 +56,59 @@ def test_the_local_schema_has_every_field_of_the_official_one():
     newer = {"min_tokens", "repetition_penalty", "top_k", "logprobs", "top_logprobs"}
     newer |= {"prompt_logprobs", "top_prompt_logprobs"}
     assert set(ChatCompletionRequest.model_fields) - newer == set(Official.model_fields) - newer
+
+
+NEWEST = json.loads((Path(__file__).parent / "captures" / "mistralai_types.json").read_text())
+"""What the types of the newest SDK say: `tests/mistral_types.py` writes it."""
+
+# Where the judge differs: it takes the one word that there is, or any where the SDK names some of
+# many.
+OURS = {
+    **{
+        f"messages![].{place}.thinking.thinking![].tool_reference.tool!": ["string"]
+        for place in ("assistant.content[]", "system.content![]")
+    },
+    **{
+        f"messages![].{role}.content![].thinking.thinking![].tool_reference.tool!": ["string"]
+        for role in ("tool", "user")
+    },
+    "messages![].assistant.tool_calls[].type": ['"function"'],
+    "tool_choice.type": ['"function"'],
+}
+
+
+@pytest.mark.parametrize("model", [ChatCompletionRequest, FIMCompletionRequest, EmbeddingRequest])
+def test_the_judges_have_every_field_and_type_of_the_newest_sdk(model):
+    theirs = NEWEST[model.__name__]
+    expected = {path: OURS.get(path, kinds) for path, kinds in theirs.items()}
+    assert fields_of(model.model_json_schema()) == expected
+
+
+def test_every_field_of_the_newest_sdk_is_a_setting():
+    ours = {*ALLOWED, "messages", "stream", "tools"}
+    theirs = {path.partition(".")[0].rstrip("[]!") for path in NEWEST["ChatCompletionRequest"]}
+    assert theirs <= ours
+
+
+@pytest.mark.parametrize("cloud", ["azure", "vertex"])
+def test_the_clouds_rows_are_what_their_types_say(cloud: str):
+    lacks = {name for name in OPTIONAL_FIELDS if name not in NEWEST[cloud]}
+    assert SERVERS[cloud].unknown_fields == lacks
+
+
+@pytest.mark.parametrize(
+    ("tools", "where"),
+    [
+        ([{"type": "web_search"}], ["tools", 0]),
+        ([{"type": "code_interpreter"}], ["tools", 0]),
+        ([{"type": "document_library"}], ["tools", 0, "document_library", "library_ids"]),
+        ([{"type": "connector"}], ["tools", 0, "connector", "connector_id"]),
+        ([{"type": "image_generation", "n": 2}], ["tools", 0, "image_generation", "n"]),
+    ],
+)
+def test_the_local_schema_takes_the_tools_of_chat_and_no_others(tools: list, where: list):
+    [issue] = issues_of({"model": "mistral-small-latest", "messages": MESSAGES, "tools": tools})
+    assert issue["loc"] == ["body", *where]
 
 
 @pytest.mark.parametrize(

@@ -337,6 +337,58 @@ def test_r9_parts_lose_the_fields_of_others():
     ]
 
 
+PAGE = {"type": "resource", "uri": "file://a", "content": {"type": "text", "text": "Page one."}}
+LINK = {"type": "resource_link", "uri": "file://b"}
+
+
+def test_r9_resources_are_kept_as_mistral_knows_them():
+    content = [
+        PAGE,
+        {"type": "resource", "resource": {"uri": "file://a", "text": "Page one.", "mimeType": "x"}},
+        {"type": "resource", "resource": {"uri": "file://b", "blob": "AA=="}},
+        {**LINK, "name": "b", "metadata": {"page": 1, "tags": ["x"]}},
+        {"type": "resource_link", "uri": None},
+    ]
+    linked = {**LINK, "metadata": {"page": 1}}
+    sent = apply_rules([{"role": "user", "content": content}])
+    assert sent[0]["content"] == [PAGE, PAGE, LINK, linked]
+
+
+def test_r15_resources_of_others_than_the_user_are_words():
+    history = [USER, called(call()), {**result(), "content": [PAGE, LINK]}, SAID, USER]
+    assert apply_rules(history)[2]["content"] == "Page one.\nfile://b"
+
+
+def test_r10_an_image_in_a_resource_is_an_image():
+    url = "https://example.com/{}.png"
+    images = [{"type": "image_url", "image_url": url.format(n)} for n in range(9)]
+    held = [{"type": "resource", "uri": f"file://{n}", "content": i} for n, i in enumerate(images)]
+    [sent] = apply_rules([{"role": "user", "content": held}])
+    assert sent["content"] == [{"type": "text", "text": PICTURE_FROM_EARLIER}, *held[1:]]
+
+
+def test_thoughts_keep_their_sources_and_what_seals_them():
+    thought = {
+        "type": "thinking",
+        "thinking": [
+            {"type": "text", "text": "I look."},
+            {
+                "type": "tool_reference",
+                "tool": "web_search",
+                "title": "Hours",
+                "url": "https://a/b",
+            },
+            {"type": "reference", "reference_ids": [1, "a"]},
+        ],
+        "closed": True,
+        "signature": "s",
+    }
+    said = {"role": "assistant", "content": [thought, {"type": "text", "text": "At nine."}]}
+    extra = {**thought, "thinking": [*thought["thinking"], LINK], "cache": 1}
+    given = {**said, "content": [extra, said["content"][1]]}
+    assert apply_rules([USER, given, USER], Run(takes_thoughts=True))[1] == said
+
+
 def test_r10_the_newest_eight_pictures_stay():
     def picture(n: int) -> dict:
         return {"type": "image_url", "image_url": {"url": f"https://example.com/{n}.png"}}

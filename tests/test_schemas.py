@@ -638,13 +638,18 @@ def tool(name: Any = "f", parameters: Any = None, **more: Any) -> dict[str, Any]
         ("weather", "tool 2", "it is 'weather'"),
         (None, "tool 2", "it is None"),
         ({"type": "document_library", "library_ids": object()}, "tool 2", "JSON does not know"),
+        ({"type": "document_library"}, "tool 2", "its library_ids is None"),
+        ({"type": "document_library", "library_ids": "a"}, "tool 2", "its library_ids is 'a'"),
+        ({"type": "connector", "id": "a"}, "tool 2", "its connector_id is None"),
+        ({"type": "web_search"}, "tool 2", "in its conversations and agents"),
+        ({"type": "code_interpreter"}, "tool 2", "in its conversations and agents"),
         (tool("good", of(a={})), "good", "its name is given twice"),
         (tool("bad", "x"), "bad", "parameters is 'x'"),
     ],
 )
 def test_one_tool_that_cannot_be_sent_is_left_out_alone(bad, name: str, reason: str):
-    offered = mistrals_tools([tool("good"), bad, {"type": "web_search"}])
-    assert [t["type"] for t in offered.tools] == ["function", "web_search"]
+    offered = mistrals_tools([tool("good"), bad, {"type": "image_generation"}])
+    assert [t["type"] for t in offered.tools] == ["function", "image_generation"]
     assert offered.tools[0]["function"] == {"name": "good", "parameters": of()}
     [fault] = offered.faults
     assert fault.name == name
@@ -707,7 +712,7 @@ def test_as_many_are_offered_as_mistral_takes():
     ],
 )
 def test_only_what_is_offered_is_chosen(choice, sent):
-    offered = mistrals_tools([tool("a.b"), tool("bad", "x"), {"type": "web_search"}])
+    offered = mistrals_tools([tool("a.b"), tool("bad", "x"), {"type": "image_generation"}])
     [name] = offered.names
     named = {"type": "function", "function": {"name": name}}
     assert offered.choice(choice) == (named if sent == "as it is sent" else sent)

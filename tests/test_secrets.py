@@ -9,6 +9,7 @@ import pytest
 from call import Call
 from loguru import logger
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from pipecat.adapters.llm.schemas.tools_schema import AdapterType, ToolsSchema
 from pipecat.frames.frames import LLMFullResponseEndFrame
 from pipecat.processors.aggregators.llm_context import LLMContext
 from rough_road import Chunks, Ending, Place, Road, Trouble, response, untrusted
@@ -173,6 +174,27 @@ async def test_nor_is_the_key_of_a_gateway(overheard: Overheard):
                     road.ahead(trouble, always=True)
                     await turn(call)
     assert call.errors
+    for text in (overheard.text, told_by(call), repr(service)):
+        assert holds_part_of(text, OTHER_KEY) is None
+
+
+async def test_nor_is_what_opens_a_connector(overheard: Overheard):
+    opens = {"type": "oauth2-token", "value": OTHER_KEY}
+    connector = {"type": "connector", "connector_id": "mail", "authorization": opens}
+    tools = ToolsSchema([], custom_tools={AdapterType.OPENAI: [connector]})
+    with talkative() as mistral:
+        async with Road(mistral.base_url) as road:
+            settings = MistralLLMService.Settings(**QUICK, max_attempts=2)
+            service = MistralLLMService(api_key=KEY, base_url=road.base_url, settings=settings)
+            async with Call(service, tools=tools, enable_tracing=True) as call:
+                for trouble in echo(OTHER_KEY)[1:6]:
+                    road.ahead(trouble, always=True)
+                    await turn(call)
+                road.ahead()
+                await turn(call)
+        assert mistral.exchanges[0].request["tools"] == [connector]
+    assert call.errors
+    assert '"connector_id' in overheard.text.replace("\\", "")  # the spans show the tool
     for text in (overheard.text, told_by(call), repr(service)):
         assert holds_part_of(text, OTHER_KEY) is None
 

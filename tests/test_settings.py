@@ -39,6 +39,13 @@ GOOD = {
     "safe_prompt": True,
     "response_format": {"type": "json_object"},
     "parallel_tool_calls": False,
+    "top_k": 40,
+    "min_tokens": 0,
+    "repetition_penalty": 1.1,
+    "logprobs": True,
+    "top_logprobs": 3,
+    "prompt_logprobs": True,
+    "top_prompt_logprobs": 0,
     "reasoning_effort": "high",
     "prompt_mode": "reasoning",
     "prediction": {"type": "content", "content": "Hello."},
@@ -64,6 +71,13 @@ BAD = {
     "response_format": ["json", {"type": "xml"}, {"type": "json_schema"}],
     "tool_choice": ["some", {"type": "function"}],
     "parallel_tool_calls": ["yes"],
+    "top_k": [0, "40", 2.5],
+    "min_tokens": [-1, True],
+    "repetition_penalty": [0, -1.0, "1"],
+    "logprobs": [5, "yes"],
+    "top_logprobs": [-1, True],
+    "prompt_logprobs": [1],
+    "top_prompt_logprobs": [-1],
     "reasoning_effort": ["very"],
     "prompt_mode": ["fast"],
     "prediction": ["Hello."],
@@ -306,14 +320,33 @@ async def test_mistrals_built_in_tools_travel_as_custom_tools(serve, service_for
     library = {"type": "document_library", "library_ids": ["a"]}
     tools = ToolsSchema(
         standard_tools=[function()],
-        custom_tools={AdapterType.OPENAI: [{"type": "web_search"}, library]},
+        custom_tools={AdapterType.OPENAI: [{"type": "image_generation"}, library]},
     )
     async with Call(service_for(mistral)) as call:
         await call.worker.queue_frame(LLMSetToolsFrame(tools=tools))
         assert await call.say("Hello.") == "Hi."
     sent = mistral.exchanges[0].request["tools"]
-    assert [tool["type"] for tool in sent] == ["function", "web_search", "document_library"]
+    assert [tool["type"] for tool in sent] == ["function", "image_generation", "document_library"]
     assert sent[2] == library
+
+
+async def test_a_tool_that_left_the_chat_is_told_and_the_others_are_offered(serve, service_for):
+    mistral = serve(Reply("Hi."))
+    tools = ToolsSchema(
+        standard_tools=[function()],
+        custom_tools={AdapterType.OPENAI: [{"type": "web_search"}, {"type": "image_generation"}]},
+    )
+    async with Call(service_for(mistral)) as call:
+        await call.worker.queue_frame(LLMSetToolsFrame(tools=tools))
+        assert await call.say("Hello.") == "Hi."
+        [error] = call.errors
+    assert error.error.endswith(
+        "tool 2 is not offered to the model: its type is 'web_search', and function, connector, "
+        "document_library, image_generation are allowed in a chat: Mistral has this one in its "
+        "conversations and agents."
+    )
+    sent = mistral.exchanges[0].request["tools"]
+    assert [tool["type"] for tool in sent] == ["function", "image_generation"]
 
 
 async def test_more_tools_than_can_be_sent_are_told(serve, service_for):

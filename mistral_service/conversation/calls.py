@@ -11,6 +11,7 @@ from typing import Any, cast
 from pydantic_core import from_json
 
 from mistral_service.conversation.parts import text_of
+from mistral_service.conversation.plain import as_json
 from mistral_service.conversation.run import Message, Messages, Run
 from mistral_service.wire.encoding import MAX_EVENT_VALUES, values_in
 
@@ -307,9 +308,10 @@ def _formed(call: Call) -> Call:
 
 
 def _arguments(value: Any) -> str:
-    if isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False)
-    return _object_text(value if isinstance(value, str) else json.dumps(value))
+    if isinstance(value, str):
+        return _object_text(value)
+    text = as_json(value)
+    return text if isinstance(value, dict) and text.startswith("{") else _object_text(text)
 
 
 @functools.lru_cache(maxsize=4096)  # the same calls come again on every turn

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from mistral_service.conversation.foreign_blocks import Called, Returned
-from mistral_service.conversation.foreign_media import as_json, get, mapping_of, text_part
+from mistral_service.conversation.foreign_media import get, mapping_of, text_part
 from mistral_service.conversation.foreign_parts import OWN_KINDS, content_of, kind_of, pieces_of
 from mistral_service.conversation.parts import Part, is_text
+from mistral_service.conversation.plain import as_json
 from mistral_service.conversation.run import Message, Messages, Run, without
 
 # Roles that a message may have as it is; the last is that of a kept thought.

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from mistral_service.conversation.foreign_media import (
-    as_json,
     at,
     elsewhere,
     first,
@@ -18,6 +17,7 @@ from mistral_service.conversation.foreign_media import (
     shown,
 )
 from mistral_service.conversation.parts import Part
+from mistral_service.conversation.plain import as_json
 
 
 @dataclass(frozen=True, slots=True)

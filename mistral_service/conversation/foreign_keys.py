@@ -5,7 +5,6 @@ from typing import Any, cast
 
 from mistral_service.conversation.foreign_blocks import Nested, Pieces, call, result
 from mistral_service.conversation.foreign_media import (
-    as_json,
     at,
     elsewhere,
     first,
@@ -15,6 +14,7 @@ from mistral_service.conversation.foreign_media import (
     shown,
     text_part,
 )
+from mistral_service.conversation.plain import as_json
 
 _DOCUMENTS = {
     "txt": "text/plain",

@@ -1,7 +1,6 @@
 """What other APIs' parts are read with: their fields, and images, files and sound in them."""
 
 import base64
-import json
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -31,14 +30,6 @@ def mapping_of(value: Any) -> dict[str, Any]:
     dump = getattr(value, "model_dump", None)
     fields = dump(exclude_none=True) if callable(dump) else getattr(value, "__dict__", {})
     return dict(cast("dict[str, Any]", fields)) if isinstance(fields, dict) else {}
-
-
-def as_json(value: Any) -> str:
-    """Any value as JSON text, as far as it can be written."""
-    try:
-        return json.dumps(value, ensure_ascii=False, default=_plain)
-    except (TypeError, ValueError, RecursionError):
-        return f"[{type(value).__name__} that cannot be written]"
 
 
 def text_part(words: str) -> Part:
@@ -106,7 +97,3 @@ def _base64(data: Any) -> str:
     text = data if isinstance(data, str) else ""
     # Google's client writes the alphabet that is for URLs.
     return text.replace("-", "+").replace("_", "/") if "-" in text or "_" in text else text
-
-
-def _plain(value: Any) -> Any:
-    return mapping_of(value) or f"<{type(value).__name__}>"

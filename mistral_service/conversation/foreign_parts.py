@@ -9,7 +9,8 @@ from typing import Any, cast
 from mistral_service.conversation import foreign_blocks as blocks
 from mistral_service.conversation import foreign_keys as keys
 from mistral_service.conversation.foreign_blocks import Called, Nested, Piece, Pieces, Returned
-from mistral_service.conversation.foreign_media import as_json, get, mapping_of, said, text_part
+from mistral_service.conversation.foreign_media import get, mapping_of, said, text_part
+from mistral_service.conversation.plain import as_json
 
 FAILED = "[Error] "
 """What stands before the result of a function that has failed (R16)."""

@@ -11,7 +11,7 @@ from mistral_service.conversation.parts import (
     Part,
     PictureError,
     has_content,
-    is_image,
+    image_in,
 )
 from mistral_service.conversation.run import Message, Messages, Run
 
@@ -101,8 +101,10 @@ class _Shelf:
         if sent is url:
             return part
         self._reasons["made a picture as the model sees it"] = None
-        image = part["image_url"]
-        return {**part, "image_url": sent if isinstance(image, str) else {**image, "url": sent}}
+        inner = image_in(part) or {}
+        image = inner["image_url"]
+        made = {**inner, "image_url": sent if isinstance(image, str) else {**image, "url": sent}}
+        return made if inner is part else {**part, "content": made}
 
     def _said(self, text: str, reason: str) -> Part:
         self._reasons[reason] = None
@@ -137,8 +139,9 @@ def _shown_newest_first(messages: Sequence[Message]) -> list[int]:
 
 def _url_of(part: Any) -> str | None:
     """The URL of a picture; None for a part that is none."""
-    if not isinstance(part, dict) or not is_image(cast("Part", part)):
+    inner = image_in(cast("Part", part)) if isinstance(part, dict) else None
+    if inner is None:
         return None
-    image = cast("Part", part).get("image_url")
+    image = inner.get("image_url")
     url = cast("Part", image).get("url") if isinstance(image, dict) else image
     return url if isinstance(url, str) else None

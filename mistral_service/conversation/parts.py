@@ -17,6 +17,7 @@ UNSEEN_PICTURE = "[picture that you cannot see]"
 _MOST_SHOWN = 100
 
 _DETAILS = ("low", "auto", "high")
+_CITED = ("tool", "title", "url", "favicon", "description")
 
 
 class PictureError(ValueError):
@@ -73,6 +74,10 @@ def mistrals_part(part: Any) -> Part | None:
         case "reference":
             ids = part.get("reference_ids")
             return _kept(part, reference_ids=ids) if isinstance(ids, list) else None
+        case "resource":
+            return _resource(part)
+        case "resource_link":
+            return _link(part)
         case "thinking":
             return _thinking(part)
         case kind:
@@ -88,6 +93,25 @@ def is_text(part: Part) -> bool:
 def is_image(part: Part) -> bool:
     """Whether a part is a picture."""
     return part.get("type") == "image_url"
+
+
+def image_in(part: Part) -> Part | None:
+    """The part that is a picture: the part itself, or what a resource holds; None without one."""
+    inner: Any = part.get("content") if part.get("type") == "resource" else part
+    return cast("Part", inner) if _mapping(inner).get("type") == "image_url" else None
+
+
+def in_words(part: Part) -> Part:
+    """A part as text, where it is a resource of words or a link; others as they are.
+
+    Args:
+        part: A part in Mistral's form.
+    """
+    if part.get("type") == "resource" and is_text(part["content"]):
+        return part["content"]
+    if part.get("type") == "resource_link":
+        return {"type": "text", "text": part["uri"]}
+    return part
 
 
 def as_parts(content: Any) -> list[Part]:
@@ -164,16 +188,55 @@ def _document(part: Part) -> Part | None:
     return _kept(part, document_url=url, **named)
 
 
+def _resource(part: Part) -> Part | None:
+    """Mistral's resource holds a part; MCP's holds text, or base64 that is not for a model."""
+    embedded = _mapping(part.get("resource"))
+    uri = part.get("uri", embedded.get("uri"))
+    content: Any = part.get("content", embedded.get("text"))
+    inner = mistrals_part(content)
+    if inner is None or not (is_text(inner) or is_image(inner)):
+        return _link({"type": "resource_link", "uri": uri})
+    if not isinstance(uri, str):
+        return inner
+    made: Part = {"type": "resource", "uri": uri, "content": inner}
+    return part if part == made and content is inner else made
+
+
+def _link(part: Part) -> Part | None:
+    uri, metadata = part.get("uri"), part.get("metadata")
+    if not isinstance(uri, str) or not uri.strip():
+        return None
+    kept = {
+        str(name): value
+        for name, value in _mapping(metadata).items()
+        if isinstance(value, str | int | float)
+    }
+    return _kept(part, uri=uri, **({"metadata": kept} if kept else {}))
+
+
 def _thinking(part: Part) -> Part | None:
-    """Mistral's thinking is a list of text parts, Anthropic's a string."""
+    """Mistral's thinking is a list of texts and sources, Anthropic's a string."""
     thinking = part.get("thinking")
     if isinstance(thinking, str):
         thinking = [{"type": "text", "text": thinking}] if thinking else []
     if not isinstance(thinking, list):
         return None
-    texts = [mistrals_part(item) for item in cast("list[Any]", thinking)]
-    kept = [text for text in texts if text is not None and is_text(text)]
-    return _kept(part, thinking=thinking if kept == thinking else kept) if kept else None
+    items = [_thought(item) for item in cast("list[Any]", thinking)]
+    kept = [item for item in items if item is not None]
+    if not any(map(is_text, kept)):
+        return None
+    fields = {"closed": bool, "signature": str}
+    more = {name: part[name] for name, kind in fields.items() if isinstance(part.get(name), kind)}
+    return _kept(part, thinking=thinking if kept == thinking else kept, **more)
+
+
+def _thought(item: Any) -> Part | None:
+    """What a thought may hold: a text, a source, what a tool found."""
+    if _mapping(item).get("type") != "tool_reference":
+        made = mistrals_part(item)
+        return made if made is not None and made["type"] in ("text", "reference") else None
+    found = {name: item[name] for name in _CITED if isinstance(item.get(name), str)}
+    return _kept(item, **found) if {"tool", "title"} <= found.keys() else None
 
 
 def _kept(part: Part, **fields: Any) -> Part:

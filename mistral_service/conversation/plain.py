@@ -1,5 +1,6 @@
 """Any Python value to what JSON knows: the form in which a function's schema is judged."""
 
+import json
 import math
 from collections.abc import Mapping
 from datetime import date, datetime, time
@@ -65,6 +66,18 @@ def is_json(value: Any) -> bool:
     if isinstance(value, list):
         return all(is_json(each) for each in cast("list[Any]", value))
     return not isinstance(value, NotJson)
+
+
+def as_json(value: Any) -> str:
+    """Any Python value as JSON text; what has no form in JSON stands there by its name."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        pass
+    try:
+        return json.dumps(plain(value), ensure_ascii=False, default=repr)
+    except BadSchema as e:
+        return json.dumps(f"<{type(value).__name__}: {e}>", ensure_ascii=False)
 
 
 class _Reader:

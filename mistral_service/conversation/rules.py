@@ -24,6 +24,7 @@ from mistral_service.conversation.parts import (
     Part,
     as_parts,
     has_content,
+    in_words,
     is_text,
     mistrals_part,
     text_of,
@@ -92,7 +93,8 @@ def parts_where_they_may_stand(messages: Messages, run: Run) -> Messages:
     """R9, R15: parts have Mistral's form, and only the user shows pictures, files and sound.
 
     OpenAI's `file` and `input_audio` are respelled. What a system, assistant or tool message shows
-    is shown by a user message behind it, in order. System and tool content is plain text. Prevents
+    is shown by a user message behind it, in order; a resource of words, and a link, are words
+    there. System and tool content is plain text. Prevents
     422 for the form and the validators' "Unexpected content chunk types".
     """
     result: Messages = []
@@ -109,6 +111,7 @@ def parts_where_they_may_stand(messages: Messages, run: Run) -> Messages:
         parts = [part for part in formed if part is not None]
         shown: list[Part] = []
         if message["role"] != "user":
+            parts = [in_words(part) for part in parts]
             shown = [part for part in parts if not _may_stand(part, message["role"])]
             parts = [part for part in parts if _may_stand(part, message["role"])]
         if all(is_text(part) for part in parts):

@@ -25,17 +25,22 @@ MAX_TOOLS_BYTES = 2_000_000
 # Bytes from which on a set is judged in a thread: on the loop it would take some milliseconds.
 _LARGE = 16_000
 
-BUILT_IN = frozenset(
-    {
-        "web_search",
-        "web_search_premium",
-        "code_interpreter",
-        "image_generation",
-        "document_library",
-        "connector",
-    }
-)
-"""Types of tools that Mistral runs itself."""
+BUILT_IN = frozenset({"image_generation", "document_library", "connector"})
+"""Types of tools that Mistral runs itself in a chat."""
+
+_ELSEWHERE = ("web_search", "web_search_premium", "code_interpreter")
+"""Those that Mistral runs in its conversations and agents, and no longer in a chat."""
+
+# The options of each, as Mistral's closed schema has them, and what each cannot do without.
+_OPTIONS = {
+    "image_generation": {"tool_configuration"},
+    "document_library": {"library_ids", "tool_configuration"},
+    "connector": {"connector_id", "authorization", "tool_configuration"},
+}
+_NEEDED = {
+    "document_library": ("library_ids", list, "a list of the libraries' ids"),
+    "connector": ("connector_id", str, "the connector's id"),
+}
 
 # MCP's, Anthropic's and Google's names for a function's parameters.
 _PARAMETERS = ("parameters", "inputSchema", "input_schema", "parametersJsonSchema")
@@ -167,12 +172,21 @@ def judged_tools(tools: Sequence[Any]) -> OfferedTools:
 
 
 def tools_to_show(tools: list[Any]) -> list[Any]:
-    """The tools that are offered, for a log or a span; a large set that is new as it was given."""
+    """The tools that are offered, for a log or a span; a large set that is new as it was given.
+
+    What opens a connector is not shown.
+    """
     others: list[Any] = []
     key = _key_of(tools, others)
     if key is not None and len(key) > _LARGE and key not in _judged:
-        return from_json(key)
-    return _judged_once(tools, key, others).tools
+        return [_shown(tool) for tool in from_json(key)]
+    return [_shown(tool) for tool in _judged_once(tools, key, others).tools]
+
+
+def _shown(tool: Any) -> Any:
+    if not isinstance(tool, dict) or "authorization" not in tool:
+        return cast("Any", tool)
+    return {**cast("Tool", tool), "authorization": "…"}
 
 
 def _judged_once(tools: Sequence[Any], key: bytes | None, others: list[Any]) -> OfferedTools:
@@ -254,20 +268,31 @@ def _judged_alone(tool: Any, given: set[str]) -> tuple[Tool, str | None]:
         raise BadSchema(f"it is {tool!r:.60}, and a mapping is allowed")
     kind = cast("Tool", tool).get("type") or "function"
     if isinstance(kind, str) and kind in BUILT_IN:
-        made = plain(cast("Tool", tool))
-        if not is_json(made):
-            raise BadSchema("it has a value that JSON does not know, and only JSON is allowed")
-        return made, None
+        return _built_in(cast("Tool", tool), kind), None
     function = _function_in(tool)
     if kind != "function" or function is None:
-        allowed = ", ".join(sorted(BUILT_IN))
-        raise BadSchema(f"its type is {kind!r:.60}, and function, {allowed} are allowed")
+        allowed = f"function, {', '.join(sorted(BUILT_IN))} are allowed"
+        if kind in _ELSEWHERE:
+            allowed += " in a chat: Mistral has this one in its conversations and agents"
+        raise BadSchema(f"its type is {kind!r:.60}, and {allowed}")
     name = plain(function.get("name"))
     if not isinstance(name, str) or not name.strip():
         raise BadSchema(f"its name is {name!r:.60}, and a text is allowed")
     if name in given:
         raise BadSchema("its name is given twice, and the first function of the name is offered")
     return {"type": "function", "function": _function(function, safe_name(name))}, name
+
+
+def _built_in(tool: Tool, kind: str) -> Tool:
+    """A tool that Mistral runs itself, with the options that it has there."""
+    made: Any = plain({name: tool[name] for name in ("type", *_OPTIONS[kind]) if name in tool})
+    if not is_json(made):
+        raise BadSchema("it has a value that JSON does not know, and only JSON is allowed")
+    if needed := _NEEDED.get(kind):
+        name, form, allowed = needed
+        if not made.get(name) or not isinstance(made[name], form):
+            raise BadSchema(f"its {name} is {made.get(name)!r:.60}, and {allowed} is needed")
+    return made
 
 
 def _function(function: Tool, name: str) -> Tool:

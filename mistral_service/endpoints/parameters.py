@@ -38,7 +38,13 @@ class ChatParameters(SamplingParameters, total=False):
         response_format: `{"type": "json_object"}`, or a schema.
         presence_penalty: From -2 to 2.
         frequency_penalty: From -2 to 2.
-        reasoning_effort: `none` or `high`.
+        repetition_penalty: Above 0; above 1, what stands there already is less likely.
+        top_k: From 1: only so many of the likeliest tokens are chosen from.
+        logprobs: Whether the reply comes with its tokens' log probabilities.
+        top_logprobs: How many other likely tokens stand beside each.
+        prompt_logprobs: As `logprobs`, for the tokens of the prompt.
+        top_prompt_logprobs: As `top_logprobs`, for the tokens of the prompt.
+        reasoning_effort: `none` or `high`; models that Mistral hosts for others know more words.
         prompt_mode: `reasoning`.
         prediction: What the reply will probably be.
         guardrails: Mistral's guardrails, as it takes them.
@@ -52,7 +58,13 @@ class ChatParameters(SamplingParameters, total=False):
     response_format: dict[str, Any]
     presence_penalty: float
     frequency_penalty: float
-    reasoning_effort: Literal["none", "high"]
+    repetition_penalty: float
+    top_k: int
+    logprobs: bool
+    top_logprobs: int
+    prompt_logprobs: bool
+    top_prompt_logprobs: int
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
     prompt_mode: Literal["reasoning"]
     prediction: dict[str, Any]
     guardrails: list[dict[str, Any]]

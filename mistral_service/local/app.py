@@ -15,6 +15,7 @@ from starlette.routing import Route
 from mistral_service.local import endpoints
 from mistral_service.local.answer import Answer, Exchange, refusal_response
 from mistral_service.local.checks import Checks
+from mistral_service.local.elsewhere import on_unknown_route
 from mistral_service.local.engine import ModelNotLoaded
 from mistral_service.local.guard import guard
 from mistral_service.local.limits import RateLimits
@@ -61,7 +62,8 @@ def create_app(
         The application: `POST` to `/v1/chat/completions`, `/v1/fim/completions`, `/v1/embeddings`,
         `/v1/moderations`, `/v1/chat/moderations`; `GET /v1/models`, `GET /v1/models/{id}`; where
         there are limits, `PUT /limits` changes them, as `RateLimits.change` takes them, and
-        `GET /limits` tells them and how many requests were refused. All of them want the key.
+        `GET /limits` tells them and how many requests were refused. All of them want the key. What
+        else is asked for is answered in Mistral's form, with 404 or 405.
 
     Raises:
         ValueError: If one of `allow_hosts` is no host.
@@ -135,6 +137,7 @@ def create_app(
             return JSONResponse({**error, "param": None, "code": "1500"}, 404)
         return JSONResponse(found.card())
 
+    unknown = on_unknown_route(refused_key)
     return Starlette(
         routes=[
             *(_routes_of(limits, keyed) if limits is not None else []),
@@ -147,7 +150,7 @@ def create_app(
             Route("/v1/models/{id}", keyed(model)),
         ],
         middleware=[guard(host=host, allow_hosts=allow_hosts, most_bytes=most_bytes)],
-        exception_handlers={413: too_large},
+        exception_handlers={404: unknown, 405: unknown, 413: too_large},
     )
 
 

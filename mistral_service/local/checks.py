@@ -178,20 +178,21 @@ def _part_for_validator(part: Json) -> Json:
     if part["type"] == "thinking":
         words = "".join(item.get("text", "") for item in part["thinking"])
         return {"type": "thinking", "thinking": words, "closed": part.get("closed", True)}
-    if part["type"] in ("document_url", "reference", "file"):
+    if part["type"] in ("document_url", "reference", "file", "resource", "resource_link"):
         return {"type": "text", "text": part["type"]}
     return part
 
 
 def _judge_images(messages: list[Json]) -> Refusal | None:
     """R10: how many images there may be, and how large."""
-    urls = [
-        part["image_url"] if isinstance(part["image_url"], str) else part["image_url"]["url"]
+    parts = [
+        part["content"] if part["type"] == "resource" else part
         for message in messages
         if isinstance(message.get("content"), list)
         for part in message["content"]
-        if part["type"] == "image_url"
     ]
+    images = [part["image_url"] for part in parts if part["type"] == "image_url"]
+    urls = [image if isinstance(image, str) else image["url"] for image in images]
     if len(urls) > _MAX_IMAGES:
         message = f"At most {_MAX_IMAGES} images are allowed in a request, got {len(urls)}"
         return refusal_of(message, "invalid_request_error", "3051")

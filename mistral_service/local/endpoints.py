@@ -17,7 +17,8 @@ from pydantic import BaseModel, Field
 from mistral_service.local.checks import refusal_of
 from mistral_service.local.models import Model, find_model
 from mistral_service.local.pieces import Json, Refusal
-from mistral_service.local.schema import Closed, Message, Sampled, issues_of
+from mistral_service.local.schema import Sampled, issues_of
+from mistral_service.local.schema_messages import Closed, Message
 
 DIMENSIONS = 1024
 """Numbers in a vector of `mistral-embed`."""

@@ -20,6 +20,7 @@ _RENAMED = {"random_seed": "seed"}
 _PASSED = (
     "temperature",
     "top_p",
+    "top_k",
     "max_tokens",
     "stop",
     "presence_penalty",

@@ -1,138 +1,16 @@
 """The schema of a chat completion request, closed as Mistral's is.
 
-The fields and their types are those of `ChatCompletionRequest` in the official `mistralai` SDK
-(a test holds the two together); the SDK itself lets unknown fields pass, the API answers 422.
+The fields and their types are those of `ChatCompletionRequest` in the official `mistralai` SDK 3.7
+(a test holds the two together); the SDK itself lets unknown fields pass, the API answers 422. The
+SDK names no bounds of numbers: those here are what the API's refusals name, and that a number of
+tokens is none below zero.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError
 
-Json = dict[str, Any]
-
-
-class Closed(BaseModel):
-    """A JSON object without any field but those named."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class TextPart(Closed):
-    """Words."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ImageURL(Closed):
-    """Where a picture is."""
-
-    url: str
-    detail: Literal["low", "auto", "high"] | None = None
-
-
-class ImagePart(Closed):
-    """A picture, by address or as a data URL."""
-
-    type: Literal["image_url"]
-    image_url: ImageURL | str
-
-
-class DocumentPart(Closed):
-    """A document, by address or as a data URL."""
-
-    type: Literal["document_url"]
-    document_url: str
-    document_name: str | None = None
-
-
-class AudioPart(Closed):
-    """Sound, in base64 or by address."""
-
-    type: Literal["input_audio"]
-    input_audio: str | Json
-
-
-class ReferencePart(Closed):
-    """Sources that an answer cites."""
-
-    type: Literal["reference"]
-    reference_ids: list[int | str]
-
-
-class FilePart(Closed):
-    """A file that was uploaded before."""
-
-    type: Literal["file"]
-    file_id: str
-
-
-class ThinkingPart(Closed):
-    """Reasoning of an earlier turn."""
-
-    type: Literal["thinking"]
-    thinking: list[Annotated[TextPart | ReferencePart, Field(discriminator="type")]]
-    closed: bool = True
-    signature: str | None = None
-
-
-Part = Annotated[
-    TextPart | ImagePart | DocumentPart | AudioPart | ReferencePart | FilePart | ThinkingPart,
-    Field(discriminator="type"),
-]
-
-
-class FunctionCall(Closed):
-    """Which function, with what."""
-
-    name: str
-    arguments: Json | str
-
-
-class ToolCall(Closed):
-    """A call that the assistant made."""
-
-    function: FunctionCall
-    id: str = "null"
-    type: Literal["function"] | None = None
-    index: int = 0
-
-
-class SystemMessage(Closed):
-    """Instructions."""
-
-    role: Literal["system"]
-    content: str | list[Annotated[TextPart | ThinkingPart, Field(discriminator="type")]]
-
-
-class UserMessage(Closed):
-    """What the user says."""
-
-    role: Literal["user"]
-    content: str | list[Part]
-
-
-class AssistantMessage(Closed):
-    """What the assistant said or called."""
-
-    role: Literal["assistant"]
-    content: str | list[Part] | None = None
-    tool_calls: list[ToolCall] | None = None
-    prefix: bool = False
-
-
-class ToolMessage(Closed):
-    """A function's result."""
-
-    role: Literal["tool"]
-    content: str | list[Part]
-    tool_call_id: str | None = None
-    name: str | None = None
-
-
-Message = Annotated[
-    SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
-]
+from mistral_service.local.schema_messages import Closed, Json, Message
 
 
 class Function(Closed):
@@ -151,17 +29,65 @@ class FunctionTool(Closed):
     function: Function
 
 
-class BuiltInTool(BaseModel):
-    """A tool that Mistral runs itself; its options are its own."""
+class ToolConfiguration(Closed):
+    """Which functions of a tool that Mistral runs are there, and which ask first."""
 
-    type: Literal[
-        "web_search",
-        "web_search_premium",
-        "code_interpreter",
-        "image_generation",
-        "document_library",
-        "connector",
-    ]
+    exclude: list[str] | None = None
+    include: list[str] | None = None
+    requires_confirmation: list[str] | None = None
+
+
+class ImageGenerationTool(Closed):
+    """Images, made by Mistral."""
+
+    type: Literal["image_generation"]
+    tool_configuration: ToolConfiguration | None = None
+
+
+class DocumentLibraryTool(Closed):
+    """A search in the account's libraries."""
+
+    type: Literal["document_library"]
+    library_ids: list[str]
+    tool_configuration: ToolConfiguration | None = None
+
+
+class ApiKey(Closed):
+    """A key that opens a connector."""
+
+    type: Literal["api-key"]
+    value: str
+
+
+class OAuth2Token(Closed):
+    """A token that opens a connector."""
+
+    type: Literal["oauth2-token"]
+    value: str
+
+
+class ConnectorTool(Closed):
+    """Another service that Mistral connects to."""
+
+    type: Literal["connector"]
+    connector_id: str
+    authorization: Annotated[ApiKey | OAuth2Token, Field(discriminator="type")] | None = None
+    tool_configuration: ToolConfiguration | None = None
+
+
+def type_of_tool(tool: Any) -> Any:
+    """The type that a tool says it is: without one it is a function."""
+    given = cast("Json", tool) if isinstance(tool, dict) else {}
+    return given.get("type", "function")
+
+
+Tool = Annotated[
+    Annotated[FunctionTool, Tag("function")]
+    | Annotated[ImageGenerationTool, Tag("image_generation")]
+    | Annotated[DocumentLibraryTool, Tag("document_library")]
+    | Annotated[ConnectorTool, Tag("connector")],
+    Discriminator(type_of_tool),
+]
 
 
 class FunctionName(Closed):
@@ -200,6 +126,61 @@ class Prediction(Closed):
     content: str = ""
 
 
+class Thresholds(Closed):
+    """From which score on a category counts, for each version of the moderation."""
+
+    financial: float | None = None
+    hate_and_discrimination: float | None = None
+    health: float | None = None
+    law: float | None = None
+    pii: float | None = None
+    selfharm: float | None = None
+    sexual: float | None = None
+    violence_and_threats: float | None = None
+
+
+class Thresholds1(Thresholds):
+    """The categories of the first version."""
+
+    dangerous_and_criminal_content: float | None = None
+
+
+class Thresholds2(Thresholds):
+    """The categories of the second version."""
+
+    criminal: float | None = None
+    dangerous: float | None = None
+    jailbreaking: float | None = None
+
+
+class Moderation(Closed):
+    """What a moderation does."""
+
+    action: Literal["none", "block"] | None = None
+    ignore_other_categories: bool = False
+    model_name: str | None = None
+
+
+class Moderation1(Moderation):
+    """The first version."""
+
+    custom_category_thresholds: Thresholds1 | None = None
+
+
+class Moderation2(Moderation):
+    """The second version."""
+
+    custom_category_thresholds: Thresholds2 | None = None
+
+
+class Guardrail(Closed):
+    """A moderation of what goes in and comes out."""
+
+    block_on_error: bool = False
+    moderation_llm_v1: Moderation1 | None = None
+    moderation_llm_v2: Moderation2 | None = None
+
+
 class Sampled(Closed):
     """What every request for a reply may say."""
 
@@ -220,22 +201,24 @@ class ChatCompletionRequest(Sampled):
 
     messages: list[Message] = Field(min_length=1)
     response_format: ResponseFormat | None = None
-    tools: list[FunctionTool | BuiltInTool] | None = Field(default=None, max_length=128)
+    tools: list[Tool] | None = Field(default=None, max_length=128)
     tool_choice: Literal["auto", "none", "any", "required"] | NamedToolChoice | None = None
     parallel_tool_calls: bool = True
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
-    repetition_penalty: float | None = None
-    top_k: int | None = None
+    repetition_penalty: float | None = Field(default=None, gt=0)
+    top_k: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
-    top_logprobs: int | None = None
+    top_logprobs: int | None = Field(default=None, ge=0)
     prompt_logprobs: bool | None = None
-    top_prompt_logprobs: int | None = None
+    top_prompt_logprobs: int | None = Field(default=None, ge=0)
     n: int | None = Field(default=None, ge=1)
     prediction: Prediction | None = None
-    reasoning_effort: str | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
+        None
+    )
     prompt_mode: Literal["reasoning"] | None = None
-    guardrails: list[Json] | None = None
+    guardrails: list[Guardrail] | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
     safe_prompt: bool = False
 

@@ -61,7 +61,8 @@ def _pieces(chunk: Chunk) -> Iterator[Chunk]:
         yield chunk
         return
     first, *thoughts = _slices(chunk.thought)
-    yield Chunk(chunk.model, thought=first, hidden_thought=chunk.hidden_thought)
+    # Where it belongs is said once: the pieces behind go on there.
+    yield Chunk(chunk.model, thought=first, hidden_thought=chunk.hidden_thought, place=chunk.place)
     yield from (Chunk(thought=thought) for thought in thoughts)
     yield from (Chunk(text=text) for text in _slices(chunk.text) if text)
     yield from (Chunk(parts=(piece,)) for part in chunk.parts for piece in _pieces_of(part))

@@ -12,8 +12,9 @@ from mistral_service.reply.dialects import WORD, MarkupReader
 from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall, Unreadable
 from mistral_service.reply.pieces import CallPieces, without_doubles
 from mistral_service.reply.written_calls import offered_name
-from mistral_service.wire.chunks import Chunk, Part, Usage, is_encrypted, thought_of
+from mistral_service.wire.chunks import Chunk, Part, Usage, cites, is_encrypted, thought_of
 from mistral_service.wire.errors import MAX_NAME, printable
+from mistral_service.wire.messages import Messages
 
 MAX_CALLS = 64
 """Calls that a reply may have by default; a model that calls more has run wild."""
@@ -66,6 +67,7 @@ class ReplyReader:
         self._most = most_calls
         self._finish_reason: str | None = None
         self._calls = CallPieces(most_calls)
+        self._messages = Messages()
         self._reads_markup = markup
         self._markup = MarkupReader(offered, begins_in_thought=begins_in_thought)
         self._written: list[ToolCall | Unreadable] = []
@@ -92,26 +94,40 @@ class ReplyReader:
             self.usage = chunk.usage or self.usage
             if chunk.finish_reason and self.broken is None:
                 self._finish_reason = chunk.finish_reason  # a break stays one
-            self._said += len(chunk.text) + len(chunk.thought)
-            if chunk.thought or chunk.hidden_thought:
-                self._add_words(words, events)
-                self._add_thought(chunk.thought, events)
-            if chunk.text:
-                words.append(chunk.text)
-            for part in chunk.parts:
-                for event in _events_of(part):
-                    self._said += len(event.text)
-                    if isinstance(event, Text):
-                        words.append(event.text)
-                    else:
-                        self._add_words(words, events)
-                        self._add_thought(event.text, events)
+            if chunk.place is not None and self._messages.go_on(chunk.place) and self._has_words:
+                words.append(" ")  # what was said before is a sentence of its own
+            if self._messages.a_tool_speaks:
+                self._said += len(chunk.text)
+                self._count_call()
+            else:
+                self._add_said(chunk, words, events)
             for piece in chunk.tool_calls:
                 if piece.name or piece.arguments.strip():
                     self._count_call()
                 self._calls.add(piece)
         self._add_words(words, events)
         return events
+
+    def _add_said(self, chunk: Chunk, words: list[str], events: list[Event]) -> None:
+        """Take what the assistant says and thinks in a chunk."""
+        self._said += len(chunk.text) + len(chunk.thought)
+        if chunk.thought or chunk.hidden_thought:
+            self._add_words(words, events)
+            self._add_thought(chunk.thought, events)
+        if chunk.text:
+            words.append(chunk.text)
+        for part in chunk.parts:
+            for event in _events_of(part):
+                self._said += len(event.text)
+                if isinstance(event, Text):
+                    words.append(event.text)
+                else:
+                    self._add_words(words, events)
+                    self._add_thought(event.text, events)
+
+    @property
+    def _has_words(self) -> bool:
+        return self.progress > self.thoughts + self.call_progress
 
     @property
     def calling(self) -> bool:
@@ -159,7 +175,11 @@ class ReplyReader:
         word = (self._finish_reason or "stop").lower()
         self._sort(self._markup.finish(cut=word in _CUT), events)
         nothing = "{}" if word in _WHOLE else ""
-        sent = [self._named(call, nothing) for call in self._calls.finish(nothing)]
+        sent = [
+            self._named(call, nothing)
+            for call in self._calls.finish(nothing)
+            if call.id not in self._messages.answered
+        ]
         # What is written does not say that there are none, unless it says so.
         written = [self._named(call, "") for call in self._written if isinstance(call, ToolCall)]
         calls = [*without_doubles(written, sent), *sent]
@@ -264,7 +284,7 @@ def _paired(text: str) -> str:
 
 
 def _events_of(part: Part) -> Iterator[Text | Thought]:
-    """The words of a part; an empty thought for one that is encrypted."""
+    """The words of a part; an empty thought for one that is encrypted, or only cites."""
     kind = part.get("type")
     if kind == "text":
         text = part.get("text")
@@ -272,6 +292,7 @@ def _events_of(part: Part) -> Iterator[Text | Thought]:
             yield Text(text)
     elif isinstance(kind, str) and kind.startswith(_THINKING):
         text = thought_of(part)
-        if text or is_encrypted(part):
+        if text or is_encrypted(part) or cites(part):
             yield Thought(text)
-    # References point at sources, images and files are not words: nothing of them is spoken.
+    # References and links point at sources, resources, images and files are not the assistant's
+    # words: nothing of them is spoken.

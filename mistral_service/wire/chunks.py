@@ -13,7 +13,8 @@ from typing import Any, cast
 
 from mistral_service.wire.encoding import MAX_EVENT_VALUES, decode
 from mistral_service.wire.error_body import is_error, is_there
-from mistral_service.wire.errors import MistralError
+from mistral_service.wire.errors import MAX_NAME, MistralError, printable
+from mistral_service.wire.messages import Place, joined, place_of
 from mistral_service.wire.numbers import tokens
 
 _DONE = b"[DONE]"
@@ -53,6 +54,8 @@ class Usage:
         total_tokens: Both together.
         cached_tokens: Those of the request that came from the cache; None if not reported.
         reasoning_tokens: Those of the reply spent on thinking; None if not reported.
+        prompt_audio_seconds: Seconds of sound in the request; None if not reported.
+        service_tier: The tier that answered, as Mistral calls it; None if not reported.
     """
 
     prompt_tokens: int = 0
@@ -60,6 +63,8 @@ class Usage:
     total_tokens: int = 0
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+    prompt_audio_seconds: int | None = None
+    service_tier: str | None = None
 
 
 @dataclass(slots=True)  # not frozen: one is made for every token, and that takes twice as long
@@ -76,6 +81,7 @@ class Chunk:
         finish_reason: Why the reply ends: `stop`, `length`, `error`, `tool_calls`, or another
             word; what is no word stands as its JSON text. None while the reply goes on.
         usage: The tokens, usually in the last chunk.
+        place: Which message of the reply this belongs to; None where the chunk does not say.
     """
 
     model: str = ""
@@ -86,6 +92,7 @@ class Chunk:
     tool_calls: tuple[ToolCallDelta, ...] = ()
     finish_reason: str | None = None
     usage: Usage | None = None
+    place: Place | None = None
 
 
 def read_payloads(payloads: list[bytes]) -> tuple[list[Chunk], bool, MistralError | None]:
@@ -180,6 +187,8 @@ def read_mapping(data: Mapping[str, Any]) -> tuple[Chunk | None, MistralError | 
     choice = _mapping(choices[0]) if choices else {}
     # A whole (not streamed) reply has the same shape under another key.
     delta = _mapping(choice.get("delta") or choice.get("message"))
+    if not delta and choice.get("messages"):
+        delta = joined(_list(choice["messages"]))
     error, within = data.get("error"), choice.get("error") or delta.get("error")
     failure: Mapping[str, Any] | None = None
     # It counts whatever else stands there, and however the reply is said to have finished.
@@ -216,7 +225,10 @@ def _chunk(
     finish_reason = choice.get("finish_reason")
     if finish_reason is not None and not isinstance(finish_reason, str):
         finish_reason = _as_json(finish_reason)[:80]
-    thought, hidden = _thought(delta) if len(delta) > 1 or not content else ("", False)
+    thought, hidden, place = "", False, None
+    if len(delta) > 1 or not content:
+        thought, hidden = _thought(delta)
+        place = place_of(delta)
     return Chunk(
         model=model,
         text=content if isinstance(content, str) else "",
@@ -228,6 +240,7 @@ def _chunk(
         else (),
         finish_reason=finish_reason or None,
         usage=usage,
+        place=place,
     )
 
 
@@ -268,6 +281,12 @@ def thought_of(value: object, depth: int = 4) -> str:
     held = _mapping(value)
     found = (thought_of(held[key], depth - 1) for key in _WORDS if held.get(key))
     return next(filter(None, found), "")
+
+
+def cites(part: Part) -> bool:
+    """Whether a thought points at sources, or at what a tool has found."""
+    held = map(_mapping, _list(part.get("thinking")))
+    return any(item.get("type") in ("reference", "tool_reference") for item in held)
 
 
 def is_encrypted(value: object) -> bool:
@@ -316,6 +335,8 @@ def _usage(value: object) -> Usage | None:
         total_tokens=tokens(usage.get("total_tokens")) or prompt + completion,
         cached_tokens=tokens(cached),
         reasoning_tokens=tokens(reasoning),
+        prompt_audio_seconds=tokens(usage.get("prompt_audio_seconds")),
+        service_tier=printable(_str(usage.get("service_tier")), MAX_NAME) or None,
     )
 
 

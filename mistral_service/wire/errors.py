@@ -5,6 +5,7 @@ sees a `MistralError` with a `Reason`.
 """
 
 import math
+import re
 from collections.abc import Mapping
 
 from mistral_service.wire.error_body import ErrorBody
@@ -32,6 +33,10 @@ _ADVICE: dict[Reason, str] = {
     Reason.CALL: "The model's function call leads nowhere",
     Reason.FORM: "The reply has not the form that was asked for",
 }
+
+# What servers say of a path that they do not have; of a model they say more.
+_NO_PATH = re.compile(r"no route matched|not found\W*$|404 page not found", re.IGNORECASE)
+_WRONG_ADDRESS = "There is no such address: check base_url, which ends in /v1 at Mistral"
 
 _CUT_OFF = "…"
 
@@ -200,7 +205,9 @@ class MistralError(Exception):
 
     def _sentence(self) -> str:
         marks = [str(m) for m in (self.status_code, self.code) if m is not None]
-        advice = _ADVICE[self.reason] + (f" ({', '.join(dict.fromkeys(marks))})" if marks else "")
+        no_path = self.reason is Reason.UNKNOWN_MODEL and _NO_PATH.match(self.detail)
+        advice = _WRONG_ADDRESS if no_path else _ADVICE[self.reason]
+        advice += f" ({', '.join(dict.fromkeys(marks))})" if marks else ""
         when = f" Try again in {_time(self.retry_after)}." if self.retry_after else ""
         sentence = f"{advice}: {self.detail}" if self.detail else advice
         ends = (not when and self.detail) or sentence.endswith((".", "!", "?", _CUT_OFF))

@@ -134,7 +134,8 @@ SIGNS: tuple[Sign, ...] = (
         "guardrails flagged_input 3201 content_filter content_filter_error content_filtered "
         "ResponsibleAIPolicyViolation content_policy_violation content_policy content_blocked "
         "content_violation content_moderation moderation_blocked prompt_blocked prohibited_content "
-        "guardrail_violation guardrail_blocked guardrail_intervened GuardrailRaisedException "
+        "image_content_policy_violation bio_policy guardrail_violation guardrail_blocked "
+        "guardrail_intervened GuardrailRaisedException "
         "BlockedPiiEntityError RejectedRequestError hooks_failed data_inspection_failed refusal",
     ),
     _sign(Reason.BLOCKED, "reasons", statuses=(None, 403, 446, 451)),

@@ -74,9 +74,11 @@ def remember(client: AsyncOpenAI, params: Mapping[str, Any]) -> None:
     Args:
         client: The client that sends it.
         params: The parameters of the request; `extra_headers`, `extra_query` and `extra_body` are
-            looked at, once something goes wrong.
+            looked at, once something goes wrong, and what opens a connector among the `tools`.
     """
     extras = {name: params[name] for name in _EXTRAS if params.get(name)}
+    if opening := _opening(params.get("tools")):
+        extras["tools"] = opening
     if extras:
         # An error of an earlier turn may come late, so the last few are kept.
         kept = _extras.setdefault(client, deque(maxlen=4))
@@ -99,6 +101,7 @@ def secrets_of(client: AsyncOpenAI) -> list[Secret]:
         found += _of_headers(extras.get("extra_headers"))
         found += _of_headers(extras.get("extra_query"))
         found += _named(extras.get("extra_body"))
+        found += _named(extras.get("tools"))
     return found
 
 
@@ -109,6 +112,19 @@ def secrets_in(key: str) -> list[Secret]:
         key: The key.
     """
     return [Secret(key)] if len(key) >= _SHORTEST else []
+
+
+def _opening(tools: Any) -> dict[str, Any]:
+    """What the connectors among some tools are opened with, under a name that says so."""
+    given = cast("list[Any]", tools) if isinstance(tools, list) else []
+    connectors = (
+        cast("dict[str, Any]", tool)
+        for tool in given
+        if isinstance(tool, dict) and "authorization" in tool
+    )
+    found = [tool["authorization"] for tool in connectors]
+    values = [cast("dict[str, Any]", each).get("value") for each in found if isinstance(each, dict)]
+    return {"token": values} if values else {}
 
 
 class Strike:
