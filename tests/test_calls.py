@@ -244,10 +244,6 @@ def test_arguments_of_any_python_value_become_an_object_of_strict_json(arguments
         arguments["x"] = arguments
     call = {"id": "abcdefgh1", "function": {"name": "f", "arguments": arguments}}
     result = {"role": "tool", "tool_call_id": "abcdefgh1", "content": "ok"}
-    history = [
-        {"role": "user", "content": "x"},
-        {"role": "assistant", "tool_calls": [call]},
-        result,
-    ]
-    [sent] = apply_rules(history)[1]["tool_calls"]
+    sent = apply_rules([USER, {"role": "assistant", "tool_calls": [call]}, result])
+    text = sent[1]["tool_calls"][0]["function"]["arguments"]
     assert isinstance(from_json(text, allow_inf_nan=False), dict)
