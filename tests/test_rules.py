@@ -361,7 +361,7 @@ def test_r15_resources_of_others_than_the_user_are_words():
 
 def test_r10_an_image_in_a_resource_is_an_image():
     url = "https://example.com/{}.png"
-    images = [{"type": "image_url", "image_url": url.format(n)} for n in range(9)]
+    images = [{"type": "image_url", "image_url": {"url": url.format(n)}} for n in range(9)]
     held = [{"type": "resource", "uri": f"file://{n}", "content": i} for n, i in enumerate(images)]
     [sent] = apply_rules([{"role": "user", "content": held}])
     assert sent["content"] == [{"type": "text", "text": PICTURE_FROM_EARLIER}, *held[1:]]
