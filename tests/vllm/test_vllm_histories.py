@@ -21,8 +21,8 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 COUNT, BESIDE_PIPECAT = 500, 150
 AT_ONCE = 8
-DOCUMENTS = {"file", "document_url"}
-"""Parts that vLLM does not know, whatever the model."""
+DOCUMENTS = {"file", "document_url", "resource", "resource_link"}
+"""Parts that vLLM does not know, whatever the model: they go out as they are, and it refuses."""
 
 TOOLS = [
     {
