@@ -17,7 +17,7 @@ INSTALL = @$(NEED_PYTHON); $(PYTHON) scripts/install.py
 # The bot on the page, and the tests, are the only ones to speak: nothing is fetched from a hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test test-fast test-scale test-pythons test-live lint types bench faults soak docs screenshots dist lock clean
+.PHONY: help demo test test-fast test-scale test-vllm test-pythons test-live lint types bench faults soak docs screenshots dist lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show what there is
@@ -39,6 +39,11 @@ test-fast: ## Run the tests that need no browser
 test-scale: ## Hold 200 calls on two nodes of a cluster, and break what can break
 	$(INSTALL) test-fast
 	$(BIN)/python -m pytest tests/scale --scale=long $(ARGS)
+
+test-vllm: ## Hold the service against a real vLLM on the CPU (3 GB to download)
+	$(INSTALL) test-fast
+	$(INSTALL) vllm
+	$(BIN)/python -m pytest tests/vllm --vllm $(ARGS)
 
 test-pythons: ## Run the tests with the other Pythons from 3.11 that are installed
 	$(INSTALL) test

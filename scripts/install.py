@@ -13,6 +13,7 @@ Nothing here waits for an answer: what would ask for a password or a choice fail
 import ctypes
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -30,8 +31,15 @@ ENVIRONMENTS = ROOT / "tests" / "environments"
 """Each folder is a project with a lock of its own: programs whose dependencies do not go together
 with ours. `.venvs/NAME` holds what is installed of it."""
 
-TARGETS = ("demo", "tools", "test-fast", "test")
-"""`demo`; `tools` (ruff, pyright, benchmarks); the tests without a browser; every test."""
+TARGETS = ("demo", "tools", "test-fast", "test", "vllm")
+"""`demo`; `tools` (ruff, pyright, benchmarks); the tests without a browser; every test; vLLM, which
+comes beside what `test-fast` installs."""
+
+VLLM_PYTHONS = ((3, 11), (3, 12), (3, 13))
+"""What the lock of vLLM is made for; this Python is taken, or else the first that is there."""
+
+VLLM_BYTES = 6e9
+"""What its environment takes, 5.1 GB on the day of the lock, and a little."""
 
 COPYLEFT = {
     "demo": "Piper, the demo's voice (piper-tts, GPL-3.0-or-later, with espeak-ng)",
@@ -114,10 +122,13 @@ def main(arguments: list[str]) -> int:
         return 2
     [target] = arguments
     try:
+        if target == "vllm":
+            vllm()
+            return 0
         packages("demo" if target == "demo" else "dev")
         openmp()
         if target in ("test", "test-fast"):
-            environment("clients")
+            environment("clients", size="112 MB")
             system("Redis", "redis-server", programs=("redis-server",))
         if target == "test":
             gateway()
@@ -202,13 +213,24 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(each) for each in re.findall(r"\d+", text)[:3])
 
 
-def environment(name: str) -> Path:
-    """Make `.venvs/NAME` hold what the lock in `tests/environments/NAME` says; returns its path."""
+def environment(name: str, python: str = sys.executable, size: str = "") -> Path:
+    """Make `.venvs/NAME` hold what the lock in `tests/environments/NAME` says; returns its path.
+
+    Args:
+        name: The folder.
+        python: The Python to install for.
+        size: How much it is, in words, where that is worth a word.
+    """
     project, made = ENVIRONMENTS / name, ROOT / ".venvs" / name
     if not (made / "bin" / "python").exists():
         shutil.rmtree(made, ignore_errors=True)
-        print(f"Installing the packages of tests/environments/{name} into .venvs/{name} …")
-    command = [uv(), "sync", "--frozen", "--project", str(project), "--python", sys.executable]
+        the_first_time = f" (the first time: {size})" if size else ""
+        print(
+            f"Installing the packages of tests/environments/{name} into .venvs/{name}"
+            f"{the_first_time} …",
+            flush=True,
+        )
+    command = [uv(), "sync", "--frozen", "--project", str(project), "--python", python]
     run(
         command,
         env={
@@ -221,17 +243,57 @@ def environment(name: str) -> Path:
     return made
 
 
+def vllm() -> None:
+    """Install vLLM for the CPU, with a Python that it has wheels for."""
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        raise Failed(
+            f"make test-vllm runs on Linux on x86-64 only, and this is {platform.system()} on "
+            f"{platform.machine()}: the lock in tests/environments/vllm has no other wheels."
+        )
+    free = shutil.disk_usage(ROOT).free
+    if not (ROOT / ".venvs" / "vllm" / "bin" / "python").exists() and free < VLLM_BYTES:
+        raise Failed(
+            f"vLLM takes {VLLM_BYTES / 1e9:.0f} GB of the disk, and {free / 1e9:.1f} GB are free "
+            "here: make room, and run the same command again."
+        )
+    python = vllms_python()
+    library("libnuma", "libnuma1", "libnuma.so.1")
+    if not (ROOT / ".venvs" / "vllm" / "bin" / "python").exists():
+        print("Proprietary among them: NVIDIA's and Intel's libraries, which this torch loads.")
+    environment("vllm", python, "a download of 3 GB, which takes 5 GB")
+
+
+def vllms_python() -> str:
+    """A Python that vLLM's environment supports: this one, or one on the PATH."""
+    if sys.version_info[:2] in VLLM_PYTHONS:
+        return sys.executable
+    for version in VLLM_PYTHONS:
+        name = "python" + ".".join(map(str, version))
+        found = shutil.which(name)
+        # A command on the PATH, such as pyenv's, may have no such Python behind it.
+        if found and subprocess.run([found, "--version"], capture_output=True).returncode == 0:
+            return found
+    raise Failed(
+        f"vLLM needs Python 3.11, 3.12 or 3.13, and this is {sys.version_info[0]}."
+        f"{sys.version_info[1]}: install one of them, and run the same command again."
+    )
+
+
 # --- what is not Python -------------------------------------------------------------------------
 
 
 def openmp() -> None:
     """llama.cpp's wheel needs a library of the system's, which slim images of Linux lack."""
-    if sys.platform != "linux":
-        return
+    if sys.platform == "linux":
+        library("libgomp", "libgomp1", "libgomp.so.1")
+
+
+def library(title: str, package: str, file: str) -> None:
+    """Install a library of the system's with apt, unless it is there."""
     try:
-        ctypes.CDLL("libgomp.so.1")
+        ctypes.CDLL(file)
     except OSError:
-        system("libgomp", "libgomp1", programs=())
+        system(title, package, programs=())
 
 
 APT_OPTIONS = (

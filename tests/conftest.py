@@ -34,16 +34,24 @@ hypothesis.settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--scale=long` breaks all that can break under 200 calls; `make test-scale` gives it."""
+    """`--scale=long` breaks all that can break under 200 calls; `make test-scale` gives it.
+
+    `--vllm` starts a real vLLM; `make test-vllm` gives it.
+    """
     parser.addoption("--scale", choices=["short", "long"], default="short")
+    parser.addoption("--vllm", action="store_true")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long form of the cluster's tests to `make test-scale`."""
+    """Leave the cluster's long tests to `make test-scale`, and vLLM's to `make test-vllm`."""
+    left_out: set[str] = set()
     if config.getoption("--scale") != "long":
-        long = [item for item in items if item.get_closest_marker("long")]
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
+        left_out.add("long")
+    if not config.getoption("--vllm"):
+        left_out.add("vllm")
+    others = [item for item in items if any(item.get_closest_marker(name) for name in left_out)]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
 
 
 class Together(LoadScopeScheduling):

@@ -113,11 +113,15 @@ class Arrival:
     Parameters:
         line: The request line; empty at the door.
         headers: The request's headers, names in lower case, the key among them.
+        body: The request's body.
+        passed: What the client was sent of a streamed answer's body, without chunks around it.
         over: Whether it was answered to the end, or its connection is closed.
     """
 
     line: str = ""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    body: bytes = b""
+    passed: bytearray = field(default_factory=bytearray)
     over: bool = False
 
 
@@ -207,7 +211,7 @@ class Road:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._troubles and self._troubles[0].after is Place.DOOR:
-            async with self._arrival() as trouble:
+            async with self._arrival() as (trouble, _):
                 assert trouble is not None
                 if trouble.saying:
                     await reader.read(65536)  # nobody but the client speaks first
@@ -218,26 +222,28 @@ class Road:
                 await writer.start_tls(self._tls)
         while (message := await _message(reader)) is not None:
             if not message.line.startswith("POST"):
-                await self._forward(message, None, reader, writer)
+                await self._forward(message, None, Arrival(), reader, writer)
                 continue
-            async with self._arrival(message) as trouble:
+            async with self._arrival(message) as (trouble, arrival):
                 if trouble is not None and trouble.after is Place.REQUEST:
                     await self._suffer(trouble, reader, writer)
                     if trouble.how is Ending.END:
                         continue
                     trouble = None
-                await self._forward(message, trouble, reader, writer)
+                await self._forward(message, trouble, arrival, reader, writer)
 
     @contextlib.asynccontextmanager
-    async def _arrival(self, message: "_Message | None" = None) -> AsyncIterator[Trouble | None]:
+    async def _arrival(
+        self, message: "_Message | None" = None
+    ) -> AsyncIterator[tuple[Trouble | None, Arrival]]:
         """Note an arrival, and take the trouble that lies ahead of it."""
-        arrival = Arrival(message.line, message.headers) if message else Arrival()
+        arrival = Arrival(message.line, message.headers, message.body) if message else Arrival()
         self.arrivals.append(arrival)
         trouble = self._troubles[0] if self._troubles else None
         if trouble is not None and not (self._always and len(self._troubles) == 1):
             del self._troubles[0]
         try:
-            yield trouble
+            yield trouble, arrival
         finally:
             arrival.over = True
 
@@ -245,6 +251,7 @@ class Road:
         self,
         message: "_Message",
         trouble: Trouble | None,
+        arrival: Arrival,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
@@ -271,12 +278,14 @@ class Road:
                 count, passed = count + 1, passed + len(payload)
                 if trouble is not None and here is not None:
                     writer.write(_framed(payload[:here]))
+                    arrival.passed += payload[:here]
                     await self._suffer(trouble, reader, writer, framed=not trouble.bare)
                     ended = ended or trouble.how is Ending.END
                     if ended:
                         break
                     payload, pause, trouble = payload[here:], trouble.pause, None
                 await _send(payload, reader, writer, _framed, pause)
+                arrival.passed += payload
             writer.write(_LAST_CHUNK)
         finally:
             asking.close()
@@ -321,6 +330,11 @@ class _Message:
     line: str
     headers: Mapping[str, str]
     raw: bytes
+
+    @property
+    def body(self) -> bytes:
+        """What comes behind the headers."""
+        return self.raw.partition(b"\r\n\r\n")[2]
 
     def with_headers(self, others: Mapping[str, str]) -> bytes:
         """Its bytes, with other headers."""

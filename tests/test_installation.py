@@ -152,20 +152,47 @@ def test_everything_in_the_lock_is_a_wheel_with_a_hash():
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["no-build"] is True
 
 
-@pytest.mark.parametrize("python", [(3, 11), (3, 12), (3, 13)])
+ENVIRONMENTS = sorted(path.parent for path in ROOT.glob("tests/environments/*/pyproject.toml"))
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda path: path.name)
+def test_an_environment_of_its_own_is_locked_as_well(environment: Path):
+    check = [find_uv_bin(), "lock", "--check", "--offline", "--project", str(environment)]
+    ran = subprocess.run(check, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    project = tomllib.loads((environment / "pyproject.toml").read_text())
+    assert project["tool"]["uv"]["no-build"] is True
+    for package in tomllib.loads((environment / "uv.lock").read_text())["package"]:
+        if package["name"] == project["project"]["name"]:
+            continue
+        assert package["wheels"], package["name"]
+        assert all(wheel["hash"].startswith("sha256:") for wheel in package["wheels"])
+
+
+PYTHONS = [(3, 11), (3, 12), (3, 13)]
+
+
+@pytest.mark.parametrize("python", PYTHONS)
 def test_every_python_that_is_promised_has_its_wheels(python: tuple[int, int]):
-    """Held for Linux on x86-64 with Debian 12's glibc, 2.36, or a later one."""
-    assert wheels_for(python, ROOT, "--extra", "dev") > 200
-    assert wheels_for(python, CLIENTS) > 80
+    assert wanted_wheels(ROOT, python, "--extra", "dev") > 200
 
 
-def wheels_for(python: tuple[int, int], project: Path, *options: str) -> int:
-    """How many packages a Python is to have, after a look that each has a wheel for it."""
-    everything = [find_uv_bin(), "export", "-q", "--frozen", "--no-emit-project", *options]
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda path: path.name)
+def test_an_environment_of_its_own_has_them_too(environment: Path, python: tuple[int, int]):
+    assert wanted_wheels(environment, python) > 0
+
+
+def wanted_wheels(project: Path, python: tuple[int, int], *options: str) -> int:
+    """Hold a lock for Linux on x86-64 with Debian 12's glibc, 2.36, or a later one.
+
+    Returns:
+        How many packages are wanted there, each of which has a wheel.
+    """
+    everything = [find_uv_bin(), "export", "-q", "--frozen", *options, "--no-emit-project"]
     listed = subprocess.check_output(
-        [*everything, "--no-hashes", "--project", str(project)], text=True, cwd=ROOT
+        [*everything, "--no-hashes", "--project", str(project)], text=True, cwd=project
     )
-    lock = tomllib.loads((project / "uv.lock").read_text())
     version = ".".join(map(str, python))
     here = {"python_version": version, "python_full_version": f"{version}.0"}
     platforms = [f"manylinux_2_{minor}_x86_64" for minor in range(36, 4, -1)]
@@ -174,11 +201,12 @@ def wheels_for(python: tuple[int, int], project: Path, *options: str) -> int:
         *cpython_tags(python, platforms=platforms),
         *compatible_tags(python, platforms=platforms),
     }
+    locked = tomllib.loads((project / "uv.lock").read_text())["package"]
     wheels = {
         (package["name"], package["version"]): [
             parse_wheel_filename(wheel["url"].rpartition("/")[2])[3] for wheel in package["wheels"]
         ]
-        for package in lock["package"]
+        for package in locked
         if "wheels" in package
     }
     wanted = [Requirement(line) for line in listed.splitlines() if line[:1].isalnum()]
@@ -496,3 +524,27 @@ def test_a_second_run_goes_on_where_the_first_stopped(checkout: Path, left: str)
     cache = subprocess.check_output([find_uv_bin(), "cache", "dir"], text=True).strip()
     ran = make(checkout, "demo", "ARGS=--help", UV_CACHE_DIR=cache)
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_vllm_says_where_it_cannot_be_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(install.platform, "machine", lambda: "aarch64")
+    with pytest.raises(install.Failed, match=r"on Linux on x86-64 only, and this is .* on aarch64"):
+        install.vllm()
+    monkeypatch.setattr(install.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(install, "ROOT", tmp_path)
+    monkeypatch.setattr(install, "VLLM_BYTES", 10**18)
+    with pytest.raises(install.Failed, match=r"takes 1000000000 GB of the disk, and .* free"):
+        install.vllm()
+
+
+def test_vllm_takes_a_python_that_it_has_wheels_for(
+    programs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
+    assert install.vllms_python() == sys.executable
+    monkeypatch.setattr(sys, "version_info", (3, 14, 0))
+    folder = programs(**{"python3.11": "exit 127", "python3.12": "exit 0"})
+    assert install.vllms_python() == str(folder / "python3.12")
+    (folder / "python3.12").unlink()
+    with pytest.raises(install.Failed, match=r"3\.11, 3\.12 or 3\.13, and this is 3\.14: install"):
+        install.vllms_python()

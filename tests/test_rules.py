@@ -361,7 +361,7 @@ def test_r15_resources_of_others_than_the_user_are_words():
 
 def test_r10_an_image_in_a_resource_is_an_image():
     url = "https://example.com/{}.png"
-    images = [{"type": "image_url", "image_url": url.format(n)} for n in range(9)]
+    images = [{"type": "image_url", "image_url": {"url": url.format(n)}} for n in range(9)]
     held = [{"type": "resource", "uri": f"file://{n}", "content": i} for n, i in enumerate(images)]
     [sent] = apply_rules([{"role": "user", "content": held}])
     assert sent["content"] == [{"type": "text", "text": PICTURE_FROM_EARLIER}, *held[1:]]
@@ -430,6 +430,13 @@ def test_r11_a_function_name_is_respelled(name: str):
 def test_r11_arguments_are_a_json_object(arguments, sent: str):
     made = apply_rules([USER, called(call(arguments=arguments)), result()])
     assert made[1]["tool_calls"][0]["function"]["arguments"] == sent
+
+
+def test_an_image_is_sent_as_an_object_which_every_server_takes():
+    bare = {"type": "image_url", "image_url": "https://example.com/a.png"}
+    sent = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    [message] = apply_rules([{"role": "user", "content": [bare]}])
+    assert message["content"] == [sent]
 
 
 def test_r12_two_users_in_a_row_become_one_with_all_their_parts():

@@ -152,9 +152,10 @@ def _text(part: Part) -> Part | None:
 
 
 def _image(part: Part) -> Part | None:
+    """Mistral takes the bare URL as well; vLLM takes the object only."""
     image = part.get("image_url")
     if isinstance(image, str):
-        return part if len(part) == 2 else {"type": "image_url", "image_url": image}
+        return {"type": "image_url", "image_url": {"url": image}}
     fields = _mapping(image)
     if not isinstance(fields.get("url"), str):
         return None
