@@ -17,11 +17,16 @@ Finished = Callable[[AsyncIterator[Event]], AsyncIterator[Event]]
 
 
 def chat_params(
-    messages: Sequence[Mapping[str, Any]], model: str, asking: ChatParameters, told: set[ToolFault]
+    messages: Sequence[Mapping[str, Any]],
+    model: str,
+    asking: ChatParameters,
+    told: set[ToolFault],
+    parts: frozenset[str] | None = None,
 ) -> tuple[dict[str, Any], Finished]:
     """The parameters of a request, and what makes of its events those that the caller expects.
 
-    `told` remembers which faults of tools have been logged.
+    `told` remembers which faults of tools have been logged; `parts` are the kinds of parts that the
+    server knows.
     """
     params = cast("dict[str, Any]", {**asking})
     offered = mistrals_tools(params.pop("tools", None) or [])
@@ -32,7 +37,9 @@ def chat_params(
     if "tool_choice" in params:
         params["tool_choice"] = offered.choice(params["tool_choice"])
     has_tools = bool(offered.tools) and params.get("tool_choice") != "none"
-    sent = apply_rules([dict(message) for message in messages], Run(has_tools=has_tools))
+    sent = apply_rules(
+        [dict(message) for message in messages], Run(has_tools=has_tools, parts=parts)
+    )
     prefix = text_of(sent[-1].get("content")) if sent[-1].get("prefix") else ""
 
     async def finished(events: AsyncIterator[Event]) -> AsyncIterator[Event]:

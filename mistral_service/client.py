@@ -12,12 +12,7 @@ from mistral_service.chat import chat_params
 from mistral_service.conversation.rules import apply_rules
 from mistral_service.conversation.run import without
 from mistral_service.conversation.tools import ToolFault
-from mistral_service.endpoints.answers import (
-    Answer,
-    Moderation,
-    Vector,
-    moderations_of,
-)
+from mistral_service.endpoints.answers import Answer, Moderation, Vector, moderations_of
 from mistral_service.endpoints.form import M, form_of, read_as, read_json
 from mistral_service.endpoints.parameters import ChatParameters, SamplingParameters
 from mistral_service.endpoints.requests import Requests
@@ -26,7 +21,7 @@ from mistral_service.reply.attempts import Limits
 from mistral_service.reply.events import Event, Unreadable
 from mistral_service.wire.access import address_for, check_address, check_headers, key_for
 from mistral_service.wire.client import CHAT, fetch_models, place_of
-from mistral_service.wire.endpoint import endpoint_of
+from mistral_service.wire.endpoint import set_server
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.http import http_client
 from mistral_service.wire.models import Catalogue
@@ -95,8 +90,7 @@ class MistralClient:
         self._headers = dict(default_headers or {})
         self._limits = limits
         self._main = self._requests(key, address_for(owner, base_url))
-        if (kind := check_server(owner, "server", server)) is not None:
-            endpoint_of(self._main.client).set(kind)
+        set_server(self._main.client, check_server(owner, "server", server))
         self._fim = self._main
         if codestral_base_url:
             check_address(owner, "codestral_base_url", codestral_base_url)
@@ -165,7 +159,8 @@ class MistralClient:
             MistralError: If there is none; with the reason `EMPTY` if it says and calls nothing.
             ToolsNotPassable: If there are more tools than Mistral takes.
         """
-        params, finished = chat_params(messages, model, asking, self._tool_faults)
+        parts = self._main.parts_for(model)
+        params, finished = chat_params(messages, model, asking, self._tool_faults, parts)
 
         def look(events: list[Event]) -> list[Event]:
             answer = Answer.of(events)
@@ -202,7 +197,8 @@ class MistralClient:
         Raises:
             MistralError: If there is no reply, or it breaks in the middle.
         """
-        params, finished = chat_params(messages, model, asking, self._tool_faults)
+        parts = self._main.parts_for(model)
+        params, finished = chat_params(messages, model, asking, self._tool_faults, parts)
         async with aclosing(self._main.stream(CHAT, params)) as events:
             async for event in finished(events):
                 yield event

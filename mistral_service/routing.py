@@ -16,7 +16,7 @@ from mistral_service.reply.deadline import now
 from mistral_service.reply.routes import Route, Routes
 from mistral_service.settings import MistralLLMSettings, given
 from mistral_service.wire.client import error_of, fetch_models, place_of
-from mistral_service.wire.endpoint import endpoint_of
+from mistral_service.wire.endpoint import set_server
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.holding import hold, let_go
 from mistral_service.wire.http import http_client
@@ -71,8 +71,8 @@ class Routing(OpenAILLMService):
         clients = (self._client, self._fallback_client)
         self._held = [hold(client) for client in clients if client is not None]
         for client, kind in zip(clients, kinds, strict=True):
-            if client is not None and kind is not None:
-                endpoint_of(client).set(kind)
+            if client is not None:
+                set_server(client, kind)
         self._routes = Routes()
         # A summary may be asked for while a turn runs: each task has its own route.
         self._route_of_task: ContextVar[Route] = ContextVar("route_of_task")

@@ -48,6 +48,7 @@ from mistral_service.wire.access import (
     key_for,
 )
 from mistral_service.wire.client import WHOLE_REPLY_S, error_of, fetch_reply, open_reply
+from mistral_service.wire.endpoint import endpoint_of
 from mistral_service.wire.models import DEFAULT_MODEL, fastest_effort
 from mistral_service.wire.servers import ServerName
 
@@ -376,6 +377,7 @@ class MistralLLMService(Turns, Sight, Telling):
             options["budget"] = self._settings.budget()
             card = self.card_of(self.route)
             options["sees"] = card.vision if card is not None else None
+            options["parts"] = endpoint_of(self.client_of(self.route)).of(self.route.model).parts
         params = await adapter.get_llm_invocation_params(
             context,
             system_instruction=system_instruction

@@ -17,6 +17,7 @@ from rough_road import Ending, Marker, Road, Trouble
 from mistral_service import MistralClient, MistralError, MistralLLMService, Reason
 from mistral_service.local import LocalMistral, Reply, Script
 from mistral_service.local.app import Exchange
+from mistral_service.wire.servers import ServerName
 
 pytestmark = pytest.mark.timeout(240)  # the proxy takes ten seconds to start, where none is busy
 PATIENT = {"first_token_timeout": 20.0, "turn_timeout": 40.0, "hedging": False}
@@ -65,16 +66,20 @@ def answers(mistral: LocalMistral):
     return script
 
 
-def service(server: Server, base_url: str | None = None, **settings) -> MistralLLMService:
+def service(
+    server: Server, base_url: str | None = None, kind: ServerName | None = None, **settings
+) -> MistralLLMService:
     return MistralLLMService(
         api_key=server.api_key,
         base_url=base_url or server.base_url,
+        server=kind,
         settings=MistralLLMService.Settings(**{"model": MODEL, **PATIENT, **settings}),
     )
 
 
-def client(server: Server, **options) -> MistralClient:
-    return MistralClient(**{"api_key": server.api_key, "base_url": server.base_url, **options})
+def client(server: Server, kind: ServerName | None = None, **options) -> MistralClient:
+    given = {"api_key": server.api_key, "base_url": server.base_url, "server": kind, **options}
+    return MistralClient(**given)
 
 
 async def test_any_history_is_taken_in_a_pipeline(server, answers):
@@ -82,7 +87,8 @@ async def test_any_history_is_taken_in_a_pipeline(server, answers):
     drawn = some_histories(20, 20, pictures=True)
     for tools in (False, True):
         mine = [history for history, offered in drawn if offered == tools]
-        async with Call(service(server), tools=[WEATHER] if tools else []) as call:
+        llm = service(server, kind="litellm")  # its list of models does not name it
+        async with Call(llm, tools=[WEATHER] if tools else []) as call:
             for number, history in enumerate(mine, 1):
                 await call.worker.queue_frame(LLMMessagesUpdateFrame(history, run_llm=True))
                 await call.until(lambda n=number: call.count(LLMFullResponseEndFrame) == n, 40)
@@ -94,7 +100,7 @@ async def test_any_history_is_taken_in_a_pipeline(server, answers):
 async def test_any_history_is_taken_by_the_client(server, answers):
     exchanges = answers(Reply("Yes.", times=None))
     drawn = some_histories(40, 21, pictures=True)
-    async with client(server) as mistral:
+    async with client(server, kind="litellm") as mistral:
         asked = [mistral.chat(h, tools=[TOOL] if tools else []) for h, tools in drawn]
         assert {answer.text for answer in await asyncio.gather(*asked)} <= {"Yes.", "."}
     assert [exchange.refused for exchange in exchanges] == [None] * len(drawn)

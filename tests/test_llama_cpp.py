@@ -82,6 +82,7 @@ async def test_pictures_are_not_sent_to_a_model_without_eyes(server: Server):
 
 async def test_any_history_is_taken_by_the_client(server: Server):
     async with client(server) as mistral:
+        await mistral.models()  # which names the server
         for history, _ in some_histories(20, 19):
             answer = await mistral.chat(history, temperature=0)
             assert answer.text.endswith("ten.")

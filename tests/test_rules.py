@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections import Counter
+from typing import Any
 
 import pytest
 from histories import histories, turns
@@ -472,3 +473,38 @@ def test_every_rule_says_what_it_is_for():
     for rule in RULES:
         assert re.match(r"R\d+(, R\d+)*: ", rule.__doc__ or ""), rule
         assert "revents" in (rule.__doc__ or ""), rule
+
+
+KINDS = frozenset({"text", "image_url"})
+
+
+@pytest.mark.parametrize(
+    ("part", "sent"),
+    [
+        (
+            {"type": "document_url", "document_url": "https://x.org/a.pdf"},
+            "[document https://x.org/a.pdf that you cannot read]",
+        ),
+        (
+            {"type": "document_url", "document_url": "data:x,y", "document_name": "Menu"},
+            "[document Menu that you cannot read]",
+        ),
+        ({"type": "file", "file_id": "f-1"}, "[file f-1 that you cannot read]"),
+        ({"type": "input_audio", "input_audio": "AAAA"}, "[sound that you cannot read]"),
+        ({"type": "resource_link", "uri": "https://x.org/"}, "https://x.org/"),
+        ({"type": "reference", "reference_ids": [1]}, None),
+    ],
+)
+def test_r9_what_a_server_does_not_know_is_restated_for_it(part: Any, sent: str | None):
+    history = [{"role": "user", "content": [{"type": "text", "text": "Look:"}, part]}]
+    [message] = apply_rules(history, Run(parts=KINDS))
+    assert message["content"] == "\n".join(filter(None, ["Look:", sent]))
+    assert apply_rules(history)[0]["content"][1] == part
+
+
+@many
+@given(histories)
+def test_only_parts_that_a_server_knows_are_sent_to_it(history: Any):
+    for message in apply_rules(history, Run(parts=KINDS)):
+        if isinstance(message.get("content"), list):
+            assert {part["type"] for part in message["content"]} <= KINDS

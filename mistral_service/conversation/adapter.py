@@ -92,6 +92,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         sees: bool | None = None,
         form: Form | None = None,
         budget: Budget | None = None,
+        parts: frozenset[str] | None = None,
     ) -> OpenAILLMInvocationParams:
         """Make the parameters of a request from a context.
 
@@ -107,6 +108,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
             sees: Whether the model sees pictures; None, where that is not known, counts as yes.
             form: How pictures are sent; by default as Mistral's newer models see them.
             budget: How many pictures are sent; by default as many as Mistral takes.
+            parts: The kinds of parts that the server knows; by default all of Mistral's.
 
         Returns:
             `messages`, `tools` and `tool_choice` for the request's body.
@@ -125,6 +127,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
             takes_thoughts=takes_thoughts,
             sees=sees,
             budget=budget,
+            parts=parts,
         )
         run.names, run.tool_faults = offered.names, offered.faults
         # Also where none may be called: a model that calls all the same writes no words.

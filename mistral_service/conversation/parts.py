@@ -16,6 +16,8 @@ UNSEEN_PICTURE = "[picture that you cannot see]"
 
 _MOST_SHOWN = 100
 
+_LONGEST_NAME = 200
+
 _DETAILS = ("low", "auto", "high")
 _CITED = ("tool", "title", "url", "favicon", "description")
 
@@ -112,6 +114,31 @@ def in_words(part: Part) -> Part:
     if part.get("type") == "resource_link":
         return {"type": "text", "text": part["uri"]}
     return part
+
+
+def for_server(part: Part, kinds: frozenset[str] | None) -> Part | None:
+    """A part as a server takes it that does not know all of Mistral's kinds.
+
+    Args:
+        part: A part in Mistral's form.
+        kinds: The kinds that it knows; None for all.
+
+    Returns:
+        The part, the image or the words in it, or a word on what cannot be sent; None for what is
+        nothing to the model.
+    """
+    if kinds is None or part["type"] in kinds:
+        return part
+    image = image_in(part)
+    words = in_words(part)
+    if image is not None or is_text(words):
+        return image or words
+    if part["type"] in ("thinking", "reference"):
+        return None
+    name = part.get("document_name") or part.get("document_url") or part.get("file_id") or ""
+    shown = f" {str(name)[:_LONGEST_NAME]}" if name and not str(name).startswith("data:") else ""
+    what = {"input_audio": "sound", "document_url": "document"}.get(part["type"], part["type"])
+    return {"type": "text", "text": f"[{what}{shown} that you cannot read]"}
 
 
 def as_parts(content: Any) -> list[Part]:

@@ -23,6 +23,7 @@ from mistral_service.conversation.images import pictures_within_the_budget
 from mistral_service.conversation.parts import (
     Part,
     as_parts,
+    for_server,
     has_content,
     in_words,
     is_text,
@@ -94,8 +95,8 @@ def parts_where_they_may_stand(messages: Messages, run: Run) -> Messages:
 
     OpenAI's `file` and `input_audio` are respelled. What a system, assistant or tool message shows
     is shown by a user message behind it, in order; a resource of words, and a link, are words
-    there. System and tool content is plain text. Prevents
-    422 for the form and the validators' "Unexpected content chunk types".
+    there. So is what the server does not know. System and tool content is plain text. Prevents
+    422 for the form, and "Unexpected content chunk types".
     """
     result: Messages = []
     for message in messages:
@@ -105,6 +106,8 @@ def parts_where_they_may_stand(messages: Messages, run: Run) -> Messages:
             continue
         given = cast("list[Any]", content) if isinstance(content, list) else []
         formed = [mistrals_part(part) for part in given]
+        if run.parts is not None:
+            formed = [part and for_server(part, run.parts) for part in formed]
         if not (run.takes_thoughts and message["role"] == "assistant"):
             # Thoughts are nobody's words, and most models refuse to be given them.
             formed = [part if part and part["type"] != "thinking" else None for part in formed]

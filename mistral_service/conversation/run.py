@@ -54,6 +54,7 @@ class Run:
         has_tools: Whether functions are offered in the request.
         takes_thoughts: Whether the model takes the thoughts of earlier turns.
         sees: Whether the model sees pictures; None where that is not known.
+        parts: The kinds of parts that the server knows; None for all of Mistral's.
         budget: How many pictures the request may have.
         pictures: What is sent in place of a picture's URL, or why it cannot be sent; by default
             the URL itself.
@@ -79,10 +80,12 @@ class Run:
         takes_thoughts: bool = False,
         sees: bool | None = None,
         budget: Budget | None = None,
+        parts: frozenset[str] | None = None,
     ) -> None:
         self.has_tools = has_tools
         self.takes_thoughts = takes_thoughts
         self.sees = sees
+        self.parts = parts
         self.budget = budget or Budget()
         self.pictures: Mapping[str, str | PictureError] = {}
         self.oversized = PictureError("its URL is too long")

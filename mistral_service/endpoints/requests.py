@@ -21,6 +21,7 @@ from mistral_service.wire.client import (
     place_of,
     read_chunks,
 )
+from mistral_service.wire.endpoint import endpoint_of
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.request import function_names
 
@@ -46,6 +47,10 @@ class Requests:
         self.client = client
         self.limits = limits
         self._accepted = False
+
+    def parts_for(self, model: str) -> frozenset[str] | None:
+        """The kinds of parts that a content may have; None for all of Mistral's."""
+        return endpoint_of(self.client).of(model).parts
 
     async def one(self, path: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Ask for one JSON object.

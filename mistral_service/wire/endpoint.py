@@ -152,6 +152,12 @@ def endpoint_of(client: AsyncOpenAI) -> Endpoint:
     return endpoint
 
 
+def set_server(client: AsyncOpenAI, server: Server | None) -> None:
+    """Set what kind of server a client asks; None leaves it to be recognised."""
+    if server is not None:
+        endpoint_of(client).set(server)
+
+
 def forget_endpoints() -> None:
     """Forget all that was recognised, set and learned, as a test that reuses a port wants it."""
     _endpoints.clear()

@@ -44,6 +44,7 @@ class Server:
         named_choice: Whether it takes a `tool_choice` that names a function. Where it does not,
             that function alone is offered, and some function has to be called.
             that function is offered, and some function has to be called.
+        parts: The kinds of parts that a content may have; None for all of Mistral's.
         openai_names: Whether it takes OpenAI's `seed`, and counts the tokens of a stream where
             OpenAI's `stream_options` ask for it. Mistral's is called `random_seed`, and its API
             refuses the options and always counts.
@@ -56,6 +57,7 @@ class Server:
     continues: Continues = "prefix"
     any_choice: Literal["any", "required"] = "required"
     named_choice: bool = True
+    parts: frozenset[str] | None = None
     openai_names: bool = True
     unknown_fields: frozenset[str] = frozenset()
     keeps_connections: bool = True
@@ -63,19 +65,21 @@ class Server:
 
 _AS_MISTRAL = Server("mistral", any_choice="any", openai_names=False)
 _NEWER = frozenset({"prompt_cache_key", "service_tier"})
+_CLOUD = frozenset({"text", "image_url", "reference"})
+_SHOWN = frozenset({"text", "image_url"})
 
 SERVERS: Mapping[str, Server] = {
     server.name: server
     for server in (
         _AS_MISTRAL,
-        replace(_AS_MISTRAL, name="azure", unknown_fields=_NEWER),
-        replace(_AS_MISTRAL, name="vertex", unknown_fields=_NEWER),
-        Server("vllm", continues="continue_final_message"),
-        Server("sglang", continues="continue_final_message"),
+        replace(_AS_MISTRAL, name="azure", parts=_CLOUD, unknown_fields=_NEWER),
+        replace(_AS_MISTRAL, name="vertex", parts=_CLOUD, unknown_fields=_NEWER),
+        Server("vllm", continues="continue_final_message", parts=_SHOWN),
+        Server("sglang", continues="continue_final_message", parts=_SHOWN),
         # These two ignore `prefix` and go on from a last message of the assistant's by themselves.
-        Server("llama.cpp", named_choice=False, keeps_connections=False),
-        Server("ollama"),
-        Server("litellm"),
+        Server("llama.cpp", named_choice=False, parts=_SHOWN, keeps_connections=False),
+        Server("ollama", parts=_SHOWN),
+        Server("litellm", parts=_SHOWN),
         replace(_AS_MISTRAL, name="unknown"),
     )
 }

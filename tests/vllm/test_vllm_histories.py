@@ -21,9 +21,6 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 COUNT, BESIDE_PIPECAT = 500, 150
 AT_ONCE = 8
-DOCUMENTS = {"file", "document_url", "resource", "resource_link"}
-"""Parts that vLLM does not know, whatever the model: they go out as they are, and it refuses."""
-
 TOOLS = [
     {
         "type": "function",
@@ -49,18 +46,11 @@ def drawn(count: int) -> list[list[Message]]:
     )
     @hypothesis.given(histories)
     def draw(history: list[Message]) -> None:
-        found.append([_without_documents(message) for message in history])
+        found.append(history)
 
     draw()
     assert len(found) == count
     return found
-
-
-def _without_documents(message: Message) -> Message:
-    content = message.get("content")
-    if not isinstance(content, list):
-        return message
-    return {**message, "content": [part for part in content if part["type"] not in DOCUMENTS]}
 
 
 async def refusals(
