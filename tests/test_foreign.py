@@ -202,7 +202,7 @@ CASES: dict[str, tuple[list[Any], list[dict]]] = {
             )
         ],
     ),
-    "anthropic: thoughts are nobody else's": (
+    "anthropic: thoughts go to no one else": (
         [
             USER,
             assistant(

@@ -1,7 +1,7 @@
 """What server it is: what its list of models says, and what its answers look like."""
 
 from mistral_service.conformance.answer import Answer
-from mistral_service.conformance.surroundings import cards_of
+from mistral_service.conformance.endpoint import cards_of
 from mistral_service.wire.servers import by_address, by_headers, by_models
 
 _UNKNOWN = "unknown"

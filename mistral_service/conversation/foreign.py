@@ -64,8 +64,8 @@ def is_foreign(message: Any) -> bool:
 def readable(message: Any) -> Message | None:
     """What another provider's own message says, shows and does.
 
-    Thoughts, signatures and other matters between that provider and its model are nobody else's,
-    and neither are its own instructions.
+    Thoughts, signatures and other matters between that provider and its model concern no one else,
+    nor do its own instructions.
 
     Args:
         message: A message in the form of OpenAI, Anthropic, Google, or another: a mapping, or an

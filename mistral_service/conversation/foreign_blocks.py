@@ -1,6 +1,6 @@
 """Parts and items that name themselves in a `type`: Anthropic's, and those of OpenAI's Responses.
 
-Each is read as parts, calls and results. What is nested in one is left for whoever asked.
+Each is read as parts, calls and results. What is nested in one is left for the caller.
 """
 
 from collections.abc import Mapping, Sequence

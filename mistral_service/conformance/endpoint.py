@@ -70,7 +70,7 @@ def _no_messages(body: Json) -> bool:
     return body.get("messages") == []
 
 
-SURROUNDINGS: tuple[Probe, ...] = (
+ENDPOINT: tuple[Probe, ...] = (
     Probe(
         "models",
         "The list of models has what each can do, and its other names.",
