@@ -12,7 +12,7 @@ from mistral_service.conformance.probe import State
 from mistral_service.conformance.probes import PROBES
 from mistral_service.conformance.report import Report, Row, cell
 from mistral_service.conformance.run import Plan
-from mistral_service.costs import PRICES
+from mistral_service.turn.prices import PRICES
 
 PAGE = Path(__file__).parent / "servers.md"
 REPORTS = Path(__file__).parent / "servers"

@@ -47,7 +47,7 @@ from pipecat.utils.tracing.setup import setup_tracing
 from pipecat.workers.runner import WorkerRunner
 
 from mistral_service import MistralLLMService, MistralTurnMetrics
-from mistral_service.costs import PRICES
+from mistral_service.turn.prices import PRICES
 
 TURNS = ["Good morning.", "Count to five.", "Be brief from now on.", "How are you?"]
 

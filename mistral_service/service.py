@@ -18,11 +18,12 @@ from pipecat.utils.tracing.service_decorators import (
 )
 from pipecat.utils.types import NOT_GIVEN, NotGiven, assert_given
 
-from mistral_service.conversation.adapter import MistralLLMAdapter
 from mistral_service.conversation.tools import choice_now
-from mistral_service.costs import Price
-from mistral_service.reply.attempts import Attempts
-from mistral_service.reply.deadline import now, within
+from mistral_service.pipecat.adapter import MistralLLMAdapter
+from mistral_service.pipecat.errors import Telling
+from mistral_service.pipecat.tracing import trace_error
+from mistral_service.pipecat.turns import Turns
+from mistral_service.pipecat.vision import Sight
 from mistral_service.reply.events import Text
 from mistral_service.reply.prefix import RepeatedPrefix
 from mistral_service.reply.reader import ReplyReader
@@ -34,11 +35,10 @@ from mistral_service.settings import (
     check_settings,
     given,
 )
-from mistral_service.sight import Sight
 from mistral_service.surroundings import Gate, Keeper
-from mistral_service.telling import Telling
-from mistral_service.tracing import trace_error
-from mistral_service.turn import Turns
+from mistral_service.turn.deadline import now, within
+from mistral_service.turn.prices import Price
+from mistral_service.turn.retries import Attempts
 from mistral_service.wire.access import (
     DEFAULT_BASE_URL,
     address_for,
@@ -119,8 +119,8 @@ class MistralLLMService(Turns, Sight, Telling):
             fallback_api_key: The key there. Defaults to `api_key`.
             warm_up: Whether the connection is opened when the pipeline starts, and key and model
                 held against what the endpoint says of its models, in the background.
-            prices: What each model's tokens cost, such as `mistral_service.costs.PRICES`: with it,
-                `MistralTurnMetrics` and the span of a turn tell what the turn cost. Off by default.
+            prices: What each model's tokens cost, such as `mistral_service.turn.prices.PRICES`.
+                With it, `MistralTurnMetrics` and the span of a turn say what the turn cost.
             gate: Who is asked before every request, where an account is shared by many processes
                 (`mistral_service.scale.budget.SharedBudget`). Defaults to that of the
                 surroundings; on one machine there is none.

@@ -14,11 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from mistral_service.conversation.encoding import Form, seen_side
 from mistral_service.conversation.run import Budget
-from mistral_service.reply.attempts import Limits
 from mistral_service.reply.reader import MAX_CALLS
 from mistral_service.reply.rounds import MAX_ROUNDS
 from mistral_service.reply.speech import SENTENCE_TIMEOUT
 from mistral_service.setting_bounds import ALLOWED
+from mistral_service.turn.retries import Limits
 from mistral_service.wire.access import bad_header
 from mistral_service.wire.models import DEFAULT_MODEL
 

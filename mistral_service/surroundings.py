@@ -16,8 +16,8 @@ from mistral_service.wire.rate import RateBudget
 if TYPE_CHECKING:
     from pipecat.processors.aggregators.llm_context import LLMContext
 
+    from mistral_service.pipecat.turns import Turns
     from mistral_service.reply.calls import Planned
-    from mistral_service.turn import Turns
 
 
 class Rank(IntEnum):

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from mistral_service import MistralClient, MistralError, Reason
-from mistral_service.endpoints.batches import MAX_INPUTS, MAX_TOKENS, batches_of
-from mistral_service.endpoints.form import form_of
+from mistral_service.client.batches import MAX_INPUTS, MAX_TOKENS, batches_of
+from mistral_service.client.form import form_of
 from mistral_service.local import LocalMistral, Reply, Script
 from mistral_service.local.endpoints import CATEGORIES
-from mistral_service.reply.attempts import Limits
 from mistral_service.reply.events import Finish, Text, Thought
+from mistral_service.turn.retries import Limits
 
 USER = [{"role": "user", "content": "Hello."}]
 QUICK = Limits(connect=1.0, first_token=0.3, stall=0.3, turn=3.0)

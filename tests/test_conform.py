@@ -24,7 +24,6 @@ from mistral_service.conformance.probe import State
 from mistral_service.conformance.probes import PROBES
 from mistral_service.conformance.report import NoReport, Report, Scrub
 from mistral_service.conformance.run import Plan
-from mistral_service.costs import PRICES
 from mistral_service.local import (
     AsAsked,
     Behaviour,
@@ -34,6 +33,7 @@ from mistral_service.local import (
     Reply,
     Script,
 )
+from mistral_service.turn.prices import PRICES
 
 ROOT = Path(__file__).parent.parent
 SERVERS = ROOT / "docs" / "servers"

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mistral_service.reply.deadline import Deadline
+from mistral_service.turn.deadline import Deadline
 
 
 def soon(seconds: float) -> float:

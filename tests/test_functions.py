@@ -14,8 +14,8 @@ from pipecat.frames.frames import (
 )
 
 from mistral_service import MistralLLMService
-from mistral_service.functions import answerable
 from mistral_service.local import Reply
+from mistral_service.pipecat.functions import answerable
 from mistral_service.reply.events import ToolCall
 
 

@@ -17,7 +17,7 @@ from portkey_ai import createHeaders
 from ports import free_port
 
 from mistral_service import MistralClient, MistralError, MistralLLMService, Reason
-from mistral_service.gateway import portkey_headers
+from mistral_service.client import portkey_headers
 from mistral_service.local import LocalMistral, Reply
 from mistral_service.reply.events import Text
 from mistral_service.wire import client as wire

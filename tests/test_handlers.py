@@ -20,8 +20,8 @@ from pipecat.transports.base_transport import TransportParams
 from test_functions import called, tools
 
 from mistral_service import MistralLLMService, handlers
-from mistral_service.handlers import ReturningHandler
 from mistral_service.local import Reply
+from mistral_service.pipecat.handlers import ReturningHandler
 from mistral_service.settings import BadSetting
 
 NO_RESULT = "gave no result within 0.3 s"

@@ -12,9 +12,9 @@ from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 
 from mistral_service import MistralTurnMetrics
 from mistral_service.local import Reply
-from mistral_service.reply.hedge import FLOOR, Pace
-from mistral_service.reply.race import Request, first_to_speak
 from mistral_service.reply.reader import ReplyReader
+from mistral_service.turn.hedge import FLOOR, Pace
+from mistral_service.turn.race import Request, first_to_speak
 from mistral_service.wire.rate import WINDOW, RateBudget, retry_after
 
 TOOL = FunctionSchema(name="one", description="For tests.", properties={}, required=[])

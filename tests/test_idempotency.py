@@ -9,8 +9,8 @@ from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.services.llm_service import FunctionCallParams as PipecatFunctionCallParams
 
 from mistral_service import FunctionCallParams, idempotent
-from mistral_service.idempotency import idempotency_key, is_idempotent
 from mistral_service.local import Reply
+from mistral_service.pipecat.idempotency import idempotency_key, is_idempotent
 from mistral_service.reply.calls import Ledger
 from mistral_service.reply.events import ToolCall
 from mistral_service.reply.rounds import key_of

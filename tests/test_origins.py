@@ -2,7 +2,7 @@
 
 import pytest
 
-from mistral_service.origins import LOOPBACK, allowed, check, host_allowed
+from mistral_service.local.origins import LOOPBACK, allowed, check, host_allowed
 
 HERE = "localhost:7860"
 

@@ -13,7 +13,7 @@ from pipecat.processors.aggregators.llm_context import LLMContext
 from mistral_service import MistralLLMService, MistralTurnMetrics
 from mistral_service.local import Checks, LocalMistral, Reply, Script
 from mistral_service.local.models import Model
-from mistral_service.reply.routes import Route, Routes
+from mistral_service.turn.routes import Route, Routes
 from mistral_service.wire.errors import MistralError, Reason
 
 OWN, NEXT, ELSEWHERE = Route("own"), Route("next"), Route("other", 1)

@@ -16,9 +16,9 @@ from pipecat.utils.string import match_endofsentence
 from pipecat.utils.text.simple_text_aggregator import SimpleTextAggregator
 
 from mistral_service.local import Reply
-from mistral_service.reply.attempts import Limits
-from mistral_service.reply.silence import Silence
 from mistral_service.reply.speech import Sentences
+from mistral_service.turn.retries import Limits
+from mistral_service.turn.silence import Silence
 from mistral_service.wire.errors import Reason
 
 TOOL = FunctionSchema("book", "For tests.", {"note": {"type": "string"}}, [])

@@ -24,8 +24,8 @@ from test_functions import called, tools
 
 from mistral_service import MistralLLMService
 from mistral_service.local import Reply
+from mistral_service.pipecat.slow_functions import SLOW_AFTER
 from mistral_service.settings import BadSetting
-from mistral_service.slow_functions import SLOW_AFTER
 
 WAIT = "One moment, please."
 

@@ -10,8 +10,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from mistral_service import MistralTurnMetrics
-from mistral_service.costs import PRICES, Price, cost_of, total
 from mistral_service.local import Checks, Reply
+from mistral_service.turn.prices import PRICES, Price, cost_of, total
 from mistral_service.wire.chunks import Usage
 
 
@@ -170,7 +170,7 @@ async def test_nothing_is_traced_where_tracing_is_off(serve, service_for, turns)
 def test_the_service_itself_loads_no_opentelemetry():
     code = (
         "import sys; sys.modules['opentelemetry'] = None; import mistral_service.service; "
-        "import mistral_service.tracing; print('loaded')"
+        "import mistral_service.pipecat.tracing; print('loaded')"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "loaded"

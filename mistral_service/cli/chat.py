@@ -16,8 +16,8 @@ from rich.text import Text as Line
 from mistral_service.cli import tools
 from mistral_service.cli.endpoint import Problem
 from mistral_service.client import MistralClient
+from mistral_service.client.parameters import ChatParameters
 from mistral_service.conversation.run import Messages
-from mistral_service.endpoints.parameters import ChatParameters
 from mistral_service.reply.events import Finish, Text, Thought, ToolCall, Unreadable
 from mistral_service.wire.chunks import Usage
 from mistral_service.wire.models import fastest_effort

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from mistral_service.costs import Price
+from mistral_service.turn.prices import Price
 from mistral_service.wire.chunks import Usage
 from mistral_service.wire.errors import printable
 from mistral_service.wire.trees import Json, first_of, last_of, list_of, object_of, objects_of

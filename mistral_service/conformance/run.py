@@ -9,7 +9,7 @@ from mistral_service.conformance.asking import Asker
 from mistral_service.conformance.bodies import USER, chat
 from mistral_service.conformance.probe import Finding, Probe
 from mistral_service.conformance.probes import PROBES
-from mistral_service.costs import PRICES, Price
+from mistral_service.turn.prices import PRICES, Price
 from mistral_service.wire.chunks import Usage
 from mistral_service.wire.errors import MistralError
 from mistral_service.wire.models import Catalogue

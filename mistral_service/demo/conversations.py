@@ -17,7 +17,7 @@ from pipecat.runner.types import SmallWebRTCRunnerArguments
 from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
 from pipecat.transports.smallwebrtc.request_handler import IceCandidate, SmallWebRTCRequest
 
-from mistral_service.tracebacks import traceback_of
+from mistral_service.pipecat.tracebacks import traceback_of
 
 MOST_CALLS = 8
 """Calls at a time, those included that are not connected yet: more than a laptop's models bear."""

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
-from mistral_service import origins
 from mistral_service.demo import DemoError
 from mistral_service.demo.engine import LocalEngine, choose
 from mistral_service.demo.weights import PIPER_JOE, SMOLLM2, WHISPER_TINY
+from mistral_service.local import origins
 from mistral_service.local.server import bind
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mistral_service import origins
+from mistral_service.local import origins
 
 BODY_SECONDS = 30.0
 """Seconds that a client has to send the whole body of a request."""

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mistral_service.origins import check
+from mistral_service.local.origins import check
 
 CALLS_PER_REPLICA = 8
 """Spoken calls that a replica, which is a process on one core, may hold.

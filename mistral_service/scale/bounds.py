@@ -6,7 +6,7 @@ from typing import Any, cast
 from loguru import logger
 
 from mistral_service.scale.pieces import PIECE, pieces
-from mistral_service.weight import weight
+from mistral_service.wire.weight import weight
 
 LIMIT = 4_000_000
 """Bytes that the messages of a conversation may have, as JSON and before they are compressed."""

@@ -11,12 +11,12 @@ from pipecat.runner.types import WebSocketRunnerArguments
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketState
 
+from mistral_service.pipecat.tracebacks import log_exception
 from mistral_service.scale import metrics
 from mistral_service.scale.limits import HELLO_LONGEST, MESSAGE_LONGEST, Meter, TooMuch
 from mistral_service.scale.line import Line, Pings
 from mistral_service.scale.progress import Sent
 from mistral_service.surroundings import Gate, Keeper, Surroundings, surroundings
-from mistral_service.tracebacks import log_exception
 
 Bot = Callable[[WebSocketRunnerArguments], Awaitable[None]]
 

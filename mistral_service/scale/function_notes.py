@@ -18,8 +18,8 @@ from mistral_service.scale.line import Line
 from mistral_service.scale.sealing import Form, Unreadable
 from mistral_service.scale.snapshot import Started, started_from_json
 from mistral_service.scale.store import Taken
-from mistral_service.weight import weight
 from mistral_service.wire.errors import MistralError, Reason
+from mistral_service.wire.weight import weight
 
 CONFIRMED_WITHIN_S = 1.0
 """Seconds that a caller's client has to confirm a note."""

@@ -17,7 +17,7 @@ from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from mistral_service.origins import allowed
+from mistral_service.local.origins import allowed
 from mistral_service.scale.calls import FULL, UNKNOWN, Calls, CallSocket, Full
 from mistral_service.scale.doors import SENTENCES, Browser, Refusal, Twilio
 from mistral_service.scale.limits import HalfOpen, Waiting
@@ -56,7 +56,7 @@ def create_app(
         status: What `GET /api/status` tells of the engine: `engine`, `model`.
         healthy: Raises what is wrong, for `GET /healthz`.
         may_call: Whether one who calls may; None lets everybody who gets here.
-        allowed_origins: Sites whose pages may call, beside our own (`mistral_service.origins`).
+        allowed_origins: Sites whose pages may call, beside our own (`local.origins`).
         twilio_auth_token: Twilio's auth token: only requests that it has signed get orders then.
     """
     orders = Orders(twilio_auth_token)

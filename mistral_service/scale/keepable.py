@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import Any, TypeVar, cast
 
 from mistral_service.settings import UNSET, MistralLLMSettings
-from mistral_service.weight import weight
+from mistral_service.wire.weight import weight
 
 NAMES = frozenset(f.name for f in fields(MistralLLMSettings)) - {"extra"}
 """The settings that are kept, also in `extra`: no header, query or field that is not known here."""

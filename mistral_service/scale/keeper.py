@@ -14,6 +14,7 @@ from typing import Any, cast
 from loguru import logger
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMContextMessage
 
+from mistral_service.pipecat.turns import Turns
 from mistral_service.reply.calls import Planned
 from mistral_service.scale.ear import listen
 from mistral_service.scale.function_notes import FunctionNotes
@@ -38,7 +39,6 @@ from mistral_service.scale.store import Store, StoreGone, Taken, fence_without_r
 from mistral_service.scale.taking import Found, take
 from mistral_service.scale.writer import Writer
 from mistral_service.surroundings import Past
-from mistral_service.turn import Turns
 
 # The door comes first, unless it is the web's: so an id of one door is none at another.
 _CALL_ID = re.compile(r"(?:twilio:)?[A-Za-z0-9_-]{8,128}")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, cast
 
-from mistral_service.weight import weight
+from mistral_service.wire.weight import weight
 
 PIECE = 32_000
 """Characters that one call of the encoder gets, as `weight` counts them."""

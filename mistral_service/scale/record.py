@@ -23,7 +23,7 @@ from mistral_service.scale.snapshot import (
     started_from_json,
 )
 from mistral_service.settings import BadSetting, MistralLLMSettings, check_settings
-from mistral_service.weight import weight
+from mistral_service.wire.weight import weight
 
 LARGE = 64_000
 """Characters from which on work goes to a thread: on the loop it would take over a millisecond."""

@@ -10,8 +10,8 @@ from pipecat.frames.frames import MetricsFrame
 from pipecat.metrics.metrics import TTFBMetricsData
 from pipecat.pipeline.worker import PipelineWorker
 
+from mistral_service.pipecat.frames import MistralTurnMetrics
 from mistral_service.scale import metrics
-from mistral_service.voice import MistralTurnMetrics
 
 
 async def setup_pipeline_worker(worker: PipelineWorker) -> None:

@@ -341,7 +341,7 @@ def _always(client: AsyncOpenAI) -> Any:
     # Also where a subclass has made the client.
     bound_replies(getattr(client, "_client", None))
     return {
-        # Whether to try again is decided in one place (`reply/attempts.py`), and not here.
+        # Whether to try again is decided in one place (`turn/retries.py`), and not here.
         "max_retries": 0,
         # No other host gets the caller's words: an address that has moved is an error.
         "follow_redirects": False,

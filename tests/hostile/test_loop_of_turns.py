@@ -22,15 +22,15 @@ from work import lines_of
 
 from mistral_service.conversation.calls import Call as ToolCallMade
 from mistral_service.conversation.rules import Run, apply_rules
-from mistral_service.functions import MAX_RESULT, TOO_LARGE, readable
 from mistral_service.local import LocalMistral
 from mistral_service.local.pieces import Raw
+from mistral_service.pipecat.functions import MAX_RESULT, TOO_LARGE, readable
 from mistral_service.reply.calls import Ledger
 from mistral_service.reply.events import ToolCall
-from mistral_service.reply.portions import PORTION, portions
 from mistral_service.reply.reader import MAX_WORDS, ReplyReader
 from mistral_service.reply.rounds import Rounds
 from mistral_service.reply.speech import Sentences, has_words
+from mistral_service.turn.portions import PORTION, portions
 from mistral_service.wire.chunks import Chunk, ToolCallDelta, Usage, read_payload
 from mistral_service.wire.encoding import MAX_EVENT_VALUES
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from loguru import logger
 
 import mistral_service
-from mistral_service.tracebacks import log_exception
+from mistral_service.pipecat.tracebacks import log_exception
 
 KEY = "sk-held-by-the-bot-0123456789"
 

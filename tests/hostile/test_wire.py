@@ -15,7 +15,7 @@ from rough_road import Ending, Place, Road, Trouble
 
 from mistral_service import MistralClient, MistralError, MistralLLMService, Reason
 from mistral_service.local import Reply
-from mistral_service.reply.attempts import Limits
+from mistral_service.turn.retries import Limits
 from mistral_service.wire import http
 from mistral_service.wire.encoding import decode
 from mistral_service.wire.errors import MistralError as Parsed
@@ -377,7 +377,7 @@ ABSURD = ["1" + "0" * 400, "-5", "1e999", "12.5", '"7"', "true", "null", "[1]", 
 
 @pytest.mark.parametrize("number", ABSURD)
 async def test_absurd_numbers_of_tokens_count_as_not_said(number):
-    from mistral_service.costs import PRICES
+    from mistral_service.turn.prices import PRICES
 
     said = (
         b'data: {"choices":[{"delta":{"content":"One."},"finish_reason":"stop"}],"usage":'

@@ -15,7 +15,7 @@ from pipecat.services.mistral.llm import MistralLLMService as PipecatsOwn
 from real_vllm import KEY, MODEL, Vllm
 
 from mistral_service import MistralClient, MistralError, Reason
-from mistral_service.reply.attempts import Limits
+from mistral_service.turn.retries import Limits
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 

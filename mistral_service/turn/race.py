@@ -1,7 +1,7 @@
 """One request, or two of which the first to speak wins.
 
 The one part of this room with tasks in it: deciding when a second request goes out is
-`reply/hedge.py`'s.
+`turn/hedge.py`'s.
 """
 
 import asyncio
@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 from openai import AsyncStream
 
 from mistral_service.reply.events import Event
-from mistral_service.reply.portions import in_portions
 from mistral_service.reply.reader import ReplyReader
+from mistral_service.turn.portions import in_portions
 from mistral_service.wire.chunks import Chunk
 from mistral_service.wire.client import read_chunks
 

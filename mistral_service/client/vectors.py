@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mistral_service.endpoints.answers import Vector, vectors_of
-from mistral_service.endpoints.batches import batches_of
-from mistral_service.endpoints.requests import Requests
+from mistral_service.client.answers import Vector, vectors_of
+from mistral_service.client.batches import batches_of
+from mistral_service.client.requests import Requests
 from mistral_service.wire.errors import MistralError
 
 _TOO_LONG = "3210"

@@ -20,16 +20,16 @@ from pipecat.frames.frames import (
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
 from pipecat.services.llm_service import FunctionCallRunnerItem
 
-from mistral_service.client_results import ClientResults
-from mistral_service.handlers import settles
-from mistral_service.idempotency import idempotency_key
-from mistral_service.in_turn import InTurn
+from mistral_service.pipecat.client_results import ClientResults
+from mistral_service.pipecat.handlers import settles
+from mistral_service.pipecat.idempotency import idempotency_key
+from mistral_service.pipecat.in_turn import InTurn
+from mistral_service.pipecat.slow_functions import SlowFunctions
 from mistral_service.reply.calls import Ledger, Plan, Planned
 from mistral_service.reply.events import ToolCall
 from mistral_service.settings import MistralLLMSettings
-from mistral_service.slow_functions import SlowFunctions
 from mistral_service.surroundings import Keeper, surroundings
-from mistral_service.weight import is_endless, weight
+from mistral_service.wire.weight import is_endless, weight
 
 NOTHING_TO_READ = "COMPLETED"
 """What the model reads of a function that is done and has nothing to say, as Pipecat writes it."""

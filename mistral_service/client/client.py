@@ -8,17 +8,17 @@ from typing import Any, Unpack
 
 from openai import AsyncOpenAI
 
-from mistral_service.chat import chat_params
+from mistral_service.client.answers import Answer, Moderation, Vector, moderations_of
+from mistral_service.client.chat import chat_params
+from mistral_service.client.form import M, form_of, read_as, read_json
+from mistral_service.client.parameters import ChatParameters, SamplingParameters
+from mistral_service.client.requests import Requests
+from mistral_service.client.vectors import vectors
 from mistral_service.conversation.rules import apply_rules
 from mistral_service.conversation.run import without
 from mistral_service.conversation.tools import ToolFault
-from mistral_service.endpoints.answers import Answer, Moderation, Vector, moderations_of
-from mistral_service.endpoints.form import M, form_of, read_as, read_json
-from mistral_service.endpoints.parameters import ChatParameters, SamplingParameters
-from mistral_service.endpoints.requests import Requests
-from mistral_service.endpoints.vectors import vectors
-from mistral_service.reply.attempts import Limits
 from mistral_service.reply.events import Event, Unreadable
+from mistral_service.turn.retries import Limits
 from mistral_service.wire.access import address_for, check_address, check_headers, key_for
 from mistral_service.wire.client import CHAT, fetch_models, place_of
 from mistral_service.wire.endpoint import set_server

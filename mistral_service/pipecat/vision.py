@@ -9,10 +9,10 @@ from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.utils.errors import ErrorCategory
 
-from mistral_service.conversation.adapter import MistralLLMAdapter
 from mistral_service.conversation.encoding import Encoded
 from mistral_service.conversation.parts import UNREADABLE_PICTURE, PictureError
 from mistral_service.conversation.run import Run
+from mistral_service.pipecat.adapter import MistralLLMAdapter
 from mistral_service.settings import MistralLLMSettings
 
 # Of one call, and not yet made ready: what comes beyond is left out.

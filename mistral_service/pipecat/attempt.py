@@ -11,28 +11,28 @@ from typing import Any, cast
 from loguru import logger
 from pipecat.processors.aggregators.llm_context import LLMContext
 
-from mistral_service.admission import Admission
-from mistral_service.conversation.adapter import MistralLLMAdapter
 from mistral_service.conversation.run import Run
-from mistral_service.costs import Price, cost_of
-from mistral_service.functions import FunctionCalls
-from mistral_service.reply.attempts import Attempts, Handled
-from mistral_service.reply.deadline import Deadline, now
+from mistral_service.pipecat.adapter import MistralLLMAdapter
+from mistral_service.pipecat.admission import Admission
+from mistral_service.pipecat.frames import TurnCounts, Voice
+from mistral_service.pipecat.functions import FunctionCalls
+from mistral_service.pipecat.router import Routing
+from mistral_service.pipecat.tracing import trace_fault
 from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall, Unreadable
-from mistral_service.reply.hedge import Pace
 from mistral_service.reply.overlap import Overlap
 from mistral_service.reply.prefix import RepeatedPrefix
-from mistral_service.reply.race import Request, Stream, first_to_speak
 from mistral_service.reply.reader import ReplyReader
-from mistral_service.reply.routes import Route
-from mistral_service.reply.silence import Silence
 from mistral_service.reply.speech import Sentences, has_words
 from mistral_service.reply.templates import TEMPLATES
-from mistral_service.routing import Routing
 from mistral_service.settings import MistralLLMSettings, given
 from mistral_service.surroundings import Ask, Gate, Rank, surroundings
-from mistral_service.tracing import trace_fault
-from mistral_service.voice import TurnCounts, Voice
+from mistral_service.turn.deadline import Deadline, now
+from mistral_service.turn.hedge import Pace
+from mistral_service.turn.prices import Price, cost_of
+from mistral_service.turn.race import Request, Stream, first_to_speak
+from mistral_service.turn.retries import Attempts, Handled
+from mistral_service.turn.routes import Route
+from mistral_service.turn.silence import Silence
 from mistral_service.wire.chunks import Usage
 from mistral_service.wire.client import error_of, place_of
 from mistral_service.wire.endpoint import endpoint_of

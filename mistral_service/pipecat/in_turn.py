@@ -13,7 +13,7 @@ from pipecat.frames.frames import (
 )
 from pipecat.services.llm_service import FunctionCallRunnerItem
 
-from mistral_service.handlers import Handlers
+from mistral_service.pipecat.handlers import Handlers
 
 
 class OneByOne:

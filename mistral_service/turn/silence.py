@@ -2,9 +2,9 @@
 
 import math
 
-from mistral_service.reply.attempts import Limits
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.reply.speech import Sentences
+from mistral_service.turn.retries import Limits
 
 _NEXT_WORD_S = 1.5
 """Seconds in which the next word of a stream comes that is slow and alive."""

@@ -13,8 +13,8 @@ from pipecat.metrics.metrics import LLMTokenUsage, MetricsData
 from pipecat.services.openai.llm import OpenAILLMService
 
 from mistral_service.conversation.thoughts import OWN
-from mistral_service.reply.attempts import Handled
 from mistral_service.reply.events import Text, Thought
+from mistral_service.turn.retries import Handled
 from mistral_service.wire.chunks import Usage
 
 

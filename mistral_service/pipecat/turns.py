@@ -9,18 +9,18 @@ from pipecat.frames.frames import LLMRunFrame, StartFrame
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
 from pipecat.utils.string import match_endofsentence
 
-from mistral_service.asking import Asking, Reply, Turn
 from mistral_service.conversation.run import Run
-from mistral_service.costs import total
-from mistral_service.reply.attempts import Attempts, Handled
+from mistral_service.pipecat.attempt import Asking, Reply, Turn
+from mistral_service.pipecat.tracing import trace_turn
 from mistral_service.reply.calls import Plan
-from mistral_service.reply.deadline import now
 from mistral_service.reply.events import Text
-from mistral_service.reply.silence import Silence
 from mistral_service.reply.speech import LAST_MOMENT_S, Sentences
 from mistral_service.settings import given
 from mistral_service.surroundings import Keeper
-from mistral_service.tracing import trace_turn
+from mistral_service.turn.deadline import now
+from mistral_service.turn.prices import total
+from mistral_service.turn.retries import Attempts, Handled
+from mistral_service.turn.silence import Silence
 from mistral_service.wire.client import error_of
 from mistral_service.wire.errors import MistralError, Reason
 

@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 from openai import AsyncOpenAI
 
-from mistral_service.reply.attempts import Attempts, Limits
-from mistral_service.reply.deadline import now, within
 from mistral_service.reply.events import Event
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.reply.templates import TEMPLATES
+from mistral_service.turn.deadline import now, within
+from mistral_service.turn.retries import Attempts, Limits
 from mistral_service.wire.chunks import Chunk
 from mistral_service.wire.client import (
     CHAT,
@@ -34,7 +34,7 @@ class Requests:
     """Asks one address.
 
     Whether a fault is met with another attempt is decided where a call's turns decide it
-    (`reply/attempts.py`).
+    (`turn/retries.py`).
     """
 
     def __init__(self, client: AsyncOpenAI, limits: Limits) -> None:

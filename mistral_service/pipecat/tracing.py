@@ -7,14 +7,14 @@ under `mistral.…`. Called only where tracing is on, so that OpenTelemetry is n
 
 from typing import TYPE_CHECKING
 
-from mistral_service.costs import total
-from mistral_service.reply.attempts import Handled
+from mistral_service.turn.prices import total
+from mistral_service.turn.retries import Handled
 from mistral_service.wire.errors import MistralError
 
 if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
-    from mistral_service.asking import Turn
+    from mistral_service.pipecat.attempt import Turn
 
 
 def trace_turn(turn: "Turn") -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from mistral_service.endpoints.answers import Answer
+from mistral_service.client.answers import Answer
 from mistral_service.wire.encoding import decode
 from mistral_service.wire.errors import MistralError, Reason
 

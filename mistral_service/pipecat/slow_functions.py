@@ -18,7 +18,7 @@ from pipecat.frames.frames import (
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.openai.llm import OpenAILLMService
 
-from mistral_service.handlers import settles
+from mistral_service.pipecat.handlers import settles
 from mistral_service.reply.speech import has_words
 from mistral_service.settings import MistralLLMSettings, given
 

@@ -23,9 +23,9 @@ from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.utils.types import NOT_GIVEN, NotGiven
 
 from mistral_service.conversation.calls import WAS_CANCELLED
-from mistral_service.idempotency import FunctionCallParams, is_idempotent
-from mistral_service.reply.deadline import now
+from mistral_service.pipecat.idempotency import FunctionCallParams, is_idempotent
 from mistral_service.settings import BadSetting, given
+from mistral_service.turn.deadline import now
 
 FUNCTION_CALL_TIMEOUT = 30.0
 """Seconds within which a function answers, where neither the bot nor the function says otherwise.

@@ -12,9 +12,9 @@ from pipecat.utils.errors import ErrorCategory
 
 from mistral_service.conversation.foreign import in_mistrals_form
 from mistral_service.conversation.run import Run
-from mistral_service.reply.deadline import now
-from mistral_service.reply.routes import Route, Routes
 from mistral_service.settings import MistralLLMSettings, given
+from mistral_service.turn.deadline import now
+from mistral_service.turn.routes import Route, Routes
 from mistral_service.wire.client import error_of, fetch_models, place_of
 from mistral_service.wire.endpoint import set_server
 from mistral_service.wire.errors import MistralError, Reason

@@ -1,1 +1,0 @@
-"""Mistral's endpoints without a pipeline: what `MistralClient` is made of."""

@@ -1,0 +1,1 @@
+"""Everything that speaks Pipecat: frames, functions, vision, errors, tracing."""

@@ -1,0 +1,1 @@
+"""What decides about a turn: attempts, routes, deadlines, hedging, prices."""
