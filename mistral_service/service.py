@@ -1,59 +1,51 @@
 """The Mistral LLM service: Pipecat's hooks, wired to the parts that do the work."""
 
 import asyncio
-import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 from loguru import logger
-from openai import APITimeoutError, AsyncStream
+from openai import APITimeoutError, AsyncOpenAI, AsyncStream
 from openai.types.chat import ChatCompletionChunk
 from pipecat.adapters.llm.services.open_ai_adapter import OpenAILLMInvocationParams
-from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
-from pipecat.services.openai.base_llm import OpenAILLMSettings
+from pipecat.frames.frames import ErrorFrame, Frame, LLMRunFrame, StartFrame, UserImageRawFrame
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.settings import LLMSettings
 from pipecat.utils.errors import ErrorCategory
 from pipecat.utils.tracing.service_decorators import (
     traced_llm,  # pyright: ignore[reportUnknownVariableType]
 )
-from pipecat.utils.types import NOT_GIVEN, NotGiven, assert_given
+from pipecat.utils.types import NOT_GIVEN, NotGiven
 
-from mistral_service.conversation.tools import choice_now
 from mistral_service.pipecat.adapter import MistralLLMAdapter
-from mistral_service.pipecat.errors import Telling
+from mistral_service.pipecat.admission import Admission
+from mistral_service.pipecat.errors import ErrorReporter, category_of, in_own_words
+from mistral_service.pipecat.frames import FrameWriter
+from mistral_service.pipecat.functions import FunctionCalls
+from mistral_service.pipecat.inference import Inference
+from mistral_service.pipecat.ports import TurnPorts
+from mistral_service.pipecat.requests import RequestBuilder
 from mistral_service.pipecat.tracing import trace_error
-from mistral_service.pipecat.turns import Turns
-from mistral_service.pipecat.vision import Sight
-from mistral_service.reply.events import Text
-from mistral_service.reply.prefix import RepeatedPrefix
-from mistral_service.reply.reader import ReplyReader
-from mistral_service.setting_bounds import SENT_AS_THEY_ARE
-from mistral_service.settings import (
-    UNSET,
-    BadSetting,
-    MistralLLMSettings,
-    check_settings,
-    given,
-)
-from mistral_service.surroundings import Gate, Keeper
-from mistral_service.turn.deadline import now, within
+from mistral_service.pipecat.turns import TurnRunner
+from mistral_service.pipecat.vision import VisionInput
+from mistral_service.pipecat.warm_up import warm_up as warm_up_endpoints
+from mistral_service.settings import BadSetting, MistralLLMSettings, check_update, given
+from mistral_service.surroundings import Gate, Keeper, surroundings
+from mistral_service.turn.clients import Clients
+from mistral_service.turn.deadline import within
 from mistral_service.turn.prices import Price
-from mistral_service.turn.retries import Attempts
-from mistral_service.wire.access import (
-    DEFAULT_BASE_URL,
-    address_for,
-    check_address,
-    check_headers,
-    check_key,
-    key_for,
-)
-from mistral_service.wire.client import WHOLE_REPLY_S, error_of, fetch_reply, open_reply
-from mistral_service.wire.endpoint import endpoint_of
-from mistral_service.wire.models import DEFAULT_MODEL, fastest_effort
-from mistral_service.wire.servers import ServerName
+from mistral_service.turn.router import Router
+from mistral_service.wire.access import DEFAULT_BASE_URL, connections_for
+from mistral_service.wire.client import WHOLE_REPLY_S, error_of, open_reply
+from mistral_service.wire.http import http_client
+from mistral_service.wire.servers import ServerName, check_server
+
+_BOT_BEGINS_WITHIN = 0.25
+"""Seconds in which a bot that greets has asked for its first turn."""
 
 
-class MistralLLMService(Turns, Sight, Telling):
+class MistralLLMService(FunctionCalls):
     """A Pipecat LLM service that talks to Mistral's chat completions API.
 
     It takes the place of `pipecat.services.mistral.llm.MistralLLMService`: the same constructor,
@@ -117,21 +109,20 @@ class MistralLLMService(Turns, Sight, Telling):
             fallback_base_url: Where the models of `fallback_models` are, if not at `base_url`; if
                 there are none, the bot's own model is asked there.
             fallback_api_key: The key there. Defaults to `api_key`.
-            warm_up: Whether the connection is opened when the pipeline starts, and key and model
-                held against what the endpoint says of its models, in the background.
-            prices: What each model's tokens cost, such as `mistral_service.turn.prices.PRICES`.
-                With it, `MistralTurnMetrics` and the span of a turn say what the turn cost.
-            gate: Who is asked before every request, where an account is shared by many processes
+            warm_up: Whether the connection is opened and key and model are checked, in the
+                background, when the pipeline starts.
+            prices: What each model's tokens cost, such as `mistral_service.turn.prices.PRICES`:
+                then `MistralTurnMetrics` and the span of a turn say what the turn cost.
+            gate: The rate limiter of an account that many processes share
                 (`mistral_service.scale.budget.SharedBudget`). Defaults to that of the
-                surroundings; on one machine there is none.
-            keeper: Who keeps the conversation where another machine finds it. Defaults to that of
-                the surroundings; nobody does on a machine of its own. False keeps nothing: for a
-                second service of a bot, whose context is not the conversation with the caller.
-            function_call_timeout_secs: Seconds within which a function answers; then it is
-                cancelled, and the model learns that there is no result. A function's own
-                `timeout_secs` wins. By default 30 for functions that an interruption cancels, and
-                no limit for asynchronous ones (`cancel_on_interruption=False`); a value that is
-                given holds for both, and None is no limit.
+                surroundings, if any.
+            keeper: Who records the conversation for other machines. Defaults to that of the
+                surroundings, if any. False records nothing: for a second service of a bot, whose
+                context is not the conversation with the caller.
+            function_call_timeout_secs: Seconds until a function that has not answered is cancelled,
+                and the model learns so. A function's own `timeout_secs` wins. By default 30 for
+                functions that an interruption cancels, and no limit for asynchronous ones
+                (`cancel_on_interruption=False`); a value holds for both, None is no limit.
             server: What kind of server `base_url` is (`mistral_service.wire.servers.SERVERS`), such
                 as `vllm`. By default it is recognised, and what it refuses is learned.
             fallback_server: The same of `fallback_base_url`.
@@ -143,38 +134,162 @@ class MistralLLMService(Turns, Sight, Telling):
                 is not known, or a setting or `function_call_timeout_secs` is not allowed.
         """
         owner = type(self).__name__
-        key = key_for(owner, api_key)
-        base_url = address_for(owner, base_url)
-        check_address(owner, "fallback_base_url", fallback_base_url)
-        check_headers(owner, kwargs.get("default_headers"))
-
-        store = self.Settings.complete()
-        store.prompt_cache_key = f"pipecat-{uuid.uuid4().hex}"
+        own, fallback = connections_for(
+            owner,
+            (api_key, base_url),
+            (fallback_api_key, fallback_base_url),
+            {name: kwargs.get(name) for name in ("organization", "project", "default_headers")},
+        )
+        servers = (
+            check_server(owner, "server", server),
+            check_server(owner, "fallback_server", fallback_server),
+        )
         if model is not None:
             self._warn_init_param_moved_to_settings("model", "model")
-            store.model = model
-        if settings is not None:
-            store.apply_update(settings)
-        # A bot that reads its model from an unset variable means the default.
-        store.model = store.model or DEFAULT_MODEL
-        check_settings(store)
-
-        super().__init__(  # pyright: ignore[reportUnknownMemberType]
-            api_key=key,
-            base_url=base_url,
-            fallback_api_key=check_key(owner, "fallback_api_key", fallback_api_key),
-            fallback_base_url=fallback_base_url,
-            warm_up=warm_up,
-            prices=prices,
-            gate=gate,
+        super().__init__(
             keeper=keeper,
             function_call_timeout_secs=function_call_timeout_secs,
-            server=server,
-            fallback_server=fallback_server,
-            settings=store,
-            **kwargs,
+            settings=self.Settings.initial(model, settings),
+            **{**kwargs, **own},
         )
         self._register_event_handler("on_fault_handled")
+        self._warms_up = warm_up
+
+        clients = Clients(self.create_client, lambda: self._client, own, fallback, servers)
+        self._router = Router(clients, self._settings.models)
+        gate = gate if gate is not None else surroundings.get().gate
+        self._admission = Admission(gate) if gate is not None else None
+        self._errors = ErrorReporter(self.push_error, str(self))
+        as_pipecat = super().process_frame
+        self._vision = VisionInput(self, as_pipecat, lambda: self._settings, self._errors)
+        self._requests = RequestBuilder(self, lambda: self._settings, self._router, self._errors)
+        self._inference = Inference(self._requests, self._router, self._admission)
+        self._turns = TurnRunner(
+            TurnPorts(
+                name=str(self),
+                settings=lambda: self._settings,
+                open_stream=self.get_chat_completions,
+                conversion=lambda: self._requests.conversion,
+                frames=FrameWriter(self, self._push_llm_text),
+                functions=self,
+                router=self._router,
+                admission=self._admission,
+                keeper=self._keeper,
+                owner=self,
+                prices=prices or {},
+                emit=cast(Any, self._call_event_handler),  # pyright: ignore[reportUnknownMemberType]
+                start_ttfb=self.start_ttfb_metrics,
+                has_voice=lambda: not self._skip_tts,
+                is_traced=lambda: self._tracing_enabled,
+                markers=self._turn_markers,
+                set_model_name=self.set_full_model_name,
+            )
+        )
+
+    def create_client(
+        self,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        organization: str | None = None,
+        project: str | None = None,
+        default_headers: Any = None,
+        **kwargs: Any,
+    ) -> AsyncOpenAI:
+        """Create the client of an endpoint; called when the service is made, once for each.
+
+        Override it to set a proxy or certificates of your own: what you return is used as it is.
+        The service closes its clients in `cleanup()`; one that several services share is closed
+        by the last of them.
+
+        Args:
+            api_key: The key.
+            base_url: Where the endpoint is.
+            organization: As in Pipecat's OpenAI service.
+            project: As in Pipecat's OpenAI service.
+            default_headers: Headers that every request carries.
+            **kwargs: Further arguments of the service, as Pipecat hands them on; unused.
+
+        Returns:
+            The client; its connections are shared with those of the other services in the process.
+        """
+        return AsyncOpenAI(
+            api_key=api_key,
+            base_url=base_url,
+            organization=organization,
+            project=project,
+            default_headers=default_headers,
+            http_client=http_client(),
+            max_retries=0,
+        )
+
+    @property
+    def router(self) -> Router:
+        """Which model is asked, and where."""
+        return self._router
+
+    async def start(self, frame: StartFrame) -> None:
+        """Begin to work; in the background, check whether Mistral is there and knows us.
+
+        Args:
+            frame: The frame that starts the pipeline.
+        """
+        await super().start(frame)
+        if self._warms_up:
+            self.create_task(  # pyright: ignore[reportUnknownMemberType]
+                warm_up_endpoints(self._router, self._errors), "warm_up"
+            )
+        if self._keeper is not None:
+            self._keeper.starts(self)
+            if self._keeper.waits:
+                self.create_task(  # pyright: ignore[reportUnknownMemberType]
+                    self._take_up(self._keeper), "take_up"
+                )
+
+    async def _take_up(self, keeper: Keeper) -> None:
+        """Ask for the turn that was cut, where neither the bot nor the caller begins one."""
+        await asyncio.sleep(_BOT_BEGINS_WITHIN)
+        if keeper.waits:
+            await self.pipeline_worker.queue_frame(LLMRunFrame())
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Process a frame; an image for the context is made ready, then passed on.
+
+        Args:
+            frame: The frame.
+            direction: Where it goes.
+        """
+        if isinstance(frame, UserImageRawFrame) and frame.append_to_context:
+            self._vision.take(frame, direction)
+        else:
+            await super().process_frame(frame, direction)
+
+    async def cleanup(self) -> None:
+        """Release what the service holds, its connections among it."""
+        await self._vision.close()
+        await super().cleanup()
+        await self._router.clients.close()
+
+    async def push_error_frame(
+        self, error: ErrorFrame, force_treat_as_permanent: bool = False
+    ) -> None:
+        """Push an error upstream, in its own words where they are a sentence.
+
+        Args:
+            error: The error.
+            force_treat_as_permanent: As in Pipecat.
+        """
+        in_own_words(error)
+        await super().push_error_frame(error, force_treat_as_permanent)
+
+    def _classify_error(self, exception: Exception) -> ErrorCategory | None:
+        """Say whether an error ends the service or only the turn."""
+        return category_of(exception) or super()._classify_error(exception)
+
+    def _turn_markers(self) -> Sequence[str] | None:
+        """The markers of complete and incomplete turns of the user, where the model writes them."""
+        if not self._filter_incomplete_user_turns:
+            return None
+        return self._user_turn_completion_config.markers
 
     def build_chat_completion_params(
         self, params_from_context: OpenAILLMInvocationParams
@@ -188,24 +303,7 @@ class MistralLLMService(Turns, Sight, Telling):
             The parameters, under Mistral's names. Values that are not given are left out of the
             body later, as is what Mistral refuses (`mistral_service.wire.request`).
         """
-        settings = self._settings
-        params: dict[str, Any] = {
-            "model": self.route.model,
-            "stream": True,
-            **params_from_context,
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-            "max_tokens": _least(settings.max_tokens, settings.max_completion_tokens),
-            "frequency_penalty": settings.frequency_penalty,
-            "presence_penalty": settings.presence_penalty,
-            "random_seed": given(settings.random_seed, settings.seed),
-            "reasoning_effort": self._reasoning_effort(),
-            "service_tier": given(settings.service_tier, self._service_tier),
-            **{name: getattr(settings, name) for name in SENT_AS_THEY_ARE},
-        }
-        params = {k: v for k, v in params.items() if v is not None and not isinstance(v, UNSET)}
-        params.update(settings.extra)
-        return params
+        return self._requests.settings_params(params_from_context, self._service_tier)
 
     async def get_chat_completions(self, context: LLMContext) -> AsyncStream[ChatCompletionChunk]:
         """Send the context to Mistral and wait for the reply to begin.
@@ -217,8 +315,9 @@ class MistralLLMService(Turns, Sight, Telling):
             The stream of the reply.
         """
         self._log_llm_response(context)
-        params = await self._request_params(context)
-        client, connect = self.client_of(self.route), self._settings.limits().connect
+        params = await self._requests.build(context)
+        client = self._router.client(self._router.route)
+        connect = self._settings.limits().connect
         if not self._retry_on_timeout:
             return await open_reply(client, params, connect=connect)
         try:
@@ -251,51 +350,16 @@ class MistralLLMService(Turns, Sight, Telling):
                 `inference_timeout`.
         """
         schema = self._check_response_schema(response_schema)
+        overrides: dict[str, Any] = {}
+        if max_tokens is not None:
+            overrides["max_tokens"] = max_tokens
+        if schema is not None:
+            named = {"name": "response", "schema": schema, "strict": True}
+            overrides["response_format"] = {"type": "json_schema", "json_schema": named}
+        limits = self._settings.limits()
+        asked = self._inference.run(context, limits, overrides, system_instruction)
         seconds: float = given(self._settings.inference_timeout, WHOLE_REPLY_S)
-
-        async def infer() -> str | None:
-            attempts = Attempts(self._settings.limits(), now())
-            while True:
-                route = self.choose_route(context)
-                params = await self._request_params(context, system_instruction)
-                if max_tokens is not None:
-                    params["max_tokens"] = max_tokens
-                if schema is not None:
-                    params["response_format"] = {
-                        "type": "json_schema",
-                        "json_schema": {"name": "response", "schema": schema, "strict": True},
-                    }
-                client = self.open_client_of(route)
-                door, ask = self._admission, None
-                try:
-                    if door is not None:
-                        ask = await door.admit(door.ask(client, route.model, context, aside=True))
-                    chunk = await fetch_reply(client, params, connect=attempts.limits.connect)
-                except Exception as e:
-                    error = error_of(e, client)
-                    if error is None:
-                        raise
-                    if door is not None and ask is not None:
-                        door.failed(ask, error)
-                    _, moved = self.failed(route, error, context)
-                    again = attempts.after(error, now(), moved=moved)
-                    if again is None:
-                        raise self.told(route, error) from None
-                    await asyncio.sleep(again.delay)
-                    continue
-                finally:
-                    if client is not self.client_of(route):
-                        await client.close()
-                self.answered(route)
-                if door is not None and ask is not None and chunk.usage is not None:
-                    door.gate.spent(ask, chunk.usage.total_tokens)
-                prefix = RepeatedPrefix(self._rules_run.prefix)
-                reader = ReplyReader(self._rules_run.offered)
-                events = [*reader.feed(chunk), *reader.finish()]
-                words = [event.text for event in events if isinstance(event, Text)]
-                return (prefix.feed("".join(words)) + prefix.finish()) or None
-
-        return await within(seconds, infer(), "the whole reply did not come")
+        return await within(seconds, asked, "the whole reply did not come")
 
     async def _update_settings(self, delta: LLMSettings) -> dict[str, Any]:
         """Apply an update, whole or not at all.
@@ -306,13 +370,11 @@ class MistralLLMService(Turns, Sight, Telling):
             delta: The settings that change.
 
         Returns:
-            The fields that changed, with the values they had; empty for an update that is refused,
-            which is told as an `ErrorFrame` that leaves the service usable.
+            The fields that changed, with the values they had; empty for an update that is refused.
+            An `ErrorFrame` reports that, and the service stays usable.
         """
         try:
-            check_settings(cast(OpenAILLMSettings, delta))
-            if delta.model is None:
-                raise BadSetting("model", None, "the name of a model")
+            check_update(delta)
         except BadSetting as e:
             await self.push_error(
                 f"Settings left as they were: {e}", exception=e, category=ErrorCategory.APPLICATION
@@ -324,7 +386,7 @@ class MistralLLMService(Turns, Sight, Telling):
     async def _process_context(self, context: LLMContext) -> None:
         """Answer one turn; every error of Mistral or the network leaves as a `MistralError`."""
         try:
-            await self.answer(context)
+            await self._turns.run(context)
         except Exception as e:
             error = error_of(e, self._client)
             if error is None:
@@ -333,63 +395,6 @@ class MistralLLMService(Turns, Sight, Telling):
             if self._tracing_enabled:
                 trace_error(error)
             if error.status_code in (400, 413, 422):
-                # As Pipecat does: a file that came with this turn may be what was refused, and
-                # would be again on every turn to come.
+                # As Pipecat does: a file of this turn may be what was refused, now and ever.
                 context.remove_invalid_file_message()
             raise error from None
-
-    def _reasoning_effort(self) -> str | None:
-        effort = given(self._settings.reasoning_effort)
-        if effort is None and not given(self._settings.use_provider_thinking_default):
-            # As Pipecat's other services do: a voice answers at once unless it is told to think.
-            return fastest_effort(self.route.model)
-        return effort
-
-    async def _request_params(
-        self, context: LLMContext, system_instruction: str | None = None
-    ) -> dict[str, Any]:
-        params = self.build_chat_completion_params(
-            await self._invocation_params(context, system_instruction)
-        )
-        said = [m for m in context.get_messages() if not isinstance(m, LLMSpecificMessage)]
-        messages = cast("list[dict[str, Any]]", said)
-
-        def at_this_point(body: dict[str, Any]) -> dict[str, Any]:
-            # `extra` and overrides may choose too; a turn that has to end in words does.
-            if "tool_choice" not in body:
-                return body
-            choice = "none" if context.tool_choice == "none" else body["tool_choice"]
-            return {**body, "tool_choice": choice_now(choice, messages)}
-
-        if isinstance(body := params.get("extra_body"), dict):
-            params["extra_body"] = at_this_point(cast("dict[str, Any]", body))
-        return at_this_point(params)
-
-    async def _invocation_params(
-        self, context: LLMContext, system_instruction: str | None = None
-    ) -> OpenAILLMInvocationParams:
-        adapter: Any = self.get_llm_adapter()
-        options: dict[str, Any] = {}
-        if isinstance(adapter, MistralLLMAdapter):
-            options["tool_choice"] = given(self._settings.tool_choice)
-            options["takes_thoughts"] = bool(given(self._settings.keep_thoughts))
-            options["form"] = self._settings.form()
-            options["budget"] = self._settings.budget()
-            card = self.card_of(self.route)
-            options["sees"] = card.vision if card is not None else None
-            options["parts"] = endpoint_of(self.client_of(self.route)).of(self.route.model).parts
-        params = await adapter.get_llm_invocation_params(
-            context,
-            system_instruction=system_instruction
-            or assert_given(self._settings.system_instruction),
-            convert_developer_to_user=not self.supports_developer_role,
-            **options,
-        )
-        await self.tell_of_pictures(self._rules_run, self.route.model)
-        await self.tell_of_tools(self._rules_run)
-        return params
-
-
-def _least(*limits: Any) -> int | None:
-    given = [limit for limit in limits if isinstance(limit, int)]
-    return min(given, default=None)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
@@ -211,6 +212,31 @@ class MistralLLMSettings(OpenAILLMSettings):
         )
         return timeout if form.get("type") == "text" else math.inf
 
+    @classmethod
+    def initial(cls, model: str | None, given: "MistralLLMSettings | None") -> "MistralLLMSettings":
+        """The settings with which a service begins.
+
+        Args:
+            model: The model, where `given` names none.
+            given: What a user has set.
+
+        Raises:
+            BadSetting: If a value is not allowed.
+        """
+        settings = cls.complete()
+        settings.prompt_cache_key = f"pipecat-{uuid.uuid4().hex}"
+        settings.model = model if model is not None else settings.model
+        if given is not None:
+            settings.apply_update(given)
+        # A bot that reads its model from an unset variable means the default.
+        settings.model = settings.model or DEFAULT_MODEL
+        check_settings(settings)
+        return settings
+
+    def models(self) -> tuple[str, list[str]]:
+        """The own model, and those of the fallbacks."""
+        return str(self.model), given(self.fallback_models) or []
+
     def calls_per_reply(self) -> int:
         """How many functions one reply may call."""
         return given(self.max_calls_per_reply, MAX_CALLS)
@@ -310,6 +336,20 @@ def check_settings(settings: OpenAILLMSettings) -> None:
         if not fits:
             raise BadSetting(f.name, value, ALLOWED[f.name][1])
     _check_extra(settings.extra)
+
+
+def check_update(delta: Any) -> None:
+    """Hold an update of the settings against what Mistral's API allows.
+
+    Args:
+        delta: The settings that change.
+
+    Raises:
+        BadSetting: For the first value that is not allowed.
+    """
+    check_settings(delta)
+    if delta.model is None:
+        raise BadSetting("model", None, "the name of a model")
 
 
 def _fits(name: str, value: Any) -> bool:

@@ -16,7 +16,7 @@ from mistral_service.wire.rate import RateBudget
 if TYPE_CHECKING:
     from pipecat.processors.aggregators.llm_context import LLMContext
 
-    from mistral_service.pipecat.turns import Turns
+    from mistral_service.pipecat.functions import FunctionCalls
     from mistral_service.reply.calls import Planned
 
 
@@ -108,11 +108,11 @@ class Keeper(Protocol):
         """Whether a call that was taken over has not gone on yet."""
         ...
 
-    def starts(self, service: "Turns") -> None:
+    def starts(self, service: "FunctionCalls") -> None:
         """Take note that the pipeline of a service runs, and can be watched."""
         ...
 
-    async def begins(self, service: "Turns", context: "LLMContext") -> Past | None:
+    async def begins(self, service: "FunctionCalls", context: "LLMContext") -> Past | None:
         """Take note of a turn that begins.
 
         Returns:

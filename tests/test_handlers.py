@@ -19,8 +19,9 @@ from pipecat.services.settings import TTSSettings
 from pipecat.transports.base_transport import TransportParams
 from test_functions import called, tools
 
-from mistral_service import MistralLLMService, handlers
+from mistral_service import MistralLLMService
 from mistral_service.local import Reply
+from mistral_service.pipecat import handlers
 from mistral_service.pipecat.handlers import ReturningHandler
 from mistral_service.settings import BadSetting
 

@@ -74,7 +74,7 @@ async def test_pictures_are_not_sent_to_a_model_without_eyes(server: Server):
         {"type": "text", "text": "Count."},
     ]
     async with Call(service(server), {"role": "user", "content": seen}) as call:
-        await call.until(lambda: call.service.card_of(call.service.route))
+        await call.until(lambda: call.service.router.card(call.service.router.route))
         assert await call.say("Count.") == COUNT
         [error] = call.errors
         assert "with vision" in error.error

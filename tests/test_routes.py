@@ -235,7 +235,7 @@ async def test_a_fallback_that_cannot_call_functions_is_not_asked(service_for):
     with LocalMistral(script, Checks(models=models)) as mistral:
         service = service_for(mistral, fallback_models=["mute", "not-there", "able"])
         async with Call(service, tools=[TOOL]) as call:
-            await call.until(lambda: service._catalogues)
+            await call.until(lambda: service._router._catalogues)
             assert await call.say("Do it.") == "Done."
         assert models_asked(mistral) == ["mistral-small-latest", "able"]
 
@@ -252,7 +252,7 @@ async def test_a_fallback_that_does_not_see_is_not_asked_about_a_picture(service
     with LocalMistral(script, Checks(models=models)) as mistral:
         service = service_for(mistral, fallback_models=["blind", "able"])
         async with Call(service, {"role": "user", "content": [shown]}) as call:
-            await call.until(lambda: service._catalogues)
+            await call.until(lambda: service._router._catalogues)
             assert await call.say("What is it?") == "A dot."
         assert models_asked(mistral) == ["mistral-small-latest", "able"]
 

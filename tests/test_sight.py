@@ -376,7 +376,9 @@ async def test_a_model_without_vision_gets_the_words_and_it_is_told_once(serve, 
     mistral = serve(ANY)
     service = service_for(mistral, model="open-mistral-nemo")
     async with Call(service, shown("This.", TINY[0])) as call:
-        await call.until(lambda: service.card_of(service.route))  # GET /v1/models has told of it
+        await call.until(
+            lambda: service.router.card(service.router.route)
+        )  # GET /v1/models has told of it
         await call.say("What is it?")
         await call.say("And now?")
     assert last(mistral)["messages"][0]["content"].startswith(f"This.\n{UNSEEN_PICTURE}")

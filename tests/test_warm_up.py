@@ -106,7 +106,7 @@ async def test_the_first_turn_finds_the_connection_open(serve):
     mistral = serve(Reply("Hi."))
     service = service_at(mistral.base_url)
     async with Call(service) as call:
-        await call.until(lambda: service._catalogues)
+        await call.until(lambda: service._router._catalogues)
         assert established(mistral.base_url) == 1
         await call.say("Hello.")
         assert established(mistral.base_url) == 1
@@ -147,7 +147,7 @@ async def test_a_model_that_will_be_gone_is_warned_of(warnings):
     with answering(200, {"data": [card]}) as base_url:
         service = service_at(base_url)
         async with Call(service) as call:
-            await call.until(lambda: service._catalogues)
+            await call.until(lambda: service._router._catalogues)
             await call.until(lambda: any("mistral-small-2701" in line for line in warnings))
             assert not call.errors
 

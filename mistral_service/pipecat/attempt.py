@@ -12,11 +12,9 @@ from loguru import logger
 from pipecat.processors.aggregators.llm_context import LLMContext
 
 from mistral_service.conversation.run import Run
-from mistral_service.pipecat.adapter import MistralLLMAdapter
-from mistral_service.pipecat.admission import Admission
-from mistral_service.pipecat.frames import TurnCounts, Voice
-from mistral_service.pipecat.functions import FunctionCalls
-from mistral_service.pipecat.router import Routing
+from mistral_service.pipecat.frames import TurnCounts
+from mistral_service.pipecat.needs import needs_of
+from mistral_service.pipecat.ports import TurnPorts
 from mistral_service.pipecat.tracing import trace_fault
 from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall, Unreadable
 from mistral_service.reply.overlap import Overlap
@@ -24,11 +22,11 @@ from mistral_service.reply.prefix import RepeatedPrefix
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.reply.speech import Sentences, has_words
 from mistral_service.reply.templates import TEMPLATES
-from mistral_service.settings import MistralLLMSettings, given
-from mistral_service.surroundings import Ask, Gate, Rank, surroundings
+from mistral_service.settings import given
+from mistral_service.surroundings import Ask, Rank
 from mistral_service.turn.deadline import Deadline, now
 from mistral_service.turn.hedge import Pace
-from mistral_service.turn.prices import Price, cost_of
+from mistral_service.turn.prices import cost_of
 from mistral_service.turn.race import Request, Stream, first_to_speak
 from mistral_service.turn.retries import Attempts, Handled
 from mistral_service.turn.routes import Route
@@ -47,7 +45,7 @@ _SENT_ID = re.compile('"([a-zA-Z0-9]{9})"')
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class AttemptResult:
     """What one request has brought.
 
     Parameters:
@@ -64,7 +62,7 @@ class Reply:
 
 
 @dataclass
-class Turn:
+class TurnState:
     """How far a turn has come.
 
     Parameters:
@@ -104,25 +102,26 @@ class Turn:
     unsettled: Ask | None = None
 
 
-class Asking(Voice, FunctionCalls, Routing):
-    """Sends a request and says what comes, as it comes."""
+class Attempt:
+    """Sends a request, and writes what comes as it comes.
 
-    _settings: MistralLLMSettings  # pyright: ignore[reportIncompatibleVariableOverride]
+    Attributes:
+        pace: How fast the service has been answered lately.
+    """
 
-    def __init__(
-        self,
-        *,
-        prices: Mapping[str, Price] | None = None,
-        gate: Gate | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        gate = gate if gate is not None else surroundings.get().gate
-        self._admission = Admission(gate) if gate is not None else None
-        self._pace = Pace()
-        self._prices = prices or {}
+    def __init__(self, ports: TurnPorts) -> None:
+        """Make attempts for one service.
 
-    async def ask(self, turn: Turn) -> Reply:
+        Args:
+            ports: What its turns are given.
+        """
+        self._ports = ports
+        self._router = ports.router
+        self._frames = ports.frames
+        self._admission = ports.admission
+        self.pace = Pace()
+
+    async def make(self, turn: TurnState) -> AttemptResult:
         """Make one attempt.
 
         Raises:
@@ -130,7 +129,7 @@ class Asking(Voice, FunctionCalls, Routing):
                 with an error; and whatever the client raises.
         """
         limits = turn.attempts.limits
-        others = self.has_other(turn.route, turn.context)
+        others = self._router.has_other(turn.route, needs_of(turn.context))
         waited = turn.attempts.first_token_within(now(), others=others)
         deadline = Deadline(now() + waited)
         request: Request[Run] | None = None
@@ -152,7 +151,7 @@ class Asking(Voice, FunctionCalls, Routing):
                         for event in events:
                             await self._tell(event, new, turn)
                         if reader.calling:
-                            await self.measure_call()
+                            await self._frames.measure_call()
                         if not turn.silence.watch(reader, now()) and not reader.ended:
                             await self._say_what_there_is(turn)
                         if reader.overflows:
@@ -171,7 +170,7 @@ class Asking(Voice, FunctionCalls, Routing):
         except asyncio.CancelledError:
             # Who is interrupted while speaking has answered.
             if request is not None and request.spoke:
-                self.answered(turn.route)
+                self._router.answered(turn.route)
             raise
         finally:
             # An interruption cancels this task: the connection closes here, first of all.
@@ -185,67 +184,63 @@ class Asking(Voice, FunctionCalls, Routing):
             await self._tell(event, new, turn)
         if rest := new.finish():
             await self._say_words(rest, turn)
-        await self.end_thought()
-        self.answered(turn.route)
+        await self._frames.end_thought()
+        self._router.answered(turn.route)
         TEMPLATES.learn(self._template(turn), reader.begins_in_thought)
         called = [_as_in_context(call, run) for call in last if isinstance(call, ToolCall)]
         unreadable = [each for each in last if isinstance(each, Unreadable)]
         spoke = self.is_speech("".join(turn.said[before:]))
-        return Reply(spoke, called, unreadable, cast(Finish, end))
+        return AttemptResult(spoke, called, unreadable, cast(Finish, end))
 
-    def _note(self, request: Request[Run], turn: Turn) -> None:
+    def _note(self, request: Request[Run], turn: TurnState) -> None:
         """Take note of who answered, and what it cost."""
         said = _headers(request.stream).get("mistral-correlation-id")
         turn.correlation_id = said and printable(said, MAX_NAME)
         if request.reader.model:
             turn.model = printable(request.reader.model, MAX_NAME)
-            self.set_full_model_name(turn.model)
+            self._ports.set_model_name(turn.model)
         if usage := request.reader.usage:
             turn.usages.append(usage)
-            turn.costs.append(cost_of(usage, self._prices, turn.route.model, turn.model))
+            turn.costs.append(cost_of(usage, self._ports.prices, turn.route.model, turn.model))
             if self._admission is not None and turn.unsettled is not None:
                 self._admission.spent(turn.unsettled, usage.total_tokens)
                 turn.unsettled = None
 
-    async def handled(self, turn: Turn, error: MistralError, handled: Handled) -> None:
+    async def handled(self, turn: TurnState, error: MistralError, handled: Handled) -> None:
         """Tell those who listen what was done about a fault."""
         logger.warning(
-            f"{self}: {handled.done} with {handled.model}, request {handled.attempt} of the turn, "
-            f"in {handled.delay:.2f} s, after: {error}"
+            f"{self._ports.name}: {handled.done} with {handled.model}, request {handled.attempt} "
+            f"of the turn, in {handled.delay:.2f} s, after: {error}"
         )
         turn.counts.count(handled)
-        if self._tracing_enabled:
+        if self._ports.is_traced():
             trace_fault(error, handled)
-        await self._call_event_handler(  # pyright: ignore[reportUnknownMemberType]
-            "on_fault_handled", error, handled
-        )
+        await self._ports.emit("on_fault_handled", error, handled)
 
-    async def _first_to_speak(self, turn: Turn) -> Request[Run]:
+    async def _first_to_speak(self, turn: TurnState) -> Request[Run]:
         """Send the request, and another beside it if it is late."""
         began = now()
-        after = given(self._settings.hedge_after)
-        hedges = given(self._settings.hedging) is not False
-        after = self._pace.hedge_after(began, after) if hedges else None
+        after = given(self._ports.settings().hedge_after)
+        hedges = given(self._ports.settings().hedging) is not False
+        after = self.pace.hedge_after(began, after) if hedges else None
         if after is not None and after >= turn.attempts.limits.first_token:
             after = None
 
         async def send(hedge: bool = False) -> tuple[Stream, Run, ReplyReader]:
             ask = await self._admitted(turn, hedge)
             try:
-                stream = await self.get_chat_completions(turn.asked)
+                stream = await self._ports.open_stream(turn.asked)
             except Exception as e:
                 if ask is not None and self._admission is not None:
-                    self._admission.failed(ask, error_of(e, self.client_of(turn.route)))
+                    self._admission.failed(ask, error_of(e, self._router.client(turn.route)))
                 raise
             finally:
-                turn.run = self._rules_run
-                if (
-                    endpoint_of(self.client_of(turn.route)).of(turn.route.model).continues
-                    == "words"
-                ):
+                turn.run = self._ports.conversion()
+                server = endpoint_of(self._router.client(turn.route)).of(turn.route.model)
+                if server.continues == "words":
                     turn.run.prefix = ""
             budget = RateBudget.from_headers(_headers(stream))
-            self._pace.budget(budget, now())
+            self.pace.budget(budget, now())
             if ask is not None and self._admission is not None:
                 settled = self._admission.answered(ask, budget)
                 turn.unsettled = None if settled else ask
@@ -255,7 +250,7 @@ class Asking(Voice, FunctionCalls, Routing):
 
         def second() -> Request[Run] | None:
             # What was told of the budget since then counts.
-            if self._pace.hedge_after(now(), after) is None or not self._can_spare(turn):
+            if self.pace.hedge_after(now(), after) is None or not self._can_spare(turn):
                 return None
             if not turn.attempts.hedge():
                 return None
@@ -264,84 +259,80 @@ class Asking(Voice, FunctionCalls, Routing):
             return Request(lambda: send(hedge=True))
 
         async def lost(exception: Exception) -> None:
-            error = error_of(exception, self.client_of(turn.route))
+            error = error_of(exception, self._router.client(turn.route))
             if error is None:
                 raise exception
-            self._pace.budget(error.budget, now())
+            self.pace.budget(error.budget, now())
             await self.handled(
                 turn, error, Handled("outrun", turn.attempts.made, 0.0, turn.route.model)
             )
 
         won = await first_to_speak(first, after, second, lost)
         if won.spoke:
-            self._pace.spoke(now() - began)
+            self.pace.spoke(now() - began)
         if won is not first:
             turn.counts.hedges_won += 1
         return won
 
-    async def _admitted(self, turn: Turn, hedge: bool) -> Ask | None:
+    async def _admitted(self, turn: TurnState, hedge: bool) -> Ask | None:
         """Ask the gate, if there is one, before a request goes out."""
         if self._admission is None:
             return None
-        ask = self._admission.ask(self.client_of(turn.route), turn.route.model, turn.asked)
+        ask = self._admission.ask(self._router.client(turn.route), turn.route.model, turn.asked)
         return await self._admission.admit(replace(ask, rank=Rank.HEDGE) if hedge else ask)
 
-    def _can_spare(self, turn: Turn) -> bool:
+    def _can_spare(self, turn: TurnState) -> bool:
         if self._admission is None:
             return True
-        ask = self._admission.ask(self.client_of(turn.route), turn.route.model, turn.asked)
+        ask = self._admission.ask(self._router.client(turn.route), turn.route.model, turn.asked)
         return self._admission.gate.can_spare(replace(ask, rank=Rank.HEDGE))
 
-    async def say(self, event: Text | Thought, *, keep_thoughts: bool = False) -> None:
-        """Say something, and have it noted where the conversation is kept."""
-        await super().say(event, keep_thoughts=keep_thoughts)
-        if self._keeper is not None and isinstance(event, Text):
-            self._keeper.says(event.text)
+    async def write(self, words: str) -> None:
+        """Write words, and have them recorded where the conversation is."""
+        await self._frames.write_text(words)
+        if self._ports.keeper is not None:
+            self._ports.keeper.says(words)
 
-    def _reader(self, turn: Turn) -> ReplyReader:
+    def _reader(self, turn: TurnState) -> ReplyReader:
         """What reads the reply to the request that was just sent."""
         return ReplyReader(
             turn.run.offered,
-            most_calls=self._settings.calls_per_reply(),
+            most_calls=self._ports.settings().calls_per_reply(),
             begins_in_thought=TEMPLATES.begins_in_thought(self._template(turn)),
         )
 
-    def _template(self, turn: Turn) -> tuple[str, str]:
-        return place_of(self.client_of(turn.route)), turn.route.model
+    def _template(self, turn: TurnState) -> tuple[str, str]:
+        return place_of(self._router.client(turn.route)), turn.route.model
 
-    async def _tell(self, event: Event, new: "_New", turn: Turn) -> None:
+    async def _tell(self, event: Event, new: "_New", turn: TurnState) -> None:
         """Say what is new in an event."""
         if isinstance(event, Text):
             await self._say_words(new.feed(event.text), turn)
         elif isinstance(event, Thought) and event.text:
-            await self.say(event, keep_thoughts=bool(given(self._settings.keep_thoughts)))
+            keep = bool(given(self._ports.settings().keep_thoughts))
+            await self._frames.write_thought(event.text, keep=keep)
 
-    async def _say_words(self, words: str, turn: Turn) -> None:
+    async def _say_words(self, words: str, turn: TurnState) -> None:
         """Say some words of the reply; an end that is set for the voice is no word of it."""
         if words:
             turn.said.append(words)
-            await self.say(Text(turn.sentences.feed(words, now()) if turn.sentences else words))
+            await self.write(turn.sentences.feed(words, now()) if turn.sentences else words)
 
-    async def _say_what_there_is(self, turn: Turn) -> None:
+    async def _say_what_there_is(self, turn: TurnState) -> None:
         """End the sentence that the voice waits for, where something else than words comes."""
         if turn.sentences is not None and (end := turn.sentences.overdue(now())):
-            await self.say(Text(end))
+            await self.write(end)
 
     def is_speech(self, words: str) -> bool:
         """Whether a caller hears anything of these words."""
-        if self._filter_incomplete_user_turns:
+        if (markers := self._ports.markers()) is not None:
             # The marker of a complete turn is taken out on the way; one of an incomplete turn
             # stands for a silence that the framework asked for.
-            complete, *incomplete = self._user_turn_completion_config.markers
+            complete, *incomplete = markers
             if words.lstrip().startswith(tuple(incomplete)):
                 return True
             words = words.replace(complete, "")
         return has_words(words)
-
-    @property
-    def _rules_run(self) -> Run:
-        adapter: object = self.get_llm_adapter()
-        return adapter.run_of_this_task if isinstance(adapter, MistralLLMAdapter) else Run()
 
 
 class _New:

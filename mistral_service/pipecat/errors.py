@@ -1,11 +1,11 @@
 """How faults reach Pipecat: in which words, and whether they end the service or the turn."""
 
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from pipecat.frames.frames import ErrorFrame
-from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.utils.errors import ErrorCategory
 
+from mistral_service.conversation.parts import PictureError
 from mistral_service.conversation.run import Run
 from mistral_service.conversation.tools import ToolFault, ToolsNotPassable
 from mistral_service.wire.errors import MistralError, Reason
@@ -33,41 +33,70 @@ _CATEGORIES: dict[Reason, ErrorCategory] = {
 }
 
 
-class Telling(OpenAILLMService):
-    """Tells errors in their own words, each in its category."""
+def category_of(exception: Exception) -> ErrorCategory | None:
+    """Whether an error ends the service or only the turn; None for one that is not ours."""
+    if isinstance(exception, MistralError):
+        return _CATEGORIES[exception.reason]
+    if isinstance(exception, ToolsNotPassable):
+        return ErrorCategory.APPLICATION
+    return None
 
-    def __init__(self, **kwargs: Any) -> None:
-        self._tool_faults_told: set[ToolFault] = set()
-        super().__init__(**kwargs)  # pyright: ignore[reportUnknownMemberType]
 
-    async def tell_of_tools(self, run: Run) -> None:
-        """Tell of tools that a request has to do without, each once for each fault.
+def in_own_words(error: ErrorFrame) -> None:
+    """Have an error frame say what its exception says, where that is a sentence by itself."""
+    if isinstance(error.exception, MistralError | ToolsNotPassable):
+        error.error = str(error.exception)
+
+
+class ErrorReporter:
+    """Reports what a request has to do without; each fault once in the life of a service.
+
+    Attributes:
+        report: Pushes an error, as Pipecat's `push_error`.
+    """
+
+    def __init__(self, report: Callable[..., Awaitable[None]], name: str) -> None:
+        """Begin with nothing reported.
 
         Args:
-            run: What is known of the request.
+            report: Pushes an error, as Pipecat's `push_error`.
+            name: The service's name, for the log.
         """
+        self.report = report
+        self._name = name
+        self._tools: set[ToolFault] = set()
+        self._blind_models: set[str] = set()
+
+    def __str__(self) -> str:
+        return self._name
+
+    async def report_conversion(self, run: Run, model: str) -> None:
+        """Report the images and tools that a request has to do without.
+
+        Args:
+            run: What the rules did; each image and each fault of a tool is reported once.
+            model: The model that is asked; that it does not see is reported once.
+        """
+        for fault in run.faults:
+            await self.report_image(fault)
+        if run.unseen and model not in self._blind_models:
+            self._blind_models.add(model)
+            await self.report(
+                f"{model} does not see pictures, so it is sent the words alone: choose a model "
+                "with vision, such as mistral-small-latest.",
+                category=ErrorCategory.APPLICATION,
+            )
         for fault in run.tool_faults:
-            if fault not in self._tool_faults_told:
-                self._tool_faults_told.add(fault)
-                await self.push_error(str(fault), category=ErrorCategory.APPLICATION)
+            if fault not in self._tools:
+                self._tools.add(fault)
+                await self.report(str(fault), category=ErrorCategory.APPLICATION)
 
-    async def push_error_frame(
-        self, error: ErrorFrame, force_treat_as_permanent: bool = False
-    ) -> None:
-        """Tell an error upstream; one that is a sentence by itself is told as that sentence.
-
-        Args:
-            error: The error.
-            force_treat_as_permanent: As in Pipecat.
-        """
-        if isinstance(error.exception, MistralError | ToolsNotPassable):
-            error.error = str(error.exception)
-        await super().push_error_frame(error, force_treat_as_permanent)
-
-    def _classify_error(self, exception: Exception) -> ErrorCategory | None:
-        """Tell Pipecat whether an error ends the service or only the turn."""
-        if isinstance(exception, MistralError):
-            return _CATEGORIES[exception.reason]
-        if isinstance(exception, ToolsNotPassable):
-            return ErrorCategory.APPLICATION
-        return super()._classify_error(exception)
+    async def report_image(self, fault: PictureError) -> None:
+        """Report an image that was left out."""
+        if not fault.told:
+            fault.told = True
+            await self.report(
+                f"A picture was left out: {fault}",
+                exception=fault,
+                category=ErrorCategory.APPLICATION,
+            )

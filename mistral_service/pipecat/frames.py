@@ -1,7 +1,7 @@
 """What a reply says becomes Pipecat's frames and metrics: here, and nowhere else."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from pipecat.frames.frames import (
     LLMThoughtEndFrame,
@@ -13,7 +13,6 @@ from pipecat.metrics.metrics import LLMTokenUsage, MetricsData
 from pipecat.services.openai.llm import OpenAILLMService
 
 from mistral_service.conversation.thoughts import OWN
-from mistral_service.reply.events import Text, Thought
 from mistral_service.turn.retries import Handled
 from mistral_service.wire.chunks import Usage
 
@@ -69,54 +68,64 @@ class MistralTurnMetrics(MetricsData):
     cost: float | None = None
 
 
-class Voice(OpenAILLMService):
-    """Speaks what a reply says, thinks what it thinks, and measures both."""
+class FrameWriter:
+    """Writes what a reply says and thinks as frames, and measures both.
 
-    _thinking = False
-    _silent = True
+    Attributes:
+        is_silent: Whether the turn has had no output yet.
+    """
 
-    async def start_ttfb_metrics(self, **options: Any) -> None:
-        """Begin to wait for the first output of a turn.
+    def __init__(
+        self, service: OpenAILLMService, push_text: Callable[[str], Awaitable[None]]
+    ) -> None:
+        """Write for a service.
 
         Args:
-            **options: As in Pipecat.
+            service: Whose frames and metrics they are.
+            push_text: Pushes words, as Pipecat's services do.
         """
-        self._silent = True
-        await super().start_ttfb_metrics(**options)
+        self._service = service
+        self._push_text = push_text
+        self._thinking = False
+        self.is_silent = True
 
-    async def say(self, event: Text | Thought, *, keep_thoughts: bool = False) -> None:
-        """Push one event of a reply.
+    def begin(self) -> None:
+        """Begin a turn; an interrupted thought is over."""
+        self.is_silent, self._thinking = True, False
+
+    async def write_text(self, text: str) -> None:
+        """Write words of the reply."""
+        await self._output()
+        await self.end_thought()
+        await self._push_text(text)
+
+    async def write_thought(self, text: str, *, keep: bool = False) -> None:
+        """Write a thought, which goes to the voice as little as into the transcript.
 
         Thinking is output, but no answer: it ends the time to first byte and leaves that to the
-        first answer running. It goes to the voice as little as into the transcript.
+        first answer running.
 
         Args:
-            event: The words, or the thought.
-            keep_thoughts: Whether a thought is kept in the context.
+            text: Words of the thought.
+            keep: Whether the thought is kept in the context.
         """
-        if self._silent:
-            self._silent = False
-            await self.stop_ttfb_metrics()
-        if isinstance(event, Text):
-            if self._thinking:
-                await self.end_thought()
-            await self._push_llm_text(event.text)
-            return
+        await self._output()
         if not self._thinking:
             self._thinking = True
-            await self.push_frame(LLMThoughtStartFrame(append_to_context=keep_thoughts, llm=OWN))
-        await self.push_frame(LLMThoughtTextFrame(event.text))
+            start = LLMThoughtStartFrame(append_to_context=keep, llm=OWN)
+            await self._service.push_frame(start)
+        await self._service.push_frame(LLMThoughtTextFrame(text))
 
     async def end_thought(self) -> None:
         """Close a thought, if one is open."""
         if self._thinking:
             self._thinking = False
-            await self.push_frame(LLMThoughtEndFrame())
+            await self._service.push_frame(LLMThoughtEndFrame())
 
     async def measure_call(self) -> None:
         """Take note that the reply has begun to call a function, which is an answer too."""
-        await self.stop_ttfb_metrics()
-        await self.stop_ttfat_metrics()
+        await self._service.stop_ttfb_metrics()
+        await self._service.stop_ttfat_metrics()
 
     async def measure_usage(self, usages: list[Usage]) -> None:
         """Report the tokens of a turn, all its attempts together."""
@@ -124,7 +133,7 @@ class Voice(OpenAILLMService):
             return
         cached = [u.cached_tokens for u in usages if u.cached_tokens is not None]
         reasoning = [u.reasoning_tokens for u in usages if u.reasoning_tokens is not None]
-        await self.start_llm_usage_metrics(
+        await self._service.start_llm_usage_metrics(
             LLMTokenUsage(
                 prompt_tokens=sum(u.prompt_tokens for u in usages),
                 completion_tokens=sum(u.completion_tokens for u in usages),
@@ -134,13 +143,16 @@ class Voice(OpenAILLMService):
             )
         )
 
-    async def measure_turn(self, counts: TurnCounts, cost: float | None) -> None:
+    async def measure_turn(self, counts: TurnCounts, model: str, cost: float | None) -> None:
         """Report what a turn took."""
-        if self.can_generate_metrics() and self.metrics_enabled:
+        service = self._service
+        if service.can_generate_metrics() and service.metrics_enabled:
             data = MistralTurnMetrics(
-                processor=self.name,
-                model=str(self._settings.model),
-                cost=cost,
-                **asdict(counts),
+                processor=service.name, model=model, cost=cost, **asdict(counts)
             )
-            await self.push_frame(MetricsFrame(data=[data]))
+            await service.push_frame(MetricsFrame(data=[data]))
+
+    async def _output(self) -> None:
+        if self.is_silent:
+            self.is_silent = False
+            await self._service.stop_ttfb_metrics()

@@ -55,7 +55,7 @@ class InTurn(Handlers):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        self._turns = OneByOne()
+        self._one_by_one = OneByOne()
         # Calls that have begun for everybody else, and whose handler waits for its turn.
         self._waiting: set[str] = set()
         super().__init__(**kwargs)
@@ -81,13 +81,13 @@ class InTurn(Handlers):
         )
         self._waiting.add(call_id)
         try:
-            async with self._turns.turn():
+            async with self._one_by_one.turn():
                 await super()._run_function_call(runner_item)
         finally:
             self._waiting.discard(call_id)
 
     async def _handle_interruptions(self, _: InterruptionFrame) -> None:
-        with self._turns.stopped():
+        with self._one_by_one.stopped():
             await super()._handle_interruptions(_)
             # Pipecat passes over functions that are registered no more.
             await self._cancel_function_call_tasks(
@@ -108,11 +108,11 @@ class InTurn(Handlers):
         Returns:
             The calls that were cancelled.
         """
-        with self._turns.stopped():
+        with self._one_by_one.stopped():
             return await super().cancel_function_calls(reason=reason)
 
     async def _cancel_all_function_call_tasks(self) -> None:
-        with self._turns.stopped():
+        with self._one_by_one.stopped():
             await super()._cancel_all_function_call_tasks()
 
     async def _cancel_sequential_runner_task(self) -> None:

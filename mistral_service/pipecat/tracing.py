@@ -14,10 +14,10 @@ from mistral_service.wire.errors import MistralError
 if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
-    from mistral_service.pipecat.attempt import Turn
+    from mistral_service.pipecat.attempt import TurnState
 
 
-def trace_turn(turn: "Turn") -> None:
+def trace_turn(turn: "TurnState") -> None:
     """Set what a turn took as attributes of the current span.
 
     Args:

@@ -5,18 +5,17 @@ import math
 from typing import Any, cast
 
 from loguru import logger
-from pipecat.frames.frames import LLMRunFrame, StartFrame
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
 from pipecat.utils.string import match_endofsentence
 
 from mistral_service.conversation.run import Run
-from mistral_service.pipecat.attempt import Asking, Reply, Turn
+from mistral_service.pipecat.attempt import Attempt, AttemptResult, TurnState
+from mistral_service.pipecat.needs import needs_of
+from mistral_service.pipecat.ports import TurnPorts
 from mistral_service.pipecat.tracing import trace_turn
 from mistral_service.reply.calls import Plan
-from mistral_service.reply.events import Text
 from mistral_service.reply.speech import LAST_MOMENT_S, Sentences
 from mistral_service.settings import given
-from mistral_service.surroundings import Keeper
 from mistral_service.turn.deadline import now
 from mistral_service.turn.prices import total
 from mistral_service.turn.retries import Attempts, Handled
@@ -28,58 +27,54 @@ from mistral_service.wire.errors import MistralError, Reason
 _NOT_TRIED_AGAIN = ("length", "model_length", "content_filter")
 
 
-_BOT_BEGINS_WITHIN = 0.25
-"""Seconds in which a bot that greets has asked for its first turn."""
+class TurnRunner:
+    """Runs the turns of one service."""
 
-
-class Turns(Asking):
-    """Answers turns with what `get_chat_completions` brings."""
-
-    async def start(self, frame: StartFrame) -> None:
-        """Begin to work; a call that was taken over goes on by itself.
+    def __init__(self, ports: TurnPorts) -> None:
+        """Run turns.
 
         Args:
-            frame: The frame that starts the pipeline.
+            ports: What they are given.
         """
-        await super().start(frame)
-        if self._keeper is None:
-            return
-        self._keeper.starts(self)
-        if self._keeper.waits:
-            self.create_task(  # pyright: ignore[reportUnknownMemberType]
-                self._take_up(self._keeper), "take_up"
-            )
+        self._ports = ports
+        self._attempt = Attempt(ports)
+        self._router = ports.router
+        self._frames = ports.frames
+        self._keeper = ports.keeper
 
-    async def _take_up(self, keeper: Keeper) -> None:
-        """Ask for the turn that was cut, where neither the bot nor the caller begins one."""
-        await asyncio.sleep(_BOT_BEGINS_WITHIN)
-        if keeper.waits:
-            await self.pipeline_worker.queue_frame(LLMRunFrame())
+    async def run(self, context: LLMContext) -> None:
+        """Ask until there is speech or an action.
 
-    async def answer(self, context: LLMContext) -> None:
-        """Ask until the turn leads somewhere; however it ends, it is not in silence."""
-        past = None if self._keeper is None else await self._keeper.begins(self, context)
+        Args:
+            context: The conversation.
+
+        Raises:
+            MistralError: If there is neither within the turn's budget.
+        """
+        keeper, ledger = self._keeper, self._ports.functions.ledger
+        past = None if keeper is None else await keeper.begins(self._ports.owner, context)
         if past is not None and not past.answer:
             return  # Another machine has answered.
         complete = False
         turn = self._begin(context)
         asked, attempts = turn.context, turn.attempts
-        self._ledger.repeated_calls = "reuse" if self._settings.repeated_calls == "reuse" else "run"
+        reuses = self._ports.settings().repeated_calls == "reuse"
+        ledger.repeated_calls = "reuse" if reuses else "run"
         if past is not None and past.cut:
             turn.cut, turn.said = past.cut, [past.cut]
             turn.asked = _continued(asked, past.cut)
-        await self.start_ttfb_metrics()
+        self._frames.begin()
+        await self._ports.start_ttfb()
         asked_again = False
-        self._thinking = False  # an interrupted thought is over
         try:
             while True:
                 try:
-                    reply = await self.ask(turn)
+                    reply = await self._attempt.make(turn)
                 except Exception as e:
                     await self._after_fault(e, turn)
                     continue
                 # A continuation that brings nothing new: the sentence was complete when it was cut.
-                spoke = reply.spoke or self.is_speech(turn.cut)
+                spoke = reply.spoke or self._attempt.is_speech(turn.cut)
                 plan = await self._run_calls(
                     context, reply, turn.run, spoke=spoke, may=asked is context
                 )
@@ -97,28 +92,29 @@ class Turns(Asking):
                 turn.context = self._reminded(asked, plan, reply, "".join(turn.said))
                 turn.asked = turn.context
         finally:
-            if self._admission is not None:
-                self._admission.leave()
+            if self._ports.admission is not None:
+                self._ports.admission.leave()
             if self._keeper is not None:
                 await self._keeper.ends(complete=complete)
-            if self._tracing_enabled:
+            if self._ports.is_traced():
                 trace_turn(turn)
-            await self.measure_usage(turn.usages)
-            await self.measure_turn(turn.counts, total(turn.costs))
+            await self._frames.measure_usage(turn.usages)
+            model = str(self._ports.settings().model)
+            await self._frames.measure_turn(turn.counts, model, total(turn.costs))
 
-    def _begin(self, context: LLMContext) -> Turn:
+    def _begin(self, context: LLMContext) -> TurnState:
         """A turn that begins now."""
-        limits, began = self._settings.limits(), now()
-        within = self._settings.sentence_within()
-        spoken = not (self._skip_tts or math.isinf(within))
+        limits, began = self._ports.settings().limits(), now()
+        within = self._ports.settings().sentence_within()
+        spoken = self._ports.has_voice() and not math.isinf(within)
         # A voice gets its first sentence before the caller has waited too long.
         allowed = max(limits.turn, within + LAST_MOMENT_S) if spoken else limits.turn
         sentences = Sentences(within, match_endofsentence, began=began, silence=allowed)
         asked = self._to_be_asked(context)
-        return Turn(
+        return TurnState(
             asked,
             Attempts(limits, began),
-            self.choose_route(context),
+            self._router.choose(needs_of(context)),
             asked,
             sentences if spoken else None,
             Silence(limits, began, allowed, sentences if spoken else None),
@@ -126,28 +122,32 @@ class Turns(Asking):
 
     def _to_be_asked(self, context: LLMContext) -> LLMContext:
         """The context; without functions, where the model has called them too often in a row."""
-        rounds = self._ledger.rounds
+        rounds = self._ports.functions.ledger.rounds
         rounds.begin(
             cast(
                 "list[dict[str, Any]]",
                 [m for m in context.get_messages() if not isinstance(m, LLMSpecificMessage)],
             )
         )
-        if not rounds.over(self._settings.rounds()):
+        if not rounds.over(self._ports.settings().rounds()):
             return context
-        logger.warning(f"{self}: functions were called again and again, so the model has to speak")
+        logger.warning(
+            f"{self._ports.name}: functions were called again and again, so the model has to speak"
+        )
         return LLMContext(context.get_messages(), context.tools, "none")
 
     async def _run_calls(
-        self, context: LLMContext, reply: Reply, run: Run, *, spoke: bool, may: bool
+        self, context: LLMContext, reply: AttemptResult, run: Run, *, spoke: bool, may: bool
     ) -> Plan:
         """Start the calls of a reply, as far as they may run."""
         left_out = reply.end.calls_left_out
-        plan = self.plan_calls(context, reply.calls, left_out, offered=run.callable_names())
+        plan = self._ports.functions.plan_calls(
+            context, reply.calls, left_out, offered=run.callable_names()
+        )
         if plan.error:
             raise MistralError(Reason.CALL, plan.error)
         if plan.calls and not may:
-            self._ledger.forget(plan.calls)
+            self._ports.functions.ledger.forget(plan.calls)
             if spoke:
                 return Plan()
             names = ", ".join(sorted({call.name for call in plan.calls}))
@@ -155,45 +155,43 @@ class Turns(Asking):
                 Reason.CALL, f"{names} was called again and again, without a word to the caller"
             )
         if plan.calls:
-            self._ledger.rounds.called(spoke=spoke)
-        await self.start_calls(context, plan.calls)
+            self._ports.functions.ledger.rounds.called(spoke=spoke)
+        await self._ports.functions.start_calls(context, plan.calls)
         return plan
 
-    async def _after_fault(self, exception: Exception, turn: Turn) -> None:
+    async def _after_fault(self, exception: Exception, turn: TurnState) -> None:
         """Wait until the next attempt after a fault; raise it where there is none."""
-        error = error_of(exception, self.client_of(turn.route))
+        error = error_of(exception, self._router.client(turn.route))
         if error is None:
             raise exception
         if error.reason is Reason.TIMEOUT and not turn.timed_out:
             turn.timed_out = True
-            await self._call_event_handler(  # pyright: ignore[reportUnknownMemberType]
-                "on_completion_timeout"
-            )
-        await self.end_thought()
+            await self._ports.emit("on_completion_timeout")
+        await self._frames.end_thought()
         turn.correlation_id = error.correlation_id or turn.correlation_id
-        self._pace.budget(error.budget, now())
+        self._attempt.pace.budget(error.budget, now())
         failed = turn.route
-        turn.route, moved = self.failed(failed, error, turn.context)
+        turn.route, moved = self._router.failed(failed, error, needs_of(turn.context))
         said = "".join(turn.said)
-        spoke = self.is_speech(said)
+        spoke = self._attempt.is_speech(said)
         turn.cut = said if spoke else ""
         turn.asked = _continued(turn.context, said) if spoke else turn.context
         again = turn.attempts.after(
             error, now(), silent_since=turn.silence.since if spoke else None, moved=moved
         )
         if again is None:
-            raise self.told(failed, error) from None
+            raise self._router.final_error(failed, error) from None
         done = "moved" if moved else "resumed" if spoke else "retried"
-        await self.handled(
+        await self._attempt.handled(
             turn, error, Handled(done, turn.attempts.made, again.delay, turn.route.model)
         )
         await asyncio.sleep(again.delay)
 
-    async def _say_that_nothing_came(self, reply: Reply, plan: Plan) -> None:
+    async def _say_that_nothing_came(self, reply: AttemptResult, plan: Plan) -> None:
         """The way out of a turn in which the model, asked twice, has said nothing new."""
-        words = given(self._settings.empty_reply_text)
+        words = given(self._ports.settings().empty_reply_text)
         if words and not reply.spoke:
-            await self.say(Text(words))
+            await self._attempt.write(words)
             return
         if plan.repeated:
             names = ", ".join(sorted({call.name for call in plan.repeated}))
@@ -205,7 +203,9 @@ class Turns(Asking):
             raise MistralError(Reason.CALL, f"the model wrote a call that cannot be read: {markup}")
         raise MistralError(Reason.EMPTY, f"the reply ended with {reply.end.reason!r}")
 
-    def _reminded(self, context: LLMContext, plan: Plan, reply: Reply, said: str) -> LLMContext:
+    def _reminded(
+        self, context: LLMContext, plan: Plan, reply: AttemptResult, said: str
+    ) -> LLMContext:
         """The context for the second request, with a word on what was wrong with the first."""
         if not plan.repeated and not reply.unreadable:
             return context

@@ -14,7 +14,7 @@ from typing import Any, cast
 from loguru import logger
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMContextMessage
 
-from mistral_service.pipecat.turns import Turns
+from mistral_service.pipecat.functions import FunctionCalls
 from mistral_service.reply.calls import Planned
 from mistral_service.scale.ear import listen
 from mistral_service.scale.function_notes import FunctionNotes
@@ -155,7 +155,7 @@ class CallKeeper:
         self._form = keepers.form
         self._claims = claims
         self._context: LLMContext | None = None
-        self._service: Turns | None = None
+        self._service: FunctionCalls | None = None
         was = found.record
         self._snapshot, self._journal, self._was_asked = was.snapshot, was.journal, was.asked
         self._functions = FunctionNotes(call_id, self._form, self.lost, was.started, found.taken)
@@ -203,13 +203,13 @@ class CallKeeper:
 
     # What the service tells.
 
-    def starts(self, service: Turns) -> None:
+    def starts(self, service: FunctionCalls) -> None:
         """Listen to the pipeline from now on: what the first turn answers is said before it."""
         if not self._listens:
             self._listens = True
             self._has_voice = listen(service.pipeline_worker.pipeline, self)
 
-    async def begins(self, service: Turns, context: LLMContext) -> Past | None:
+    async def begins(self, service: FunctionCalls, context: LLMContext) -> Past | None:
         """Take note of a turn that begins; after a takeover, put the past in its place."""
         whole = self._llm_done or self._journal.complete  # else the caller has not had it all
         answered = whole and not self._unanswered and context is self._context
@@ -343,7 +343,7 @@ class CallKeeper:
 
     # Taking over.
 
-    async def _resume(self, service: Turns, context: LLMContext) -> Past:
+    async def _resume(self, service: FunctionCalls, context: LLMContext) -> Past:
         turn = self._snapshot.turn
         sent = proven(self._snapshot.proof_key, self.id, turn, self._claims.sent)
         journal, heard = believed(self._journal, turn, self._claims.heard, sent)

@@ -86,6 +86,35 @@ def address_for(owner: str, base_url: str | None) -> str:
     return base_url
 
 
+def connections_for(
+    owner: str,
+    own: tuple[str | None, str | None],
+    fallback: tuple[str | None, str | None],
+    options: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Check the keys and addresses of a service.
+
+    Args:
+        owner: Whose they are, for the error.
+        own: The key and the address.
+        fallback: Those of the fallbacks; their key defaults to the own one.
+        options: Further arguments of both clients, `default_headers` among them.
+
+    Returns:
+        The arguments of the own client, and those of the fallbacks'; None without an address.
+
+    Raises:
+        ValueError: If there is no key, or one of them cannot be one.
+    """
+    key = key_for(owner, own[0])
+    connection = {**options, "api_key": key, "base_url": address_for(owner, own[1])}
+    check_address(owner, "fallback_base_url", fallback[1])
+    check_headers(owner, options.get("default_headers"))
+    theirs = check_key(owner, "fallback_api_key", fallback[0]) or key
+    there = {**connection, "api_key": theirs, "base_url": fallback[1]}
+    return connection, there if fallback[1] else None
+
+
 def check_address(owner: str, name: str, url: str | None) -> None:
     """Refuse what is no http(s) address.
 

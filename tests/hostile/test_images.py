@@ -287,9 +287,9 @@ async def test_frames_that_come_faster_than_they_are_made_ready_do_not_fill_the_
         for n in range(100):
             data = photo(8, 8, n).tobytes()
             await call.worker.queue_frame(frame(halves(8, 8), data=data, run_llm=False))
-        await call.until(lambda: len(service._frames_on_their_way) == 100)
+        await call.until(lambda: len(service._vision.on_their_way) == 100)
         go.set()
-        await call.until(lambda: not service._frames_on_their_way)
+        await call.until(lambda: not service._vision.on_their_way)
         assert await call.say("What did you see?") == "I see."
     shown_last = json.dumps(mistral.exchanges[-1].request)
     assert shown_last.count(UNREADABLE_PICTURE) == 68

@@ -73,7 +73,7 @@ async def recognised(call: Call) -> None:
     """Wait until the service knows what it talks to; it asks while the pipeline starts."""
     llm = call.service
     assert isinstance(llm, MistralLLMService)
-    endpoint = endpoint_of(llm.client_of(llm.route))
+    endpoint = endpoint_of(llm.router.client(llm.router.route))
     await call.until(lambda: endpoint.server.name == "vllm", seconds=60)
 
 

@@ -1,0 +1,92 @@
+"""A question outside of the conversation, answered whole."""
+
+import asyncio
+from typing import Any
+
+from pipecat.processors.aggregators.llm_context import LLMContext
+
+from mistral_service.pipecat.admission import Admission
+from mistral_service.pipecat.needs import needs_of
+from mistral_service.pipecat.requests import RequestBuilder
+from mistral_service.reply.events import Text
+from mistral_service.reply.prefix import RepeatedPrefix
+from mistral_service.reply.reader import ReplyReader
+from mistral_service.turn.deadline import now
+from mistral_service.turn.retries import Attempts, Limits
+from mistral_service.turn.router import Router
+from mistral_service.wire.client import error_of, fetch_reply
+
+
+class Inference:
+    """Asks once, and waits for the whole reply; a fault is met with another attempt."""
+
+    def __init__(
+        self, requests: RequestBuilder, router: Router, admission: Admission | None
+    ) -> None:
+        """Ask for a service.
+
+        Args:
+            requests: Builds the requests.
+            router: Chooses whom to ask.
+            admission: Asks the rate limiter, if there is one.
+        """
+        self._requests = requests
+        self._router = router
+        self._admission = admission
+
+    async def run(
+        self,
+        context: LLMContext,
+        limits: Limits,
+        overrides: dict[str, Any],
+        system_instruction: str | None,
+    ) -> str | None:
+        """Ask.
+
+        Args:
+            context: What to ask; left as it is.
+            limits: How long an attempt may take, and how many there are.
+            overrides: Parameters that take the place of the settings'.
+            system_instruction: Takes the place of the settings' instruction.
+
+        Returns:
+            The reply's words; None if it has none.
+
+        Raises:
+            MistralError: If no attempt succeeds.
+        """
+        attempts, needs = Attempts(limits, now()), needs_of(context)
+        while True:
+            route = self._router.choose(needs)
+            params = await self._requests.build(context, system_instruction)
+            client = self._router.clients.open(route.endpoint)
+            door, ask = self._admission, None
+            try:
+                if door is not None:
+                    ask = await door.admit(door.ask(client, route.model, context, aside=True))
+                chunk = await fetch_reply(
+                    client, {**params, **overrides}, connect=attempts.limits.connect
+                )
+            except Exception as e:
+                error = error_of(e, client)
+                if error is None:
+                    raise
+                if door is not None and ask is not None:
+                    door.failed(ask, error)
+                _, moved = self._router.failed(route, error, needs)
+                again = attempts.after(error, now(), moved=moved)
+                if again is None:
+                    raise self._router.final_error(route, error) from None
+                await asyncio.sleep(again.delay)
+                continue
+            finally:
+                if client is not self._router.client(route):
+                    await client.close()
+            self._router.answered(route)
+            if door is not None and ask is not None and chunk.usage is not None:
+                door.gate.spent(ask, chunk.usage.total_tokens)
+            conversion = self._requests.conversion
+            prefix, reader = RepeatedPrefix(conversion.prefix), ReplyReader(conversion.offered)
+            events = [*reader.feed(chunk), *reader.finish()]
+            words = "".join(event.text for event in events if isinstance(event, Text))
+            return (prefix.feed(words) + prefix.finish()) or None
