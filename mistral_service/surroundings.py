@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mistral_service.wire.errors import MistralError
 from mistral_service.wire.rate import RateBudget
@@ -16,8 +16,7 @@ from mistral_service.wire.rate import RateBudget
 if TYPE_CHECKING:
     from pipecat.processors.aggregators.llm_context import LLMContext
 
-    from mistral_service.pipecat.functions import FunctionCalls
-    from mistral_service.reply.calls import Planned
+    from mistral_service.reply.calls import Ledger, Planned
 
 
 class Rank(IntEnum):
@@ -95,6 +94,20 @@ class Past:
     answer: bool = True
 
 
+class RecordedService(Protocol):
+    """What a keeper sees of the service whose conversation it records."""
+
+    @property
+    def ledger(self) -> "Ledger":
+        """What is remembered of the conversation's calls."""
+        ...
+
+    @property
+    def pipeline_worker(self) -> Any:
+        """The worker of the pipeline in which the service runs."""
+        ...
+
+
 class Keeper(Protocol):
     """Who keeps a conversation where another machine finds it."""
 
@@ -108,11 +121,11 @@ class Keeper(Protocol):
         """Whether a call that was taken over has not gone on yet."""
         ...
 
-    def starts(self, service: "FunctionCalls") -> None:
+    def starts(self, service: "RecordedService") -> None:
         """Take note that the pipeline of a service runs, and can be watched."""
         ...
 
-    async def begins(self, service: "FunctionCalls", context: "LLMContext") -> Past | None:
+    async def begins(self, service: "RecordedService", context: "LLMContext") -> Past | None:
         """Take note of a turn that begins.
 
         Returns:

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,38 @@ def test_arrows_point_down(room: str):
     for path in (PACKAGE / room).glob("*.py"):
         rooms = {n.split(".")[1] for n in imported(path) if n.startswith("mistral_service.")}
         assert not rooms - ROOMS[room] - {room}, path
+
+
+def modules() -> dict[str, Path]:
+    paths = {
+        path: path.relative_to(PACKAGE.parent).with_suffix("") for path in PACKAGE.rglob("*.py")
+    }
+    names = {path: ".".join(place.parts).removesuffix(".__init__") for path, place in paths.items()}
+    return {name: path for path, name in names.items()}
+
+
+def arrows(path: Path, known: Collection[str]) -> set[str]:
+    """The modules of ours that a module imports, for types too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            parts = {f"{node.module}.{alias.name}" for alias in node.names} & set(known)
+            found |= parts or {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & set(known)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    known = modules()
+    left = {name: arrows(path, known) for name, path in known.items()}
+    while done := {name for name, imports in left.items() if not imports & left.keys()}:
+        left = {name: imports for name, imports in left.items() if name not in done}
+    assert left == {}, "these import each other, or what does"
+
+
+def test_the_top_has_five_modules_at_most():
+    assert len([*PACKAGE.glob("*.py")]) <= 5
 
 
 def test_every_public_name_is_there():

@@ -14,8 +14,8 @@ from rich.text import Text
 from mistral_service.cli.endpoint import Problem
 from mistral_service.conversation.foreign_parts import kind_of
 from mistral_service.conversation.rules import RULES
-from mistral_service.conversation.run import Change, Message, Messages, Run
-from mistral_service.conversation.tools import ToolFault, judged_tools
+from mistral_service.conversation.run import Change, Message, Messages, Run, ToolFault
+from mistral_service.conversation.tools import judged_tools
 
 _LONGEST = 400
 _COLOURS = {"+": "green", "-": "red", " ": "dim"}

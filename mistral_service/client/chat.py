@@ -8,8 +8,8 @@ from loguru import logger
 from mistral_service.client.parameters import ChatParameters
 from mistral_service.conversation.parts import text_of
 from mistral_service.conversation.rules import apply_rules
-from mistral_service.conversation.run import Run
-from mistral_service.conversation.tools import ToolFault, mistrals_tools
+from mistral_service.conversation.run import Run, ToolFault
+from mistral_service.conversation.tools import mistrals_tools
 from mistral_service.reply.events import Event, Text, ToolCall
 from mistral_service.reply.prefix import RepeatedPrefix
 

@@ -15,8 +15,7 @@ from mistral_service.client.parameters import ChatParameters, SamplingParameters
 from mistral_service.client.requests import Requests
 from mistral_service.client.vectors import vectors
 from mistral_service.conversation.rules import apply_rules
-from mistral_service.conversation.run import without
-from mistral_service.conversation.tools import ToolFault
+from mistral_service.conversation.run import ToolFault, without
 from mistral_service.reply.events import Event, Unreadable
 from mistral_service.turn.retries import Limits
 from mistral_service.wire.access import address_for, check_address, check_headers, key_for

@@ -2,12 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mistral_service.conversation.parts import PictureError
-
-if TYPE_CHECKING:
-    from mistral_service.conversation.tools import ToolFault
 
 Message = dict[str, Any]
 Messages = list[Message]
@@ -29,6 +26,22 @@ class Change:
 
     def __str__(self) -> str:
         return f"{self.rule}, message {self.index}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFault:
+    """What is wrong with a tool that is not offered, or with the choice of one.
+
+    Parameters:
+        name: The function's name; for a tool without one, its place: `tool 3`.
+        reason: What is wrong, and what is allowed.
+    """
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} is not offered to the model: {self.reason}."
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from mistral_service.conversation.calls import safe_name
 from mistral_service.conversation.foreign import in_mistrals_form
 from mistral_service.conversation.keywords import GONE, flag, mended_keyword
 from mistral_service.conversation.plain import BadSchema, is_json, plain
-from mistral_service.conversation.run import Run
+from mistral_service.conversation.run import Run, ToolFault
 from mistral_service.conversation.schemas import mended
 
 Tool = dict[str, Any]
@@ -51,22 +51,6 @@ _REMEMBERED_SETS = 16
 
 class ToolsNotPassable(ValueError):
     """Tools that Mistral would refuse; the message says what is allowed."""
-
-
-@dataclass(frozen=True, slots=True)
-class ToolFault:
-    """What is wrong with a tool that is not offered, or with the choice of one.
-
-    Parameters:
-        name: The function's name; for a tool without one, its place: `tool 3`.
-        reason: What is wrong, and what is allowed.
-    """
-
-    name: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.name} is not offered to the model: {self.reason}."
 
 
 @dataclass(frozen=True)

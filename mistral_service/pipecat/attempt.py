@@ -5,22 +5,21 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, cast
 
 from loguru import logger
-from pipecat.processors.aggregators.llm_context import LLMContext
 
 from mistral_service.conversation.run import Run
-from mistral_service.pipecat.frames import TurnCounts
 from mistral_service.pipecat.needs import needs_of
 from mistral_service.pipecat.ports import TurnPorts
 from mistral_service.pipecat.tracing import trace_fault
+from mistral_service.pipecat.turn_state import AttemptResult, TurnState
 from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall, Unreadable
 from mistral_service.reply.overlap import Overlap
 from mistral_service.reply.prefix import RepeatedPrefix
 from mistral_service.reply.reader import ReplyReader
-from mistral_service.reply.speech import Sentences, has_words
+from mistral_service.reply.speech import has_words
 from mistral_service.reply.templates import TEMPLATES
 from mistral_service.settings import given
 from mistral_service.surroundings import Ask, Rank
@@ -28,10 +27,7 @@ from mistral_service.turn.deadline import Deadline, now
 from mistral_service.turn.hedge import Pace
 from mistral_service.turn.prices import cost_of
 from mistral_service.turn.race import Request, Stream, first_to_speak
-from mistral_service.turn.retries import Attempts, Handled
-from mistral_service.turn.routes import Route
-from mistral_service.turn.silence import Silence
-from mistral_service.wire.chunks import Usage
+from mistral_service.turn.retries import Handled
 from mistral_service.wire.client import error_of, place_of
 from mistral_service.wire.endpoint import endpoint_of
 from mistral_service.wire.errors import MAX_NAME, MistralError, Reason, printable
@@ -42,64 +38,6 @@ from mistral_service.wire.rate import RateBudget
 _CALLS_TAKE_LONGER = 3
 
 _SENT_ID = re.compile('"([a-zA-Z0-9]{9})"')
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptResult:
-    """What one request has brought.
-
-    Parameters:
-        spoke: Whether a voice had something to say.
-        calls: The functions that were called.
-        unreadable: Markup of which nothing could be made.
-        end: How it ended.
-    """
-
-    spoke: bool
-    calls: list[ToolCall]
-    unreadable: list[Unreadable]
-    end: Finish
-
-
-@dataclass
-class TurnState:
-    """How far a turn has come.
-
-    Parameters:
-        context: The conversation, with a reminder behind it where the model needs one.
-        attempts: What it may still try.
-        route: Where its last request went.
-        asked: What is asked: the context, or the context and a word to go on.
-        cut: The words after which the last reply was cut; empty unless it was.
-        said: All words so far.
-        usages: What each request has cost in tokens.
-        costs: And in dollars; None where the model has no price.
-        counts: What it took.
-        run: What the rules did for its last request.
-        model: The model that answered last, as it calls itself.
-        correlation_id: Mistral's name of the last answer, refusals included.
-        sentences: What the voice has got of it; None where no voice speaks.
-        silence: How long the caller may go on hearing nothing.
-        timed_out: Whether a timeout was told to handlers.
-        unsettled: The request that was let out, while nobody has told what it was counted with.
-    """
-
-    context: LLMContext
-    attempts: Attempts
-    route: Route
-    asked: LLMContext
-    sentences: Sentences | None
-    silence: Silence
-    cut: str = ""
-    said: list[str] = field(default_factory=list[str])
-    usages: list[Usage] = field(default_factory=list[Usage])
-    costs: list[float | None] = field(default_factory=list[float | None])
-    counts: TurnCounts = field(default_factory=TurnCounts)
-    run: Run = field(default_factory=Run)
-    model: str = ""
-    correlation_id: str | None = None
-    timed_out: bool = False
-    unsettled: Ask | None = None
 
 
 class Attempt:

@@ -6,8 +6,8 @@ from pipecat.frames.frames import ErrorFrame
 from pipecat.utils.errors import ErrorCategory
 
 from mistral_service.conversation.parts import PictureError
-from mistral_service.conversation.run import Run
-from mistral_service.conversation.tools import ToolFault, ToolsNotPassable
+from mistral_service.conversation.run import Run, ToolFault
+from mistral_service.conversation.tools import ToolsNotPassable
 from mistral_service.wire.errors import MistralError, Reason
 
 # A refusal of one request says nothing about the next: the history may be another by then. Only

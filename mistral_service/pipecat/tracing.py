@@ -14,7 +14,7 @@ from mistral_service.wire.errors import MistralError
 if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
-    from mistral_service.pipecat.attempt import TurnState
+    from mistral_service.pipecat.turn_state import TurnState
 
 
 def trace_turn(turn: "TurnState") -> None:

@@ -9,10 +9,11 @@ from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMe
 from pipecat.utils.string import match_endofsentence
 
 from mistral_service.conversation.run import Run
-from mistral_service.pipecat.attempt import Attempt, AttemptResult, TurnState
+from mistral_service.pipecat.attempt import Attempt
 from mistral_service.pipecat.needs import needs_of
 from mistral_service.pipecat.ports import TurnPorts
 from mistral_service.pipecat.tracing import trace_turn
+from mistral_service.pipecat.turn_state import AttemptResult, TurnState
 from mistral_service.reply.calls import Plan
 from mistral_service.reply.speech import LAST_MOMENT_S, Sentences
 from mistral_service.settings import given

@@ -14,7 +14,6 @@ from typing import Any, cast
 from loguru import logger
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMContextMessage
 
-from mistral_service.pipecat.functions import FunctionCalls
 from mistral_service.reply.calls import Planned
 from mistral_service.scale.ear import listen
 from mistral_service.scale.function_notes import FunctionNotes
@@ -38,7 +37,7 @@ from mistral_service.scale.snapshot import LIMIT, WORDS_MOST, Journal, Snapshot
 from mistral_service.scale.store import Store, StoreGone, Taken, fence_without_redis
 from mistral_service.scale.taking import Found, take
 from mistral_service.scale.writer import Writer
-from mistral_service.surroundings import Past
+from mistral_service.surroundings import Past, RecordedService
 
 # The door comes first, unless it is the web's: so an id of one door is none at another.
 _CALL_ID = re.compile(r"(?:twilio:)?[A-Za-z0-9_-]{8,128}")
@@ -155,7 +154,7 @@ class CallKeeper:
         self._form = keepers.form
         self._claims = claims
         self._context: LLMContext | None = None
-        self._service: FunctionCalls | None = None
+        self._service: RecordedService | None = None
         was = found.record
         self._snapshot, self._journal, self._was_asked = was.snapshot, was.journal, was.asked
         self._functions = FunctionNotes(call_id, self._form, self.lost, was.started, found.taken)
@@ -203,13 +202,13 @@ class CallKeeper:
 
     # What the service tells.
 
-    def starts(self, service: FunctionCalls) -> None:
+    def starts(self, service: RecordedService) -> None:
         """Listen to the pipeline from now on: what the first turn answers is said before it."""
         if not self._listens:
             self._listens = True
             self._has_voice = listen(service.pipeline_worker.pipeline, self)
 
-    async def begins(self, service: FunctionCalls, context: LLMContext) -> Past | None:
+    async def begins(self, service: RecordedService, context: LLMContext) -> Past | None:
         """Take note of a turn that begins; after a takeover, put the past in its place."""
         whole = self._llm_done or self._journal.complete  # else the caller has not had it all
         answered = whole and not self._unanswered and context is self._context
@@ -343,7 +342,7 @@ class CallKeeper:
 
     # Taking over.
 
-    async def _resume(self, service: FunctionCalls, context: LLMContext) -> Past:
+    async def _resume(self, service: RecordedService, context: LLMContext) -> Past:
         turn = self._snapshot.turn
         sent = proven(self._snapshot.proof_key, self.id, turn, self._claims.sent)
         journal, heard = believed(self._journal, turn, self._claims.heard, sent)
