@@ -150,3 +150,17 @@ def test_a_value_error_of_the_constructor_stands_on_the_page_of_errors():
                     if isinstance(part, ast.Constant) and isinstance(part.value, str)
                 ]
                 assert max(parts, key=len).strip(" :)") in page, name
+
+
+def test_what_the_glossary_names_is_in_the_code():
+    names: set[str] = set()
+    for path in sorted((ROOT / "mistral_service").glob("**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                names.add(node.name)
+            elif isinstance(node, ast.AnnAssign | ast.arg):
+                names.add(ast.unparse(node.target) if isinstance(node, ast.AnnAssign) else node.arg)
+    rows = [line.split("|") for line in (ROOT / "docs" / "glossary.md").read_text().splitlines()]
+    named = {name for row in rows if len(row) == 5 for name in re.findall(r"`([^`]+)`", row[3])}
+    assert len(named) > 30
+    assert named - names == set()
