@@ -60,7 +60,7 @@ class Server(uvicorn.Server):
 
     async def _drain(self) -> None:
         deadline = self._loop.time() + self._drain_seconds
-        while self._calls and self._loop.time() < deadline:
+        while self._calls and self._loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
         await self._calls.move(LEAVES_WITHIN)
         self.should_exit = True
