@@ -164,3 +164,20 @@ def test_what_the_glossary_names_is_in_the_code():
     named = {name for row in rows if len(row) == 5 for name in re.findall(r"`([^`]+)`", row[3])}
     assert len(named) > 30
     assert named - names == set()
+
+
+def test_a_warning_and_a_report_of_the_service_stand_on_the_page_of_errors():
+    page, found = errors_page(), 0
+    package = ROOT / "mistral_service"
+    for path in [*package.glob("pipecat/*.py"), *package.glob("wire/*.py"), *package.glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = getattr(node.func, "attr", "") if isinstance(node, ast.Call) else ""
+            if name not in ("warning", "push_error") or not node.args:
+                continue
+            texts = [each for each in ast.walk(node.args[0]) if isinstance(each, ast.Constant)]
+            longest = max((str(each.value) for each in texts), key=len, default="")
+            said = longest.partition(". ")[0].strip(" :,.")
+            if " " in said and len(said) > 12:
+                found += 1
+                assert said in page, path.name
+    assert found > 8
