@@ -18,41 +18,51 @@ ROOT = Path(__file__).parent.parent
 
 ORDER: dict[str, dict[str, str]] = {
     "Begin": {
-        "Start": "index.md",
+        "Overview": "index.md",
+        "Start": "start.md",
         "From Pipecat's own service": "migration.md",
         "Settings": "settings.md",
+    },
+    "Build": {
+        "Functions": "functions.md",
+        "Vision": "vision.md",
+        "Errors": "errors.md",
+        "Latency": "latency.md",
+        "Telephony": "telephony.md",
+        "Two providers in one call": "switching.md",
+        "Mistral without a pipeline": "endpoints.md",
+        "Haystack": "haystack.md",
+    },
+    "Servers": {
         "Self-hosted models": "self-hosted.md",
         "Servers that differ": "servers.md",
+        "Portkey": "portkey.md",
     },
-    "Features": {
+    "Deploy": {
+        "One process": "deployment.md",
+        "Many machines": "scale.md",
+        "Calls that move": "calls.md",
+        "Observability": "observability.md",
+        "Testing a bot": "testing.md",
+        "In the terminal": "cli.md",
+    },
+    "Reference": {
         "The message rules": "rules.md",
-        "Functions": "functions.md",
         "Odd replies": "odd-replies.md",
         "Unclean servers": "dialects.md",
         "Faults": "faults.md",
-        "Vision": "vision.md",
-        "Switching models": "switching.md",
-        "Observability": "observability.md",
-        "Many machines": "scale.md",
-        "Calls that move": "calls.md",
-    },
-    "Around it": {
-        "In the terminal": "cli.md",
-        "Testing a bot": "testing.md",
-        "Other endpoints": "endpoints.md",
-        "Portkey": "portkey.md",
-        "Haystack": "haystack.md",
+        "Benchmarks": "benchmarks.md",
+        "Soak test": "soak.md",
+        "Glossary": "glossary.md",
     },
     "Inside": {
         "Architecture": "architecture.md",
         "Licences": "licences.md",
-        "Benchmarks": "benchmarks.md",
-        "Soak test": "soak.md",
         "Releasing": "releasing.md",
         "What changed": "changelog.md",
     },
 }
-"""The pages by section. Those that are not written yet are left out."""
+"""The pages by section, in the order of a user's questions."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

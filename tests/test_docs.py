@@ -1,5 +1,6 @@
 """What the documents show is what the code does."""
 
+import ast
 import asyncio
 import json
 import re
@@ -10,6 +11,7 @@ from machines import Line, Machines
 
 from mistral_service.conversation.rules import RULES, Run, apply_rules
 from mistral_service.local import Checks, LocalMistral, Reply, Script
+from mistral_service.wire.errors import _ADVICE, Reason
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = re.findall(
@@ -102,3 +104,80 @@ async def test_the_client_of_the_guide_to_calls_stays_in_its_call():
     assert (second["id"], second["heard"], second["ended"]) == ("c4ll", "Air scatters ", False)
     assert third["heard"] == "Air scatters blue "
     assert machines.lines[2].code == 1000
+
+
+def strings_of(*folders: str) -> set[str]:
+    """Every text in the code, and the constant parts of those that are put together."""
+    found: set[str] = set()
+    package = ROOT / "mistral_service"
+    for path in [p for folder in folders for p in sorted(package.glob(folder))]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    return found
+
+
+def errors_page() -> str:
+    return (ROOT / "docs" / "errors.md").read_text()
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_what_an_error_says_first_stands_on_the_page_of_errors(reason):
+    assert f"| `{_ADVICE[reason]}` |" in errors_page()
+
+
+def test_what_the_page_of_errors_quotes_is_what_the_code_says():
+    code = "\n".join(strings_of("**/*.py"))
+    tables = [line for line in errors_page().splitlines() if line.startswith("|")]
+    quoted = re.findall(r"`([^`]+)`", "\n".join(line.split("|")[1] for line in tables))
+    # Names of attributes are no sentences.
+    sentences = [q for q in quoted if " " in q]
+    assert len(sentences) > 60
+    for sentence in sentences:
+        for part in filter(lambda part: len(part) > 9, re.split(r"…|@", sentence)):
+            assert part.strip(" .:,(") in code, sentence
+
+
+def test_a_value_error_of_the_constructor_stands_on_the_page_of_errors():
+    page = errors_page()
+    for name in ("wire/access.py", "wire/servers.py", "wire/holding.py"):
+        tree = ast.parse((ROOT / "mistral_service" / name).read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                parts = [
+                    part.value
+                    for part in ast.walk(node.exc)
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str)
+                ]
+                assert max(parts, key=len).strip(" :)") in page, name
+
+
+def test_what_the_glossary_names_is_in_the_code():
+    names: set[str] = set()
+    for path in sorted((ROOT / "mistral_service").glob("**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                names.add(node.name)
+            elif isinstance(node, ast.AnnAssign | ast.arg):
+                names.add(ast.unparse(node.target) if isinstance(node, ast.AnnAssign) else node.arg)
+    rows = [line.split("|") for line in (ROOT / "docs" / "glossary.md").read_text().splitlines()]
+    named = {name for row in rows if len(row) == 5 for name in re.findall(r"`([^`]+)`", row[3])}
+    assert len(named) > 30
+    assert named - names == set()
+
+
+def test_a_warning_and_a_report_of_the_service_stand_on_the_page_of_errors():
+    page, found = errors_page(), 0
+    package = ROOT / "mistral_service"
+    for path in [*package.glob("pipecat/*.py"), *package.glob("wire/*.py"), *package.glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = getattr(node.func, "attr", "") if isinstance(node, ast.Call) else ""
+            if name not in ("warning", "push_error") or not node.args:
+                continue
+            texts = [each for each in ast.walk(node.args[0]) if isinstance(each, ast.Constant)]
+            longest = max((str(each.value) for each in texts), key=len, default="")
+            said = longest.partition(". ")[0].strip(" :,.")
+            if " " in said and len(said) > 12:
+                found += 1
+                assert said in page, path.name
+    assert found > 8

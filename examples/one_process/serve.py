@@ -1,0 +1,154 @@
+"""One process that holds the calls of a bot, as a container runs it (docs/deployment.md).
+
+In a terminal, from a checkout::
+
+    export MISTRAL_API_KEY=...        # or MISTRAL_API_KEY_FILE=/run/secrets/mistral
+    python examples/one_process/serve.py examples/many_calls_bot.py
+
+It serves the page at `/`, calls of browsers at `/call`, calls of Twilio at `POST /twilio`, and two
+answers for whatever runs the process: `/healthz` (it works) and `/readyz` (it takes calls).
+
+SIGTERM ends it in order: no new call, and the process ends with the last one. After `DRAIN_SECONDS`
+the lines that are left are closed. A second signal ends it at once.
+"""
+
+import asyncio
+import importlib
+import os
+import sys
+from pathlib import Path
+from types import FrameType, ModuleType
+
+import uvicorn
+from loguru import logger
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+
+from mistral_service import MistralClient, MistralError
+from mistral_service.scale.args import read_secrets
+from mistral_service.scale.calls import Calls
+from mistral_service.scale.ingress import create_app
+from mistral_service.scale.limits import LARGEST
+from mistral_service.wire.errors import Reason
+
+LEAVES_WITHIN = 1.0
+"""Seconds over which the calls that are left are closed."""
+
+
+class Server(uvicorn.Server):
+    """A server whose calls outlast the signal that ends it; uvicorn would close their lines."""
+
+    def __init__(self, config: uvicorn.Config, calls: Calls, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._calls, self._drain_seconds = calls, drain_seconds
+        self._loop = asyncio.get_running_loop()
+        self._draining: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End in order at the first signal, at once at the second."""
+        if self._calls.limit:
+            self._calls.limit = 0
+            self._loop.call_soon_threadsafe(self._begin_to_drain)
+        else:
+            super().handle_exit(sig, frame)
+
+    def _begin_to_drain(self) -> None:
+        logger.info(f"Draining: {len(self._calls)} calls may go on for {self._drain_seconds:g} s")
+        self._draining = self._loop.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        deadline = self._loop.time() + self._drain_seconds
+        while self._calls and self._loop.time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
+        await self._calls.move(LEAVES_WITHIN)
+        self.should_exit = True
+
+
+async def check_mistral() -> None:
+    """Ask Mistral for its models once: the key is right, and the way there is open.
+
+    Raises:
+        MistralError: If the key is wrong. What passes is met by the turns.
+    """
+    try:
+        async with asyncio.timeout(10), MistralClient() as client:
+            await client.models()
+    except MistralError as e:
+        if e.reason is Reason.KEY:
+            raise
+        logger.warning(f"Mistral does not answer yet: {e}")
+    except TimeoutError:
+        logger.warning("Mistral does not answer yet")
+
+
+def load(bot: str) -> ModuleType:
+    """Load a bot's file, which has `async def bot(runner_args)`; it may import its neighbours.
+
+    Raises:
+        ValueError: If there is no such file, or no such function in it.
+    """
+    file = Path(bot)
+    if not file.is_file():
+        raise ValueError(f"{bot} is no file: name that of a bot.")
+    sys.path.insert(0, str(file.resolve().parent))
+    module = importlib.import_module(file.stem)
+    if not hasattr(module, "bot"):
+        raise ValueError(f"{bot} has no function bot: it needs `async def bot(runner_args)`.")
+    return module
+
+
+async def serve(bot: str) -> None:
+    """Take calls until a signal comes.
+
+    Args:
+        bot: The path of a bot's file.
+    """
+    read_secrets(os.environ)  # from the files that MISTRAL_API_KEY_FILE and the like name
+    module = load(bot)
+    await check_mistral()
+    calls = Calls(module.bot, limit=int(os.getenv("CALLS", "8")))
+
+    def ready(request: Request) -> PlainTextResponse:
+        takes = len(calls) < calls.limit
+        said = f"{len(calls)} of {calls.limit} calls" if calls.limit else "draining"
+        return PlainTextResponse(said, status_code=200 if takes else 503)
+
+    model = os.getenv("MISTRAL_MODEL", "mistral-small-latest")
+    doors = create_app(
+        calls,
+        {
+            "engine": f"Mistral, model {model}",
+            "model": model,
+            "local": False,
+            "camera": bool(getattr(module, "CAMERA", False)),
+            "text": bool(getattr(module, "TEXT", False)),
+        },
+        may_call=getattr(module, "may_call", None),
+        allowed_origins=os.getenv("ALLOWED_ORIGINS", "").split(),
+        twilio_auth_token=os.getenv("TWILIO_AUTH_TOKEN"),
+    )
+    config = uvicorn.Config(
+        Starlette(routes=[Route("/readyz", ready), Mount("/", doors)]),
+        host=os.getenv("HOST", "127.0.0.1"),
+        port=int(os.getenv("PORT", "8000")),
+        ws_max_size=LARGEST,
+        log_level="warning",
+    )
+    server = Server(config, calls, float(os.getenv("DRAIN_SECONDS", "600")))
+    logger.info(f"{bot} takes {calls.limit} calls at http://{config.host}:{config.port}")
+    await server.serve()
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit("Name the file of the bot: serve.py FILE.")
+    try:
+        asyncio.run(serve(sys.argv[1]))
+    except (MistralError, ValueError) as e:
+        sys.exit(str(e))
+
+
+if __name__ == "__main__":
+    main()
