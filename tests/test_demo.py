@@ -44,9 +44,10 @@ from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from uv import find_uv_bin
 
 from mistral_service.demo import DemoError, weights
+from mistral_service.demo.bots import load_bot
 from mistral_service.demo.engine import LOCAL_LINE, choose
 from mistral_service.demo.latency import TurnLatencyObserver, parts_of
-from mistral_service.demo.launch import load_bot, quiet
+from mistral_service.demo.launch import quiet
 from mistral_service.demo.server import PAGE, create_app
 from mistral_service.demo.weights import Weights
 

@@ -13,11 +13,9 @@ the lines that are left are closed. A second signal ends it at once.
 """
 
 import asyncio
-import importlib
 import os
 import sys
-from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 
 import uvicorn
 from loguru import logger
@@ -27,7 +25,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 from mistral_service import MistralClient, MistralError
-from mistral_service.scale.args import read_secrets
+from mistral_service.scale.args import load_bot, read_secrets
 from mistral_service.scale.calls import Calls
 from mistral_service.scale.ingress import create_app
 from mistral_service.scale.limits import LARGEST
@@ -83,22 +81,6 @@ async def check_mistral() -> None:
         logger.warning("Mistral does not answer yet")
 
 
-def load(bot: str) -> ModuleType:
-    """Load a bot's file, which has `async def bot(runner_args)`; it may import its neighbours.
-
-    Raises:
-        ValueError: If there is no such file, or no such function in it.
-    """
-    file = Path(bot)
-    if not file.is_file():
-        raise ValueError(f"{bot} is no file: name that of a bot.")
-    sys.path.insert(0, str(file.resolve().parent))
-    module = importlib.import_module(file.stem)
-    if not hasattr(module, "bot"):
-        raise ValueError(f"{bot} has no function bot: it needs `async def bot(runner_args)`.")
-    return module
-
-
 async def serve(bot: str) -> None:
     """Take calls until a signal comes.
 
@@ -106,7 +88,7 @@ async def serve(bot: str) -> None:
         bot: The path of a bot's file.
     """
     read_secrets(os.environ)  # from the files that MISTRAL_API_KEY_FILE and the like name
-    module = load(bot)
+    module = load_bot(bot)
     await check_mistral()
     calls = Calls(module.bot, limit=int(os.getenv("CALLS", "8")))
 

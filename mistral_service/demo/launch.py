@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import importlib.util
 import os
 import socket
 import sys
@@ -10,12 +9,12 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from loguru import logger
 
 from mistral_service.demo import DemoError
+from mistral_service.demo.bots import load_bot
 from mistral_service.demo.engine import LocalEngine, choose
 from mistral_service.demo.weights import PIPER_JOE, SMOLLM2, WHISPER_TINY
 from mistral_service.local import origins
@@ -139,26 +138,6 @@ def gguf(model: Path | None) -> Path | None:
     if model and not model.is_file():
         raise DemoError(f"There is no file {model}: give --model the path of a GGUF file.")
     return model
-
-
-def load_bot(path: Path) -> ModuleType:
-    """A Python file with a function `bot`."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise DemoError(f"There is no Python file {path}: give --bot the path of a bot.")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.append(str(path.parent.resolve()))  # for what stands beside it
-    try:
-        spec.loader.exec_module(module)
-    except Exception as e:
-        raise DemoError(
-            f"{path} does not load ({type(e).__name__}: {e}): mend it, or name another with --bot."
-        ) from e
-    if not hasattr(module, "bot"):
-        raise DemoError(
-            f"{path} has no `async def bot(runner_args)`: add one, or name another with --bot."
-        )
-    return module
 
 
 def page_host(host: str) -> str:

@@ -141,7 +141,7 @@ def load_bot(name: str) -> ModuleType:
     """
     if name.endswith(".py"):
         from mistral_service.demo import DemoError
-        from mistral_service.demo.launch import load_bot as load_file
+        from mistral_service.demo.bots import load_bot as load_file
 
         try:
             return load_file(Path(name))

@@ -43,7 +43,6 @@ class Server:
         continues: How a reply that was cut is continued.
         named_choice: Whether it takes a `tool_choice` that names a function. Where it does not,
             that function alone is offered, and some function has to be called.
-            that function is offered, and some function has to be called.
         parts: The kinds of parts that a content may have; None for all of Mistral's.
         openai_names: Whether it takes OpenAI's `seed`, and counts the tokens of a stream where
             OpenAI's `stream_options` ask for it. Mistral's is called `random_seed`, and its API
