@@ -168,7 +168,8 @@ class MistralLLMService(FunctionCalls):
             TurnPorts(
                 name=str(self),
                 settings=lambda: self._settings,
-                open_stream=self.get_chat_completions,
+                # Looked up when it is called: tests of bots put another in its place.
+                open_stream=lambda context: self.get_chat_completions(context),
                 conversion=lambda: self._requests.conversion,
                 frames=FrameWriter(self, self._push_llm_text),
                 functions=self,
@@ -310,9 +311,6 @@ class MistralLLMService(FunctionCalls):
 
         Args:
             context: The conversation; left as it is.
-
-        Returns:
-            The stream of the reply.
         """
         self._log_llm_response(context)
         params = await self._requests.build(context)

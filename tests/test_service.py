@@ -603,6 +603,21 @@ async def test_a_subclass_may_replace_the_stream(serve, service_for):
         assert await call.say("Hello.") == "HELLO THERE."
 
 
+async def test_the_stream_of_one_service_may_be_replaced(serve, service_for):
+    """As tests of bots do: the method of an instance."""
+    service, asked = service_for(serve(Reply("Hello there."))), []
+    own = service.get_chat_completions
+
+    async def watched(context):
+        asked.append(context)
+        return await own(context)
+
+    service.get_chat_completions = watched
+    async with Call(service) as call:
+        assert await call.say("Hello.") == "Hello there."
+    assert len(asked) == 1
+
+
 async def test_a_summary_may_be_asked_for_after_the_call(serve, service_for):
     mistral = serve(Reply("Hi."), Reply("They greeted each other."))
     service = service_for(mistral)
