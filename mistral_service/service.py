@@ -156,10 +156,10 @@ class MistralLLMService(FunctionCalls):
         self._warms_up = warm_up
 
         clients = Clients(self.create_client, lambda: self._client, own, fallback, servers)
-        self._router = Router(clients, self._settings.models)
+        self._router = Router(clients, lambda: self._settings.models())
         gate = gate if gate is not None else surroundings.get().gate
         self._admission = Admission(gate) if gate is not None else None
-        self._errors = ErrorReporter(self.push_error, str(self))
+        self._errors = ErrorReporter(lambda *a, **k: self.push_error(*a, **k), str(self))
         as_pipecat = super().process_frame
         self._vision = VisionInput(self, as_pipecat, lambda: self._settings, self._errors)
         self._requests = RequestBuilder(self, lambda: self._settings, self._router, self._errors)
@@ -179,7 +179,7 @@ class MistralLLMService(FunctionCalls):
                 owner=self,
                 prices=prices or {},
                 emit=cast(Any, self._call_event_handler),  # pyright: ignore[reportUnknownMemberType]
-                start_ttfb=self.start_ttfb_metrics,
+                start_ttfb=lambda: self.start_ttfb_metrics(),
                 has_voice=lambda: not self._skip_tts,
                 is_traced=lambda: self._tracing_enabled,
                 markers=self._turn_markers,

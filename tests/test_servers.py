@@ -1,15 +1,17 @@
 """Servers that are not Mistral's: what each takes is known, recognised, set, or learned."""
 
+import asyncio
 import json
 from dataclasses import dataclass, replace
 from typing import Any
 
+import httpx
 import pytest
 from call import Call
 from hypothesis import given
 from hypothesis import strategies as st
 from loguru import logger
-from openai import AsyncOpenAI
+from openai import APIStatusError, AsyncOpenAI
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 
 from mistral_service import MistralClient, MistralLLMService
@@ -285,13 +287,12 @@ async def test_a_request_that_is_refused_for_what_it_says_teaches_nothing(serve,
 async def test_a_sentence_that_is_cut_goes_on_in_the_form_of_the_server(
     serving, service_for, known: str, knows_continue: bool
 ):
-    rest = " four." if knows_continue else "four."
     mistral = serving(
         LikeVLLM(knows_continue=knows_continue),
-        Reply("One two three four.", cut_after=4),
-        Reply(rest),
-        Reply("One two three four.", cut_after=4),
-        Reply(rest),
+        Reply("One two three four.", cut_after=3),
+        Reply("four."),
+        Reply("One two three four.", cut_after=3),
+        Reply("four."),
     )
     options = {"server": "vllm"} if known == "set" else {}
     llm = service_for(mistral, warm_up=False, **options)
@@ -472,6 +473,95 @@ def test_a_server_that_there_is_not_is_refused_with_those_that_there_are(name: s
 def test_a_client_with_a_server_that_there_is_not_is_refused():
     with pytest.raises(ValueError, match="server='tgi'"):
         MistralClient(api_key="k", server="tgi")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("said", "rest", "whole"),
+    [
+        ("It costs 1", "1 euros.", "It costs 11 euros."),
+        ("The code is 5 5", " 5 1 2.", "The code is 5 5 5 1 2."),
+        ("Room 2", "2 is free.", "Room 22 is free."),
+        ("One two ", "two three.", "One two two three."),
+    ],
+)
+async def test_nothing_counts_as_repeated_where_a_server_goes_on_exactly(
+    serving, service_for, said: str, rest: str, whole: str
+):
+    cut = Reply(deltas=[{"content": said}, {"content": "x"}], cut_after=1)
+    mistral = serving(LikeVLLM(), cut, Reply(deltas=[{"content": rest}]))
+    async with Call(service_for(mistral, warm_up=False, server="vllm")) as call:
+        assert await call.say("Hello?") == whole
+        assert not call.errors
+
+
+async def test_a_thinking_that_a_user_chooses_later_is_asked_for(serving, service_for):
+    said = {"message": "reasoning_effort does not support 'none': choose low or high"}
+
+    @dataclass(frozen=True)
+    class Thinks(Checks):
+        def judge(self, body: Any) -> Refusal | None:
+            none = body.get("reasoning_effort") == "none"
+            return Refusal(400, said) if none else super().judge(body)
+
+    mistral = serving(Thinks(), Reply("Yes.", times=None))
+    async with Call(service_for(mistral, warm_up=False)) as call:
+        assert await call.say("Hello?") == "Yes."
+    async with Call(service_for(mistral, warm_up=False, reasoning_effort="high")) as call:
+        assert await call.say("Hello?") == "Yes."
+    assert [each.request.get("reasoning_effort") for each in mistral.exchanges] == [
+        "none",
+        None,
+        "high",
+    ]
+
+
+def refused(status: int, body: Any) -> APIStatusError:
+    response = httpx.Response(status, json=body, request=httpx.Request("POST", "http://x/v1"))
+    return APIStatusError("", response=response, body=None)
+
+
+async def test_lessons_that_are_learned_together_are_all_kept():
+    endpoint, both = Endpoint("http://127.0.0.1:8000/v1"), asyncio.Barrier(2)
+
+    async def send(name: str) -> None:
+        async def post(body: dict[str, Any]) -> None:
+            if name in body:
+                await both.wait()  # the other has asked by now
+                if name == "service_tier":
+                    endpoint.recognise(
+                        Catalogue.from_reply({"data": [{"id": "m", "owned_by": "vllm"}]})
+                    )
+                raise refused(422, extra_forbidden(name))
+
+        await endpoint.send({"model": "m", "messages": [USER], name: "x"}, post)
+
+    await asyncio.gather(send("prompt_cache_key"), send("service_tier"))
+    assert endpoint.server.name == "vllm"
+    known = endpoint.of("m")
+    assert known.unknown_fields == {"prompt_cache_key", "service_tier"}
+    assert (known.name, known.continues) == ("vllm", "continue_final_message")
+
+
+async def test_a_guess_that_does_not_help_hides_no_refusal():
+    endpoint = Endpoint("http://127.0.0.1:8000/v1")
+    endpoint.set(SERVERS["vllm"])
+    schema = {"message": "Invalid schema for tool_choice 'any': 'required' must list all"}
+    answers = [refused(400, schema), refused(400, {"message": "Invalid tool_choice: 'any'"})]
+
+    async def post(body: dict[str, Any]) -> None:
+        raise answers.pop(0)
+
+    with pytest.raises(APIStatusError) as e:
+        await endpoint.send({"model": "m", "messages": [USER], "tool_choice": "any"}, post)
+    assert b"Invalid schema" in e.value.response.content
+    assert endpoint.of("m") == SERVERS["vllm"]
+
+
+def test_an_address_that_names_its_server_is_believed():
+    endpoint = Endpoint("https://name.services.ai.azure.com/models")
+    listed = [{"id": "m", "capabilities": {"completion_chat": True}}]
+    endpoint.recognise(Catalogue.from_reply({"data": listed}))
+    assert endpoint.server.name == "azure"
 
 
 # --- rules that hold for all ---------------------------------------------------------------------

@@ -32,6 +32,7 @@ from mistral_service.wire.client import error_of, place_of
 from mistral_service.wire.endpoint import endpoint_of
 from mistral_service.wire.errors import MAX_NAME, MistralError, Reason, printable
 from mistral_service.wire.rate import RateBudget
+from mistral_service.wire.servers import Server
 
 # How much longer a stream may pause where functions are offered: a call of some hundred tokens
 # takes Mistral's models two or three seconds to write.
@@ -79,7 +80,8 @@ class Attempt:
                 # Beside functions a stream is silent while the model writes a call: calls come
                 # whole.
                 waited = limits.stall * (_CALLS_TAKE_LONGER if run.has_tools else 1)
-                new = _New(run.prefix, turn.cut)
+                exact = self._server(turn).exact and bool(run.prefix)
+                new = _New(run.prefix, turn.cut, exact=exact)
                 before = len(turn.said)
                 turn.silence.begin()
                 async with aclosing(request.events()) as replies:
@@ -174,8 +176,7 @@ class Attempt:
                 raise
             finally:
                 turn.run = self._ports.conversion()
-                server = endpoint_of(self._router.client(turn.route)).of(turn.route.model)
-                if server.continues == "words":
+                if self._server(turn).continues == "words":
                     turn.run.prefix = ""
             budget = RateBudget.from_headers(_headers(stream))
             self.pace.budget(budget, now())
@@ -239,6 +240,9 @@ class Attempt:
             begins_in_thought=TEMPLATES.begins_in_thought(self._template(turn)),
         )
 
+    def _server(self, turn: TurnState) -> Server:
+        return endpoint_of(self._router.client(turn.route)).of(turn.route.model)
+
     def _template(self, turn: TurnState) -> tuple[str, str]:
         return place_of(self._router.client(turn.route)), turn.route.model
 
@@ -276,10 +280,10 @@ class Attempt:
 class _New:
     """What is new in a reply that may repeat what was said before it."""
 
-    def __init__(self, prefix: str, cut: str) -> None:
+    def __init__(self, prefix: str, cut: str, *, exact: bool) -> None:
         # With a prefix the repetition is exact, where the server knows prefixes.
         self._prefix = RepeatedPrefix(prefix)
-        self._overlap = Overlap(cut, in_words=not prefix)
+        self._overlap = Overlap(cut, in_words=not prefix, exact=exact)
 
     def feed(self, text: str) -> str:
         return self._joined(self._prefix.feed(text))

@@ -14,13 +14,15 @@ class Overlap:
     What was said is looked through once, however many pieces the continuation comes in.
     """
 
-    def __init__(self, said: str, *, in_words: bool = True) -> None:
+    def __init__(self, said: str, *, in_words: bool = True, exact: bool = False) -> None:
         """Prepare for one continuation.
 
         Args:
             said: What was said before the cut; empty lets everything pass.
             in_words: Whether the model was asked in words to go on, so that it begins with a whole
                 word. A server that goes on from a prefix may go on within one.
+            exact: Whether the server goes on right behind what was said, so that nothing counts as
+                repeated: "Room 2" is followed by "2".
         """
         self._in_words = in_words
         self._spaced = bool(said) and said[-1].isspace()
@@ -33,7 +35,7 @@ class Overlap:
         self._begins: list[str] = []  # what is held, without the blanks at its beginning
         self._length = 0
         self._after_mark = False  # something that is no mark has come
-        self._joined = not said
+        self._joined = not said or exact
 
     def feed(self, text: str) -> str:
         """Take a piece of the continuation.

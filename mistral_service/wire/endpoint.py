@@ -6,7 +6,6 @@ that follows it has been accepted.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from loguru import logger
@@ -23,7 +22,9 @@ from mistral_service.wire.servers import (
     by_models,
     difference,
     fitted,
+    is_guess,
     revised,
+    with_lesson,
 )
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ class Endpoint:
             place: The address, without secrets.
         """
         self.place = place
-        self.server = by_address(place)
+        self.server = self._by_address = by_address(place)
         self._is_set = False
         self._learned: dict[str, Server] = {}
 
@@ -58,6 +59,11 @@ class Endpoint:
         Args:
             server: One of `SERVERS`.
         """
+        if self._is_set and server != self.server:
+            logger.warning(
+                f"{self.place} was set to {self.server.name} before, and is {server.name} now, for "
+                "all services of this process that ask it."
+            )
         if server != self.server:
             self._learned.clear()
         self.server, self._is_set = server, True
@@ -65,24 +71,23 @@ class Endpoint:
     def recognise(
         self, catalogue: Catalogue | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Take note of what an answer shows.
+        """Take note of what an answer shows, where neither the address nor a user says it.
 
         Args:
             catalogue: The list of models.
             headers: The headers of any answer.
         """
-        if self._is_set:
+        if self._is_set or self._by_address.name != "unknown":
             return
         found = by_headers(headers or {})
         if found is None and catalogue is not None:
             owners = (card.owned_by or "" for card in catalogue.cards)
             found = by_models(owners, tells_capabilities=catalogue.is_mistrals)
         if found is not None and found != self.server:
-            self.server = found
-            # A field that was refused is refused whatever the server's name is.
+            # What was refused is refused whatever the server's name is.
             for model, learned in self._learned.items():
-                unknown = found.unknown_fields | learned.unknown_fields
-                self._learned[model] = replace(found, unknown_fields=unknown)
+                self._learned[model] = with_lesson(found, self.server, learned)
+            self.server = found
 
     def of(self, model: str) -> Server:
         """What the server behind the address takes for a model."""
@@ -106,6 +111,7 @@ class Endpoint:
         model = str(body.get("model"))
         known = server = self.of(model)
         tried: list[Server] = []
+        refusal: APIStatusError | None = None  # the one that was answered with a guess
         while True:
             try:
                 answer = await post(fitted(body, server))
@@ -113,29 +119,38 @@ class Endpoint:
                 tried.append(server)
                 other = _revised(server, body, e)
                 if other is None or other in tried:
-                    raise
+                    raise (refusal if refusal is not None and _is_refusal(e) else e) from None
+                if refusal is None and is_guess(server, other):
+                    refusal = e
                 server = other
             else:
                 self._learn(model, known, server)
                 return answer
 
     def _learn(self, model: str, known: Server, server: Server) -> None:
-        if server is known or self._learned.get(model) == server:
+        now = self.of(model)
+        learned = with_lesson(now, known, server)
+        if learned == now or (len(self._learned) >= _MOST and model not in self._learned):
             return
-        if len(self._learned) < _MOST:
-            self._learned[model] = server
+        self._learned[model] = learned
         logger.warning(
             f"{self.place} refuses a part of Mistral's API: from now on {model} is asked "
-            f"{difference(known, server)}."
+            f"{difference(now, learned)}."
         )
 
 
 def _revised(server: Server, body: Mapping[str, Any], refusal: APIStatusError) -> Server | None:
-    status, headers = refusal.status_code, refusal.response.headers
-    if MistralError.from_response(status, refusal.response.content, headers).reason not in _REFUSED:
+    if not _is_refusal(refusal):
         return None
-    said = ErrorBody.read(refusal.response.content, headers)
+    said = ErrorBody.read(refusal.response.content, refusal.response.headers)
     return revised(server, body, "\n".join([*said.words, *said.names]))
+
+
+def _is_refusal(error: APIStatusError) -> bool:
+    """Whether it is the request that was refused, and not its caller or its time."""
+    status, headers = error.status_code, error.response.headers
+    reason = MistralError.from_response(status, error.response.content, headers).reason
+    return reason in _REFUSED
 
 
 _endpoints: dict[str, Endpoint] = {}

@@ -6,7 +6,7 @@ refusal and says what to change. Both are pure: `wire/endpoint.py` keeps what is
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast, get_args
 from urllib.parse import urlsplit
 
@@ -41,6 +41,9 @@ class Server:
     Parameters:
         name: Which kind it is.
         continues: How a reply that was cut is continued.
+        exact: Whether a reply that is continued from the assistant's words goes on right behind
+            them, within a word or a number if need be, and never repeats them.
+        any_choice: How it spells the `tool_choice` that wants some function called.
         named_choice: Whether it takes a `tool_choice` that names a function. Where it does not,
             that function alone is offered, and some function has to be called.
         parts: The kinds of parts that a content may have; None for all of Mistral's.
@@ -54,6 +57,7 @@ class Server:
 
     name: ServerName
     continues: Continues = "prefix"
+    exact: bool = False
     any_choice: Literal["any", "required"] = "required"
     named_choice: bool = True
     parts: frozenset[str] | None = None
@@ -73,11 +77,11 @@ SERVERS: Mapping[str, Server] = {
         _AS_MISTRAL,
         replace(_AS_MISTRAL, name="azure", parts=_CLOUD, unknown_fields=_NEWER),
         replace(_AS_MISTRAL, name="vertex", parts=_CLOUD, unknown_fields=_NEWER),
-        Server("vllm", continues="continue_final_message", parts=_SHOWN),
-        Server("sglang", continues="continue_final_message", parts=_SHOWN),
+        Server("vllm", continues="continue_final_message", exact=True, parts=_SHOWN),
+        Server("sglang", continues="continue_final_message", exact=True, parts=_SHOWN),
         # These two ignore `prefix` and go on from a last message of the assistant's by themselves.
-        Server("llama.cpp", named_choice=False, parts=_SHOWN, keeps_connections=False),
-        Server("ollama", parts=_SHOWN),
+        Server("llama.cpp", exact=True, named_choice=False, parts=_SHOWN, keeps_connections=False),
+        Server("ollama", exact=True, parts=_SHOWN),
         Server("litellm", parts=_SHOWN),
         replace(_AS_MISTRAL, name="unknown"),
     )
@@ -114,7 +118,7 @@ _UNSUPPORTED = re.compile(r"not support|unsupported|not available|not allowed", 
 _OF_CONTINUING = re.compile(
     r"\bprefix\b|\bassistant\b|add_generation_prompt|\blast (?:message|role)", re.IGNORECASE
 )
-_OF_CHOICE = re.compile(r"tool_choice|tool choice|named tools|\brequired\b", re.IGNORECASE)
+_OF_CHOICE = re.compile(r"tool[_ ]choice|named tools", re.IGNORECASE)
 
 
 def check_server(owner: str, name: str, server: str | None) -> Server | None:
@@ -174,7 +178,8 @@ def fitted(body: Mapping[str, Any], server: Server) -> dict[str, Any]:
         body: The body for Mistral; left as it is.
         server: What the server takes.
     """
-    sent = {name: value for name, value in body.items() if name not in server.unknown_fields}
+    left_out = {name for name in server.unknown_fields if not _is_chosen(name, body)}
+    sent = {name: value for name, value in body.items() if name not in left_out}
     choice: Any = body.get("tool_choice")
     if isinstance(choice, Mapping) and not server.named_choice:
         named = _function(choice)
@@ -221,10 +226,33 @@ def revised(server: Server, body: Mapping[str, Any], said: str) -> Server | None
         return replace(server, any_choice=other)
     if _has_prefix(body) and server.continues != "words":
         if server.continues == "prefix" and "continue_final_message" in said:
-            return replace(server, continues="continue_final_message")
+            return replace(server, continues="continue_final_message", exact=True)
         if _OF_CONTINUING.search(said) or "continue_final_message" in said:
-            return replace(server, continues="words")
+            return replace(server, continues="words", exact=False)
     return None
+
+
+def is_guess(before: Server, after: Server) -> bool:
+    """Whether a refusal may have been about something else than what was changed after it."""
+    return (before.any_choice, before.continues) != (after.any_choice, after.continues)
+
+
+def with_lesson(server: Server, before: Server, after: Server) -> Server:
+    """Apply what was learned to what is known by now.
+
+    Args:
+        server: What is known now: others may have learned meanwhile, or recognised the server.
+        before: What was known when the lesson began.
+        after: What a request that was accepted has shown.
+    """
+    unknown = server.unknown_fields | (after.unknown_fields - before.unknown_fields)
+    changed: dict[str, Any] = {
+        each.name: getattr(after, each.name)
+        for each in fields(Server)
+        if each.name not in ("name", "unknown_fields")
+        and getattr(after, each.name) != getattr(before, each.name)
+    }
+    return replace(server, unknown_fields=unknown, **changed)
 
 
 def difference(before: Server, after: Server) -> str:
@@ -254,8 +282,11 @@ def _has_prefix(body: Mapping[str, Any]) -> bool:
 
 
 def _refuses(name: str, body: Mapping[str, Any], said: str) -> bool:
-    if name not in body or not re.search(rf"\b{name}\b", said):
+    if name not in body or _is_chosen(name, body) or not re.search(rf"\b{name}\b", said):
         return False
-    # A value that a user has chosen is not left out because the server would take another.
-    chosen = name == "reasoning_effort" and body[name] != "none"
-    return bool(_FORBIDDEN.search(said) or (not chosen and _UNSUPPORTED.search(said)))
+    return bool(_FORBIDDEN.search(said) or _UNSUPPORTED.search(said))
+
+
+def _is_chosen(name: str, body: Mapping[str, Any]) -> bool:
+    """Whether a user has chosen the value: the service by itself asks for no thinking."""
+    return name == "reasoning_effort" and body.get(name) != "none"
