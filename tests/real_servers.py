@@ -9,7 +9,7 @@ import secrets
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,24 +94,42 @@ def litellm_proxy(folder: Path, models: Mapping[str, Mapping[str, Any]]) -> Iter
     listed = [{"model_name": name, "litellm_params": dict(of)} for name, of in models.items()]
     config, log, port = folder / "config.yaml", folder / "litellm.log", free_port()
     config.write_text(json.dumps({"model_list": listed, "general_settings": {"master_key": key}}))
+    command = [str(program), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+    # Prices come with the package; nothing is fetched.
+    with listening(command, port, log, 150, LITELLM_LOCAL_MODEL_COST_MAP="True"):
+        yield Server(f"http://127.0.0.1:{port}/v1", key)
+
+
+@contextlib.contextmanager
+def listening(
+    command: Sequence[str], port: int, log: Path, seconds: float, **environment: str
+) -> Iterator[None]:
+    """Run a program until the end of the block, which begins when it listens.
+
+    Args:
+        command: The program and its arguments.
+        port: Its port, on the loopback.
+        log: Where its words go; its folder is the program's.
+        seconds: How long it may take to listen.
+        **environment: What to add to the environment.
+    """
     with log.open("w") as out:
         process = subprocess.Popen(
-            [str(program), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)],
-            # Prices come with the package; nothing is fetched.
-            env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+            command,
+            env={**os.environ, **environment},
             stdout=out,
             stderr=subprocess.STDOUT,
-            cwd=folder,
+            cwd=log.parent,
         )
     try:
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + seconds
         while True:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
-            time.sleep(0.1)
-        yield Server(f"http://127.0.0.1:{port}/v1", key)
+            time.sleep(0.05)
+        yield
     finally:
         process.terminate()
         try:

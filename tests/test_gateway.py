@@ -1,11 +1,6 @@
 """The real Portkey gateway between us and the strict endpoint."""
 
-import contextlib
-import os
 import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +10,7 @@ from loguru import logger
 from pipecat.frames.frames import LLMThoughtTextFrame
 from portkey_ai import createHeaders
 from ports import free_port
+from real_servers import listening
 
 from mistral_service import MistralClient, MistralError, MistralLLMService, Reason
 from mistral_service.client import portkey_headers
@@ -37,28 +33,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The gateway's address."""
     assert SERVER.exists(), "the gateway is not installed: run the tests with `make test`"
     port, log = free_port(), tmp_path_factory.mktemp("gateway") / "gateway.log"
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            ["node", str(SERVER), "--headless", f"--port={port}"],
-            env={**os.environ, "TRUSTED_CUSTOM_HOSTS": "127.0.0.1"},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.05)
+    command = ["node", str(SERVER), "--headless", f"--port={port}"]
+    with listening(command, port, log, 30, TRUSTED_CUSTOM_HOSTS="127.0.0.1"):
         yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
 
 
 @pytest.fixture

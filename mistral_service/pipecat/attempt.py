@@ -130,7 +130,7 @@ class Attempt:
         called = [_as_in_context(call, run) for call in last if isinstance(call, ToolCall)]
         unreadable = [each for each in last if isinstance(each, Unreadable)]
         spoke = self.is_speech("".join(turn.said[before:]))
-        return AttemptResult(spoke, called, unreadable, cast(Finish, end))
+        return AttemptResult(spoke, called, unreadable, cast(Finish, end), run)
 
     def _note(self, request: Request[Run], turn: TurnState) -> None:
         """Take note of who answered, and what it cost."""

@@ -128,7 +128,7 @@ class RequestBuilder:
         settings = self._settings()
         effort = given(settings.reasoning_effort)
         if effort is None and not given(settings.use_provider_thinking_default):
-            # As Pipecat's other services do: a voice answers at once unless it is told to think.
+            # As Pipecat's other services do: a voice answers at once unless thinking is set.
             return fastest_effort(self._router.route.model)
         return effort
 

@@ -24,12 +24,14 @@ class AttemptResult:
         calls: The functions that were called.
         unreadable: Markup of which nothing could be made.
         end: How it ended.
+        run: What the rules did for the request that brought it.
     """
 
     spoke: bool
     calls: list[ToolCall]
     unreadable: list[Unreadable]
     end: Finish
+    run: Run
 
 
 @dataclass
@@ -51,8 +53,8 @@ class TurnState:
         correlation_id: Mistral's name of the last answer, refusals included.
         sentences: What the voice has got of it; None where no voice speaks.
         silence: How long the caller may go on hearing nothing.
-        timed_out: Whether a timeout was told to handlers.
-        unsettled: The request that was let out, while nobody has told what it was counted with.
+        timed_out: Whether handlers have heard of a timeout.
+        unsettled: The request that was let out, while its true cost is not known.
     """
 
     context: LLMContext

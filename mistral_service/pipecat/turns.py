@@ -8,7 +8,6 @@ from loguru import logger
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
 from pipecat.utils.string import match_endofsentence
 
-from mistral_service.conversation.run import Run
 from mistral_service.pipecat.attempt import Attempt
 from mistral_service.pipecat.needs import needs_of
 from mistral_service.pipecat.ports import TurnPorts
@@ -76,9 +75,7 @@ class TurnRunner:
                     continue
                 # A continuation that brings nothing new: the sentence was complete when it was cut.
                 spoke = reply.spoke or self._attempt.is_speech(turn.cut)
-                plan = await self._run_calls(
-                    context, reply, turn.run, spoke=spoke, may=asked is context
-                )
+                plan = await self._run_calls(context, reply, spoke=spoke, may=asked is context)
                 unfinished = plan.repeated or reply.unreadable
                 complete = plan.leads_on or (spoke and not unfinished)
                 if complete:
@@ -138,12 +135,12 @@ class TurnRunner:
         return LLMContext(context.get_messages(), context.tools, "none")
 
     async def _run_calls(
-        self, context: LLMContext, reply: AttemptResult, run: Run, *, spoke: bool, may: bool
+        self, context: LLMContext, reply: AttemptResult, *, spoke: bool, may: bool
     ) -> Plan:
         """Start the calls of a reply, as far as they may run."""
         left_out = reply.end.calls_left_out
         plan = self._ports.functions.plan_calls(
-            context, reply.calls, left_out, offered=run.callable_names()
+            context, reply.calls, left_out, offered=reply.run.callable_names()
         )
         if plan.error:
             raise MistralError(Reason.CALL, plan.error)

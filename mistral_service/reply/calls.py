@@ -332,7 +332,8 @@ class Ledger:
         if self._told_in_a_row <= 1:
             return Plan(planned, repeated, waiting)
         self.forget(planned)
-        return Plan((), (), waiting, error=f"The model was told, and did it again: {told}")
+        wrong = f"The model heard what was wrong, and did it again: {told}"
+        return Plan((), (), waiting, error=wrong)
 
     def _new_id(self) -> str:
         while True:

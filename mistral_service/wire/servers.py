@@ -81,7 +81,7 @@ SERVERS: Mapping[str, Server] = {
         Server("sglang", continues="continue_final_message", exact=True, parts=_SHOWN),
         # These two ignore `prefix` and go on from a last message of the assistant's by themselves.
         Server("llama.cpp", exact=True, named_choice=False, parts=_SHOWN, keeps_connections=False),
-        Server("ollama", exact=True, parts=_SHOWN),
+        Server("ollama", parts=_SHOWN),
         Server("litellm", parts=_SHOWN),
         replace(_AS_MISTRAL, name="unknown"),
     )
