@@ -70,7 +70,7 @@ bench: ## Measure beside Pipecat's own service
 	@$(BIN)/python benchmarks/speed.py
 	@$(BIN)/python benchmarks/beside_pipecat.py
 	@$(BIN)/python benchmarks/messages.py
-	@$(BIN)/python benchmarks/pictures.py
+	@$(BIN)/python benchmarks/images.py
 
 faults: ## Let every fault happen, and write docs/faults.md
 	$(INSTALL) tools
@@ -86,7 +86,7 @@ dist: ## Build the wheel and the source distribution into dist/
 	$(INSTALL) tools
 	$(BIN)/python -m build --no-isolation
 
-screenshots: ## Make the pictures in docs/images
+screenshots: ## Make the images in docs/images
 	$(INSTALL) test
 	@$(BIN)/python docs/screenshots.py
 	@$(BIN)/python docs/charts.py

@@ -23,7 +23,7 @@ LARGE, SMALL = 6_000, 300
 async def machine(url: str, seconds: float, sizes: list[int]) -> dict[int, int]:
     """Ask for callers of these sizes; returns the admissions for each size."""
     from mistral_service.scale.budget import SharedBudget
-    from mistral_service.surroundings import Ask, Rank
+    from mistral_service.turn.ports import Rank, RequestEstimate
     from mistral_service.wire.errors import HeldBack
 
     budget = SharedBudget(url, tokens_per_minute=TOKENS, window=WINDOW)
@@ -32,7 +32,7 @@ async def machine(url: str, seconds: float, sizes: list[int]) -> dict[int, int]:
     async def caller(size: int) -> None:
         while (left := end - time.monotonic()) > 0:
             try:
-                await budget.admit(Ask("account", "model", size, Rank.TURN))
+                await budget.acquire(RequestEstimate("account", "model", size, Rank.TURN))
             except HeldBack as e:
                 await asyncio.sleep(min(e.retry_after or 0.0, left))
             else:

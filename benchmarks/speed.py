@@ -142,7 +142,7 @@ async def cpu_per_token(make: Callable[[str], Any], base_url: str) -> float:
 
 
 async def cpu_to_first_byte(
-    make: Callable[[str], Any], base_url: str, length: int = 500, pictures: int = 8
+    make: Callable[[str], Any], base_url: str, length: int = 500, images: int = 8
 ) -> float:
     """Milliseconds of CPU from a context to the first byte sent."""
     from asyncio import selector_events
@@ -153,18 +153,18 @@ async def cpu_to_first_byte(
     from pipecat.processors.aggregators.llm_context import LLMContext
 
     noise = numpy.random.default_rng(1).integers(0, 255, (48, 64, 3), dtype=numpy.uint8)
-    picture = Image.fromarray(noise).resize((640, 480), Image.Resampling.BILINEAR)
+    image = Image.fromarray(noise).resize((640, 480), Image.Resampling.BILINEAR)
     jpeg = BytesIO()
-    picture.save(jpeg, "JPEG", quality=85)
+    image.save(jpeg, "JPEG", quality=85)
     messages: list[Any] = []
-    for number in range(length // 2 - pictures):
+    for number in range(length // 2 - images):
         messages.append({"role": "user", "content": f"Question {number}, put in some words. " * 3})
         messages.append({"role": "assistant", "content": f"Answer {number}, in a sentence. " * 5})
-    for number in range(pictures):
+    for number in range(images):
         # What Pipecat makes of a camera's frame.
         messages.append(
             await LLMContext.create_image_message(
-                format="RGB", size=picture.size, image=picture.tobytes(), text=f"Picture {number}"
+                format="RGB", size=image.size, image=image.tobytes(), text=f"Image {number}"
             )
         )
         messages.append({"role": "assistant", "content": "I see."})
@@ -371,7 +371,7 @@ def rows(times: int, only: str) -> Iterator[tuple[str, str, Callable[[], tuple[f
         row("CPU per token, burst of 2,000 (µs)", "{:.1f}", "cpu_per_token", tokens=TOKENS),
         row("CPU per token at 50 tokens/s (µs)", "{:.0f}", "cpu_per_token", tokens=150, rate=50),
         row(
-            "CPU from context to first byte, 500 messages, 8 pictures (ms)",
+            "CPU from context to first byte, 500 messages, 8 images (ms)",
             "{:.1f}",
             "cpu_to_first_byte",
             tokens=1,
@@ -411,9 +411,7 @@ def plot(path: Path) -> None:
             with far_away(trip / 2000) as first_turn_of:
                 waits.append(first_turn_of(who))
         first.plot(trips, waits, **style)
-    history.set(
-        title="CPU to the first byte", xlabel="messages (8 pictures among them)", ylabel="ms"
-    )
+    history.set(title="CPU to the first byte", xlabel="messages (8 images among them)", ylabel="ms")
     crowd.set(title="99th percentile of added delay", ylabel="ms", ylim=(0, 3 * DELAYED))
     crowd.set_xlabel("sessions at 50 tokens/s on one core")
     crowd.axhline(DELAYED, color="#444", linewidth=0.8, linestyle=":")

@@ -1,4 +1,4 @@
-"""Makes the pictures of the terminal in docs/images: `make screenshots`.
+"""Makes the images of the terminal in docs/images: `make screenshots`.
 
 The commands run for real, against the strict local endpoint; what they print is kept as SVG.
 """
@@ -46,7 +46,7 @@ def _typed(console: Console, command: str) -> None:
 
 def _save(console: Console, name: str) -> None:
     svg = console.export_svg(title="mistral-service", theme=MONOKAI, unique_id=name)
-    # Fonts of the reader's own: a picture should fetch nothing.
+    # Fonts of the reader's own: an image should fetch nothing.
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
     (IMAGES / f"{name}.svg").write_text(svg)
 

@@ -32,13 +32,13 @@ class Eyes:
 
 
 def reply_to(message: dict[str, Any]) -> Reply:
-    """The colours of a picture; a look, where one is asked for; a word about what to do."""
+    """The colours of an image; a look, where one is asked for; a word about what to do."""
     content = message["content"]
     if message["role"] == "tool":
         return Reply("I cannot see you. Is the camera on?")
     if not isinstance(content, str):
-        pictures = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
-        left, right = colours(pictures[-1])
+        images = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
+        left, right = colours(images[-1])
         return Reply(f"I see {left} on the left and {right} on the right.")
     if "Instruction" not in content and ASKS.search(content):
         return Reply(tool_calls=[{"name": "look", "arguments": {"question": content}}])
@@ -46,7 +46,7 @@ def reply_to(message: dict[str, Any]) -> Reply:
 
 
 def colours(url: str) -> tuple[str, str]:
-    """What the left and the right half of a picture are mostly coloured."""
+    """What the left and the right half of an image are mostly coloured."""
     image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
     left, right = (image.resize((2, 1), Image.Resampling.BOX).getpixel((x, 0)) for x in (0, 1))
     return name(left), name(right)

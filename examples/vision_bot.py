@@ -53,7 +53,7 @@ async def look(params: FunctionCallParams, question: str):
     """Look through the user's camera, once.
 
     Args:
-        question: What you want to know about the picture.
+        question: What you want to know about the image.
     """
     # The transport answers with a frame, the context takes it in with these words, and the result
     # is given by whoever has it: there is nothing to wait for here.

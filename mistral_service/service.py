@@ -31,9 +31,9 @@ from mistral_service.pipecat.turns import TurnRunner
 from mistral_service.pipecat.vision import VisionInput
 from mistral_service.pipecat.warm_up import warm_up as warm_up_endpoints
 from mistral_service.settings import BadSetting, MistralLLMSettings, check_update, given
-from mistral_service.surroundings import Gate, Keeper, surroundings
 from mistral_service.turn.clients import Clients
 from mistral_service.turn.deadline import within
+from mistral_service.turn.ports import ConversationRecorder, RateLimiter, shared_services
 from mistral_service.turn.prices import Price
 from mistral_service.turn.router import Router
 from mistral_service.wire.access import DEFAULT_BASE_URL, connections_for
@@ -85,8 +85,8 @@ class MistralLLMService(FunctionCalls):
         fallback_api_key: str | None = None,
         warm_up: bool = True,
         prices: Mapping[str, Price] | None = None,
-        gate: Gate | None = None,
-        keeper: Keeper | Literal[False] | None = None,
+        rate_limiter: RateLimiter | None = None,
+        recorder: ConversationRecorder | Literal[False] | None = None,
         function_call_timeout_secs: float | None | NotGiven = NOT_GIVEN,
         server: ServerName | None = None,
         fallback_server: ServerName | None = None,
@@ -113,12 +113,12 @@ class MistralLLMService(FunctionCalls):
                 background, when the pipeline starts.
             prices: What each model's tokens cost, such as `mistral_service.turn.prices.PRICES`:
                 then `MistralTurnMetrics` and the span of a turn say what the turn cost.
-            gate: The rate limiter of an account that many processes share
-                (`mistral_service.scale.budget.SharedBudget`). Defaults to that of the
-                surroundings, if any.
-            keeper: Who records the conversation for other machines. Defaults to that of the
-                surroundings, if any. False records nothing: for a second service of a bot, whose
-                context is not the conversation with the caller.
+            rate_limiter: The rate limiter of an account that many processes share
+                (`mistral_service.scale.budget.SharedBudget`). Defaults to that of
+                `shared_services`, if any.
+            recorder: Who records the conversation for other machines. Defaults to that of
+                `shared_services`, if any. False records nothing: for a second service of a bot,
+                whose context is not the conversation with the caller.
             function_call_timeout_secs: Seconds until a function that has not answered is cancelled,
                 and the model learns so. A function's own `timeout_secs` wins. By default 30 for
                 functions that an interruption cancels, and no limit for asynchronous ones
@@ -147,7 +147,7 @@ class MistralLLMService(FunctionCalls):
         if model is not None:
             self._warn_init_param_moved_to_settings("model", "model")
         super().__init__(
-            keeper=keeper,
+            recorder=recorder,
             function_call_timeout_secs=function_call_timeout_secs,
             settings=self.Settings.initial(model, settings),
             **{**kwargs, **own},
@@ -157,8 +157,10 @@ class MistralLLMService(FunctionCalls):
 
         clients = Clients(self.create_client, lambda: self._client, own, fallback, servers)
         self._router = Router(clients, lambda: self._settings.models())
-        gate = gate if gate is not None else surroundings.get().gate
-        self._admission = Admission(gate) if gate is not None else None
+        rate_limiter = (
+            rate_limiter if rate_limiter is not None else shared_services.get().rate_limiter
+        )
+        self._admission = Admission(rate_limiter) if rate_limiter is not None else None
         self._errors = ErrorReporter(lambda *a, **k: self.push_error(*a, **k), str(self))
         as_pipecat = super().process_frame
         self._vision = VisionInput(self, as_pipecat, lambda: self._settings, self._errors)
@@ -175,7 +177,7 @@ class MistralLLMService(FunctionCalls):
                 functions=self,
                 router=self._router,
                 admission=self._admission,
-                keeper=self._keeper,
+                recorder=self._recorder,
                 owner=self,
                 prices=prices or {},
                 emit=cast(Any, self._call_event_handler),  # pyright: ignore[reportUnknownMemberType]
@@ -239,17 +241,17 @@ class MistralLLMService(FunctionCalls):
             self.create_task(  # pyright: ignore[reportUnknownMemberType]
                 warm_up_endpoints(self._router, self._errors), "warm_up"
             )
-        if self._keeper is not None:
-            self._keeper.starts(self)
-            if self._keeper.waits:
+        if self._recorder is not None:
+            self._recorder.on_start(self)
+            if self._recorder.is_pending:
                 self.create_task(  # pyright: ignore[reportUnknownMemberType]
-                    self._take_up(self._keeper), "take_up"
+                    self._take_up(self._recorder), "take_up"
                 )
 
-    async def _take_up(self, keeper: Keeper) -> None:
+    async def _take_up(self, recorder: ConversationRecorder) -> None:
         """Ask for the turn that was cut, where neither the bot nor the caller begins one."""
         await asyncio.sleep(_BOT_BEGINS_WITHIN)
-        if keeper.waits:
+        if recorder.is_pending:
             await self.pipeline_worker.queue_frame(LLMRunFrame())
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:

@@ -13,8 +13,8 @@ from pipecat.services.openai.base_llm import OpenAILLMSettings
 from pipecat.utils.types import NOT_GIVEN, NotGiven
 from pydantic import TypeAdapter, ValidationError
 
+from mistral_service.conversation.conversion import Budget
 from mistral_service.conversation.encoding import Form, seen_side
-from mistral_service.conversation.run import Budget
 from mistral_service.reply.reader import MAX_CALLS
 from mistral_service.reply.rounds import MAX_ROUNDS
 from mistral_service.reply.speech import SENTENCE_TIMEOUT
@@ -24,7 +24,7 @@ from mistral_service.wire.access import bad_header
 from mistral_service.wire.models import DEFAULT_MODEL
 
 MOST_IMAGES_BYTES = 256_000_000
-"""Bytes that all pictures in the context of a call may have, by default."""
+"""Bytes that all images in the context of a call may have, by default."""
 
 UNSET = (NotGiven, OpenAINotGiven, Omit)
 """The types whose instances mean "not given", Pipecat's and the OpenAI client's."""
@@ -102,25 +102,25 @@ class MistralLLMSettings(OpenAILLMSettings):
             session's own last 20 turns, no less than one second (two while it is young).
         fallback_models: Models to ask, in this order, where the bot's own is full, gone or failing
             again and again; at the service's `fallback_base_url` if it has one.
-        max_images: Pictures that a request has at most: 0 to 8, which is what Mistral takes and the
+        max_images: Images that a request has at most: 0 to 8, which is what Mistral takes and the
             default. The newest stay; fewer cost less and answer sooner.
-        max_images_bytes: Bytes of all pictures of a request together, as they are sent (default
-            6,000,000: eight full pictures). The newest is sent in any case.
-        images_of_last_turn_only: Whether pictures are left out of all turns but the last.
-        max_context_images_bytes: Bytes of all pictures in the context of a call, sent or not
+        max_images_bytes: Bytes of all images of a request together, as they are sent (default
+            6,000,000: eight full images). The newest is sent in any case.
+        images_of_last_turn_only: Whether images are left out of all turns but the last.
+        max_context_images_bytes: Bytes of all images in the context of a call, sent or not
             (default 256,000,000, some 700 frames of a camera). A frame that comes beyond does not
             enter the context, until earlier ones are taken out.
-        max_image_pixels: Pixels that a picture may have, width times height, before it is scaled
+        max_image_pixels: Pixels that an image may have, width times height, before it is scaled
             down (default 16,777,216, which is 4096×4096; up to 67,108,864). The size is read from
             the header; what is larger is not decoded. A JPEG may have four times as many, since it
-            is decoded at a reduced size. The memory that a picture may take to decode follows from
+            is decoded at a reduced size. The memory that an image may take to decode follows from
             this: 32 bytes a pixel.
-        image_side: Pixels to which the longer side of a picture is scaled down. Defaults to what
+        image_side: Pixels to which the longer side of an image is scaled down. Defaults to what
             the model sees: 1540, or 1024 for Pixtral.
         image_quality: Quality of the JPEGs, from 1 to 95. Defaults to 75, the lowest at which the
             least legible line on a page of small text keeps a likeness (SSIM) of 0.95: 284 kB for
             a camera's frame of 1540×866. At 50 these are 0.91 and 181 kB, at 90 0.99 and 530 kB
-            (`benchmarks/pictures.py`).
+            (`benchmarks/images.py`).
         sentence_timeout: Seconds from the first word of a sentence to its end. A voice speaks in
             sentences: where a stream brings a word a second, an end is set after the word that has
             come, so that the caller hears it. A stream as fast as speech has twice as long.
@@ -246,7 +246,7 @@ class MistralLLMSettings(OpenAILLMSettings):
         return given(self.max_tool_rounds, MAX_ROUNDS)
 
     def form(self) -> Form:
-        """How a picture is sent."""
+        """How an image is sent."""
         return Form(
             side=given(self.image_side, seen_side(str(self.model))),
             quality=given(self.image_quality, Form().quality),
@@ -254,7 +254,7 @@ class MistralLLMSettings(OpenAILLMSettings):
         )
 
     def budget(self) -> Budget:
-        """How many pictures a request may have."""
+        """How many images a request may have."""
         default = Budget()
         return Budget(
             images=given(self.max_images, default.images),
@@ -263,7 +263,7 @@ class MistralLLMSettings(OpenAILLMSettings):
         )
 
     def context_images_bytes(self) -> int:
-        """Bytes that all pictures in the context of a call may have."""
+        """Bytes that all images in the context of a call may have."""
         return given(self.max_context_images_bytes, MOST_IMAGES_BYTES)
 
     @classmethod

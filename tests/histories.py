@@ -11,13 +11,13 @@ from PIL import Image
 Message = dict[str, Any]
 
 
-def _picture() -> str:
+def _image() -> str:
     data = io.BytesIO()
     Image.new("L", (2, 2)).save(data, "PNG")
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
-PICTURE = _picture()
+PICTURE = _image()
 
 # A word that stands in no other message shows where a message went.
 _count = st.integers(0, 10**9).map(lambda n: f"w{n}w")

@@ -85,7 +85,7 @@ def render(name: str, messages: list[dict[str, Any]]) -> str | None:
 
     Returns:
         What the template says against it; None if it renders. Parts that a template has no form
-        for (pictures in a model without eyes) are not held against the history.
+        for (images in a model without eyes) are not held against the history.
     """
     allowed = {"text"} if name in ("v3", "classic") else {"text", "image_url"}
     if _has_parts_beyond(messages, allowed):

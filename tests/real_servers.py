@@ -140,14 +140,14 @@ def listening(
 
 
 def some_histories(
-    count: int, number: int, *, pictures: bool = False
+    count: int, number: int, *, images: bool = False
 ) -> list[tuple[list[Message], bool]]:
     """Random histories, each with whether functions are offered; the same for the same numbers.
 
     Args:
         count: How many.
         number: The seed.
-        pictures: Whether there are pictures.
+        images: Whether there are images.
     """
     drawn: list[tuple[list[Message], bool]] = []
 
@@ -155,7 +155,7 @@ def some_histories(
     @settings(max_examples=5 * count, database=None, phases=[Phase.generate])
     @given(histories, st.booleans())
     def draw(history: list[Message], tools: bool) -> None:
-        if pictures or not _PICTURE.search(json.dumps(history)):
+        if images or not _PICTURE.search(json.dumps(history)):
             drawn.append((history, tools))
 
     draw()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pipecat.processors.aggregators.llm_context import LLMSpecificMessage
 
-from mistral_service.scale.past import missing, opened_with, resume
+from mistral_service.scale.resume import missing, opened_with, resume
 from mistral_service.scale.snapshot import Journal, Snapshot, Started
 
 SYSTEM = {"role": "system", "content": "You are a voice."}
@@ -36,7 +36,7 @@ def test_words_that_were_not_kept_are_answered_and_the_reply_before_them_is_done
 ):
     messages, past = after(journal, heard=heard, ended=ended, asked="Book  a table. ")
     assert messages == [SYSTEM, USER, {"role": "assistant", "content": said}, BOOK]
-    assert (past.cut, past.answer) == ("", True)
+    assert (past.spoken_so_far, past.must_answer) == ("", True)
 
 
 def test_words_that_were_kept_change_nothing():
@@ -49,7 +49,7 @@ def test_words_that_were_kept_change_nothing():
 
 def test_a_question_that_waits_gets_its_other_half():
     messages, past = after(Journal(1), heard="", asked="What time is it? Book a table.")
-    assert (messages, past.answer) == ([SYSTEM, USER, BOOK], True)
+    assert (messages, past.must_answer) == ([SYSTEM, USER, BOOK], True)
 
 
 def test_a_question_that_begins_like_one_that_was_answered_is_another():
@@ -60,9 +60,9 @@ def test_a_question_that_begins_like_one_that_was_answered_is_another():
 
 def test_before_the_first_turn_was_kept_the_callers_words_are_the_conversation():
     messages, past = resume(Snapshot(), Journal(), {}, [SYSTEM], asked="Book a table.")
-    assert (messages, past.cut, past.answer) == ([SYSTEM, BOOK], "", True)
+    assert (messages, past.spoken_so_far, past.must_answer) == ([SYSTEM, BOOK], "", True)
     messages, past = resume(Snapshot(), Journal(), {}, [SYSTEM, BOOK], asked="Book a table.")
-    assert (messages, past.answer) == ([SYSTEM, BOOK], True)
+    assert (messages, past.must_answer) == ([SYSTEM, BOOK], True)
 
 
 def test_words_that_were_not_kept_come_before_those_since_and_are_not_said_twice():
@@ -78,7 +78,7 @@ def test_a_function_that_ran_has_its_result_before_the_words_that_were_not_kept(
     started = {"aaaaaaaaa": Started("book", {"at": "8"}, 1, '"done"')}
     messages, past = after(Journal(1), started, heard="", asked="Hurry up.")
     assert [m["role"] for m in messages[2:]] == ["assistant", "tool", "user"]
-    assert past.answer
+    assert past.must_answer
 
 
 REWRITTEN = {"role": "user", "content": "[12:30] ask the clock"}
@@ -107,7 +107,7 @@ TOOLS = [{"role": "assistant", "tool_calls": []}, {"role": "tool", "content": "I
         ),
         ("What time is it?", [REWRITTEN], "What time is it?", True, ""),
         ("What time is it?", [REWRITTEN], "", True, "What time is it?"),
-        ("Ask it! Quick.", [REWRITTEN], "Ask it!", False, "Quick."),
+        ("RequestEstimate it! Quick.", [REWRITTEN], "RequestEstimate it!", False, "Quick."),
         ("Is it?", [USER], "What time is it?", False, "Is it?"),  # no part of the words before
         ("time", [USER], "What time is it?", True, "time"),
         ("Book a table.", [], "", False, "Book a table."),
@@ -160,8 +160,10 @@ def test_wherever_a_call_was_cut_each_of_the_callers_words_is_there_once(
     if rewritten:
         everything = [f"<{n}>" for n in range(kept)] + (turns[-1] if ahead else [])
     assert there == everything
-    answered = " ".join([*(m["content"] for m in messages if m["role"] == "assistant"), past.cut])
+    answered = " ".join(
+        [*(m["content"] for m in messages if m["role"] == "assistant"), past.spoken_so_far]
+    )
     heard_of_it = reply[: said if heard is None or ahead else heard]
     assert answered.split() == [f"a{n}" for n in range(kept - 1)] + heard_of_it
-    assert past.answer == (ahead or len(heard_of_it) < 4 or said < 4)
-    assert not (ahead and past.cut)
+    assert past.must_answer == (ahead or len(heard_of_it) < 4 or said < 4)
+    assert not (ahead and past.spoken_so_far)

@@ -15,48 +15,50 @@ from mistral_service import MistralLLMService
 from mistral_service.local import LocalMistral, RateLimits, Reply, Script
 from mistral_service.scale.budget import SharedBudget
 from mistral_service.scale.ledger import UNIT, Ledger
-from mistral_service.surroundings import Ask, Rank, Surroundings, surroundings
+from mistral_service.turn.ports import Rank, RequestEstimate, SharedServices, shared_services
 from mistral_service.wire.errors import HeldBack, MistralError, Reason
 from mistral_service.wire.rate import RateBudget
 
 KEY = "a-key-that-nobody-else-has"
 
 
-class Gatekeeper:
+class InMemoryLimiter:
     """A gate in memory, which refuses as it is told."""
 
     def __init__(self, *refusals: float, spare: bool = True) -> None:
         self.refusals = list(refusals)
         self.spare = spare
-        self.asked: list[Ask] = []
+        self.asked: list[RequestEstimate] = []
         self.told: list[RateBudget | None] = []
         self.limited: list[MistralError] = []
         self.costs: list[int] = []
 
-    async def admit(self, ask: Ask) -> None:
+    async def acquire(self, ask: RequestEstimate) -> None:
         self.asked.append(ask)
         if self.refusals:
             raise HeldBack(self.refusals.pop(0))
 
-    def can_spare(self, ask: Ask) -> bool:
+    def has_headroom(self, ask: RequestEstimate) -> bool:
         return self.spare
 
-    def answered(self, ask: Ask, budget: RateBudget | None) -> None:
+    def record_answer(self, ask: RequestEstimate, budget: RateBudget | None) -> None:
         self.told.append(budget)
 
-    def refused(self, ask: Ask, error: MistralError) -> None:
+    def record_refusal(self, ask: RequestEstimate, error: MistralError) -> None:
         self.limited.append(error)
 
-    def spent(self, ask: Ask, tokens: int) -> None:
+    def record_usage(self, ask: RequestEstimate, tokens: int) -> None:
         self.costs.append(tokens)
 
 
-def service(mistral: LocalMistral, gate: Gatekeeper | None = None, **settings) -> MistralLLMService:
+def service(
+    mistral: LocalMistral, rate_limiter: InMemoryLimiter | None = None, **settings
+) -> MistralLLMService:
     return MistralLLMService(
         api_key=KEY,
         base_url=mistral.base_url,
         warm_up=False,
-        gate=gate,
+        rate_limiter=rate_limiter,
         settings=MistralLLMService.Settings(**settings),
     )
 
@@ -65,58 +67,58 @@ def service(mistral: LocalMistral, gate: Gatekeeper | None = None, **settings) -
 
 
 async def test_the_first_turn_is_a_new_call_and_those_after_it_go_on(serve):
-    gate, mistral = Gatekeeper(), serve(Reply("One."), Reply("Two."))
-    async with Call(service(mistral, gate)) as call:
+    rate_limiter, mistral = InMemoryLimiter(), serve(Reply("One."), Reply("Two."))
+    async with Call(service(mistral, rate_limiter)) as call:
         await call.say("Hello?")
         await call.say("And then?")
-    assert [ask.rank for ask in gate.asked] == [Rank.NEW_CALL, Rank.TURN]
-    assert gate.asked[0].model == "mistral-small-latest"
-    assert len({ask.account for ask in gate.asked}) == 1
-    assert KEY not in str(gate.asked)
+    assert [ask.rank for ask in rate_limiter.asked] == [Rank.NEW_CALL, Rank.TURN]
+    assert rate_limiter.asked[0].model == "mistral-small-latest"
+    assert len({ask.account for ask in rate_limiter.asked}) == 1
+    assert KEY not in str(rate_limiter.asked)
 
 
 async def test_a_call_that_comes_with_turns_behind_it_goes_on(serve):
-    gate, mistral = Gatekeeper(), serve(Reply("Two."))
+    rate_limiter, mistral = InMemoryLimiter(), serve(Reply("Two."))
     before = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "One."}]
-    async with Call(service(mistral, gate), *before) as call:
+    async with Call(service(mistral, rate_limiter), *before) as call:
         await call.say("And then?")
-    assert gate.asked[0].rank is Rank.TURN
+    assert rate_limiter.asked[0].rank is Rank.TURN
 
 
 async def test_what_a_turn_has_cost_is_what_the_next_one_asks_for(serve):
     usage = {"prompt_tokens": 900, "completion_tokens": 100, "total_tokens": 1000}
-    gate, mistral = Gatekeeper(), serve(Reply("One.", usage=usage), Reply("Two."))
-    async with Call(service(mistral, gate)) as call:
+    rate_limiter, mistral = InMemoryLimiter(), serve(Reply("One.", usage=usage), Reply("Two."))
+    async with Call(service(mistral, rate_limiter)) as call:
         await call.say("Hello?")
         await call.say("And then?")
-    assert gate.costs[0] == 1000
-    assert 1000 < gate.asked[1].tokens < 1300
+    assert rate_limiter.costs[0] == 1000
+    assert 1000 < rate_limiter.asked[1].tokens < 1300
 
 
 async def test_what_the_server_counts_wins_over_what_the_reply_says():
-    gate = Gatekeeper()
+    rate_limiter = InMemoryLimiter()
     limits = RateLimits(requests_per_minute=10, tokens_per_minute=100_000)
     with LocalMistral(Script(Reply("One.")), limits=limits) as mistral:
-        async with Call(service(mistral, gate)) as call:
+        async with Call(service(mistral, rate_limiter)) as call:
             await call.say("Hello?")
-    (budget,) = gate.told
+    (budget,) = rate_limiter.told
     assert budget is not None
     assert (budget.request_limit, budget.requests_left) == (10, 9)
-    assert gate.costs == [budget.query_cost]
+    assert rate_limiter.costs == [budget.query_cost]
 
 
 async def test_who_is_held_back_for_a_moment_waits_and_is_answered(serve):
-    gate, mistral = Gatekeeper(0.2), serve(Reply("Here."))
-    async with Call(service(mistral, gate)) as call:
+    rate_limiter, mistral = InMemoryLimiter(0.2), serve(Reply("Here."))
+    async with Call(service(mistral, rate_limiter)) as call:
         assert await call.say("Hello?") == "Here."
         assert not call.errors
     assert len(mistral.exchanges) == 1
-    assert len(gate.asked) == 2
+    assert len(rate_limiter.asked) == 2
 
 
 async def test_who_is_held_back_for_too_long_is_told_at_once_and_nothing_is_sent(serve):
-    gate, mistral = Gatekeeper(40.0), serve(Reply("Never."))
-    async with Call(service(mistral, gate)) as call:
+    rate_limiter, mistral = InMemoryLimiter(40.0), serve(Reply("Never."))
+    async with Call(service(mistral, rate_limiter)) as call:
         await call.say("Hello?")
         await call.until(lambda: call.errors)
         (error,) = call.errors
@@ -126,15 +128,22 @@ async def test_who_is_held_back_for_too_long_is_told_at_once_and_nothing_is_sent
 
 
 async def test_who_is_held_back_asks_the_fallback_model(serve):
-    gate, mistral = Gatekeeper(40.0), serve(Reply("From the other."))
-    async with Call(service(mistral, gate, fallback_models=["mistral-large-latest"])) as call:
+    rate_limiter, mistral = InMemoryLimiter(40.0), serve(Reply("From the other."))
+    async with Call(
+        service(mistral, rate_limiter, fallback_models=["mistral-large-latest"])
+    ) as call:
         assert await call.say("Hello?") == "From the other."
-    assert [ask.model for ask in gate.asked] == ["mistral-small-latest", "mistral-large-latest"]
+    assert [ask.model for ask in rate_limiter.asked] == [
+        "mistral-small-latest",
+        "mistral-large-latest",
+    ]
 
 
 async def test_a_model_that_was_held_back_is_asked_again_as_soon_as_there_is_room(serve):
-    gate, mistral = Gatekeeper(0.4), serve(Reply("One."), Reply("Two."))
-    async with Call(service(mistral, gate, fallback_models=["mistral-large-latest"])) as call:
+    rate_limiter, mistral = InMemoryLimiter(0.4), serve(Reply("One."), Reply("Two."))
+    async with Call(
+        service(mistral, rate_limiter, fallback_models=["mistral-large-latest"])
+    ) as call:
         assert await call.say("Hello?") == "One."
         await asyncio.sleep(0.5)
         assert await call.say("And now?") == "Two."
@@ -144,40 +153,40 @@ async def test_a_model_that_was_held_back_is_asked_again_as_soon_as_there_is_roo
 
 async def test_a_refusal_of_the_server_is_told_to_the_gate(serve):
     refusal = Reply(status=429, body={"code": "1300"}, headers={"retry-after": "0"})
-    gate, mistral = Gatekeeper(), serve(refusal, Reply("Here."))
-    async with Call(service(mistral, gate)) as call:
+    rate_limiter, mistral = InMemoryLimiter(), serve(refusal, Reply("Here."))
+    async with Call(service(mistral, rate_limiter)) as call:
         assert await call.say("Hello?") == "Here."
-    assert [error.reason for error in gate.limited] == [Reason.RATE_LIMIT]
+    assert [error.reason for error in rate_limiter.limited] == [Reason.RATE_LIMIT]
 
 
 @pytest.mark.parametrize("spare", [True, False])
 async def test_a_second_request_goes_out_only_where_it_can_be_spared(serve, spare: bool):
-    gate = Gatekeeper(spare=spare)
+    rate_limiter = InMemoryLimiter(spare=spare)
     mistral = serve(Reply("Late.", first_wait=0.6), Reply("Soon."))
-    async with Call(service(mistral, gate, hedge_after=0.1, first_token_timeout=3)) as call:
+    async with Call(service(mistral, rate_limiter, hedge_after=0.1, first_token_timeout=3)) as call:
         assert await call.say("Hello?") == ("Soon." if spare else "Late.")
     ranks = [Rank.NEW_CALL, Rank.HEDGE] if spare else [Rank.NEW_CALL]
-    assert [ask.rank for ask in gate.asked] == ranks
+    assert [ask.rank for ask in rate_limiter.asked] == ranks
 
 
 async def test_a_question_beside_the_conversation_asks_the_gate_too(serve):
-    gate, mistral = Gatekeeper(0.1), serve(Reply("A summary."))
+    rate_limiter, mistral = InMemoryLimiter(0.1), serve(Reply("A summary."))
     context = LLMContext(messages=[{"role": "user", "content": "Sum it up."}])
-    assert await service(mistral, gate).run_inference(context) == "A summary."
-    assert [ask.rank for ask in gate.asked] == [Rank.TURN, Rank.TURN]
-    assert len(gate.costs) == 1
+    assert await service(mistral, rate_limiter).run_inference(context) == "A summary."
+    assert [ask.rank for ask in rate_limiter.asked] == [Rank.TURN, Rank.TURN]
+    assert len(rate_limiter.costs) == 1
 
 
 async def test_a_service_finds_the_gate_in_its_surroundings(serve):
-    gate, mistral = Gatekeeper(), serve(Reply("Here."))
-    token = surroundings.set(Surroundings(gate=gate))
+    rate_limiter, mistral = InMemoryLimiter(), serve(Reply("Here."))
+    token = shared_services.set(SharedServices(rate_limiter=rate_limiter))
     try:
         llm = service(mistral)
     finally:
-        surroundings.reset(token)
+        shared_services.reset(token)
     async with Call(llm) as call:
         await call.say("Hello?")
-    assert len(gate.asked) == 1
+    assert len(rate_limiter.asked) == 1
 
 
 # --- the ledger -----------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def test_a_new_call_runs_with_its_arguments():
     plan = Ledger().plan([ToolCall("abcdefgh1", "f", '{"a": 1}')])
     [call] = plan.calls
     assert (call.id, call.name, call.arguments, call.told) == ("abcdefgh1", "f", {"a": 1}, None)
-    assert plan.leads_on
+    assert plan.continues
 
 
 def test_the_same_id_twice_in_a_reply_runs_once():
@@ -62,7 +62,7 @@ def test_an_answered_call_is_repeated_and_does_not_run():
     plan = ledger.plan([ToolCall("abcdefgh1", "f", "{}")])
     assert not plan.calls
     assert [call.id for call in plan.repeated] == ["abcdefgh1"]
-    assert not plan.leads_on
+    assert not plan.continues
 
 
 def test_a_call_that_is_in_flight_is_waited_for():
@@ -71,7 +71,7 @@ def test_a_call_that_is_in_flight_is_waited_for():
     plan = ledger.plan([ToolCall("abcdefgh1", "f", "{}")], {"abcdefgh1"})
     assert not plan.calls
     assert plan.waiting
-    assert plan.leads_on
+    assert plan.continues
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_call_that_only_looks_as_if_it_ran_is_not_waited_for(state: str):
     ledger.learn([USER, made("abcdefgh1"), answered("abcdefgh1", state)])
     plan = ledger.plan([ToolCall("abcdefgh1", "f", "{}")])
     assert plan.repeated
-    assert not plan.leads_on
+    assert not plan.continues
 
 
 def test_what_was_planned_and_not_started_is_forgotten():
@@ -229,7 +229,7 @@ def test_no_id_runs_twice_and_no_reply_is_without_a_way_out(replies, settle: boo
     for reply in replies:
         plan = ledger.plan(reply, () if settle else ran)
         ran += [call.id for call in plan.calls if call.told is None]
-        assert bool(reply) == bool(plan.leads_on or plan.repeated or plan.error)
+        assert bool(reply) == bool(plan.continues or plan.repeated or plan.error)
     assert len(ran) == len(set(ran))
     assert all(json.dumps(call_id) for call_id in ran)
 

@@ -20,10 +20,10 @@ from ports import free_port
 from rough_road import untrusted
 from typer.testing import CliRunner
 
-from mistral_service.cli import examine, lint, tools
+from mistral_service.cli import checks, lint, tools
 from mistral_service.cli.app import app
+from mistral_service.conversation.conversion import Conversion
 from mistral_service.conversation.rules import apply_rules
-from mistral_service.conversation.run import Run
 from mistral_service.local import Checks, Reply
 from mistral_service.wire.models import Catalogue
 
@@ -220,9 +220,9 @@ def test_the_doctor_knows_a_certificate_that_nobody_trusts():
 def test_the_clock_is_held_against_the_servers(apart, said):
     theirs = datetime.now(UTC) + timedelta(seconds=apart or 0)
     date = None if apart is None else format_datetime(theirs, usegmt=True)
-    finding = examine._clock(date, time.time())
+    finding = checks._clock(date, time.time())
     assert said in finding.said
-    assert (finding.state is examine.State.WARNING) == bool(apart)
+    assert (finding.state is checks.State.WARNING) == bool(apart)
 
 
 def test_a_model_that_will_be_gone_is_warned_of():
@@ -232,7 +232,7 @@ def test_a_model_that_will_be_gone_is_warned_of():
         "deprecation": "2026-12-01T00:00:00Z",
         "deprecation_replacement_model": "new",
     }
-    able, future = examine._model(Catalogue.from_reply([card]), "old")
+    able, future = checks._model(Catalogue.from_reply([card]), "old")
     assert able.advice == "a bot with functions needs another model"
     assert (future.said, future.advice) == ("old is gone from 2026-12-01 on", "use new")
 
@@ -258,7 +258,7 @@ def test_lint_says_what_is_sent_and_that_is_clean(tmp_path: Path):
     report = json.loads(result.output)
     assert (result.exit_code, report["clean"]) == (1, False)
     assert [change["rule"] for change in report["changes"]] == ["R6", "R2"]
-    assert report["messages"] == apply_rules(HISTORY, Run(has_tools=True))
+    assert report["messages"] == apply_rules(HISTORY, Conversion(has_tools=True))
     request = {"model": "mistral-small-latest", "messages": report["messages"]}
     assert Checks().judge(request) is None
     again = run("lint", "-", said=json.dumps(report["messages"]))
@@ -338,16 +338,16 @@ def test_the_calculator_is_called_and_its_result_told(serve):
     assert mistral.exchanges[1].request["messages"][-1]["content"] == "391"
 
 
-def test_a_picture_is_shown(serve, tmp_path: Path):
+def test_a_image_is_shown(serve, tmp_path: Path):
     mistral = serve(Reply("A square."))
     Image.new("RGB", (8, 8), "red").save(tmp_path / "square.png")
     assert run("chat", "What is it?", "--image", str(tmp_path / "square.png")).exit_code == 0
-    words, picture = mistral.exchanges[0].request["messages"][0]["content"]
+    words, image = mistral.exchanges[0].request["messages"][0]["content"]
     assert words == {"type": "text", "text": "What is it?"}
-    assert picture["type"] == "image_url"
+    assert image["type"] == "image_url"
 
 
-def test_what_is_no_picture_is_told(serve):
+def test_what_is_no_image_is_told(serve):
     serve()
     result = run("chat", "What is it?", "--image", "notes.txt")
     assert result.exit_code == 1

@@ -37,7 +37,7 @@ from mistral_service.scale.args import (
 from mistral_service.scale.budget import SharedBudget
 from mistral_service.scale.replica import Replica
 from mistral_service.scale.store import Store
-from mistral_service.surroundings import Ask, Rank
+from mistral_service.turn.ports import Rank, RequestEstimate
 
 __all__ = ["redis"]
 
@@ -189,7 +189,7 @@ async def test_the_redis_of_the_manifest_serves_calls_and_little_else(shipped_re
     assert taken is not None
     await store.write("a call", taken.fence, {"snapshot": b"4111 1111 1111 1111"}, 60.0)
     await store.end("a call", taken.fence, 60.0)
-    await budget.admit(Ask("an account", "a model", 10, Rank.TURN))
+    await budget.acquire(RequestEstimate("an account", "a model", 10, Rank.TURN))
     assert not budget.stats.local
     for forbidden in ("CONFIG GET save", "SAVE", "BGSAVE", "FLUSHALL", "KEYS *", "MODULE LIST"):
         with pytest.raises(NoPermissionError):
@@ -314,10 +314,10 @@ async def test_a_replica_that_ends_lets_go_of_redis(redis: RedisServer, serve, m
     replica, other = Replica(Args(bot=BOT)), SharedBudget(redis.url)
     await replica.ready()
     assert replica.calls is not None
-    ask = Ask("an account", "a model", 10, Rank.TURN)
-    for gate in (other, replica.calls.gate):
-        assert gate is not None
-        await gate.admit(ask)
+    ask = RequestEstimate("an account", "a model", 10, Rank.TURN)
+    for rate_limiter in (other, replica.calls.rate_limiter):
+        assert rate_limiter is not None
+        await rate_limiter.acquire(ask)
     await until(lambda: other.stats.processes == 2)
     connections = Redis.from_url(redis.url)
     await replica.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from machines import Line, Machines
 
-from mistral_service.conversation.rules import RULES, Run, apply_rules
+from mistral_service.conversation.rules import RULES, Conversion, apply_rules
 from mistral_service.local import Checks, LocalMistral, Reply, Script
 from mistral_service.wire.errors import _ADVICE, Reason
 
@@ -24,10 +24,10 @@ EXAMPLES = re.findall(
 
 @pytest.mark.parametrize(("rule", "offered", "before", "after"), EXAMPLES)
 def test_an_example_of_a_rule_is_what_the_rule_does(rule, offered, before, after):
-    run = Run(has_tools=bool(offered))
-    sent = apply_rules(json.loads(before), run)
+    conversion = Conversion(has_tools=bool(offered))
+    sent = apply_rules(json.loads(before), conversion)
     assert sent == json.loads(after)
-    assert rule in {change.rule for change in run.changes}
+    assert rule in {change.rule for change in conversion.changes}
     assert Checks().judge({"model": "mistral-small-latest", "messages": sent}) is None
 
 
@@ -140,7 +140,7 @@ def test_what_the_page_of_errors_quotes_is_what_the_code_says():
 
 def test_a_value_error_of_the_constructor_stands_on_the_page_of_errors():
     page = errors_page()
-    for name in ("wire/access.py", "wire/servers.py", "wire/holding.py"):
+    for name in ("wire/access.py", "wire/servers.py", "wire/shared_clients.py"):
         tree = ast.parse((ROOT / "mistral_service" / name).read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):

@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 from mistral_service import MistralClient, MistralLLMAdapter
 from mistral_service.cli.app import app
 from mistral_service.conversation.foreign import in_mistrals_form
-from mistral_service.conversation.rules import BRIDGE, GO_ON, Run, apply_rules
+from mistral_service.conversation.rules import BRIDGE, GO_ON, Conversion, apply_rules
 from mistral_service.conversation.tools import choice_now
 from mistral_service.local import Reply
 
@@ -537,23 +537,25 @@ CASES: dict[str, tuple[list[Any], list[dict]]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_history_of_another_framework_is_sent_as_what_it_is(case: str):
     history, sent = CASES[case]
-    run = Run()
-    assert apply_rules(history, run) == sent
+    conversion = Conversion()
+    assert apply_rules(history, conversion) == sent
     assert refusal(sent) is None
     assert all(render(name, sent) is None for name in templates())
-    assert "R16" in {change.rule for change in run.changes}
+    assert "R16" in {change.rule for change in conversion.changes}
 
 
 @pytest.mark.parametrize(
     "call_id", ["toolu_01A", "call_9aF3kQ0zYxWvUtSrQpOnMlKj", "fc_1", "tooluse_kZJ", 7]
 )
 def test_ids_are_paired_and_lead_back(call_id):
-    run = Run()
-    sent = apply_rules([USER, assistant(tool_use(call_id)), user(tool_result("1", call_id))], run)
+    conversion = Conversion()
+    sent = apply_rules(
+        [USER, assistant(tool_use(call_id)), user(tool_result("1", call_id))], conversion
+    )
     [made] = sent[1]["tool_calls"]
     assert re.fullmatch(r"[a-zA-Z0-9]{9}", made["id"])
     assert sent[2] == result("1", made["id"])
-    assert run.call_ids[made["id"]] == str(call_id)
+    assert conversion.call_ids[made["id"]] == str(call_id)
 
 
 def test_calls_without_ids_are_paired_by_name_and_in_order():
@@ -593,7 +595,7 @@ def marked(messages: list[dict]) -> list[str]:
 @many
 @given(mixed_histories, st.booleans())
 def test_every_history_is_accepted_by_every_judge(history: list[dict], tools: bool):
-    sent = apply_rules(history, Run(has_tools=tools))
+    sent = apply_rules(history, Conversion(has_tools=tools))
     assert refusal(sent, tools=tools) is None
     for name in templates():
         assert render(name, sent) is None, name
@@ -604,7 +606,7 @@ def test_every_history_is_accepted_by_every_judge(history: list[dict], tools: bo
 def test_nothing_said_is_lost(history: list[dict], tools: bool):
     said, sent = (
         Counter(marked(history)),
-        Counter(marked(apply_rules(history, Run(has_tools=tools)))),
+        Counter(marked(apply_rules(history, Conversion(has_tools=tools)))),
     )
     assert set(said) == set(sent)
     assert all(sent[word] <= said[word] for word in said)
@@ -614,28 +616,28 @@ def test_nothing_said_is_lost(history: list[dict], tools: bool):
 @given(mixed_histories, st.booleans())
 def test_a_second_run_changes_nothing_and_the_first_leaves_the_history_alone(history, tools):
     before = copy.deepcopy(history)
-    run, again = Run(has_tools=tools), Run(has_tools=tools)
-    sent = apply_rules(history, run)
+    conversion, again = Conversion(has_tools=tools), Conversion(has_tools=tools)
+    sent = apply_rules(history, conversion)
     assert history == before
     assert apply_rules(sent, again) == sent
     assert again.changes == []
-    assert bool(run.changes) == (sent != history)
-    assert all(0 <= change.index < max(len(history), 1) for change in run.changes)
+    assert bool(conversion.changes) == (sent != history)
+    assert all(0 <= change.index < max(len(history), 1) for change in conversion.changes)
 
 
 @many
 @given(mixed_histories, foreign_turns)
 def test_a_turn_at_the_end_changes_nothing_before_the_last(history, turn):
-    """The prompt cache holds, unless a rule forces the change: pictures, and results come late."""
+    """The prompt cache holds, unless a rule forces the change: images, and results come late."""
     begin = [{"role": "user", "content": "Hello."}]
-    added = in_mistrals_form([*begin, *history, *turn], Run())
-    formed = in_mistrals_form([*begin, *history], Run())
+    added = in_mistrals_form([*begin, *history, *turn], Conversion())
+    formed = in_mistrals_form([*begin, *history], Conversion())
     assert added[: len(formed)] == formed
     late = any(m.get("role") in ("tool", "system") for m in added[len(formed) :])
     if late or "image_url" in json.dumps(added):
         return
-    before = apply_rules([*begin, *history], Run(has_tools=True))
-    after = apply_rules([*begin, *history, *turn], Run(has_tools=True))
+    before = apply_rules([*begin, *history], Conversion(has_tools=True))
+    after = apply_rules([*begin, *history, *turn], Conversion(has_tools=True))
     kept = before[:-1]
     while kept and (kept[-1]["role"] == "tool" or kept[-1].get("tool_calls")):
         kept.pop()
@@ -653,7 +655,7 @@ def test_a_history_in_mistrals_form_is_the_same_list():
         {"role": "thought", "content": "Hm."},
         SUNNY,
     ]
-    assert in_mistrals_form(history, Run()) is history
+    assert in_mistrals_form(history, Conversion()) is history
 
 
 # --- hostile shapes -------------------------------------------------------------------------------
@@ -731,7 +733,7 @@ HOSTILE: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_whatever_stands_in_a_history_is_sent_in_a_form_that_is_accepted(case: str):
-    sent = apply_rules(HOSTILE[case], Run())
+    sent = apply_rules(HOSTILE[case], Conversion())
     assert refusal(sent) is None
     words = {w for w in ("w1w", "w2w", "w3w") if f"'{w}'" in _shallow(HOSTILE[case])}
     assert words <= set(marked(sent))

@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import pytest
 from call import Call
-from kept import Plays, Speaks
 from loguru import logger
 from pipecat.frames.frames import (
     FunctionCallInProgressFrame,
@@ -17,6 +16,7 @@ from pipecat.frames.frames import (
 )
 from pipecat.services.settings import TTSSettings
 from pipecat.transports.base_transport import TransportParams
+from recorded import Plays, Speaks
 from test_functions import called, tools
 
 from mistral_service import MistralLLMService
@@ -891,7 +891,7 @@ async def test_the_model_may_cancel_a_call_whose_handler_has_returned(serve):
 
 
 class Notes:
-    """A keeper that notes results."""
+    """A recorder that notes results."""
 
     waits = False
 
@@ -921,8 +921,8 @@ class Notes:
 @pytest.mark.parametrize("late", [True, False])
 async def test_a_late_result_and_the_lack_of_one_are_kept(serve, late: bool):
     mistral = serve(Reply(tool_calls=[called()]), Reply("Done."))
-    keeper, handler = Notes(), Keeps()
-    service = service_of(mistral, limit=20 if late else 0.3, keeper=keeper)
+    recorder, handler = Notes(), Keeps()
+    service = service_of(mistral, limit=20 if late else 0.3, recorder=recorder)
     service.register_function("one", handler)
     async with Call(service, tools=tools("one")) as call:
         await call.say("Do it.")
@@ -930,7 +930,7 @@ async def test_a_late_result_and_the_lack_of_one_are_kept(serve, late: bool):
             await call.until(lambda: handler.params)
             await handler.answers("late")
         await call.until(lambda: call.words == "Done.")
-    [(call_id, result)] = keeper.returns
+    [(call_id, result)] = recorder.returns
     assert call_id == "abcdefgh1"
     assert result == "late" if late else NO_RESULT in result
 

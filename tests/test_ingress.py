@@ -20,13 +20,13 @@ from websockets.asyncio.client import ClientConnection
 
 from mistral_service.scale.calls import Calls, CallSocket
 from mistral_service.scale.ingress import PROTOCOL, create_app
-from mistral_service.surroundings import surroundings
+from mistral_service.turn.ports import shared_services
 
 Bot = Callable[[WebSocketRunnerArguments], Awaitable[None]]
 
 
 class Shelf:
-    """Keeps calls in memory, as `scale/keeper.py` does in Redis."""
+    """Keeps calls in memory, as `scale/recorder.py` does in Redis."""
 
     def __init__(self) -> None:
         self.calls: dict[str, Kept] = {}
@@ -75,11 +75,11 @@ class Parrot:
 
     def __init__(self) -> None:
         self.bodies: list[Any] = []
-        self.keepers: list[Any] = []
+        self.recorders: list[Any] = []
 
     async def __call__(self, arguments: WebSocketRunnerArguments) -> None:
         self.bodies.append(arguments.body)
-        self.keepers.append(surroundings.get().keeper)
+        self.recorders.append(shared_services.get().recorder)
         socket = arguments.websocket
         while (message := await socket.receive())["type"] != "websocket.disconnect":
             if (said := message.get("text")) == "break":
@@ -134,7 +134,7 @@ async def closed(line: ClientConnection) -> tuple[int, str]:
 
 async def test_a_caller_who_hangs_up_is_forgotten_and_one_whose_line_breaks_is_not():
     shelf, parrot = Shelf(), Parrot()
-    calls = Calls(parrot, limit=9, keepers=shelf)
+    calls = Calls(parrot, limit=9, recorders=shelf)
     async with door(calls) as host:
         async with dial(host) as line:
             assert line.subprotocol == PROTOCOL
@@ -158,7 +158,7 @@ async def test_a_caller_who_hangs_up_is_forgotten_and_one_whose_line_breaks_is_n
         assert shelf.closed[1] == (first["id"], True)
         assert shelf.heard[1] == ("One two", False)
         assert parrot.bodies[1] == {"call": {"id": first["id"], "resumed": True}}
-        assert parrot.keepers[1].id == first["id"]
+        assert parrot.recorders[1].id == first["id"]
 
         async with dial(host) as line:
             assert "There is no such call" in (await hello(line, id=first["id"]))["error"]
@@ -183,7 +183,7 @@ async def test_a_line_whose_proxy_dies_with_its_machine_has_broken_and_nobody_hu
             await Parrot()(arguments)
 
     shelf = Shelf()
-    async with door(Calls(bot, limit=9, keepers=shelf)) as host, dial(host) as line:
+    async with door(Calls(bot, limit=9, recorders=shelf)) as host, dial(host) as line:
         first = await hello(line)
         await line.send("power cut")
         await until(lambda: shelf.closed)
@@ -192,7 +192,7 @@ async def test_a_line_whose_proxy_dies_with_its_machine_has_broken_and_nobody_hu
 
 async def test_a_caller_tells_what_they_asked_last_and_an_older_client_does_not():
     shelf = Shelf()
-    async with door(Calls(Parrot(), limit=9, keepers=shelf)) as host:
+    async with door(Calls(Parrot(), limit=9, recorders=shelf)) as host:
         call_id = None
         for said in ({}, {"asked": None}, {"asked": "Are you there?"}, {"asked": "x" * 10_000}):
             async with dial(host) as line:
@@ -225,7 +225,7 @@ async def test_a_request_that_is_cancelled_is_over_only_where_the_bot_had_hung_u
     socket = CallSocket({"type": "websocket"}, receive, send)
     await socket.accept()
     kept = await shelf.open(None, heard=None, ended=False, asked=None, create=False)
-    calls = Calls(bot, limit=9, keepers=shelf)
+    calls = Calls(bot, limit=9, recorders=shelf)
     request = asyncio.create_task(
         calls.hold(socket, WebSocketRunnerArguments(websocket=socket), kept)
     )
@@ -237,7 +237,7 @@ async def test_a_request_that_is_cancelled_is_over_only_where_the_bot_had_hung_u
 
 async def test_whose_call_another_machine_took_is_told_to_move():
     shelf = Shelf()
-    async with door(Calls(Parrot(), limit=9, keepers=shelf)) as host, dial(host) as line:
+    async with door(Calls(Parrot(), limit=9, recorders=shelf)) as host, dial(host) as line:
         call = await hello(line)
         async with dial(host) as other:
             assert (await hello(other, id=call["id"]))["resumed"] is True
@@ -259,7 +259,7 @@ async def test_calls_are_moved_and_what_was_kept_is_written_before_the_line_clos
             await arguments.websocket.close()  # as Pipecat does at its end: code 1000
             ended.append("bot")
 
-    calls = Calls(pipeline, limit=9, keepers=shelf)
+    calls = Calls(pipeline, limit=9, recorders=shelf)
     async with door(calls) as host, dial(host) as one, dial(host) as two:
         await hello(one)
         await hello(two)
@@ -272,7 +272,7 @@ async def test_calls_are_moved_and_what_was_kept_is_written_before_the_line_clos
 
 async def test_a_bot_that_fails_tells_so_and_one_that_ends_hangs_up():
     shelf = Shelf()
-    async with door(Calls(Parrot(), limit=9, keepers=shelf)) as host:
+    async with door(Calls(Parrot(), limit=9, recorders=shelf)) as host:
         async with dial(host) as line:
             await hello(line)
             await line.send("break")
@@ -286,7 +286,7 @@ async def test_a_bot_that_fails_tells_so_and_one_that_ends_hangs_up():
 
 
 async def test_beyond_capacity_a_caller_hears_so_at_once():
-    calls = Calls(Parrot(), limit=1, keepers=Shelf())
+    calls = Calls(Parrot(), limit=1, recorders=Shelf())
     async with door(calls) as host, dial(host) as first:
         await hello(first)
         async with dial(host) as second:
@@ -371,7 +371,7 @@ async def test_who_all_come_at_once_are_no_more_than_there_is_room_for():
             await asyncio.sleep(0.2)
             return await super().open(*arguments, **options)
 
-    calls = Calls(Parrot(), limit=3, keepers=Slow())
+    calls = Calls(Parrot(), limit=3, recorders=Slow())
     async with door(calls) as host, contextlib.AsyncExitStack() as lines:
         all_ = [await lines.enter_async_context(dial(host)) for _ in range(10)]
         answers = await asyncio.gather(*map(hello, all_))
@@ -394,7 +394,7 @@ async def test_a_bot_greets_who_has_heard_nothing_yet(
 ):
     shelf, parrot = Shelf(), Parrot()
     monkeypatch.setattr(Kept, "waits", waits)
-    async with door(Calls(parrot, limit=9, keepers=shelf)) as host:
+    async with door(Calls(parrot, limit=9, recorders=shelf)) as host:
         async with dial(host) as line:
             call = await hello(line)
             line.transport.abort()
@@ -428,7 +428,7 @@ async def test_without_redis_calls_work_and_are_not_kept():
         async with dial(host, protocol=None) as stock:
             await stock.send("hi")
             assert await stock.recv() == "hi"
-    assert parrot.keepers == [None, None]
+    assert parrot.recorders == [None, None]
 
 
 async def test_a_store_that_is_gone_asks_the_caller_to_come_back():
@@ -436,7 +436,7 @@ async def test_a_store_that_is_gone_asks_the_caller_to_come_back():
         async def open(self, *_: Any, **__: Any) -> Any:
             raise ConnectionError("gone")
 
-    async with door(Calls(Parrot(), limit=9, keepers=Gone())) as host, dial(host) as line:
+    async with door(Calls(Parrot(), limit=9, recorders=Gone())) as host, dial(host) as line:
         assert "call again in a moment" in (await hello(line, id="some"))["error"]
         assert (await closed(line))[0] == 1013
 
@@ -444,7 +444,7 @@ async def test_a_store_that_is_gone_asks_the_caller_to_come_back():
 async def test_twilio_comes_back_when_its_stream_breaks_and_is_over_when_the_caller_hangs_up():
     shelf, parrot = Shelf(), Parrot()
     call_sid, stream_sid = "CA" + "1" * 32, "MZ" + "2" * 32
-    async with door(Calls(parrot, limit=9, keepers=shelf)) as host:
+    async with door(Calls(parrot, limit=9, recorders=shelf)) as host:
         async with httpx.AsyncClient() as web:
             orders = await web.post(f"http://{host}/twilio", headers={"x-forwarded-host": "a.b"})
             token = re.search(r'<Parameter name="token" value="([^"]{32})"/>', orders.text)[1]

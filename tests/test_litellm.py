@@ -84,7 +84,7 @@ def client(server: Server, kind: ServerName | None = None, **options) -> Mistral
 
 async def test_any_history_is_taken_in_a_pipeline(server, answers):
     exchanges = answers(Reply("Yes.", times=None))
-    drawn = some_histories(20, 20, pictures=True)
+    drawn = some_histories(20, 20, images=True)
     for tools in (False, True):
         mine = [history for history, offered in drawn if offered == tools]
         llm = service(server, kind="litellm")  # its list of models does not name it
@@ -99,7 +99,7 @@ async def test_any_history_is_taken_in_a_pipeline(server, answers):
 
 async def test_any_history_is_taken_by_the_client(server, answers):
     exchanges = answers(Reply("Yes.", times=None))
-    drawn = some_histories(40, 21, pictures=True)
+    drawn = some_histories(40, 21, images=True)
     async with client(server, kind="litellm") as mistral:
         asked = [mistral.chat(h, tools=[TOOL] if tools else []) for h, tools in drawn]
         assert {answer.text for answer in await asyncio.gather(*asked)} <= {"Yes.", "."}

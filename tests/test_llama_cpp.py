@@ -67,7 +67,7 @@ async def test_any_history_is_taken_in_a_pipeline(server: Server):
             assert call.words.count("ten.") >= len(mine)
 
 
-async def test_pictures_are_not_sent_to_a_model_without_eyes(server: Server):
+async def test_images_are_not_sent_to_a_model_without_eyes(server: Server):
     """The server tells it in its list of models."""
     seen = [
         {"type": "image_url", "image_url": {"url": PICTURE}},

@@ -15,7 +15,7 @@ import pytest
 from uv import find_uv_bin
 
 import mistral_service
-from mistral_service.cli.examine import TESTED_PIPECAT
+from mistral_service.cli.checks import TESTED_PIPECAT
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -240,7 +240,7 @@ async def test_a_fallback_that_cannot_call_functions_is_not_asked(service_for):
         assert models_asked(mistral) == ["mistral-small-latest", "able"]
 
 
-async def test_a_fallback_that_does_not_see_is_not_asked_about_a_picture(service_for):
+async def test_a_fallback_that_does_not_see_is_not_asked_about_a_image(service_for):
     models = [
         Model("mistral-small-latest", vision=True),
         Model("blind"),

@@ -21,7 +21,7 @@ from mistral_service.conversation.rules import (
     INSTRUCTION,
     OPENING,
     RULES,
-    Run,
+    Conversion,
     apply_rules,
 )
 from mistral_service.local import Checks
@@ -55,7 +55,7 @@ def spoken(messages: list[dict]) -> list[str]:
 @many
 @given(histories, st.booleans())
 def test_every_history_is_accepted_by_every_judge(history: list[dict], tools: bool):
-    sent = apply_rules(history, Run(has_tools=tools))
+    sent = apply_rules(history, Conversion(has_tools=tools))
     assert refusal(sent, tools=tools) is None
     for name in templates():
         assert render(name, sent) is None, name
@@ -64,7 +64,7 @@ def test_every_history_is_accepted_by_every_judge(history: list[dict], tools: bo
 @many
 @given(histories, st.booleans())
 def test_nothing_said_is_lost(history: list[dict], tools: bool):
-    said, sent = Counter(spoken(history)), Counter(spoken(apply_rules(history, Run())))
+    said, sent = Counter(spoken(history)), Counter(spoken(apply_rules(history, Conversion())))
     # A result that was told twice, word for word, is told once.
     assert set(said) == set(sent)
     assert all(sent[word] <= said[word] for word in said)
@@ -86,8 +86,8 @@ def test_what_is_said_keeps_its_order(history: list[dict]):
 @many
 @given(histories, st.booleans())
 def test_running_the_rules_on_their_own_result_changes_nothing(history: list[dict], tools: bool):
-    sent = apply_rules(history, Run(has_tools=tools))
-    again = Run(has_tools=tools)
+    sent = apply_rules(history, Conversion(has_tools=tools))
+    again = Conversion(has_tools=tools)
     assert apply_rules(sent, again) == sent
     assert again.changes == []
 
@@ -96,21 +96,23 @@ def test_running_the_rules_on_their_own_result_changes_nothing(history: list[dic
 @given(histories, st.booleans())
 def test_the_history_itself_is_left_as_it_is(history: list[dict], tools: bool):
     before = copy.deepcopy(history)
-    apply_rules(history, Run(has_tools=tools))
+    apply_rules(history, Conversion(has_tools=tools))
     assert history == before
 
 
 @many
 @given(histories, turns)
 def test_a_turn_at_the_end_changes_nothing_before_the_last(history: list[dict], turn: list[dict]):
-    """The prompt cache holds, unless a rule forces the change: pictures, and results come late."""
+    """The prompt cache holds, unless a rule forces the change: images, and results come late."""
     late = any(message["role"] == "tool" for message in turn)
     system = any(message["role"] in ("system", "developer") for message in turn)
     if late or system or "image_url" in json.dumps(history + turn):
         return
-    before = apply_rules([{"role": "user", "content": "Hello."}, *history], Run(has_tools=True))
+    before = apply_rules(
+        [{"role": "user", "content": "Hello."}, *history], Conversion(has_tools=True)
+    )
     after = apply_rules(
-        [{"role": "user", "content": "Hello."}, *history, *turn], Run(has_tools=True)
+        [{"role": "user", "content": "Hello."}, *history, *turn], Conversion(has_tools=True)
     )
     # The last message may be merged with what follows it, be the rules' own "go on", or be the
     # side of calls that another joins.
@@ -124,13 +126,13 @@ def test_a_turn_at_the_end_changes_nothing_before_the_last(history: list[dict], 
 @many
 @given(histories)
 def test_every_change_is_told_with_its_rule_and_place(history: list[dict]):
-    run = Run()
-    sent = apply_rules(history, run)
+    conversion = Conversion()
+    sent = apply_rules(history, conversion)
     if sent == history:
-        assert run.changes == []
+        assert conversion.changes == []
     else:
-        assert run.changes
-    for change in run.changes:
+        assert conversion.changes
+    for change in conversion.changes:
         assert re.fullmatch(r"R\d+", change.rule)
         assert 0 <= change.index < max(len(history), 1)
         assert change.reason
@@ -163,11 +165,11 @@ def result(content: str = "1", call_id: str = "abcdefgh1") -> dict:
 
 def test_a_plain_conversation_is_sent_as_it_is():
     history = [{"role": "system", "content": "Be brief."}, USER, SAID, USER]
-    run = Run()
-    sent = apply_rules(history, run)
+    conversion = Conversion()
+    sent = apply_rules(history, conversion)
     assert sent == history
     assert all(new is old for new, old in zip(sent, history, strict=True))
-    assert run.changes == []
+    assert conversion.changes == []
 
 
 def test_r1_a_later_instruction_keeps_its_place_as_the_users():
@@ -258,7 +260,7 @@ def test_r5_a_last_assistant_message_is_a_prefix_where_no_functions_are_offered(
 
 
 def test_r13_with_functions_the_user_says_go_on_instead():
-    sent = apply_rules([USER, {**SAID, "prefix": True}], Run(has_tools=True))
+    sent = apply_rules([USER, {**SAID, "prefix": True}], Conversion(has_tools=True))
     assert sent == [USER, SAID, {"role": "user", "content": GO_ON}]
 
 
@@ -268,15 +270,15 @@ def test_r5_an_old_prefix_is_none_any_more():
 
 def test_r6_foreign_ids_become_nine_characters_the_same_on_every_turn():
     first = apply_rules([USER, called(call("call_A")), result("1", "call_A")])
-    run = Run()
+    conversion = Conversion()
     history = [USER, called(call("call_A")), result("1", "call_A"), USER]
     history += [called(call("toolu_B")), result("2", "toolu_B")]
-    later = apply_rules(history, run)
+    later = apply_rules(history, conversion)
     sent_id = first[1]["tool_calls"][0]["id"]
     assert re.fullmatch(r"[a-zA-Z0-9]{9}", sent_id)
     assert later[1:3] == first[1:3]
-    assert run.call_ids[sent_id] == "call_A"
-    assert set(run.call_ids.values()) == {"call_A", "toolu_B"}
+    assert conversion.call_ids[sent_id] == "call_A"
+    assert set(conversion.call_ids.values()) == {"call_A", "toolu_B"}
 
 
 def test_r6_ids_that_mistral_takes_stay():
@@ -387,18 +389,18 @@ def test_thoughts_keep_their_sources_and_what_seals_them():
     said = {"role": "assistant", "content": [thought, {"type": "text", "text": "At nine."}]}
     extra = {**thought, "thinking": [*thought["thinking"], LINK], "cache": 1}
     given = {**said, "content": [extra, said["content"][1]]}
-    assert apply_rules([USER, given, USER], Run(takes_thoughts=True))[1] == said
+    assert apply_rules([USER, given, USER], Conversion(takes_thoughts=True))[1] == said
 
 
-def test_r10_the_newest_eight_pictures_stay():
-    def picture(n: int) -> dict:
+def test_r10_the_newest_eight_images_stay():
+    def image(n: int) -> dict:
         return {"type": "image_url", "image_url": {"url": f"https://example.com/{n}.png"}}
 
     history = [
         message
         for n in range(10)
         for message in (
-            {"role": "user", "content": [{"type": "text", "text": f"See {n}."}, picture(n)]},
+            {"role": "user", "content": [{"type": "text", "text": f"See {n}."}, image(n)]},
             SAID,
         )
     ]
@@ -441,10 +443,10 @@ def test_an_image_is_sent_as_an_object_which_every_server_takes():
 
 
 def test_r12_two_users_in_a_row_become_one_with_all_their_parts():
-    picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
-    history = [{"role": "user", "content": "One."}, {"role": "user", "content": [picture]}]
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    history = [{"role": "user", "content": "One."}, {"role": "user", "content": [image]}]
     assert apply_rules(history) == [
-        {"role": "user", "content": [{"type": "text", "text": "One."}, picture]}
+        {"role": "user", "content": [{"type": "text", "text": "One."}, image]}
     ]
 
 
@@ -458,14 +460,14 @@ def test_r5_somebody_speaks_even_where_nobody_has(history: list[dict]):
 
 
 def test_r15_what_a_result_shows_the_user_shows():
-    picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
-    shown = {**result(), "content": [{"type": "text", "text": "The chart:"}, picture]}
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    shown = {**result(), "content": [{"type": "text", "text": "The chart:"}, image]}
     assert apply_rules([USER, called(), shown]) == [
         USER,
         called(),
         result("The chart:"),
         {"role": "assistant", "content": BRIDGE},
-        {"role": "user", "content": [picture]},
+        {"role": "user", "content": [image]},
     ]
 
 
@@ -497,7 +499,7 @@ KINDS = frozenset({"text", "image_url"})
 )
 def test_r9_what_a_server_does_not_know_is_restated_for_it(part: Any, sent: str | None):
     history = [{"role": "user", "content": [{"type": "text", "text": "Look:"}, part]}]
-    [message] = apply_rules(history, Run(parts=KINDS))
+    [message] = apply_rules(history, Conversion(parts=KINDS))
     assert message["content"] == "\n".join(filter(None, ["Look:", sent]))
     assert apply_rules(history)[0]["content"][1] == part
 
@@ -505,6 +507,6 @@ def test_r9_what_a_server_does_not_know_is_restated_for_it(part: Any, sent: str 
 @many
 @given(histories)
 def test_only_parts_that_a_server_knows_are_sent_to_it(history: Any):
-    for message in apply_rules(history, Run(parts=KINDS)):
+    for message in apply_rules(history, Conversion(parts=KINDS)):
         if isinstance(message.get("content"), list):
             assert {part["type"] for part in message["content"]} <= KINDS

@@ -14,14 +14,14 @@ from scale_redis import RedisServer, redis
 
 from mistral_service.local import LocalMistral, RateLimits, Reply, Script
 from mistral_service.scale.budget import SharedBudget
-from mistral_service.surroundings import Ask, Gate, Rank
+from mistral_service.turn.ports import Rank, RateLimiter, RequestEstimate
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.rate import RateBudget
 
 __all__ = ["redis"]
 
 WINDOW = 3.0
-ASK = Ask("account", "mistral-small-latest", 200, Rank.TURN)
+ASK = RequestEstimate("account", "mistral-small-latest", 200, Rank.TURN)
 BODY = {
     "model": "mistral-small-latest",
     "messages": [{"role": "user", "content": "Tell me something. " * 40}],
@@ -41,13 +41,13 @@ class Outcome:
 class Anyone:
     """No gate at all."""
 
-    async def admit(self, ask: Ask) -> None: ...
+    async def acquire(self, ask: RequestEstimate) -> None: ...
 
-    def answered(self, ask: Ask, budget: RateBudget | None) -> None: ...
+    def record_answer(self, ask: RequestEstimate, budget: RateBudget | None) -> None: ...
 
-    def refused(self, ask: Ask, error: MistralError) -> None: ...
+    def record_refusal(self, ask: RequestEstimate, error: MistralError) -> None: ...
 
-    def spent(self, ask: Ask, tokens: int) -> None: ...
+    def record_usage(self, ask: RequestEstimate, tokens: int) -> None: ...
 
 
 @asynccontextmanager
@@ -70,16 +70,16 @@ async def endpoint(limits: RateLimits) -> AsyncIterator[LocalMistral]:
 async def call(
     mistral: LocalMistral,
     client: httpx.AsyncClient,
-    gate: Gate | Anyone,
+    rate_limiter: RateLimiter | Anyone,
     until: float,
     outcome: Outcome,
     rank: Rank = Rank.TURN,
 ) -> None:
     """Ask again and again until a moment; wait as one is told."""
-    ask = Ask(ASK.account, ASK.model, ASK.tokens, rank)
+    ask = RequestEstimate(ASK.account, ASK.model, ASK.tokens, rank)
     while (now := time.monotonic()) < until:
         try:
-            await gate.admit(ask)
+            await rate_limiter.acquire(ask)
         except MistralError as e:
             outcome.held_back += 1
             await asyncio.sleep(min(e.retry_after or 0.0, max(0.0, until - now)))
@@ -88,15 +88,15 @@ async def call(
         if answer.status_code == 429:
             outcome.limited += 1
             error = MistralError.from_response(429, answer.content, answer.headers)
-            gate.refused(ask, error)
+            rate_limiter.record_refusal(ask, error)
             await asyncio.sleep(0.1)
             continue
         assert answer.status_code == 200
         outcome.answered += 1
         budget = RateBudget.from_headers(answer.headers)
         assert budget is not None
-        gate.answered(ask, budget)
-        gate.spent(ask, int(budget.query_cost or 0))
+        rate_limiter.record_answer(ask, budget)
+        rate_limiter.record_usage(ask, int(budget.query_cost or 0))
 
 
 async def load(
@@ -115,8 +115,8 @@ async def load(
         asyncio.get_running_loop().call_later(seconds / 2, meanwhile)
         # The first answer tells the limits; a fleet does not begin all at once.
         await call(mistral, client, gates[0], 0.0, outcome)
-        for gate in gates:
-            await call(mistral, client, gate, time.monotonic() + 0.01, outcome)
+        for rate_limiter in gates:
+            await call(mistral, client, rate_limiter, time.monotonic() + 0.01, outcome)
         await asyncio.gather(
             *(call(mistral, client, gates[n % len(gates)], end, outcome) for n in range(calls))
         )
@@ -128,7 +128,7 @@ async def let_out(budget: SharedBudget, asks: int, rank: Rank = Rank.TURN) -> in
     """How many of some requests are let out before one is held back."""
     for number in range(asks):
         try:
-            await budget.admit(Ask(ASK.account, ASK.model, 10, rank))
+            await budget.acquire(RequestEstimate(ASK.account, ASK.model, 10, rank))
         except MistralError:
             return number
     return asks
@@ -154,12 +154,12 @@ async def test_a_strict_server_has_next_to_nothing_to_refuse(redis: RedisServer,
 
 async def test_a_limit_that_one_has_learned_holds_for_all(redis: RedisServer):
     async with processes(redis, 2) as (one, other):
-        await one.admit(ASK)
-        one.answered(ASK, RateBudget(request_limit=3, requests_left=2))
+        await one.acquire(ASK)
+        one.record_answer(ASK, RateBudget(request_limit=3, requests_left=2))
         await until(lambda: not one._tasks)
-        await other.admit(ASK)
+        await other.acquire(ASK)
         with pytest.raises(MistralError, match="held back before it was sent") as e:
-            await other.admit(ASK)
+            await other.acquire(ASK)
         assert e.value.reason is Reason.RATE_LIMIT
         assert 2 < (e.value.retry_after or 0.0) < WINDOW + 2.5
         assert other.stats.refused[Rank.TURN] == 1
@@ -167,11 +167,11 @@ async def test_a_limit_that_one_has_learned_holds_for_all(redis: RedisServer):
 
 async def test_room_comes_when_it_was_told(redis: RedisServer):
     async with processes(redis, 1, requests_per_minute=1) as (budget,):
-        await budget.admit(ASK)
+        await budget.acquire(ASK)
         with pytest.raises(MistralError) as e:
-            await budget.admit(ASK)
+            await budget.acquire(ASK)
         await asyncio.sleep(e.value.retry_after or 0.0)
-        await budget.admit(ASK)
+        await budget.acquire(ASK)
         assert budget.stats.admitted == 2
 
 
@@ -184,25 +184,28 @@ async def test_turns_go_before_new_calls_and_those_before_hedges(redis: RedisSer
 
 
 async def test_a_hedge_is_not_spared_where_the_budget_runs_low(redis: RedisServer):
-    hedge = Ask(ASK.account, ASK.model, 10, Rank.HEDGE)
+    hedge = RequestEstimate(ASK.account, ASK.model, 10, Rank.HEDGE)
     async with processes(redis, 1, requests_per_minute=10) as (budget,):
-        assert budget.can_spare(hedge)
+        assert budget.has_headroom(hedge)
         for _ in range(9):
-            await budget.admit(ASK)
-        await until(lambda: not budget.can_spare(hedge))
+            await budget.acquire(ASK)
+        await until(lambda: not budget.has_headroom(hedge))
         assert budget.stats.used == pytest.approx(0.9)
 
 
 async def test_a_refusal_that_tokens_caused_takes_no_request(redis: RedisServer):
-    large, small = Ask("a", "m", 9_000, Rank.TURN), Ask("a", "m", 10, Rank.TURN)
+    large, small = (
+        RequestEstimate("a", "m", 9_000, Rank.TURN),
+        RequestEstimate("a", "m", 10, Rank.TURN),
+    )
     most = {"requests_per_minute": 4, "tokens_per_minute": 10_000, "margin": 0}
     async with processes(redis, 1, **most) as (budget,):
-        await budget.admit(large)
+        await budget.acquire(large)
         for _ in range(5):
             with pytest.raises(MistralError):
-                await budget.admit(large)
+                await budget.acquire(large)
         for _ in range(3):
-            await budget.admit(small)
+            await budget.acquire(small)
 
 
 async def test_a_limit_that_is_halved_is_kept_within_a_window(redis: RedisServer):
@@ -219,19 +222,19 @@ async def test_a_limit_that_is_halved_is_kept_within_a_window(redis: RedisServer
 
 async def test_after_a_refusal_all_pause_and_not_for_the_whole_minute(redis: RedisServer):
     async with processes(redis, 2) as (one, other):
-        await other.admit(ASK)
-        one.refused(ASK, MistralError(Reason.RATE_LIMIT, retry_after=60.0))
+        await other.acquire(ASK)
+        one.record_refusal(ASK, MistralError(Reason.RATE_LIMIT, retry_after=60.0))
         await until(lambda: not one._tasks)
         with pytest.raises(MistralError) as e:
-            await other.admit(ASK)
+            await other.acquire(ASK)
         assert 1 < (e.value.retry_after or 0.0) <= 4
 
 
 async def test_what_others_use_of_the_account_is_not_there_for_us(redis: RedisServer):
     async with processes(redis, 1) as (budget,):
-        await budget.admit(ASK)
+        await budget.acquire(ASK)
         # Ours is one, and the server says that eight are gone.
-        budget.answered(ASK, RateBudget(request_limit=10, requests_left=2))
+        budget.record_answer(ASK, RateBudget(request_limit=10, requests_left=2))
         await until(lambda: budget._of(ASK).foreign[0] == 7)
         assert await let_out(budget, 3) <= 2
 
@@ -246,7 +249,7 @@ async def test_without_redis_each_process_goes_by_its_share(redis: RedisServer, 
     try:
         async with processes(redis, 2, requests_per_minute=40, margin=0) as budgets:
             for budget in budgets:
-                await budget.admit(ASK)
+                await budget.acquire(ASK)
             asked = time.time()
             # Both have seen each other, and what both have used by then.
             await until(lambda: all(budget.stats.processes == 2 for budget in budgets))
@@ -276,8 +279,8 @@ async def test_a_redis_that_comes_back_empty_is_told_what_was_let_out(redis: Red
     most = {"requests_per_minute": 20, "margin": 0, "window": 15.0}
     async with processes(redis, 2, **most) as (one, other):
         for _ in range(6):
-            await one.admit(ASK)
-            await other.admit(ASK)
+            await one.acquire(ASK)
+            await other.acquire(ASK)
         await until(lambda: one.stats.processes == 2 and other.stats.processes == 2)
         redis.kill()
         await until(lambda: one.stats.local and other.stats.local)
@@ -290,7 +293,7 @@ async def test_a_redis_that_comes_back_empty_is_told_what_was_let_out(redis: Red
 async def test_no_redis_from_the_beginning_is_no_reason_to_be_silent():
     budget = SharedBudget("redis://127.0.0.1:1/0", window=WINDOW)
     try:
-        await budget.admit(ASK)
+        await budget.acquire(ASK)
         assert budget.stats.local
     finally:
         await budget.close()

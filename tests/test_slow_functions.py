@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from call import Call
-from kept import Plays, Speaks
 from pipecat.frames.frames import (
     EndFrame,
     Frame,
@@ -20,6 +19,7 @@ from pipecat.frames.frames import (
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.services.settings import TTSSettings
 from pipecat.transports.base_transport import TransportParams
+from recorded import Plays, Speaks
 from test_functions import called, tools
 
 from mistral_service import MistralLLMService

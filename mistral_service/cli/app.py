@@ -24,7 +24,7 @@ except ImportError as e:
         "pip install 'pipecat-mistral-service[cli]'."
     ) from None
 
-from mistral_service.cli import catalogue, conform, doctor, examine, lint
+from mistral_service.cli import catalogue, checks, conform, doctor, lint
 from mistral_service.cli.chat import Chat
 from mistral_service.cli.endpoint import Endpoint, Problem
 from mistral_service.conformance.report import markdown as to_markdown
@@ -71,8 +71,8 @@ def doctor_command(
     Ends with status 1 if it could not.
     """
 
-    async def look() -> list[examine.Finding]:
-        async with aclosing(examine.examine(Endpoint.given(base_url), model, tries)) as findings:
+    async def look() -> list[checks.Finding]:
+        async with aclosing(checks.run_checks(Endpoint.given(base_url), model, tries)) as findings:
             if as_json:
                 return [finding async for finding in findings]
             return await doctor.show(findings, Console())
@@ -133,16 +133,16 @@ def chat_command(
     model: ModelName = DEFAULT_MODEL,
     image: Annotated[
         Path | None,
-        typer.Option(help="A picture to show with the first words.", show_default=False),
+        typer.Option(help="An image to show with the first words.", show_default=False),
     ] = None,
     system: Annotated[
         str | None, typer.Option(help="An instruction for the model.", show_default=False)
     ] = None,
     tools: Annotated[bool, typer.Option(help="Offer a clock and a calculator.")] = True,
 ) -> None:
-    """Talk with a model in the terminal: streamed, with functions and pictures.
+    """Talk with a model in the terminal: streamed, with functions and images.
 
-    Ctrl-C interrupts an answer, Ctrl-D ends the conversation, `/image FILE` shows a picture with
+    Ctrl-C interrupts an answer, Ctrl-D ends the conversation, `/image FILE` shows an image with
     the next words.
     """
     console = Console(highlight=False)

@@ -17,7 +17,7 @@ from mistral_service.cli import tools
 from mistral_service.cli.endpoint import Problem
 from mistral_service.client import MistralClient
 from mistral_service.client.parameters import ChatParameters
-from mistral_service.conversation.run import Messages
+from mistral_service.conversation.conversion import Messages
 from mistral_service.reply.events import Finish, Text, Thought, ToolCall, Unreadable
 from mistral_service.wire.chunks import Usage
 from mistral_service.wire.models import fastest_effort
@@ -59,7 +59,7 @@ class Chat:
         self._image: dict[str, Any] | None = None
 
     def show_image(self, path: Path) -> None:
-        """Show the model a picture with the next message.
+        """Show the model an image with the next message.
 
         Args:
             path: A PNG, JPEG, WebP or GIF file of at most 10 MB.
@@ -69,7 +69,7 @@ class Chat:
         """
         kind = mimetypes.guess_type(path.name)[0] or ""
         if kind not in ("image/png", "image/jpeg", "image/webp", "image/gif"):
-            raise Problem(f"{path} is no picture: Mistral sees PNG, JPEG, WebP and GIF files.")
+            raise Problem(f"{path} is no image: Mistral sees PNG, JPEG, WebP and GIF files.")
         try:
             data = path.read_bytes()
         except OSError as e:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mistral_service.cli.examine import Finding, State
+from mistral_service.cli.checks import Finding, State
 
 _MARKS = {
     State.GOOD: ("✓", "green"),

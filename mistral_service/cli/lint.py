@@ -12,9 +12,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from mistral_service.cli.endpoint import Problem
+from mistral_service.conversation.conversion import Change, Conversion, Message, Messages, ToolFault
 from mistral_service.conversation.foreign_parts import kind_of
 from mistral_service.conversation.rules import RULES
-from mistral_service.conversation.run import Change, Message, Messages, Run, ToolFault
 from mistral_service.conversation.tools import judged_tools
 
 _LONGEST = 400
@@ -130,14 +130,14 @@ def lint(messages: Messages, tools: Sequence[Any] = ()) -> Report:
         The report.
     """
     offered = judged_tools(tools)
-    run = Run(has_tools=bool(offered.tools))
-    run.begin(messages)
+    conversion = Conversion(has_tools=bool(offered.tools))
+    conversion.begin(messages)
     steps: list[Step] = []
     for rule in RULES:
-        told = len(run.changes)
-        after = rule(messages, run)
-        if len(run.changes) > told:
-            steps.append(Step(run.changes[told:], messages, after))
+        told = len(conversion.changes)
+        after = rule(messages, conversion)
+        if len(conversion.changes) > told:
+            steps.append(Step(conversion.changes[told:], messages, after))
         messages = after
     return Report(steps, messages, offered.faults)
 

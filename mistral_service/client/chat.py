@@ -6,9 +6,9 @@ from typing import Any, cast
 from loguru import logger
 
 from mistral_service.client.parameters import ChatParameters
+from mistral_service.conversation.conversion import Conversion, ToolFault
 from mistral_service.conversation.parts import text_of
 from mistral_service.conversation.rules import apply_rules
-from mistral_service.conversation.run import Run, ToolFault
 from mistral_service.conversation.tools import mistrals_tools
 from mistral_service.reply.events import Event, Text, ToolCall
 from mistral_service.reply.prefix import RepeatedPrefix
@@ -38,7 +38,7 @@ def chat_params(
         params["tool_choice"] = offered.choice(params["tool_choice"])
     has_tools = bool(offered.tools) and params.get("tool_choice") != "none"
     sent = apply_rules(
-        [dict(message) for message in messages], Run(has_tools=has_tools, parts=parts)
+        [dict(message) for message in messages], Conversion(has_tools=has_tools, parts=parts)
     )
     prefix = text_of(sent[-1].get("content")) if sent[-1].get("prefix") else ""
 

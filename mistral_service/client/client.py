@@ -14,8 +14,8 @@ from mistral_service.client.form import M, form_of, read_as, read_json
 from mistral_service.client.parameters import ChatParameters, SamplingParameters
 from mistral_service.client.requests import Requests
 from mistral_service.client.vectors import vectors
+from mistral_service.conversation.conversion import ToolFault, without
 from mistral_service.conversation.rules import apply_rules
-from mistral_service.conversation.run import ToolFault, without
 from mistral_service.reply.events import Event, Unreadable
 from mistral_service.turn.retries import Limits
 from mistral_service.wire.access import address_for, check_address, check_headers, key_for

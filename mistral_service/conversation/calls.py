@@ -10,9 +10,9 @@ from typing import Any, cast
 
 from pydantic_core import from_json
 
+from mistral_service.conversation.conversion import Conversion, Message, Messages
 from mistral_service.conversation.parts import text_of
 from mistral_service.conversation.plain import as_json
-from mistral_service.conversation.run import Message, Messages, Run
 from mistral_service.wire.encoding import MAX_EVENT_VALUES, values_in
 
 Call = dict[str, Any]
@@ -36,7 +36,7 @@ def calls_of(message: Message) -> list[Call]:
     return cast("list[Call]", message.get("tool_calls") or [])
 
 
-def calls_in_mistrals_form(messages: Messages, run: Run) -> Messages:
+def calls_in_mistrals_form(messages: Messages, conversion: Conversion) -> Messages:
     """R9, R11: a call has an id, a name of letters, digits, `_` and `-`, and a JSON object.
 
     Names that other servers allow are respelled, arguments that are no JSON object are wrapped in
@@ -57,11 +57,13 @@ def calls_in_mistrals_form(messages: Messages, run: Run) -> Messages:
             respelled = any(c["function"] != f for c, f in zip(formed, functions, strict=True))
             reason = "brought its calls into the form that Mistral takes"
             rule = "R11" if respelled else "R9"
-            result.append(run.changed(rule, message, reason, {**message, "tool_calls": formed}))
+            result.append(
+                conversion.record_change(rule, message, reason, {**message, "tool_calls": formed})
+            )
     return result
 
 
-def results_follow_their_calls(messages: Messages, run: Run) -> Messages:
+def results_follow_their_calls(messages: Messages, conversion: Conversion) -> Messages:
     """R3, R4: a result stands behind its call, every call has exactly one.
 
     Results are found by id, however late they come, and moved to their call; calls made side by
@@ -75,7 +77,7 @@ def results_follow_their_calls(messages: Messages, run: Run) -> Messages:
     joined = 0  # Messages before this one went out with the calls before them.
     for i, message in enumerate(messages):
         if message["role"] == "tool":
-            if (restated := answers.restated(i, message, run)) is not None:
+            if (restated := answers.restated(i, message, conversion)) is not None:
                 result.append(restated)
         elif not message.get("tool_calls"):
             result.append(message)
@@ -83,7 +85,7 @@ def results_follow_their_calls(messages: Messages, run: Run) -> Messages:
             joined = i + 1
             while joined < len(messages) and messages[joined].get("tool_calls"):
                 joined += 1
-            result += answers.group(range(i, joined), run)
+            result += answers.group(range(i, joined), conversion)
     return result
 
 
@@ -122,57 +124,59 @@ class _Answers:
                     self._results[slot].append(i)
                     self._call_of[i] = slot
 
-    def group(self, indices: range, run: Run) -> Messages:
+    def group(self, indices: range, conversion: Conversion) -> Messages:
         """The calls made side by side as one message, and their results behind it."""
         first = self._messages[indices[0]]
         calls = [call for i in indices for call in calls_of(self._messages[i])]
         if len(indices) > 1:
             reason = f"joined {len(indices)} messages of calls made side by side"
-            first = run.changed("R4", first, reason, {**first, "tool_calls": calls})
+            first = conversion.record_change("R4", first, reason, {**first, "tool_calls": calls})
         result = [first]
         for i in indices:
             for number, call in enumerate(calls_of(self._messages[i])):
-                result.append(self._answer((i, number), call, run))
+                result.append(self._answer((i, number), call, conversion))
         return result
 
-    def _answer(self, slot: tuple[int, int], call: Call, run: Run) -> Message:
+    def _answer(self, slot: tuple[int, int], call: Call, conversion: Conversion) -> Message:
         name = call["function"]["name"]
         if not self._results[slot]:
             message = self._messages[slot[0]]
             made: Message = {"role": "tool", "tool_call_id": call["id"], "content": NO_RESULT}
-            return run.changed("R4", message, f"said that {name} has no result", made)
+            return conversion.record_change("R4", message, f"said that {name} has no result", made)
         index = self._results[slot][0]
         answer = self._messages[index]
         if self._others_before[index] > self._others_before[slot[0] + 1]:
-            run.note("R3", answer, f"moved the result of {name} to its call")
+            conversion.note("R3", answer, f"moved the result of {name} to its call")
         said = _STATES.get(answer["content"])
         if said is not None:
             reason = f"said in words that {name} is {answer['content'].lower().replace('_', ' ')}"
-            answer = run.changed("R4", answer, reason, {**answer, "content": said})
+            answer = conversion.record_change("R4", answer, reason, {**answer, "content": said})
         if answer.get("tool_call_id") != call["id"]:
-            answer = run.stands_for(answer, {**answer, "tool_call_id": call["id"]})
+            answer = conversion.stands_for(answer, {**answer, "tool_call_id": call["id"]})
         return answer
 
-    def restated(self, index: int, message: Message, run: Run) -> Message | None:
+    def restated(self, index: int, message: Message, conversion: Conversion) -> Message | None:
         """A result where it stands: None if it stands with its call, or was told before."""
         slot = self._call_of.get(index)
         said = text_of(message["content"])
         if slot is None:
             text = f"[Result of a function call] {said}"
             reason = "kept a result without a call as text"
-            return run.changed("R4", message, reason, {"role": "user", "content": text})
+            return conversion.record_change(
+                "R4", message, reason, {"role": "user", "content": text}
+            )
         others = self._results[slot]
         if index == others[0]:
             return None
         told = self._told.setdefault(slot, {self._messages[others[0]]["content"]})
         if message["content"] in told:
-            run.note("R4", message, "left out a result that was told before")
+            conversion.note("R4", message, "left out a result that was told before")
             return None
         told.add(message["content"])
         name = calls_of(self._messages[slot[0]])[slot[1]]["function"]["name"]
         text = f"[Later result of {name}] {said}"
         reason = f"kept a second result of {name} as text"
-        return run.changed("R4", message, reason, {"role": "user", "content": text})
+        return conversion.record_change("R4", message, reason, {"role": "user", "content": text})
 
 
 class _Slots:
@@ -196,7 +200,7 @@ class _Slots:
         return self._slots[-1] if again and self._slots else None
 
 
-def ids_of_nine_characters(messages: Messages, run: Run) -> Messages:
+def ids_of_nine_characters(messages: Messages, conversion: Conversion) -> Messages:
     """R6: the id of a call is nine letters and digits, and its result has the same.
 
     Other ids, OpenAI's and Anthropic's among them, are replaced by the beginning of their digest:
@@ -212,25 +216,29 @@ def ids_of_nine_characters(messages: Messages, run: Run) -> Messages:
             given = ids.of(calls)
             expected = deque(given)
             if any(new != call["id"] for new, call in zip(given, calls, strict=True)):
-                changed = [{**call, "id": new} for new, call in zip(given, calls, strict=True)]
+                record_change = [
+                    {**call, "id": new} for new, call in zip(given, calls, strict=True)
+                ]
                 reason = "gave its calls ids of nine letters and digits"
-                message = run.changed("R6", message, reason, {**message, "tool_calls": changed})
+                message = conversion.record_change(
+                    "R6", message, reason, {**message, "tool_calls": record_change}
+                )
         elif expected and message["role"] == "tool":
             call_id = expected.popleft()
             if message.get("tool_call_id") != call_id:
-                message = run.stands_for(message, {**message, "tool_call_id": call_id})
+                message = conversion.stands_for(message, {**message, "tool_call_id": call_id})
         result.append(message)
-    run.call_ids.update(ids.originals)
-    return [_names_sent_ids(message, ids.sent, run) for message in result]
+    conversion.call_ids.update(ids.originals)
+    return [_names_sent_ids(message, ids.sent, conversion) for message in result]
 
 
-def _names_sent_ids(message: Message, sent: dict[str, str], run: Run) -> Message:
+def _names_sent_ids(message: Message, sent: dict[str, str], conversion: Conversion) -> Message:
     """Pipecat's messages about asynchronous calls name a call by its id, in their text."""
     content = message.get("content")
     if not sent or not isinstance(content, str) or '"async_tool"' not in content:
         return message
     named = _NAMED.sub(lambda found: f'{found[1]}{sent.get(found[2], found[2])}"', content)
-    return run.stands_for(message, {**message, "content": named})
+    return conversion.stands_for(message, {**message, "content": named})
 
 
 class _Ids:

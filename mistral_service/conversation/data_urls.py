@@ -7,7 +7,7 @@ from urllib.parse import unquote_to_bytes
 from mistral_service.conversation.encoding import MOST_BYTES
 
 MOST_CHARACTERS = MOST_BYTES // 3 * 4 + 1000
-"""Characters that a picture's URL may have: the largest picture in base64."""
+"""Characters that an image's URL may have: the largest image in base64."""
 
 # Python's lock is held for as long as one call takes: 0.2 ms for a piece, 60 for a megabyte's 25.
 _PIECE = 1 << 16

@@ -1,8 +1,8 @@
-"""The process that decodes pictures: what runs in it, and how the two sides speak.
+"""The process that decodes images: what runs in it, and how the two sides speak.
 
 It is started by `mistral_service.conversation.isolation`. Nothing of the bot is in it: neither its
 memory nor its environment, and so no key. It decodes in a fork of itself: the
-kernel limits the memory and time that a picture may take there, and where one breaks a limit, the
+kernel limits the memory and time that an image may take there, and where one breaks a limit, the
 next finds a new fork at once.
 """
 
@@ -21,7 +21,7 @@ from PIL import AvifImagePlugin, Image
 from mistral_service.conversation.encoding import Encoded, Form, encode
 
 CPU_SECONDS = 3
-"""Seconds of CPU time that one picture may take; the system counts whole ones. The slowest JPEG of
+"""Seconds of CPU time that one image may take; the system counts whole ones. The slowest JPEG of
 64 megapixels takes 1.3, a telephone's photograph 0.1 to 0.3."""
 
 _BASE_BYTES = 192 * 1024 * 1024
@@ -31,7 +31,7 @@ _BYTES_A_PIXEL = 4 * 8
 
 
 def memory_for(form: Form) -> int:
-    """Bytes of address space that the process may have while it decodes a picture."""
+    """Bytes of address space that the process may have while it decodes an image."""
     return _BASE_BYTES + _BYTES_A_PIXEL * form.pixels
 
 
@@ -96,7 +96,7 @@ def _exactly(pipe: Pipe, size: int, most: int) -> bytes:
 
 
 def _limit(form: Form) -> None:
-    """Set the limits of this process for its next picture."""
+    """Set the limits of this process for its next image."""
     import resource  # it is where there is a fork
 
     for kind, value in (
@@ -109,7 +109,7 @@ def _limit(form: Form) -> None:
 
 
 def serve(source: Pipe, sink: Pipe) -> None:
-    """Decode pictures until the other side is gone.
+    """Decode images until the other side is gone.
 
     Args:
         source: Where they come from.
@@ -123,7 +123,7 @@ def serve(source: Pipe, sink: Pipe) -> None:
 
 
 def _decode_in_fork(source: Pipe, sink: Pipe) -> bool:
-    """Wait for pictures, and decode some, in a copy of this process."""
+    """Wait for images, and decode some, in a copy of this process."""
     pid = os.fork()
     if pid == 0:
         code = _FAILED
@@ -164,7 +164,7 @@ def _decode_next(
 
 
 def main() -> None:
-    """Run the process: pictures come on standard input, and go to standard output."""
+    """Run the process: images come on standard input, and go to standard output."""
     with io.FileIO(0, "rb", closefd=False) as source, io.FileIO(os.dup(1), "wb") as sink:
         os.dup2(2, 1)  # what a library prints is no answer
         serve(source, sink)

@@ -1,4 +1,4 @@
-"""A picture as a model sees it best for its bytes: one pure function."""
+"""An image as a model sees it best for its bytes: one pure function."""
 
 import io
 import time
@@ -9,12 +9,12 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from mistral_service.conversation.headers import size_before_opening
-from mistral_service.conversation.parts import PictureError
+from mistral_service.conversation.parts import ImageError
 from mistral_service.conversation.pixels import Size, image_of
 
 DEFAULT_QUALITY = 75
 """The JPEG quality: the lowest at which even the worst line of small text keeps an SSIM of 0.95
-(`benchmarks/pictures.py`)."""
+(`benchmarks/images.py`)."""
 
 SEEN_SIDE = 1540
 """Pixels of the longer side that Mistral's models see; they scale down what is larger."""
@@ -23,16 +23,16 @@ SEEN_SIDE_OF_PIXTRAL = 1024
 """The same for Pixtral, which sees less."""
 
 MOST_PIXELS = 16_777_216
-"""Pixels that a picture may have, by default: 4096 × 4096."""
+"""Pixels that an image may have, by default: 4096 × 4096."""
 
 MOST_BYTES = 16 * 1024 * 1024
-"""Bytes that an encoded picture may have; Mistral's own limit is 10 MB."""
+"""Bytes that an encoded image may have; Mistral's own limit is 10 MB."""
 
 JPEG_FACTOR = 4
 """How many times as many pixels a JPEG may have: it is decoded at a half, a quarter or an eighth.
-A telephone's camera takes pictures of 50 megapixels."""
+A telephone's camera takes images of 50 megapixels."""
 
-# A picture that needs no change is left as it is up to here; beyond, JPEG is tried for size.
+# An image that needs no change is left as it is up to here; beyond, JPEG is tried for size.
 _SMALL_BYTES = 256 * 1024
 
 _READ = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "ICO", "PPM")
@@ -62,18 +62,18 @@ _TURNS = {
 
 
 def seen_side(model: str) -> int:
-    """Pixels of a picture's longer side that a model sees."""
+    """Pixels of an image's longer side that a model sees."""
     return SEEN_SIDE_OF_PIXTRAL if "pixtral" in model.lower() else SEEN_SIDE
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a picture is sent.
+    """How an image is sent.
 
     Parameters:
         side: The most pixels that its longer side may have.
         quality: The quality of the JPEG, 1 to 95.
-        pixels: The most pixels that a picture may have before it is scaled down. A JPEG may have
+        pixels: The most pixels that an image may have before it is scaled down. A JPEG may have
             four times as many, if it can be decoded at a reduced size that has no more.
     """
 
@@ -84,7 +84,7 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A picture ready to be sent.
+    """An image ready to be sent.
 
     Parameters:
         data: The file.
@@ -101,8 +101,8 @@ class Encoded:
 
 def encode(
     data: bytes | bytearray, size: Size, name: str | None, form: Form
-) -> Encoded | PictureError:
-    """Make a picture ready to be sent.
+) -> Encoded | ImageError:
+    """Make an image ready to be sent.
 
     It is scaled down to the form's side, never up, turned as its EXIF orientation says, and freed
     of its metadata; what is transparent in it stands on white, and of what moves the first frame
@@ -113,10 +113,10 @@ def encode(
         data: Raw pixels, or an encoded file.
         size: Width and height of raw pixels; an encoded file knows its own.
         name: The pixel format, as `image_of` takes it, or the MIME type of an encoded file.
-        form: How the picture is to be sent.
+        form: How the image is to be sent.
 
     Returns:
-        The picture, or why there is none: returned and not raised, since a traceback would keep
+        The image, or why there is none: returned and not raised, since a traceback would keep
         the bytes alive for as long as the error is remembered.
     """
     try:
@@ -124,12 +124,12 @@ def encode(
         if name and name.startswith("image/"):
             return _encoded(data, form)
         return _raw(data, size, name, form)
-    except PictureError as e:
+    except ImageError as e:
         why = str(e)
     except Exception as e:
         # Pillow meets hostile bytes with errors of a dozen types.
         why = printable(f"{e}") or type(e).__name__
-    return PictureError(why)
+    return ImageError(why)
 
 
 def printable(text: str) -> str:
@@ -139,22 +139,22 @@ def printable(text: str) -> str:
 
 def _raw(data: bytes, size: Size, name: str | None, form: Form) -> Encoded:
     if min(size) < 1:
-        raise PictureError(f"{size[0]}×{size[1]} pixels show nothing")
+        raise ImageError(f"{size[0]}×{size[1]} pixels show nothing")
     _check_pixels(size, form.pixels)
     return _jpeg(_scaled(_opaque(image_of(data, size, name)), form.side), form)
 
 
 def _encoded(data: bytes, form: Form) -> Encoded:
     if not data:
-        raise PictureError("it is empty")
+        raise ImageError("it is empty")
     if len(data) > MOST_BYTES:
-        raise PictureError(f"it has {len(data):,} bytes, more than {MOST_BYTES:,}")
+        raise ImageError(f"it has {len(data):,} bytes, more than {MOST_BYTES:,}")
     if size := size_before_opening(data):
         _check_pixels(size, form.pixels)
     try:
         image = Image.open(io.BytesIO(data), formats=_READ)
     except Image.UnidentifiedImageError:
-        raise PictureError("it is of no type that can be read, or broken") from None
+        raise ImageError("it is of no type that can be read, or broken") from None
     with image:
         is_jpeg = isinstance(image, JpegImageFile)
         _check_pixels(image.size, form.pixels * (JPEG_FACTOR if is_jpeg else 1))
@@ -180,7 +180,7 @@ def _encoded(data: bytes, form: Form) -> Encoded:
 
 def _check_pixels(size: Size, most: int) -> None:
     if size[0] * size[1] > most:
-        raise PictureError(f"{size[0]:,}×{size[1]:,} pixels are too many: {most:,} are the most")
+        raise ImageError(f"{size[0]:,}×{size[1]:,} pixels are too many: {most:,} are the most")
 
 
 def _metadata(image: Image.Image) -> tuple[Image.Transpose | None, bool]:
@@ -191,7 +191,7 @@ def _metadata(image: Image.Image) -> tuple[Image.Transpose | None, bool]:
         return None, True
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1)), False
-    except Exception:  # broken metadata does not break a picture
+    except Exception:  # broken metadata does not break an image
         return None, False
 
 

@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from mistral_service.conversation.conversion import Conversion, Message, Messages, without
 from mistral_service.conversation.foreign_blocks import Called, Returned
 from mistral_service.conversation.foreign_media import get, mapping_of, text_part
 from mistral_service.conversation.foreign_parts import OWN_KINDS, content_of, kind_of, pieces_of
 from mistral_service.conversation.parts import Part, is_text
 from mistral_service.conversation.plain import as_json
-from mistral_service.conversation.run import Message, Messages, Run, without
 
 # Roles that a message may have as it is; the last is that of a kept thought.
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "thought"})
@@ -27,7 +27,7 @@ _MOST_NAMED = 5
 _LONGEST_NAME = 40
 
 
-def in_mistrals_form(messages: Messages, run: Run) -> Messages:
+def in_mistrals_form(messages: Messages, conversion: Conversion) -> Messages:
     """R16: calls, results, images and words that other APIs have as parts or items of their own.
 
     Anthropic's `tool_use` and `tool_result`, the Responses API's items and `input_…` parts,
@@ -35,9 +35,9 @@ def in_mistrals_form(messages: Messages, run: Run) -> Messages:
     kept; what is marked as an error begins with "[Error]"; thoughts of other models are left out.
     Prevents 422 for the form, and a model that reads "[tool_result]" where a result stood.
     """
-    if run.in_mistrals_form:
+    if conversion.in_mistrals_form:
         return messages
-    run.in_mistrals_form = True
+    conversion.in_mistrals_form = True
     place = 0
     for message in messages:
         if not (_says_words(message) or _is_plain(message)):
@@ -46,7 +46,7 @@ def in_mistrals_form(messages: Messages, run: Run) -> Messages:
     else:
         return messages  # The common case, decided without making anything.
     result = messages[:place]
-    forms = _Forms(run)
+    forms = _Forms(conversion)
     for message in messages[place:]:
         if _is_plain(message):
             forms.ids.pause()
@@ -130,8 +130,8 @@ def _is_plain(message: Any) -> bool:
 class _Forms:
     """Reads messages in the forms of other APIs, in their order."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, conversion: Conversion) -> None:
+        self._conversion = conversion
         self.ids = _Ids()
 
     def read(self, message: Any) -> Messages:
@@ -148,8 +148,8 @@ class _Forms:
             made.append({"role": "assistant", "tool_calls": beside})
         if own.get("prefix") and made[-1]["role"] == "assistant":
             made[-1]["prefix"] = own["prefix"]
-        head = self._run.changed("R16", given, _reason(kinds), made[0])
-        return [head, *(self._run.stands_for(given, each) for each in made[1:])]
+        head = self._conversion.record_change("R16", given, _reason(kinds), made[0])
+        return [head, *(self._conversion.stands_for(given, each) for each in made[1:])]
 
     def _in_one(
         self, message: Message, new: Message, said: list[Any], kinds: Sequence[str]
@@ -163,9 +163,9 @@ class _Forms:
             says_more = any(new.get(name) for name in ("tool_calls", "refusal", "audio"))
             if not said and new["role"] in ("user", "assistant") and not says_more:
                 reason = f"left out {_named(kinds)}: nothing that another model can read"
-                self._run.note("R16", message, reason)
+                self._conversion.note("R16", message, reason)
                 return []
-        return [self._run.changed("R16", message, _reason(kinds), new)]
+        return [self._conversion.record_change("R16", message, _reason(kinds), new)]
 
     def _in_several(self, role: str, pieces: list[Any]) -> Messages:
         """A message that calls or returns; words stand with the calls that they led to."""

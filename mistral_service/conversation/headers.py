@@ -1,4 +1,4 @@
-"""The size of a picture, from its header alone, where Pillow would decode to find it."""
+"""The size of an image, from its header alone, where Pillow would decode to find it."""
 
 import io
 from typing import Any
@@ -45,7 +45,7 @@ def _size_of_webp(head: bytes) -> Size | None:
 
 
 def _size_of_ico(data: bytes) -> Size | None:
-    """The size of the picture in it that Pillow decodes; what the directory says is no bound."""
+    """The size of the image in it that Pillow decodes; what the directory says is no bound."""
     file = io.BytesIO(data)
     try:
         ico: Any = IcoImagePlugin.IcoFile(file)

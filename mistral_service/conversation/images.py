@@ -1,30 +1,30 @@
-"""The pictures of a request: which of them are sent, and as what."""
+"""The images of a request: which of them are sent, and as what."""
 
 from collections.abc import Sequence
 from typing import Any, cast
 
+from mistral_service.conversation.conversion import Conversion, Message, Messages
 from mistral_service.conversation.data_urls import MOST_CHARACTERS
 from mistral_service.conversation.parts import (
     PICTURE_FROM_EARLIER,
     UNREADABLE_PICTURE,
     UNSEEN_PICTURE,
+    ImageError,
     Part,
-    PictureError,
     has_content,
     image_in,
 )
-from mistral_service.conversation.run import Message, Messages, Run
 
 
-def pictures_within_the_budget(messages: Messages, run: Run) -> Messages:
-    """R10: a request has at most eight pictures, of a size that the model sees.
+def images_within_the_budget(messages: Messages, conversion: Conversion) -> Messages:
+    """R10: a request has at most eight images, of a size that the model sees.
 
     The newest stay, as they were made ready; older ones, broken ones, and all of them where the
     model does not see, are replaced by a short text, and the words beside them kept. Prevents 400
     "At most 8 images are allowed", "Image could not be decoded", and the like.
     """
-    shelf = _Shelf(run)
-    start = _first_with_pictures(messages, run)
+    shelf = _Shelf(conversion)
+    start = _first_with_images(messages, conversion)
     result = list(messages)
     for place in _shown_newest_first(messages):
         message = messages[place]
@@ -33,13 +33,15 @@ def pictures_within_the_budget(messages: Messages, run: Run) -> Messages:
         parts = [shelf.put(part) for part in reversed(message["content"])][::-1]
         if any(new is not old for new, old in zip(parts, message["content"], strict=True)):
             new = {**message, "content": parts}
-            result[place] = run.changed("R10", message, "; ".join(shelf.take_reasons()), new)
+            result[place] = conversion.record_change(
+                "R10", message, "; ".join(shelf.take_reasons()), new
+            )
     return result
 
 
-def pictures_to_send(messages: Sequence[Message], run: Run) -> list[str]:
-    """The URLs of the pictures that a request may have, the newest first."""
-    start = _first_with_pictures(messages, run)
+def images_to_send(messages: Sequence[Message], conversion: Conversion) -> list[str]:
+    """The URLs of the images that a request may have, the newest first."""
+    start = _first_with_images(messages, conversion)
     urls = [
         _url_of(part)
         for place in _shown_newest_first(messages)
@@ -50,8 +52,8 @@ def pictures_to_send(messages: Sequence[Message], run: Run) -> list[str]:
     return [url for url in urls if url and len(url) <= MOST_CHARACTERS]
 
 
-def bytes_of_pictures(messages: Sequence[Message]) -> int:
-    """Bytes of all pictures in the messages, as they stand there."""
+def bytes_of_images(messages: Sequence[Message]) -> int:
+    """Bytes of all images in the messages, as they stand there."""
     return sum(
         len(_url_of(part) or "")
         for place in _shown_newest_first(messages)
@@ -60,12 +62,12 @@ def bytes_of_pictures(messages: Sequence[Message]) -> int:
 
 
 class _Shelf:
-    """The room for pictures, which fills from the newest to the oldest."""
+    """The room for images, which fills from the newest to the oldest."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._room = run.budget.images
-        self._bytes = run.budget.total_bytes
+    def __init__(self, conversion: Conversion) -> None:
+        self._conversion = conversion
+        self._room = conversion.budget.images
+        self._bytes = conversion.budget.total_bytes
         self._reasons: dict[str, None] = {}
 
     def close(self) -> None:
@@ -80,27 +82,27 @@ class _Shelf:
         url = _url_of(part)
         if not url:
             return part
-        if self._run.sees is False:
-            self._run.unseen += 1
-            return self._said(UNSEEN_PICTURE, "left out a picture: the model does not see")
+        if self._conversion.sees is False:
+            self._conversion.unseen += 1
+            return self._said(UNSEEN_PICTURE, "left out an image: the model does not see")
         if self._room == 0:
-            return self._said(PICTURE_FROM_EARLIER, "left out a picture to make room for newer")
+            return self._said(PICTURE_FROM_EARLIER, "left out an image to make room for newer")
         if len(url) > MOST_CHARACTERS:
-            sent = self._run.oversized
+            sent = self._conversion.oversized
         else:
-            sent = self._run.pictures.get(url, url)
-        if isinstance(sent, PictureError):
-            self._run.faults.append(sent)
-            return self._said(UNREADABLE_PICTURE, f"left out a picture: {sent}")
+            sent = self._conversion.images.get(url, url)
+        if isinstance(sent, ImageError):
+            self._conversion.faults.append(sent)
+            return self._said(UNREADABLE_PICTURE, f"left out an image: {sent}")
         size = len(sent) if sent.startswith("data:") else 0
-        if size > max(0, self._bytes) and self._room < self._run.budget.images:
+        if size > max(0, self._bytes) and self._room < self._conversion.budget.images:
             self.close()  # but the newest is sent, however large
-            return self._said(PICTURE_FROM_EARLIER, "left out a picture to make room for newer")
+            return self._said(PICTURE_FROM_EARLIER, "left out an image to make room for newer")
         self._room -= 1
         self._bytes -= size
         if sent is url:
             return part
-        self._reasons["made a picture as the model sees it"] = None
+        self._reasons["made an image as the model sees it"] = None
         inner = image_in(part) or {}
         image = inner["image_url"]
         made = {**inner, "image_url": sent if isinstance(image, str) else {**image, "url": sent}}
@@ -111,13 +113,13 @@ class _Shelf:
         return {"type": "text", "text": text}
 
 
-def _first_with_pictures(messages: Sequence[Message], run: Run) -> int:
-    """The place of the first message whose pictures may be sent.
+def _first_with_images(messages: Sequence[Message], conversion: Conversion) -> int:
+    """The place of the first message whose images may be sent.
 
     The last turn begins behind the last answer that the user has followed. Words before a call,
     and words that are still to be finished, are no answer yet.
     """
-    if not run.budget.last_turn_only:
+    if not conversion.budget.last_turn_only:
         return 0
     for place in range(len(messages) - 2, -1, -1):
         message, after = messages[place], messages[place + 1]
@@ -138,7 +140,7 @@ def _shown_newest_first(messages: Sequence[Message]) -> list[int]:
 
 
 def _url_of(part: Any) -> str | None:
-    """The URL of a picture; None for a part that is none."""
+    """The URL of an image; None for a part that is none."""
     inner = image_in(cast("Part", part)) if isinstance(part, dict) else None
     if inner is None:
         return None

@@ -1,4 +1,4 @@
-"""Encoded pictures are decoded in a process with limits to its memory and time.
+"""Encoded images are decoded in a process with limits to its memory and time.
 
 No check of a header bounds what a decoder does: scans without number in a JPEG, a million chunks
 in a PNG, comments in a PPM that Pillow removes one by one. And decoders are written in C. So no
@@ -18,7 +18,7 @@ from typing import Any, cast
 from mistral_service.conversation import encoding
 from mistral_service.conversation.decoder import CPU_SECONDS, receive, send
 from mistral_service.conversation.encoding import MOST_BYTES, Encoded, Form, printable
-from mistral_service.conversation.parts import PictureError
+from mistral_service.conversation.parts import ImageError
 
 # A backstop for a process that does nothing at all: a busy machine may be this slow.
 _WALL_SECONDS = 60
@@ -29,14 +29,14 @@ _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TMP
 _ENCODED_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif"})
 
 
-class NoProcess(PictureError):
-    """No process can be started that decodes the picture: the fault is not the picture's."""
+class NoProcess(ImageError):
+    """No process can be started that decodes the image: the fault is not the image's."""
 
 
 def encode(
     data: bytes | bytearray, size: tuple[int, int], name: str | None, form: Form
-) -> Encoded | PictureError:
-    """Make a picture ready to be sent; what is encoded is decoded in another process.
+) -> Encoded | ImageError:
+    """Make an image ready to be sent; what is encoded is decoded in another process.
 
     Takes and returns what `mistral_service.conversation.encoding.encode` does. To be called in a
     thread. Raw pixels are handled here: no decoder is needed, and they are as large as they say.
@@ -61,7 +61,7 @@ class _Decoder:
         self._process: subprocess.Popen[bytes] | None = None
         _decoders.append(self)
 
-    def encode(self, data: bytes | bytearray, name: str, form: Form) -> Encoded | PictureError:
+    def encode(self, data: bytes | bytearray, name: str, form: Form) -> Encoded | ImageError:
         if self._process is not None and self._process.poll() is not None:
             self.end()
         try:
@@ -74,7 +74,7 @@ class _Decoder:
             return _answer(head, data, made)
         except (OSError, ValueError, EOFError, KeyError, TypeError):
             self.end()
-            return PictureError(_why(0))
+            return ImageError(_why(0))
 
     def _start(self) -> None:
         if self._process is not None:
@@ -142,13 +142,13 @@ _decoders: list[_Decoder] = []
 _idle: list[_Decoder] = []
 
 
-def _answer(head: dict[str, Any], data: bytes | bytearray, made: bytes) -> Encoded | PictureError:
+def _answer(head: dict[str, Any], data: bytes | bytearray, made: bytes) -> Encoded | ImageError:
     """What the process said; it has read hostile bytes, so that nothing of it is taken on trust."""
     if "signal" in head:
-        return PictureError(_why(int(head["signal"])))
+        return ImageError(_why(int(head["signal"])))
     if "why" in head:
         why = printable(str(head["why"]))
-        return PictureError(_TOO_MUCH_MEMORY if why == "MemoryError" else why)
+        return ImageError(_TOO_MUCH_MEMORY if why == "MemoryError" else why)
     width, height = map(int, head["size"])
     kept = bool(head.get("kept"))
     if head["type"] not in _ENCODED_TYPES or bool(made) == kept:
@@ -158,7 +158,7 @@ def _answer(head: dict[str, Any], data: bytes | bytearray, made: bytes) -> Encod
     )
 
 
-_TOO_MUCH_MEMORY = "it takes more memory to decode than a picture may"
+_TOO_MUCH_MEMORY = "it takes more memory to decode than an image may"
 
 
 def _why(number: int) -> str:

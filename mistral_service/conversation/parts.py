@@ -5,14 +5,14 @@ from typing import Any, cast
 
 Part = dict[str, Any]
 
-PICTURE_FROM_EARLIER = "[picture from earlier]"
-"""What stands where a picture stood that the request has no room for (R10)."""
+PICTURE_FROM_EARLIER = "[image from earlier]"
+"""What stands where an image stood that the request has no room for (R10)."""
 
-UNREADABLE_PICTURE = "[picture that could not be read]"
-"""What stands where a picture stood that is broken, or too large to be one."""
+UNREADABLE_PICTURE = "[image that could not be read]"
+"""What stands where an image stood that is broken, or too large to be one."""
 
-UNSEEN_PICTURE = "[picture that you cannot see]"
-"""What stands where a picture stood in a request to a model without vision."""
+UNSEEN_PICTURE = "[image that you cannot see]"
+"""What stands where an image stood in a request to a model without vision."""
 
 _MOST_SHOWN = 100
 
@@ -22,11 +22,11 @@ _DETAILS = ("low", "auto", "high")
 _CITED = ("tool", "title", "url", "favicon", "description")
 
 
-class PictureError(ValueError):
-    """A picture cannot be sent; the message says why, in words to stand behind a colon.
+class ImageError(ValueError):
+    """An image cannot be sent; the message says why, in words to stand behind a colon.
 
     Attributes:
-        told: Whether it has been told, which is done once for each picture.
+        told: Whether it has been told, which is done once for each image.
     """
 
     told = False
@@ -45,6 +45,16 @@ def text_of(content: Any) -> str:
 def has_content(content: Any) -> bool:
     """Whether a content says anything."""
     return bool(content.strip()) if isinstance(content, str) else bool(content)
+
+
+def said_elsewhere(message: Mapping[str, Any]) -> str:
+    """Words of the assistant that stand beside an empty content."""
+    if message["role"] != "assistant" or has_content(message.get("content")):
+        return ""
+    audio = message.get("audio")
+    heard = cast("dict[str, Any]", audio).get("transcript") if isinstance(audio, dict) else None
+    words = message.get("refusal") or heard
+    return words if isinstance(words, str) else ""
 
 
 def mistrals_part(part: Any) -> Part | None:
@@ -93,12 +103,12 @@ def is_text(part: Part) -> bool:
 
 
 def is_image(part: Part) -> bool:
-    """Whether a part is a picture."""
+    """Whether a part is an image."""
     return part.get("type") == "image_url"
 
 
 def image_in(part: Part) -> Part | None:
-    """The part that is a picture: the part itself, or what a resource holds; None without one."""
+    """The part that is an image: the part itself, or what a resource holds; None without one."""
     inner: Any = part.get("content") if part.get("type") == "resource" else part
     return cast("Part", inner) if _mapping(inner).get("type") == "image_url" else None
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from mistral_service.conversation.parts import PictureError
+from mistral_service.conversation.parts import ImageError
 
 Size = tuple[int, int]
 
@@ -25,7 +25,7 @@ def image_of(data: bytes, size: Size, name: str | None) -> Image.Image:
         The image, in one of the modes `RGB`, `L` and `YCbCr`, or in Pillow's mode of that name.
 
     Raises:
-        PictureError: If there is no such format, or too few or too many bytes for the size.
+        ImageError: If there is no such format, or too few or too many bytes for the size.
     """
     width, height = size
     spelled = name or _GUESSED.get(len(data) // (width * height), "RGB")
@@ -40,13 +40,13 @@ def image_of(data: bytes, size: Size, name: str | None) -> Image.Image:
         try:
             return Image.frombytes(spelled, size, data)
         except ValueError:
-            raise PictureError(_said(len(data), size, spelled)) from None
-    raise PictureError(f"there is no pixel format {spelled!r}")
+            raise ImageError(_said(len(data), size, spelled)) from None
+    raise ImageError(f"there is no pixel format {spelled!r}")
 
 
 def _check(data: bytes, needed: int, size: Size, name: str) -> None:
     if len(data) != needed:
-        raise PictureError(f"{_said(len(data), size, name)} (it needs {needed:,})")
+        raise ImageError(f"{_said(len(data), size, name)} (it needs {needed:,})")
 
 
 def _said(count: int, size: Size, name: str) -> str:
@@ -73,7 +73,7 @@ _GUESSED = {1: "L", 3: "RGB", 4: "RGBA"}
 
 # --- YUV ----------------------------------------------------------------------------------------
 
-# Video keeps black at 16 and white at 235 (ITU-R BT.601), pictures at 0 and 255.
+# Video keeps black at 16 and white at 235 (ITU-R BT.601), images at 0 and 255.
 _LUMA = [min(255, max(0, round((y - 16) * 255 / 219))) for y in range(256)]
 _CHROMA = [min(255, max(0, round((c - 128) * 255 / 224 + 128))) for c in range(256)]
 
@@ -107,7 +107,7 @@ def _interleaved(luma_first: bool) -> _Reader:
     def read(data: bytes, size: Size, name: str) -> Image.Image:
         width, height = size
         if width % 2:
-            raise PictureError(f"{name} has an even width, not {width}")
+            raise ImageError(f"{name} has an even width, not {width}")
         _check(data, 2 * width * height, size, name)
         luma = Image.frombytes("LA", size, data).getchannel(0 if luma_first else 1)
         bands = Image.frombytes("CMYK", (width // 2, height), data).split()

@@ -2,8 +2,8 @@
 
 Each takes and returns a plain list of message dicts. A message that may not stand where it stands
 is moved, merged or restated; what was said in it is never lost. Messages that a rule does not
-change are shared with the input, never altered in place, and what it does change it tells to the
-`Run`, with its reason.
+change are shared with the input, never altered in place, and what it does change it records in
+the `Conversion`, with its reason.
 
 `docs/rules.md` has every rule with its number, the error it prevents, and an example.
 """
@@ -18,8 +18,9 @@ from mistral_service.conversation.calls import (
     ids_of_nine_characters,
     results_follow_their_calls,
 )
+from mistral_service.conversation.conversion import Conversion, Message, Messages, without
 from mistral_service.conversation.foreign import in_mistrals_form
-from mistral_service.conversation.images import pictures_within_the_budget
+from mistral_service.conversation.images import images_within_the_budget
 from mistral_service.conversation.parts import (
     Part,
     as_parts,
@@ -28,13 +29,13 @@ from mistral_service.conversation.parts import (
     in_words,
     is_text,
     mistrals_part,
+    said_elsewhere,
     text_of,
 )
-from mistral_service.conversation.run import Change, Message, Messages, Run, without
 from mistral_service.conversation.thoughts import thoughts_return_to_their_place
 from mistral_service.wire.servers import GO_ON
 
-Rule = Callable[[Messages, Run], Messages]
+Rule = Callable[[Messages, Conversion], Messages]
 
 BRIDGE = "Understood."
 """What the assistant says between a function's result and the user's next words (R2)."""
@@ -58,7 +59,7 @@ _FIELDS: dict[Any, frozenset[str]] = {
 _NEEDLESS = frozenset({"tool_calls", "prefix"})
 
 
-def only_fields_of_the_schema(messages: Messages, run: Run) -> Messages:
+def only_fields_of_the_schema(messages: Messages, conversion: Conversion) -> Messages:
     """R9: a message has the fields of its role and no other.
 
     A refusal, or the transcript of an assistant's audio, stands in for words that are missing; a
@@ -76,22 +77,24 @@ def only_fields_of_the_schema(messages: Messages, run: Run) -> Messages:
         elif fields is None:
             text = f"[{message.get('role')}] {text_of(message.get('content'))}"
             reason = f"kept a message of the role {message.get('role')!r} as text"
-            message = run.changed("R9", message, reason, {"role": "user", "content": text})
+            message = conversion.record_change(
+                "R9", message, reason, {"role": "user", "content": text}
+            )
         else:
             other = message.keys() - fields
             empty = [name for name in _NEEDLESS if not message.get(name, True)]
             if other or empty:
                 kept = without(message, *other, *empty)
-                if words := _said_elsewhere(message):
+                if words := said_elsewhere(message):
                     kept["content"] = words
                 reason = f"left out {', '.join(sorted([*other, *empty]))}"
-                message = run.changed("R9", message, reason, kept)
+                message = conversion.record_change("R9", message, reason, kept)
         result.append(message)
     return result
 
 
-def parts_where_they_may_stand(messages: Messages, run: Run) -> Messages:
-    """R9, R15: parts have Mistral's form, and only the user shows pictures, files and sound.
+def parts_where_they_may_stand(messages: Messages, conversion: Conversion) -> Messages:
+    """R9, R15: parts have Mistral's form, and only the user shows images, files and sound.
 
     OpenAI's `file` and `input_audio` are respelled. What a system, assistant or tool message shows
     is shown by a user message behind it, in order; a resource of words, and a link, are words
@@ -106,9 +109,9 @@ def parts_where_they_may_stand(messages: Messages, run: Run) -> Messages:
             continue
         given = cast("list[Any]", content) if isinstance(content, list) else []
         formed = [mistrals_part(part) for part in given]
-        if run.parts is not None:
-            formed = [part and for_server(part, run.parts) for part in formed]
-        if not (run.takes_thoughts and message["role"] == "assistant"):
+        if conversion.parts is not None:
+            formed = [part and for_server(part, conversion.parts) for part in formed]
+        if not (conversion.takes_thoughts and message["role"] == "assistant"):
             # Thoughts are nobody's words, and most models refuse to be given them.
             formed = [part if part and part["type"] != "thinking" else None for part in formed]
         parts = [part for part in formed if part is not None]
@@ -121,21 +124,23 @@ def parts_where_they_may_stand(messages: Messages, run: Run) -> Messages:
             # Words alone are a string: the templates of older models know no lists.
             words = "\n".join(part["text"] for part in parts)
             reason = "wrote its text parts as one text"
-            message = run.changed("R15", message, reason, {**message, "content": words})
+            message = conversion.record_change(
+                "R15", message, reason, {**message, "content": words}
+            )
         elif len(parts) != len(given) or any(
             new is not old for new, old in zip(formed, given, strict=True)
         ):
             reason = "brought its parts into Mistral's form"
-            message = run.changed("R9", message, reason, {**message, "content": parts})
+            message = conversion.record_change("R9", message, reason, {**message, "content": parts})
         result.append(message)
         if shown:
             reason = f"had the user show what a {message['role']} message may not"
             behind: Message = {"role": "user", "content": shown}
-            result.append(run.changed("R15", message, reason, behind))
+            result.append(conversion.record_change("R15", message, reason, behind))
     return result
 
 
-def instructions_where_they_stand(messages: Messages, run: Run) -> Messages:
+def instructions_where_they_stand(messages: Messages, conversion: Conversion) -> Messages:
     """R1, R14: `system` stands only at the beginning, and there is no `developer` role.
 
     A leading `developer` message joins the system block. An instruction later in the conversation
@@ -149,20 +154,24 @@ def instructions_where_they_stand(messages: Messages, run: Run) -> Messages:
         if role not in ("system", "developer"):
             leading = False
         elif not has_content(message.get("content")):
-            run.note("R1", message, f"left out an empty {role} message")
+            conversion.note("R1", message, f"left out an empty {role} message")
             continue
         elif not leading:
             text = INSTRUCTION + text_of(message["content"])
             reason = f"kept a {role} message in its place as an instruction by the user"
-            message = run.changed("R1", message, reason, {"role": "user", "content": text})
+            message = conversion.record_change(
+                "R1", message, reason, {"role": "user", "content": text}
+            )
         elif role == "developer":
             reason = "made a leading developer message part of the system block"
-            message = run.changed("R14", message, reason, {**message, "role": "system"})
+            message = conversion.record_change(
+                "R14", message, reason, {**message, "role": "system"}
+            )
         result.append(message)
     return result
 
 
-def empty_messages_go(messages: Messages, run: Run) -> Messages:
+def empty_messages_go(messages: Messages, conversion: Conversion) -> Messages:
     """R7: a message of the assistant or the user says something.
 
     One that has neither words nor calls says nothing, so nothing is lost with it. Prevents 400
@@ -177,13 +186,13 @@ def empty_messages_go(messages: Messages, run: Run) -> Messages:
             and message["role"] in ("assistant", "user")
             and not message.get("tool_calls")
         ):
-            run.note("R7", message, f"left out an empty {message['role']} message")
+            conversion.note("R7", message, f"left out an empty {message['role']} message")
         else:
             result.append(message)
     return result
 
 
-def words_and_calls_stand_apart(messages: Messages, run: Run) -> Messages:
+def words_and_calls_stand_apart(messages: Messages, conversion: Conversion) -> Messages:
     """R8: words and calls are two messages; a thought stays with the call it led to.
 
     Prevents "must have either content or tool_calls, but not both" of tokenizers before v7.
@@ -198,15 +207,19 @@ def words_and_calls_stand_apart(messages: Messages, run: Run) -> Messages:
             result.append(message)
         elif has_content(message["content"]):
             reason = "parted words and calls"
-            result.append(run.changed("R8", message, reason, without(message, "tool_calls")))
-            result.append(run.stands_for(message, without(message, "content", "prefix")))
+            result.append(
+                conversion.record_change("R8", message, reason, without(message, "tool_calls"))
+            )
+            result.append(conversion.stands_for(message, without(message, "content", "prefix")))
         else:
             reason = "left out the blank beside its calls"
-            result.append(run.changed("R8", message, reason, without(message, "content")))
+            result.append(
+                conversion.record_change("R8", message, reason, without(message, "content"))
+            )
     return result
 
 
-def the_assistant_answers_a_result(messages: Messages, run: Run) -> Messages:
+def the_assistant_answers_a_result(messages: Messages, conversion: Conversion) -> Messages:
     """R2: after a function's result comes the assistant, never the user.
 
     A bridge of one word stands between them, and nowhere else: a turn that ends with results goes
@@ -218,12 +231,12 @@ def the_assistant_answers_a_result(messages: Messages, run: Run) -> Messages:
         if message["role"] == "user" and result and result[-1]["role"] == "tool":
             reason = "had the assistant take note of a result before the user goes on"
             bridge: Message = {"role": "assistant", "content": BRIDGE}
-            result.append(run.changed("R2", message, reason, bridge))
+            result.append(conversion.record_change("R2", message, reason, bridge))
         result.append(message)
     return result
 
 
-def the_user_stands_between_words_and_calls(messages: Messages, run: Run) -> Messages:
+def the_user_stands_between_words_and_calls(messages: Messages, conversion: Conversion) -> Messages:
     """R12: where the assistant speaks and then calls, the user says "go on" in between.
 
     Templates count words followed by an answer as two turns of the assistant. Prevents
@@ -234,12 +247,12 @@ def the_user_stands_between_words_and_calls(messages: Messages, run: Run) -> Mes
         if message.get("tool_calls") and result and _speaks(result[-1]):
             reason = "had the user say “go on” between the assistant's words and its call"
             go_on: Message = {"role": "user", "content": GO_ON}
-            result.append(run.changed("R12", message, reason, go_on))
+            result.append(conversion.record_change("R12", message, reason, go_on))
         result.append(message)
     return result
 
 
-def neighbours_merge(messages: Messages, run: Run) -> Messages:
+def neighbours_merge(messages: Messages, conversion: Conversion) -> Messages:
     """R12: user and assistant take turns, and there is one system message.
 
     Neighbours of one role become one message; text joins with a blank line, lists of parts are
@@ -250,15 +263,15 @@ def neighbours_merge(messages: Messages, run: Run) -> Messages:
     for message in messages:
         last = together[-1] if together else None
         if last is not None and last["role"] == message["role"] and _may_merge(last, message):
-            run.note("R12", message, f"joined it to the {message['role']} message before it")
+            conversion.note("R12", message, f"joined it to the {message['role']} message before it")
         elif together:
-            result.append(_merged(together, run))
+            result.append(_merged(together, conversion))
             together = []
         together.append(message)
-    return [*result, _merged(together, run)] if together else result
+    return [*result, _merged(together, conversion)] if together else result
 
 
-def the_user_begins(messages: Messages, run: Run) -> Messages:
+def the_user_begins(messages: Messages, conversion: Conversion) -> Messages:
     """R5, R12: after the system block the user speaks first, and somebody speaks.
 
     A greeting by the assistant gets an opening before it; so does a conversation of instructions
@@ -272,11 +285,11 @@ def the_user_begins(messages: Messages, run: Run) -> Messages:
         return messages
     opening: Message = {"role": "user", "content": OPENING}
     place = messages[min(start, len(messages) - 1)] if messages else opening
-    run.changed("R12", place, "had the user open the conversation", opening)
+    conversion.record_change("R12", place, "had the user open the conversation", opening)
     return [*messages[:start], opening, *messages[start:]]
 
 
-def the_last_message_asks_for_a_reply(messages: Messages, run: Run) -> Messages:
+def the_last_message_asks_for_a_reply(messages: Messages, conversion: Conversion) -> Messages:
     """R5, R13: the last message is the user's, a result, or a prefix to go on from.
 
     Where functions are offered a prefix is refused, so the user says "go on" instead; a prefix
@@ -286,24 +299,24 @@ def the_last_message_asks_for_a_reply(messages: Messages, run: Run) -> Messages:
     """
     result: Messages = []
     for i, message in enumerate(messages):
-        if message.get("prefix") and (i < len(messages) - 1 or run.has_tools):
+        if message.get("prefix") and (i < len(messages) - 1 or conversion.has_tools):
             reason = "took back a prefix that is none any more"
-            message = run.changed("R5", message, reason, without(message, "prefix"))
+            message = conversion.record_change("R5", message, reason, without(message, "prefix"))
         result.append(message)
     last = result[-1]
     if last["role"] != "assistant" or last.get("prefix"):
         return result
-    if run.has_tools or calls_of(last):
+    if conversion.has_tools or calls_of(last):
         go_on: Message = {"role": "user", "content": GO_ON}
         reason = "had the user say “go on”: a prefix may not be sent with functions"
-        return [*result, run.changed("R13", last, reason, go_on)]
+        return [*result, conversion.record_change("R13", last, reason, go_on)]
     reason = "made the last message a prefix, for the model to go on from"
-    return [*result[:-1], run.changed("R5", last, reason, {**last, "prefix": True})]
+    return [*result[:-1], conversion.record_change("R5", last, reason, {**last, "prefix": True})]
 
 
 RULES: Sequence[Rule] = (
     in_mistrals_form,
-    pictures_within_the_budget,
+    images_within_the_budget,
     thoughts_return_to_their_place,
     only_fields_of_the_schema,
     parts_where_they_may_stand,
@@ -322,7 +335,7 @@ RULES: Sequence[Rule] = (
 """The rules in the order in which they run: each may rely on those before it."""
 
 
-def apply_rules(messages: Sequence[Message], run: Run | None = None) -> Messages:
+def apply_rules(messages: Sequence[Message], conversion: Conversion | None = None) -> Messages:
     """Make a history one that every Mistral deployment accepts.
 
     Running the rules on their own result changes nothing, and a turn added at the end changes
@@ -330,28 +343,18 @@ def apply_rules(messages: Sequence[Message], run: Run | None = None) -> Messages
 
     Args:
         messages: The messages; neither the list nor a message in it is changed.
-        run: What is known of the request; it is told every change.
+        conversion: What is known of the request; it records every change.
 
     Returns:
         The messages to send: at least one.
     """
-    run = run or Run()
-    if not run.begun:
-        run.begin(messages)
+    conversion = conversion or Conversion()
+    if not conversion.begun:
+        conversion.begin(messages)
     result = list(messages)
     for rule in RULES:
-        result = rule(result, run)
+        result = rule(result, conversion)
     return result
-
-
-def _said_elsewhere(message: Message) -> str:
-    """Words of the assistant that stand beside an empty content."""
-    if message["role"] != "assistant" or has_content(message.get("content")):
-        return ""
-    audio = message.get("audio")
-    heard = cast("Message", audio).get("transcript") if isinstance(audio, dict) else None
-    words = message.get("refusal") or heard
-    return words if isinstance(words, str) else ""
 
 
 def _may_stand(part: Part, role: str) -> bool:
@@ -368,7 +371,7 @@ def _speaks(message: Message) -> bool:
     return message["role"] == "assistant" and not calls_of(message)
 
 
-def _merged(together: Messages, run: Run) -> Message:
+def _merged(together: Messages, conversion: Conversion) -> Message:
     """Neighbours as one message; text before the first list of parts is one text."""
     if len(together) == 1:
         return together[0]
@@ -384,12 +387,9 @@ def _merged(together: Messages, run: Run) -> Message:
         made |= message
     if "prefix" not in together[-1]:
         made.pop("prefix", None)
-    return run.stands_for(together[0], {**made, "content": content})
+    return conversion.stands_for(together[0], {**made, "content": content})
 
 
 def _may_merge(first: Message, second: Message) -> bool:
     # Calls stay next to their results, and apart from words.
     return first["role"] != "tool" and not calls_of(first) and not calls_of(second)
-
-
-__all__ = ["BRIDGE", "GO_ON", "INSTRUCTION", "OPENING", "RULES", "Change", "Run", "apply_rules"]

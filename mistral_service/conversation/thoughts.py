@@ -2,8 +2,8 @@
 
 from typing import Any, cast
 
+from mistral_service.conversation.conversion import Conversion, Message, Messages
 from mistral_service.conversation.parts import as_parts
-from mistral_service.conversation.run import Message, Messages, Run
 
 OWN = "mistral"
 """The mark of messages in a context that are Mistral's own."""
@@ -19,7 +19,7 @@ def thought_of(message: Any) -> Message | None:
     return None
 
 
-def thoughts_return_to_their_place(messages: Messages, run: Run) -> Messages:
+def thoughts_return_to_their_place(messages: Messages, conversion: Conversion) -> Messages:
     """R15: a thought stands as a thinking part before the words or the call it led to.
 
     Only where the request says that the model takes thoughts; otherwise they are left out, as is a
@@ -31,14 +31,16 @@ def thoughts_return_to_their_place(messages: Messages, run: Run) -> Messages:
         if message.get("role") == _KIND:
             thoughts.append(message["content"])
             continue
-        if thoughts and message.get("role") == "assistant" and run.takes_thoughts:
+        if thoughts and message.get("role") == "assistant" and conversion.takes_thoughts:
             thinking = [{"type": "text", "text": text} for text in thoughts]
             content = [
                 {"type": "thinking", "thinking": thinking},
                 *as_parts(message.get("content")),
             ]
             reason = "put the thought before what it led to"
-            message = run.changed("R15", message, reason, {**message, "content": content})
+            message = conversion.record_change(
+                "R15", message, reason, {**message, "content": content}
+            )
         thoughts = []
         result.append(message)
     return result

@@ -8,10 +8,10 @@ from typing import Any, cast
 from pydantic_core import from_json, to_json
 
 from mistral_service.conversation.calls import safe_name
+from mistral_service.conversation.conversion import Conversion, ToolFault
 from mistral_service.conversation.foreign import in_mistrals_form
 from mistral_service.conversation.keywords import GONE, flag, mended_keyword
 from mistral_service.conversation.plain import BadSchema, is_json, plain
-from mistral_service.conversation.run import Run, ToolFault
 from mistral_service.conversation.schemas import mended
 
 Tool = dict[str, Any]
@@ -200,7 +200,7 @@ def choice_now(choice: Any, messages: Sequence[Mapping[str, Any]]) -> Any:
     """
     if choice in (None, "auto", "none"):
         return choice
-    known = in_mistrals_form(cast("list[dict[str, Any]]", list(messages)), Run())
+    known = in_mistrals_form(cast("list[dict[str, Any]]", list(messages)), Conversion())
     roles = [message.get("role") for message in known]
     since = max((index for index, role in enumerate(roles) if role == "user"), default=-1)
     return "auto" if "tool" in roles[since + 1 :] else choice

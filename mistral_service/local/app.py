@@ -25,7 +25,7 @@ from mistral_service.local.pieces import Engine, Json, Piece, Raw, Refusal
 from mistral_service.local.script import Script
 
 MOST_BYTES = 128 * 1024 * 1024
-"""Bytes of a request's body: eight pictures of 10 MB, the most that Mistral takes, in base64."""
+"""Bytes of a request's body: eight images of 10 MB, the most that Mistral takes, in base64."""
 
 _MOST_PARTS = 1_000_000
 """Commas, colons and brackets of a body. A small part takes a hundred bytes of memory when read;

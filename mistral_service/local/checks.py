@@ -206,7 +206,7 @@ def _image_fault(url: str) -> str | None:
     if not url.startswith("data:"):
         fetched = url.startswith(("http://", "https://"))
         return None if fetched else f"Image could not be loaded: {url[:80]}"
-    # Imported late: an endpoint that never sees a picture needs no imaging library.
+    # Imported late: an endpoint that never sees an image needs no imaging library.
     from PIL import Image, UnidentifiedImageError
 
     try:

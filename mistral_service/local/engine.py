@@ -61,7 +61,7 @@ def bundled_model() -> Path:
 class ModelEngine:
     """Answers with a GGUF model.
 
-    The model takes text and, as far as its own template allows, functions. Pictures, documents and
+    The model takes text and, as far as its own template allows, functions. Images, documents and
     sound are left out of what it is told.
     """
 

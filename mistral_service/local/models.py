@@ -15,7 +15,7 @@ class Model:
         aliases: Other names of it.
         context: Tokens that request and reply may have together.
         function_calling: Whether it calls functions.
-        vision: Whether it sees pictures.
+        vision: Whether it sees images.
         reasoning: Whether it thinks, and so takes `reasoning_effort`.
         fim: Whether it fills in the middle.
         chat: Whether it answers chat completions.

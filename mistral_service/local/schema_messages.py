@@ -21,14 +21,14 @@ class TextPart(Closed):
 
 
 class ImageURL(Closed):
-    """Where a picture is."""
+    """Where an image is."""
 
     url: str
     detail: Literal["low", "auto", "high"] | None = None
 
 
 class ImagePart(Closed):
-    """A picture, by address or as a data URL."""
+    """An image, by address or as a data URL."""
 
     type: Literal["image_url"]
     image_url: ImageURL | str

@@ -21,13 +21,13 @@ from pipecat.processors.aggregators.llm_context import (
 )
 from pipecat.utils.types import NotGiven, is_given
 
+from mistral_service.conversation.conversion import Budget, Conversion, Message
 from mistral_service.conversation.encoding import Form
 from mistral_service.conversation.foreign import in_mistrals_form, is_foreign, readable
-from mistral_service.conversation.images import bytes_of_pictures, pictures_to_send
-from mistral_service.conversation.parts import PictureError, text_of, without_bytes
-from mistral_service.conversation.pictures import Pictures
+from mistral_service.conversation.image_cache import ImageCache
+from mistral_service.conversation.images import bytes_of_images, images_to_send
+from mistral_service.conversation.parts import ImageError, text_of, without_bytes
 from mistral_service.conversation.rules import apply_rules
-from mistral_service.conversation.run import Budget, Message, Run
 from mistral_service.conversation.thoughts import OWN, thought_of
 from mistral_service.conversation.tools import (
     OfferedTools,
@@ -56,11 +56,11 @@ class MistralLLMAdapter(OpenAILLMAdapter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pictures = Pictures()
-        self._last_run = Run()
+        self.images = ImageCache()
+        self._last_conversion = Conversion()
         self._tool_faults: set[ToolFault] = set()
         # A summary may be asked for while a turn runs: each task has its own last request.
-        self._run_of_task: ContextVar[Run] = ContextVar("run_of_task")
+        self._run_of_task: ContextVar[Conversion] = ContextVar("run_of_task")
 
     @property
     def id_for_llm_specific_messages(self) -> str:
@@ -68,18 +68,18 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         return OWN
 
     @property
-    def run(self) -> Run:
+    def run(self) -> Conversion:
         """What the rules did for the last request.
 
         Its `changes` say what was changed and why; `call_ids` and `names` lead back from what
         Mistral was told to what stands in the context.
         """
-        return self._last_run
+        return self._last_conversion
 
     @property
-    def run_of_this_task(self) -> Run:
+    def conversion_of_this_task(self) -> Conversion:
         """What the rules did for the last request that this task has made."""
-        return self._run_of_task.get(self._last_run)
+        return self._run_of_task.get(self._last_conversion)
 
     async def get_llm_invocation_params(
         self,
@@ -105,9 +105,9 @@ class MistralLLMAdapter(OpenAILLMAdapter):
             tool_choice: Which functions may be called, where the context does not say.
             takes_thoughts: Whether the model takes the thoughts of earlier turns that the context
                 has kept; they are left out where it does not.
-            sees: Whether the model sees pictures; None, where that is not known, counts as yes.
-            form: How pictures are sent; by default as Mistral's newer models see them.
-            budget: How many pictures are sent; by default as many as Mistral takes.
+            sees: Whether the model sees images; None, where that is not known, counts as yes.
+            form: How images are sent; by default as Mistral's newer models see them.
+            budget: How many images are sent; by default as many as Mistral takes.
             parts: The kinds of parts that the server knows; by default all of Mistral's.
 
         Returns:
@@ -122,31 +122,31 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         choice = context.tool_choice if is_given(context.tool_choice) else tool_choice
 
         form = form or Form()
-        run = Run(
+        conversion = Conversion(
             has_tools=bool(offered.tools) and choice != "none",
             takes_thoughts=takes_thoughts,
             sees=sees,
             budget=budget,
             parts=parts,
         )
-        run.names, run.tool_faults = offered.names, offered.faults
+        conversion.names, conversion.tool_faults = offered.names, offered.faults
         # Also where none may be called: a model that calls all the same writes no words.
-        run.offered = function_names(offered.tools)
-        run.oversized = self.pictures.oversized
-        messages = self._messages(context, system_instruction, run)
+        conversion.offered = function_names(offered.tools)
+        conversion.oversized = self.images.oversized
+        messages = self._messages(context, system_instruction, conversion)
         run_work = asyncio.to_thread if _is_large(messages) else _here
-        messages, urls = await run_work(self._look_at, messages, run)
+        messages, urls = await run_work(self._look_at, messages, conversion)
         choice = choice_now(choice, messages)
         if sees is not False and urls:
-            run.pictures = await self.pictures.make_ready(urls, run.budget.images, form)
-        messages = await run_work(apply_rules, messages, run)
+            conversion.images = await self.images.make_ready(urls, conversion.budget.images, form)
+        messages = await run_work(apply_rules, messages, conversion)
         if messages[-1].get("prefix"):
-            run.prefix = text_of(messages[-1]["content"])
-        self._last_run = run
-        self._run_of_task.set(run)
-        for change in run.changes[:_MOST_LOGGED]:
+            conversion.prefix = text_of(messages[-1]["content"])
+        self._last_conversion = conversion
+        self._run_of_task.set(conversion)
+        for change in conversion.changes[:_MOST_LOGGED]:
             logger.opt(lazy=True).debug("{}", lambda change=change: f"Message rules: {change}")
-        if more := len(run.changes[_MOST_LOGGED:]):
+        if more := len(conversion.changes[_MOST_LOGGED:]):
             logger.debug(f"Message rules: {more} more changes")
         return cast(
             OpenAILLMInvocationParams,
@@ -178,33 +178,33 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         text: str | None = None,
         role: str = "user",
     ) -> LLMContextMessage:
-        """Make a message with a picture, as `LLMContext.create_image_message` does.
+        """Make a message with an image, as `LLMContext.create_image_message` does.
 
         Pipecat's own knows the pixel formats that Pillow has names for, encodes them in full size,
         and takes encoded files on trust; this one knows what `image_of` in
         `mistral_service.conversation.pixels` knows, and encodes as Mistral sees it.
 
         Args:
-            format: The pixel format, or the MIME type of an encoded picture.
+            format: The pixel format, or the MIME type of an encoded image.
             size: Width and height of raw pixels.
-            image: The pixels, or the encoded picture.
-            text: Words beside the picture.
+            image: The pixels, or the encoded image.
+            text: Words beside the image.
             role: Whose message it is.
 
         Returns:
             The message, for any context.
 
         Raises:
-            PictureError: If the picture cannot be read.
+            ImageError: If the image cannot be read.
         """
-        made = await Pictures().frame(image, size, format, Form())
-        if isinstance(made, PictureError):
+        made = await ImageCache().frame(image, size, format, Form())
+        if isinstance(made, ImageError):
             raise made
         url = f"data:{made.mime_type};base64,{base64.b64encode(made.data).decode()}"
         return LLMContext.create_image_url_message(role=role, url=url, text=text)
 
     def get_messages_for_logging(self, context: LLMContext) -> list[dict[str, Any]]:
-        """Get the messages for a log or a span, without the bytes of pictures and files.
+        """Get the messages for a log or a span, without the bytes of images and files.
 
         Args:
             context: The conversation; left as it is.
@@ -217,17 +217,17 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         if any(is_foreign(m) for m in given if not isinstance(m, LLMSpecificMessage)):
             # Pipecat knows neither where these have their bytes, nor parts that are objects.
             formed = [
-                [m] if isinstance(m, LLMSpecificMessage) else in_mistrals_form([m], Run())
+                [m] if isinstance(m, LLMSpecificMessage) else in_mistrals_form([m], Conversion())
                 for m in cast("list[Any]", given)
             ]
             context = LLMContext(cast("list[LLMContextMessage]", [*chain(*formed)]))
         shown = context.get_messages(truncate_large_values=True)
         plain = [self._plain(m) if isinstance(m, LLMSpecificMessage) else m for m in shown]
         known = [cast("Message", message) for message in plain if message is not None]
-        return [without_bytes(message) for message in in_mistrals_form(known, Run())]
+        return [without_bytes(message) for message in in_mistrals_form(known, Conversion())]
 
     def supports_file_url(self, url: str, mime_type: str) -> bool:
-        """Whether Mistral fetches a file itself: pictures and documents on the web, it does."""
+        """Whether Mistral fetches a file itself: images and documents on the web, it does."""
         return url.startswith(("http://", "https://")) and not _is_plain_text(mime_type)
 
     async def _offered(self, tools: Any) -> OfferedTools:
@@ -239,17 +239,23 @@ class MistralLLMAdapter(OpenAILLMAdapter):
                 logger.warning(f"{type(self).__name__}: {fault}")
         return offered
 
-    def _look_at(self, messages: list[Message], run: Run) -> tuple[list[Message], list[str]]:
-        """Count the bytes of pictures.
+    def _look_at(
+        self, messages: list[Message], conversion: Conversion
+    ) -> tuple[list[Message], list[str]]:
+        """Count the bytes of images.
 
         Returns:
-            The messages, none in the form of another API, and the URLs of pictures to be sent.
+            The messages, none in the form of another API, and the URLs of images to be sent.
         """
-        messages = in_mistrals_form(messages, run)
-        self.pictures.bytes_in_context = bytes_of_pictures(messages)
-        return messages, pictures_to_send(messages, run) if run.sees is not False else []
+        messages = in_mistrals_form(messages, conversion)
+        self.images.bytes_in_context = bytes_of_images(messages)
+        return messages, images_to_send(
+            messages, conversion
+        ) if conversion.sees is not False else []
 
-    def _messages(self, context: LLMContext, instruction: str | None, run: Run) -> list[Message]:
+    def _messages(
+        self, context: LLMContext, instruction: str | None, conversion: Conversion
+    ) -> list[Message]:
         messages: list[Message] = []
         places: list[int] = []
         if instruction:
@@ -260,7 +266,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
             if plain is not None:
                 messages.append(plain)
                 places.append(index)
-        run.begin(messages, places)
+        conversion.begin(messages, places)
         return messages
 
     def _plain(self, message: LLMContextMessage) -> Message | None:

@@ -9,7 +9,7 @@ from openai import AsyncOpenAI
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
 
 from mistral_service.settings import given
-from mistral_service.surroundings import Ask, Gate, Rank
+from mistral_service.turn.ports import Rank, RateLimiter, RequestEstimate
 from mistral_service.wire.errors import HeldBack, MistralError, Reason
 from mistral_service.wire.rate import RateBudget
 
@@ -17,7 +17,7 @@ _CHARACTERS_PER_TOKEN = 3
 """Characters to a token: English has four, other languages less; rather too many than too few."""
 
 _PICTURE_TOKENS = 1500
-"""Tokens of a picture of a megapixel: Mistral's models make one of every 28 by 28 pixels."""
+"""Tokens of an image of a megapixel: Mistral's models make one of every 28 by 28 pixels."""
 
 _GROWTH = 100
 """Tokens by which a turn is longer than the one before it: a sentence of each side."""
@@ -37,16 +37,16 @@ class Admission:
         gate: The gate.
     """
 
-    def __init__(self, gate: Gate) -> None:
-        self.gate = gate
+    def __init__(self, rate_limiter: RateLimiter) -> None:
+        self.rate_limiter = rate_limiter
         self._caller = uuid.uuid4().hex
-        self._waits: Ask | None = None
+        self._waits: RequestEstimate | None = None
         self._cost: int | None = None
         self._goes_on = False
 
     def ask(
         self, client: AsyncOpenAI, model: str, context: LLMContext, *, aside: bool = False
-    ) -> Ask:
+    ) -> RequestEstimate:
         """Describe a request.
 
         Args:
@@ -59,7 +59,7 @@ class Admission:
         tokens = None if aside else self._cost
         # A call that comes from another machine has turns behind it.
         goes_on = self._goes_on or aside or _turns(context) > 1
-        return Ask(
+        return RequestEstimate(
             account_of(client),
             model,
             _estimate(context) if tokens is None else tokens + _GROWTH,
@@ -67,7 +67,7 @@ class Admission:
             "" if aside else self._caller,
         )
 
-    async def admit(self, ask: Ask) -> Ask:
+    async def acquire(self, ask: RequestEstimate) -> RequestEstimate:
         """Pass the gate.
 
         Returns:
@@ -77,12 +77,12 @@ class Admission:
             MistralError: If the gate refuses it.
         """
         try:
-            await self.gate.admit(ask)
+            await self.rate_limiter.acquire(ask)
         except HeldBack as e:
             # A second request is not sent late, and a question that waits too long is given up.
             aside = not ask.caller
             if ask.rank is Rank.HEDGE or (aside and (e.retry_after or 0.0) > _PATIENCE):
-                self._leave(ask)
+                self._release(ask)
             elif not aside:
                 self._waits = ask
             raise
@@ -90,37 +90,39 @@ class Admission:
             self._waits = None
         return ask
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give up the place where requests wait: the turn is over, however it ended."""
         if self._waits is not None:
-            self._leave(self._waits)
+            self._release(self._waits)
             self._waits = None
 
-    def _leave(self, ask: Ask) -> None:
+    def _release(self, ask: RequestEstimate) -> None:
         # A gate that keeps no line needs no such method.
-        leave = cast("Callable[[Ask], None] | None", getattr(self.gate, "leave", None))
-        if leave is not None:
-            leave(ask)
+        release = cast(
+            "Callable[[RequestEstimate], None] | None", getattr(self.rate_limiter, "release", None)
+        )
+        if release is not None:
+            release(ask)
 
-    def answered(self, ask: Ask, budget: RateBudget | None) -> bool:
+    def record_answer(self, ask: RequestEstimate, budget: RateBudget | None) -> bool:
         """Take note of an answer; returns whether it told what the request was counted with."""
         self._goes_on = True
-        self.gate.answered(ask, budget)
+        self.rate_limiter.record_answer(ask, budget)
         if budget is None or not _is_a_cost(budget.query_cost, ask):
             return False
-        self.spent(ask, int(budget.query_cost or 0))
+        self.record_usage(ask, int(budget.query_cost or 0))
         return True
 
-    def spent(self, ask: Ask, tokens: int) -> None:
+    def record_usage(self, ask: RequestEstimate, tokens: int) -> None:
         """Take note of what a turn was counted with."""
         # The next turn is estimated anew where that cannot be.
         self._cost = tokens if _is_a_cost(tokens, ask) else None
-        self.gate.spent(ask, tokens)
+        self.rate_limiter.record_usage(ask, tokens)
 
-    def failed(self, ask: Ask, error: MistralError | None) -> None:
+    def record_failure(self, ask: RequestEstimate, error: MistralError | None) -> None:
         """Take note that a request which was let out has failed."""
         if error is not None and error.reason is Reason.RATE_LIMIT:
-            self.gate.refused(ask, error)
+            self.rate_limiter.record_refusal(ask, error)
 
 
 def account_of(client: AsyncOpenAI) -> str:
@@ -128,7 +130,7 @@ def account_of(client: AsyncOpenAI) -> str:
     return hashlib.sha256(f"{client.base_url}\n{client.api_key}".encode()).hexdigest()[:16]
 
 
-def _is_a_cost(tokens: float | None, ask: Ask) -> bool:
+def _is_a_cost(tokens: float | None, ask: RequestEstimate) -> bool:
     """Whether a request can have been counted with so many tokens."""
     return tokens is not None and 0 <= tokens <= _TIMES * ask.tokens + _BEYOND
 
@@ -139,7 +141,7 @@ def _turns(context: LLMContext) -> int:
 
 def _estimate(context: LLMContext) -> int:
     """About how many tokens a context is, before anybody has counted."""
-    characters, pictures = len(str(given(context.tools) or "")), 0
+    characters, images = len(str(given(context.tools) or "")), 0
     for message in _messages(context):
         content = message.get("content")
         if isinstance(content, list):
@@ -149,11 +151,11 @@ def _estimate(context: LLMContext) -> int:
                 part = cast("Mapping[str, Any]", part)
                 text = part.get("text")
                 characters += len(text) if isinstance(text, str) else 0
-                pictures += part.get("type") == "image_url"
+                images += part.get("type") == "image_url"
         else:
             characters += len(str(content or ""))
         characters += len(str(message.get("tool_calls") or ""))
-    return characters // _CHARACTERS_PER_TOKEN + pictures * _PICTURE_TOKENS + _GROWTH
+    return characters // _CHARACTERS_PER_TOKEN + images * _PICTURE_TOKENS + _GROWTH
 
 
 def _messages(context: LLMContext) -> list[dict[str, Any]]:

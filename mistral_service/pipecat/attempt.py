@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from loguru import logger
 
-from mistral_service.conversation.run import Run
+from mistral_service.conversation.conversion import Conversion
 from mistral_service.pipecat.needs import needs_of
 from mistral_service.pipecat.ports import TurnPorts
 from mistral_service.pipecat.tracing import trace_fault
@@ -22,9 +22,9 @@ from mistral_service.reply.reader import ReplyReader
 from mistral_service.reply.speech import has_words
 from mistral_service.reply.templates import TEMPLATES
 from mistral_service.settings import given
-from mistral_service.surroundings import Ask, Rank
 from mistral_service.turn.deadline import Deadline, now
 from mistral_service.turn.hedge import Pace
+from mistral_service.turn.ports import Rank, RequestEstimate
 from mistral_service.turn.prices import cost_of
 from mistral_service.turn.race import Request, Stream, first_to_speak
 from mistral_service.turn.retries import Handled
@@ -71,17 +71,17 @@ class Attempt:
         others = self._router.has_other(turn.route, needs_of(turn.context))
         waited = turn.attempts.first_token_within(now(), others=others)
         deadline = Deadline(now() + waited)
-        request: Request[Run] | None = None
+        request: Request[Conversion] | None = None
         try:
             with deadline:
                 request = await self._first_to_speak(turn)
                 deadline.until = None
-                run, reader = request.note or Run(), request.reader
+                conversion, reader = request.note or Conversion(), request.reader
                 # Beside functions a stream is silent while the model writes a call: calls come
                 # whole.
-                waited = limits.stall * (_CALLS_TAKE_LONGER if run.has_tools else 1)
-                exact = self._server(turn).exact and bool(run.prefix)
-                new = _New(run.prefix, turn.cut, exact=exact)
+                waited = limits.stall * (_CALLS_TAKE_LONGER if conversion.has_tools else 1)
+                exact = self._server(turn).exact and bool(conversion.prefix)
+                new = _New(conversion.prefix, turn.cut, exact=exact)
                 before = len(turn.said)
                 turn.silence.begin()
                 async with aclosing(request.events()) as replies:
@@ -127,12 +127,12 @@ class Attempt:
         await self._frames.end_thought()
         self._router.answered(turn.route)
         TEMPLATES.learn(self._template(turn), reader.begins_in_thought)
-        called = [_as_in_context(call, run) for call in last if isinstance(call, ToolCall)]
+        called = [_as_in_context(call, conversion) for call in last if isinstance(call, ToolCall)]
         unreadable = [each for each in last if isinstance(each, Unreadable)]
         spoke = self.is_speech("".join(turn.said[before:]))
-        return AttemptResult(spoke, called, unreadable, cast(Finish, end), run)
+        return AttemptResult(spoke, called, unreadable, cast(Finish, end), conversion)
 
-    def _note(self, request: Request[Run], turn: TurnState) -> None:
+    def _note(self, request: Request[Conversion], turn: TurnState) -> None:
         """Take note of who answered, and what it cost."""
         said = _headers(request.stream).get("mistral-correlation-id")
         turn.correlation_id = said and printable(said, MAX_NAME)
@@ -143,7 +143,7 @@ class Attempt:
             turn.usages.append(usage)
             turn.costs.append(cost_of(usage, self._ports.prices, turn.route.model, turn.model))
             if self._admission is not None and turn.unsettled is not None:
-                self._admission.spent(turn.unsettled, usage.total_tokens)
+                self._admission.record_usage(turn.unsettled, usage.total_tokens)
                 turn.unsettled = None
 
     async def handled(self, turn: TurnState, error: MistralError, handled: Handled) -> None:
@@ -157,7 +157,7 @@ class Attempt:
             trace_fault(error, handled)
         await self._ports.emit("on_fault_handled", error, handled)
 
-    async def _first_to_speak(self, turn: TurnState) -> Request[Run]:
+    async def _first_to_speak(self, turn: TurnState) -> Request[Conversion]:
         """Send the request, and another beside it if it is late."""
         began = now()
         after = given(self._ports.settings().hedge_after)
@@ -166,28 +166,30 @@ class Attempt:
         if after is not None and after >= turn.attempts.limits.first_token:
             after = None
 
-        async def send(hedge: bool = False) -> tuple[Stream, Run, ReplyReader]:
+        async def send(hedge: bool = False) -> tuple[Stream, Conversion, ReplyReader]:
             ask = await self._admitted(turn, hedge)
             try:
                 stream = await self._ports.open_stream(turn.asked)
             except Exception as e:
                 if ask is not None and self._admission is not None:
-                    self._admission.failed(ask, error_of(e, self._router.client(turn.route)))
+                    self._admission.record_failure(
+                        ask, error_of(e, self._router.client(turn.route))
+                    )
                 raise
             finally:
-                turn.run = self._ports.conversion()
+                turn.conversion = self._ports.conversion()
                 if self._server(turn).continues == "words":
-                    turn.run.prefix = ""
+                    turn.conversion.prefix = ""
             budget = RateBudget.from_headers(_headers(stream))
             self.pace.budget(budget, now())
             if ask is not None and self._admission is not None:
-                settled = self._admission.answered(ask, budget)
+                settled = self._admission.record_answer(ask, budget)
                 turn.unsettled = None if settled else ask
-            return stream, turn.run, self._reader(turn)
+            return stream, turn.conversion, self._reader(turn)
 
         first = Request(send)
 
-        def second() -> Request[Run] | None:
+        def second() -> Request[Conversion] | None:
             # What was told of the budget since then counts.
             if self.pace.hedge_after(now(), after) is None or not self._can_spare(turn):
                 return None
@@ -213,29 +215,29 @@ class Attempt:
             turn.counts.hedges_won += 1
         return won
 
-    async def _admitted(self, turn: TurnState, hedge: bool) -> Ask | None:
+    async def _admitted(self, turn: TurnState, hedge: bool) -> RequestEstimate | None:
         """Ask the gate, if there is one, before a request goes out."""
         if self._admission is None:
             return None
         ask = self._admission.ask(self._router.client(turn.route), turn.route.model, turn.asked)
-        return await self._admission.admit(replace(ask, rank=Rank.HEDGE) if hedge else ask)
+        return await self._admission.acquire(replace(ask, rank=Rank.HEDGE) if hedge else ask)
 
     def _can_spare(self, turn: TurnState) -> bool:
         if self._admission is None:
             return True
         ask = self._admission.ask(self._router.client(turn.route), turn.route.model, turn.asked)
-        return self._admission.gate.can_spare(replace(ask, rank=Rank.HEDGE))
+        return self._admission.rate_limiter.has_headroom(replace(ask, rank=Rank.HEDGE))
 
     async def write(self, words: str) -> None:
         """Write words, and have them recorded where the conversation is."""
         await self._frames.write_text(words)
-        if self._ports.keeper is not None:
-            self._ports.keeper.says(words)
+        if self._ports.recorder is not None:
+            self._ports.recorder.on_text(words)
 
     def _reader(self, turn: TurnState) -> ReplyReader:
         """What reads the reply to the request that was just sent."""
         return ReplyReader(
-            turn.run.offered,
+            turn.conversion.offered,
             most_calls=self._ports.settings().calls_per_reply(),
             begins_in_thought=TEMPLATES.begins_in_thought(self._template(turn)),
         )
@@ -300,13 +302,15 @@ def _headers(stream: Any) -> Mapping[str, str]:
     return getattr(getattr(stream, "response", None), "headers", {})
 
 
-def _as_in_context(call: ToolCall, run: Run) -> ToolCall:
+def _as_in_context(call: ToolCall, conversion: Conversion) -> ToolCall:
     """A call with the ids and names that the context has, where Mistral was told others."""
     arguments = call.arguments
-    if run.call_ids:
+    if conversion.call_ids:
         # A call may name another, as Pipecat's `cancel_…` functions do.
         arguments = _SENT_ID.sub(
-            lambda found: json.dumps(run.call_ids.get(found[1], found[1])), arguments
+            lambda found: json.dumps(conversion.call_ids.get(found[1], found[1])), arguments
         )
-    call_id = run.call_ids.get(call.id, call.id) if call.id else None
-    return replace(call, id=call_id, name=run.names.get(call.name, call.name), arguments=arguments)
+    call_id = conversion.call_ids.get(call.id, call.id) if call.id else None
+    return replace(
+        call, id=call_id, name=conversion.names.get(call.name, call.name), arguments=arguments
+    )

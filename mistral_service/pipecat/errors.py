@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 from pipecat.frames.frames import ErrorFrame
 from pipecat.utils.errors import ErrorCategory
 
-from mistral_service.conversation.parts import PictureError
-from mistral_service.conversation.run import Run, ToolFault
+from mistral_service.conversation.conversion import Conversion, ToolFault
+from mistral_service.conversation.parts import ImageError
 from mistral_service.conversation.tools import ToolsNotPassable
 from mistral_service.wire.errors import MistralError, Reason
 
@@ -70,33 +70,33 @@ class ErrorReporter:
     def __str__(self) -> str:
         return self._name
 
-    async def report_conversion(self, run: Run, model: str) -> None:
+    async def report_conversion(self, conversion: Conversion, model: str) -> None:
         """Report the images and tools that a request has to do without.
 
         Args:
-            run: What the rules did; each image and each fault of a tool is reported once.
+            conversion: What the rules did; each image and each fault of a tool is reported once.
             model: The model that is asked; that it does not see is reported once.
         """
-        for fault in run.faults:
+        for fault in conversion.faults:
             await self.report_image(fault)
-        if run.unseen and model not in self._blind_models:
+        if conversion.unseen and model not in self._blind_models:
             self._blind_models.add(model)
             await self.report(
-                f"{model} does not see pictures, so it is sent the words alone: choose a model "
+                f"{model} does not see images, so it is sent the words alone: choose a model "
                 "with vision, such as mistral-small-latest.",
                 category=ErrorCategory.APPLICATION,
             )
-        for fault in run.tool_faults:
+        for fault in conversion.tool_faults:
             if fault not in self._tools:
                 self._tools.add(fault)
                 await self.report(str(fault), category=ErrorCategory.APPLICATION)
 
-    async def report_image(self, fault: PictureError) -> None:
+    async def report_image(self, fault: ImageError) -> None:
         """Report an image that was left out."""
         if not fault.told:
             fault.told = True
             await self.report(
-                f"A picture was left out: {fault}",
+                f"An image was left out: {fault}",
                 exception=fault,
                 category=ErrorCategory.APPLICATION,
             )

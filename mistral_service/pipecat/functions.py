@@ -28,7 +28,7 @@ from mistral_service.pipecat.slow_functions import SlowFunctions
 from mistral_service.reply.calls import Ledger, Plan, Planned
 from mistral_service.reply.events import ToolCall
 from mistral_service.settings import MistralLLMSettings
-from mistral_service.surroundings import Keeper, surroundings
+from mistral_service.turn.ports import ConversationRecorder, shared_services
 from mistral_service.wire.weight import is_endless, weight
 
 NOTHING_TO_READ = "COMPLETED"
@@ -60,11 +60,13 @@ class FunctionCalls(SlowFunctions, InTurn):
 
     _settings: MistralLLMSettings  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __init__(self, *, keeper: Keeper | Literal[False] | None = None, **kwargs: Any) -> None:
-        self._keeper = surroundings.get().keeper if keeper is None else keeper or None
+    def __init__(
+        self, *, recorder: ConversationRecorder | Literal[False] | None = None, **kwargs: Any
+    ) -> None:
+        self._recorder = shared_services.get().recorder if recorder is None else recorder or None
         self._ledger = Ledger()
         self._told: dict[str, str] = {}
-        self._conversation = getattr(self._keeper, "id", "") or secrets.token_hex(16)
+        self._conversation = getattr(self._recorder, "id", "") or secrets.token_hex(16)
         self._client_results = ClientResults(self._running_call, self._take_client_result)
         super().__init__(**kwargs)
 
@@ -120,11 +122,11 @@ class FunctionCalls(SlowFunctions, InTurn):
                 )
 
     async def _note_with_keeper(self, calls: Sequence[Planned]) -> None:
-        if self._keeper is None or not calls:
+        if self._recorder is None or not calls:
             return
         repeatable = {call.name for call in calls if self._is_idempotent(call.name)}
-        given = {"repeatable": repeatable} if repeatable else {}  # not all keepers know it
-        refused = await self._keeper.calls(calls, **given) or ()
+        given = {"repeatable": repeatable} if repeatable else {}  # not all recorders know it
+        refused = await self._recorder.on_function_calls(calls, **given) or ()
         names = {call.id: call.name for call in calls}
         self._told |= {i: NOT_AVAILABLE.format(name=names[i]) for i in refused}
 
@@ -212,8 +214,8 @@ class FunctionCalls(SlowFunctions, InTurn):
         call_id = str(fields.get("tool_call_id"))
         if call_id in self._idempotency_keys and fields.get("error") is None:
             self._ledger.settle(call_id, fields["function_name"], fields["arguments"])
-        if self._keeper is not None:
-            await self._keeper.returned(call_id, result)
+        if self._recorder is not None:
+            await self._recorder.on_function_result(call_id, result)
 
 
 def answerable(result: Any) -> Any:

@@ -60,10 +60,12 @@ class Inference:
             route = self._router.choose(needs)
             params = await self._requests.build(context, system_instruction)
             client = self._router.clients.open(route.endpoint)
-            door, ask = self._admission, None
+            admission, ask = self._admission, None
             try:
-                if door is not None:
-                    ask = await door.admit(door.ask(client, route.model, context, aside=True))
+                if admission is not None:
+                    ask = await admission.acquire(
+                        admission.ask(client, route.model, context, aside=True)
+                    )
                 chunk = await fetch_reply(
                     client, {**params, **overrides}, connect=attempts.limits.connect
                 )
@@ -71,8 +73,8 @@ class Inference:
                 error = error_of(e, client)
                 if error is None:
                     raise
-                if door is not None and ask is not None:
-                    door.failed(ask, error)
+                if admission is not None and ask is not None:
+                    admission.record_failure(ask, error)
                 _, moved = self._router.failed(route, error, needs)
                 again = attempts.after(error, now(), moved=moved)
                 if again is None:
@@ -83,8 +85,8 @@ class Inference:
                 if client is not self._router.client(route):
                     await client.close()
             self._router.answered(route)
-            if door is not None and ask is not None and chunk.usage is not None:
-                door.gate.spent(ask, chunk.usage.total_tokens)
+            if admission is not None and ask is not None and chunk.usage is not None:
+                admission.rate_limiter.record_usage(ask, chunk.usage.total_tokens)
             conversion = self._requests.conversion
             prefix, reader = RepeatedPrefix(conversion.prefix), ReplyReader(conversion.offered)
             events = [*reader.feed(chunk), *reader.finish()]

@@ -4,8 +4,8 @@ from typing import Any, cast
 
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
 
+from mistral_service.conversation.conversion import Conversion
 from mistral_service.conversation.foreign import in_mistrals_form
-from mistral_service.conversation.run import Run
 from mistral_service.settings import given
 from mistral_service.turn.router import Needs
 
@@ -17,7 +17,7 @@ def needs_of(context: LLMContext) -> Needs:
 
 def _has_images(context: LLMContext) -> bool:
     messages = [m for m in context.get_messages() if not isinstance(m, LLMSpecificMessage)]
-    for message in in_mistrals_form(cast("list[dict[str, Any]]", messages), Run()):
+    for message in in_mistrals_form(cast("list[dict[str, Any]]", messages), Conversion()):
         content = message.get("content")
         if isinstance(content, list) and any(map(_is_image, cast("list[Any]", content))):
             return True

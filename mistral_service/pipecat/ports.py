@@ -6,13 +6,13 @@ from typing import Any, Protocol
 
 from pipecat.processors.aggregators.llm_context import LLMContext
 
-from mistral_service.conversation.run import Run
+from mistral_service.conversation.conversion import Conversion
 from mistral_service.pipecat.admission import Admission
 from mistral_service.pipecat.frames import FrameWriter
 from mistral_service.reply.calls import Ledger, Plan, Planned
 from mistral_service.reply.events import ToolCall
 from mistral_service.settings import MistralLLMSettings
-from mistral_service.surroundings import Keeper
+from mistral_service.turn.ports import ConversationRecorder
 from mistral_service.turn.prices import Price
 from mistral_service.turn.race import Stream
 from mistral_service.turn.router import Router
@@ -55,8 +55,8 @@ class TurnPorts:
         functions: Runs functions.
         router: Chooses whom to ask.
         admission: Asks the rate limiter; None without one.
-        keeper: Records the conversation; None where it is not recorded.
-        owner: The service, for the keeper.
+        recorder: Records the conversation; None where it is not recorded.
+        owner: The service, for the recorder.
         prices: What tokens cost.
         emit: Calls the handlers of an event.
         start_ttfb: Begins to measure the time to first byte.
@@ -70,12 +70,12 @@ class TurnPorts:
     name: str
     settings: Callable[[], MistralLLMSettings]
     open_stream: Callable[[LLMContext], Awaitable[Stream]]
-    conversion: Callable[[], Run]
+    conversion: Callable[[], Conversion]
     frames: FrameWriter
     functions: Functions
     router: Router
     admission: Admission | None
-    keeper: Keeper | None
+    recorder: ConversationRecorder | None
     owner: Any
     prices: Mapping[str, Price]
     emit: Callable[..., Awaitable[None]]

@@ -8,7 +8,7 @@ from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMe
 from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.utils.types import assert_given
 
-from mistral_service.conversation.run import Run
+from mistral_service.conversation.conversion import Conversion
 from mistral_service.conversation.tools import choice_now
 from mistral_service.pipecat.adapter import MistralLLMAdapter
 from mistral_service.pipecat.errors import ErrorReporter
@@ -43,10 +43,14 @@ class RequestBuilder:
         self._errors = errors
 
     @property
-    def conversion(self) -> Run:
+    def conversion(self) -> Conversion:
         """What the rules did for the last request that this task has made."""
         adapter: object = self._service.get_llm_adapter()
-        return adapter.run_of_this_task if isinstance(adapter, MistralLLMAdapter) else Run()
+        return (
+            adapter.conversion_of_this_task
+            if isinstance(adapter, MistralLLMAdapter)
+            else Conversion()
+        )
 
     def settings_params(
         self, params_from_context: OpenAILLMInvocationParams, service_tier: str | None

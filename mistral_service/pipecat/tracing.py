@@ -23,7 +23,7 @@ def trace_turn(turn: "TurnState") -> None:
     Args:
         turn: The turn, at its end, however it has ended.
     """
-    counts, changes = turn.counts, turn.run.changes
+    counts, changes = turn.counts, turn.conversion.changes
     attributes: dict[str, AttributeValue] = {
         "mistral.attempts": counts.attempts,
         "mistral.hedges": counts.hedges,

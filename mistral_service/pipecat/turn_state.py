@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 from pipecat.processors.aggregators.llm_context import LLMContext
 
-from mistral_service.conversation.run import Run
+from mistral_service.conversation.conversion import Conversion
 from mistral_service.pipecat.frames import TurnCounts
 from mistral_service.reply.events import Finish, ToolCall, Unreadable
 from mistral_service.reply.speech import Sentences
-from mistral_service.surroundings import Ask
+from mistral_service.turn.ports import RequestEstimate
 from mistral_service.turn.retries import Attempts
 from mistral_service.turn.routes import Route
 from mistral_service.turn.silence import Silence
@@ -31,7 +31,7 @@ class AttemptResult:
     calls: list[ToolCall]
     unreadable: list[Unreadable]
     end: Finish
-    run: Run
+    conversion: Conversion
 
 
 @dataclass
@@ -68,8 +68,8 @@ class TurnState:
     usages: list[Usage] = field(default_factory=list[Usage])
     costs: list[float | None] = field(default_factory=list[float | None])
     counts: TurnCounts = field(default_factory=TurnCounts)
-    run: Run = field(default_factory=Run)
+    conversion: Conversion = field(default_factory=Conversion)
     model: str = ""
     correlation_id: str | None = None
     timed_out: bool = False
-    unsettled: Ask | None = None
+    unsettled: RequestEstimate | None = None

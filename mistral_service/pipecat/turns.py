@@ -40,7 +40,7 @@ class TurnRunner:
         self._attempt = Attempt(ports)
         self._router = ports.router
         self._frames = ports.frames
-        self._keeper = ports.keeper
+        self._recorder = ports.recorder
 
     async def run(self, context: LLMContext) -> None:
         """Ask until there is speech or an action.
@@ -51,18 +51,20 @@ class TurnRunner:
         Raises:
             MistralError: If there is neither within the turn's budget.
         """
-        keeper, ledger = self._keeper, self._ports.functions.ledger
-        past = None if keeper is None else await keeper.begins(self._ports.owner, context)
-        if past is not None and not past.answer:
+        recorder, ledger = self._recorder, self._ports.functions.ledger
+        past = (
+            None if recorder is None else await recorder.on_turn_start(self._ports.owner, context)
+        )
+        if past is not None and not past.must_answer:
             return  # Another machine has answered.
         complete = False
         turn = self._begin(context)
         asked, attempts = turn.context, turn.attempts
         reuses = self._ports.settings().repeated_calls == "reuse"
         ledger.repeated_calls = "reuse" if reuses else "run"
-        if past is not None and past.cut:
-            turn.cut, turn.said = past.cut, [past.cut]
-            turn.asked = _continued(asked, past.cut)
+        if past is not None and past.spoken_so_far:
+            turn.cut, turn.said = past.spoken_so_far, [past.spoken_so_far]
+            turn.asked = _continued(asked, past.spoken_so_far)
         self._frames.begin()
         await self._ports.start_ttfb()
         asked_again = False
@@ -77,7 +79,7 @@ class TurnRunner:
                 spoke = reply.spoke or self._attempt.is_speech(turn.cut)
                 plan = await self._run_calls(context, reply, spoke=spoke, may=asked is context)
                 unfinished = plan.repeated or reply.unreadable
-                complete = plan.leads_on or (spoke and not unfinished)
+                complete = plan.continues or (spoke and not unfinished)
                 if complete:
                     return
                 over = asked_again or reply.end.reason in _NOT_TRIED_AGAIN
@@ -91,9 +93,9 @@ class TurnRunner:
                 turn.asked = turn.context
         finally:
             if self._ports.admission is not None:
-                self._ports.admission.leave()
-            if self._keeper is not None:
-                await self._keeper.ends(complete=complete)
+                self._ports.admission.release()
+            if self._recorder is not None:
+                await self._recorder.on_turn_end(complete=complete)
             if self._ports.is_traced():
                 trace_turn(turn)
             await self._frames.measure_usage(turn.usages)
@@ -140,7 +142,7 @@ class TurnRunner:
         """Start the calls of a reply, as far as they may run."""
         left_out = reply.end.calls_left_out
         plan = self._ports.functions.plan_calls(
-            context, reply.calls, left_out, offered=reply.run.callable_names()
+            context, reply.calls, left_out, offered=reply.conversion.callable_names()
         )
         if plan.error:
             raise MistralError(Reason.CALL, plan.error)

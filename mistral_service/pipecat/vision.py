@@ -10,7 +10,7 @@ from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.openai.llm import OpenAILLMService
 
 from mistral_service.conversation.encoding import Encoded
-from mistral_service.conversation.parts import UNREADABLE_PICTURE, PictureError
+from mistral_service.conversation.parts import UNREADABLE_PICTURE, ImageError
 from mistral_service.pipecat.adapter import MistralLLMAdapter
 from mistral_service.pipecat.errors import ErrorReporter
 from mistral_service.settings import MistralLLMSettings
@@ -52,11 +52,11 @@ class VisionInput:
         self._errors = errors
         self._one_at_a_time = asyncio.Lock()
         self._waiting_bytes = 0
-        self._too_many_waiting = PictureError(
-            f"this call has more pictures waiting than {_MOST_WAITING}, or more than "
+        self._too_many_waiting = ImageError(
+            f"this call has more images waiting than {_MOST_WAITING}, or more than "
             f"{_MOST_WAITING_BYTES:,} bytes of them"
         )
-        self._too_many_kept: PictureError | None = None
+        self._too_many_kept: ImageError | None = None
         self.on_their_way: set[asyncio.Task[None]] = set()
 
     def takes(self, frame: Frame) -> bool:
@@ -96,10 +96,10 @@ class VisionInput:
             await self._service.cancel_task(task)  # pyright: ignore[reportUnknownMemberType]
         adapter: Any = self._service.get_llm_adapter()
         if isinstance(adapter, MistralLLMAdapter):
-            adapter.pictures.close()
+            adapter.images.close()
 
     async def _make_ready(
-        self, frame: UserImageRawFrame, direction: FrameDirection, fault: PictureError | None
+        self, frame: UserImageRawFrame, direction: FrameDirection, fault: ImageError | None
     ) -> None:
         async with self._one_at_a_time:
             adapter: Any = self._service.get_llm_adapter()
@@ -107,12 +107,12 @@ class VisionInput:
                 await self._go_on_without(frame, fault, direction)
                 return
             if isinstance(adapter, MistralLLMAdapter):
-                made = await adapter.pictures.frame(
+                made = await adapter.images.frame(
                     frame.image, frame.size, frame.format, self._settings().form()
                 )
                 if isinstance(made, Encoded):
                     made = self._with_room_for(made, adapter)
-                if isinstance(made, PictureError):
+                if isinstance(made, ImageError):
                     await self._go_on_without(frame, made, direction)
                     return
                 # The frame itself may be on its way to others as well.
@@ -120,27 +120,27 @@ class VisionInput:
                 frame.image, frame.format, frame.size = made.data, made.mime_type, made.size
             await self._pass_on(frame, direction)
 
-    def _with_room_for(self, made: Encoded, adapter: MistralLLMAdapter) -> Encoded | PictureError:
-        """The picture, if the context has room for it."""
+    def _with_room_for(self, made: Encoded, adapter: MistralLLMAdapter) -> Encoded | ImageError:
+        """The image, if the context has room for it."""
         size, most = len(made.data) * 4 // 3, self._settings().context_images_bytes()
-        if adapter.pictures.bytes_in_context + size <= most:
-            adapter.pictures.bytes_in_context += size  # counted anew with the next request
+        if adapter.images.bytes_in_context + size <= most:
+            adapter.images.bytes_in_context += size  # counted anew with the next request
             self._too_many_kept = None
             return made
-        self._too_many_kept = self._too_many_kept or PictureError(
-            f"the pictures in the context of this call have {most:,} bytes, which is "
+        self._too_many_kept = self._too_many_kept or ImageError(
+            f"the images in the context of this call have {most:,} bytes, which is "
             "max_context_images_bytes: take earlier ones out"
         )
         return self._too_many_kept
 
     async def _go_on_without(
-        self, frame: UserImageRawFrame, fault: PictureError, direction: FrameDirection
+        self, frame: UserImageRawFrame, fault: ImageError, direction: FrameDirection
     ) -> None:
-        """Let the conversation know of a picture that there is not."""
+        """Let the conversation know of an image that there is not."""
         await self._errors.report_image(fault)
         if frame.request and frame.request.result_callback:
             # As Pipecat's transports do where there is no frame: the call would never end.
-            await frame.request.result_callback({"error": f"The picture cannot be read: {fault}"})
+            await frame.request.result_callback({"error": f"The image cannot be read: {fault}"})
             return
         words = f"{frame.text}\n{UNREADABLE_PICTURE}" if frame.text else UNREADABLE_PICTURE
         message: Any = {"role": "user", "content": words}

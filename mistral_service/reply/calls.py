@@ -71,7 +71,7 @@ class Plan:
     error: str | None = None
 
     @property
-    def leads_on(self) -> bool:
+    def continues(self) -> bool:
         """Whether something is under way that leads to another turn."""
         return bool(self.calls or self.waiting)
 

@@ -5,14 +5,14 @@ from typing import Any, cast
 
 from loguru import logger
 
-from mistral_service.scale.pieces import PIECE, pieces
+from mistral_service.scale.incremental_json import PIECE, pieces
 from mistral_service.wire.weight import weight
 
 LIMIT = 4_000_000
 """Bytes that the messages of a conversation may have, as JSON and before they are compressed."""
 
 NOT_KEPT = "[What was shown here was too large to be kept.]"
-"""What stands in place of a picture that a kept conversation has no room for."""
+"""What stands in place of an image that a kept conversation has no room for."""
 
 WORDS_MOST = 100_000
 """Characters of a reply that are kept: some two hours of speech."""
@@ -112,7 +112,7 @@ def bounded_messages(messages: list[Json], limit: int, warned: set[str] | None) 
     size = sum(map(len, written))
     if size <= limit:
         return written
-    pictures = 0
+    images = 0
     for i, message in enumerate(messages):
         if size <= limit:
             break
@@ -124,7 +124,7 @@ def bounded_messages(messages: list[Json], limit: int, warned: set[str] | None) 
                 text = dumps({**message, "content": parts}, "") or _shortened(message)
                 size += len(text) - len(written[i])
                 written[i] = text
-                pictures += 1
+                images += 1
     first = next((i for i, m in enumerate(messages) if m.get("role") not in _FIRST), len(messages))
     last = first
     while size > limit and last < len(written) - 1:
@@ -142,7 +142,7 @@ def bounded_messages(messages: list[Json], limit: int, warned: set[str] | None) 
     _warn_once(
         warned,
         "messages",
-        f"The conversation is larger than is kept ({limit} bytes): {pictures} pictures, "
+        f"The conversation is larger than is kept ({limit} bytes): {images} images, "
         f"{last - first} of the oldest messages and {shortened} long texts would not survive its "
         "machine",
     )

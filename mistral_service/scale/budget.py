@@ -18,9 +18,9 @@ from loguru import logger
 
 from mistral_service.scale.account import BEAT, SHARES, Account, limits_in
 from mistral_service.scale.ledger import UNIT, Ledger
-from mistral_service.scale.places import Place, Places
 from mistral_service.scale.shared_log import GONE, SharedLog
-from mistral_service.surroundings import Ask, Rank
+from mistral_service.scale.wait_queue import Place, WaitQueue
+from mistral_service.turn.ports import Rank, RequestEstimate
 from mistral_service.wire.errors import HeldBack, MistralError
 from mistral_service.wire.rate import WINDOW, RateBudget
 
@@ -69,13 +69,13 @@ class Stats:
 
 
 class SharedBudget:
-    """The gate of all processes that share an account (`mistral_service.surroundings.Gate`).
+    """The gate of all processes that share an account (`mistral_service.turn.ports.RateLimiter`).
 
     Each model of an account has limits of its own, as at Mistral. Use one instance per process and
     event loop, and close it at the end::
 
         budget = SharedBudget(os.environ["REDIS_URL"])
-        surroundings.set(Surroundings(gate=budget))
+        shared_services.set(SharedServices(rate_limiter=budget))
 
     Attributes:
         stats: What it has done.
@@ -124,7 +124,7 @@ class SharedBudget:
         self._log = SharedLog(redis_url, name, self._window)
         self._accounts: dict[str, Account] = {}
         me, numbers = uuid.uuid4().hex[:12], itertools.count()
-        self._places = Places(lambda: f"{me}-{next(numbers)}")
+        self._places = WaitQueue(lambda: f"{me}-{next(numbers)}")
         self._shared_again = 0.0
         self._closed = False
         self._beating: asyncio.Task[None] | None = None
@@ -132,7 +132,7 @@ class SharedBudget:
 
     # --- the gate ---------------------------------------------------------------------------------
 
-    async def admit(self, ask: Ask) -> None:
+    async def acquire(self, ask: RequestEstimate) -> None:
         """Let a request out, or hold a place for its caller.
 
         Within a rank it is first come, first served: what has room at once goes out beside those
@@ -182,16 +182,16 @@ class SharedBudget:
         account.ledger.add(_now(), units, kept=kept, id=place.id)
         self.stats.admitted += 1
 
-    def leave(self, ask: Ask) -> None:
+    def release(self, ask: RequestEstimate) -> None:
         """Give up the place of a caller that does not wait any longer."""
         self._leave(_caller(ask))
 
-    def can_spare(self, ask: Ask) -> bool:
+    def has_headroom(self, ask: RequestEstimate) -> bool:
         """Whether there is room for a request that is not needed, by what was last heard."""
         account = self._of(ask)
         return account.pause <= _now() and account.used < SHARES[ask.rank]
 
-    def answered(self, ask: Ask, budget: RateBudget | None) -> None:
+    def record_answer(self, ask: RequestEstimate, budget: RateBudget | None) -> None:
         """Learn the limits; those that are news go to the others."""
         if budget is None:
             return
@@ -205,13 +205,13 @@ class SharedBudget:
             account.told = now
             self._tell(_key(ask), fields)
 
-    def refused(self, ask: Ask, error: MistralError) -> None:
+    def record_refusal(self, ask: RequestEstimate, error: MistralError) -> None:
         """Have all pause a little: Mistral refuses in spite of the count."""
         self.stats.limited += 1
-        self.answered(ask, error.budget)
+        self.record_answer(ask, error.budget)
         self._tell(_key(ask), {"pause": self._of(ask).refused(_now(), error.retry_after)})
 
-    def spent(self, ask: Ask, tokens: int) -> None:
+    def record_usage(self, ask: RequestEstimate, tokens: int) -> None:
         """Have the next requests bear what the estimate missed."""
         self._of(ask).settle(ask.tokens, tokens)
 
@@ -230,7 +230,7 @@ class SharedBudget:
         """Take from what is shared; returns the seconds to wait where that fails."""
         while True:
             age, bounds = _now() - place.since, account.bounds(place.rank)
-            answer = await self._log.admit(place, age, bounds, account.limits)
+            answer = await self._log.acquire(place, age, bounds, account.limits)
             if answer.wait is not None:
                 break
             account.limits = answer.limits
@@ -336,7 +336,7 @@ class SharedBudget:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _of(self, ask: Ask) -> Account:
+    def _of(self, ask: RequestEstimate) -> Account:
         key = _key(ask)
         if key not in self._accounts:
             account = Account(Ledger(self._window), self._most, self._margin)
@@ -345,11 +345,11 @@ class SharedBudget:
         return self._accounts[key]
 
 
-def _key(ask: Ask) -> str:
+def _key(ask: RequestEstimate) -> str:
     return f"{ask.account}:{ask.model}"
 
 
-def _caller(ask: Ask) -> Hashable:
+def _caller(ask: RequestEstimate) -> Hashable:
     return ask.caller or asyncio.current_task()
 
 

@@ -13,10 +13,15 @@ from starlette.websockets import WebSocket, WebSocketState
 
 from mistral_service.pipecat.tracebacks import log_exception
 from mistral_service.scale import metrics
+from mistral_service.scale.client_link import Line, Pings
 from mistral_service.scale.limits import HELLO_LONGEST, MESSAGE_LONGEST, Meter, TooMuch
-from mistral_service.scale.line import Line, Pings
 from mistral_service.scale.progress import Sent
-from mistral_service.surroundings import Gate, Keeper, Surroundings, surroundings
+from mistral_service.turn.ports import (
+    ConversationRecorder,
+    RateLimiter,
+    SharedServices,
+    shared_services,
+)
 
 Bot = Callable[[WebSocketRunnerArguments], Awaitable[None]]
 
@@ -33,8 +38,8 @@ _BEAT_LONGEST, _STOP_LONGEST = 100, 400
 """Characters that a beat, and Twilio's message of a call's end, have at most; audio has more."""
 
 
-class KeptCall(Keeper, Protocol):
-    """A conversation that is kept (`scale/keeper.py`)."""
+class RecordedCall(ConversationRecorder, Protocol):
+    """A conversation that is kept (`scale/recorder.py`)."""
 
     resumed: bool
     lost: asyncio.Event
@@ -50,7 +55,7 @@ class KeptCall(Keeper, Protocol):
         ...
 
 
-class Keepers(Protocol):
+class CallRecorders(Protocol):
     """Who keeps conversations."""
 
     async def open(
@@ -63,7 +68,7 @@ class Keepers(Protocol):
         note: str | None,
         create: bool,
         sent: Sent | None = None,
-    ) -> KeptCall:
+    ) -> RecordedCall:
         """Keep a new conversation, or take one over.
 
         Raises:
@@ -106,7 +111,7 @@ class CallSocket(WebSocket):
         self._again.append(message)
 
     async def confirm(self, note: str, within: float) -> bool:
-        """Have the client keep a note (`scale/line.py`); one without our protocol does not."""
+        """Have the client keep a note; one without our protocol does not."""
         if not self.beats or self._held or self.left is not None:
             return False
         return await self._pings.ping(note, within) and not self._held
@@ -226,25 +231,30 @@ class Calls:
 
     Attributes:
         limit: How many there may be.
-        keepers: Who keeps the conversations, if anybody does.
+        recorders: Who keeps the conversations, if anybody does.
         gate: Who may ask the model, if not everybody.
     """
 
     def __init__(
-        self, bot: Bot, *, limit: int, keepers: Keepers | None = None, gate: Gate | None = None
+        self,
+        bot: Bot,
+        *,
+        limit: int,
+        recorders: CallRecorders | None = None,
+        rate_limiter: RateLimiter | None = None,
     ) -> None:
         """Prepare for calls.
 
         Args:
             bot: Called for every call; returns when it has ended.
             limit: How many calls there may be at once.
-            keepers: Who keeps the conversations; None keeps none.
-            gate: Who may ask the model; None lets everybody.
+            recorders: Who keeps the conversations; None keeps none.
+            rate_limiter: The limiter of the account; None limits nothing.
         """
         self.limit = limit
-        self.keepers = keepers
+        self.recorders = recorders
         self._bot = bot
-        self.gate = gate
+        self.rate_limiter = rate_limiter
         self._held: dict[asyncio.Task[None], asyncio.Event] = {}
         self._coming = 0
 
@@ -267,7 +277,7 @@ class Calls:
             self._coming -= 1
 
     async def hold(
-        self, socket: CallSocket, arguments: WebSocketRunnerArguments, keeper: KeptCall | None
+        self, socket: CallSocket, arguments: WebSocketRunnerArguments, recorder: RecordedCall | None
     ) -> None:
         """Hold one call, until either side ends it or it moves.
 
@@ -277,11 +287,11 @@ class Calls:
         Args:
             socket: The line to the caller.
             arguments: What the bot gets.
-            keeper: Who keeps the conversation.
+            recorder: Who keeps the conversation.
         """
-        told = keeper.lost if keeper else asyncio.Event()
+        told = recorder.lost if recorder else asyncio.Event()
         away = asyncio.Event()
-        task = asyncio.create_task(self._hold(socket, arguments, keeper, told, away))
+        task = asyncio.create_task(self._hold(socket, arguments, recorder, told, away))
         self._held[task] = away
         task.add_done_callback(self._held.pop)
         try:
@@ -310,13 +320,15 @@ class Calls:
         self,
         socket: CallSocket,
         arguments: WebSocketRunnerArguments,
-        keeper: KeptCall | None,
+        recorder: RecordedCall | None,
         lost: asyncio.Event,
         away: asyncio.Event,
     ) -> None:
-        if keeper:
-            keeper.line = socket
-        surroundings.set(Surroundings(self.gate, keeper))  # this task's, and the bot's after it
+        if recorder:
+            recorder.line = socket
+        shared_services.set(
+            SharedServices(self.rate_limiter, recorder)
+        )  # this task's, and the bot's after it
         bot = asyncio.create_task(_run(self._bot, arguments))
         orders = [asyncio.create_task(event.wait()) for event in (lost, away)]
         await asyncio.wait([bot, *orders], return_when=asyncio.FIRST_COMPLETED)
@@ -336,9 +348,9 @@ class Calls:
         elif socket.left is not None:
             how = "broken"
         metrics.ENDED.record(how=how)
-        if keeper:
+        if recorder:
             try:
-                await keeper.close(over=how in ("bot", "caller"))
+                await recorder.close(over=how in ("bot", "caller"))
             except Exception as e:
                 logger.warning(f"A call's end could not be written down: {e}")
         await socket.end(code, {FAILED: "the bot failed", MOVED: "moved"}.get(code))

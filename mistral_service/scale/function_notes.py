@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from loguru import logger
 
 from mistral_service.reply.calls import Planned
-from mistral_service.scale.line import Line
+from mistral_service.scale.client_link import Line
 from mistral_service.scale.sealing import Form, Unreadable
 from mistral_service.scale.snapshot import Started, started_from_json
 from mistral_service.scale.store import Taken

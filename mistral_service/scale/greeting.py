@@ -5,8 +5,8 @@ from collections.abc import Collection
 
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMContextMessage
 
-from mistral_service.scale.past import digest, is_reply
 from mistral_service.scale.record import to_thread_if_large
+from mistral_service.scale.resume import digest, is_reply
 
 GREETS_WITHIN_S = 10.0
 """Seconds after a takeover within which a bot greets that greets every caller."""

@@ -19,7 +19,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from mistral_service.local.origins import allowed
 from mistral_service.scale.calls import FULL, UNKNOWN, Calls, CallSocket, Full
-from mistral_service.scale.doors import SENTENCES, Browser, Refusal, Twilio
+from mistral_service.scale.handshakes import SENTENCES, Browser, Refusal, Twilio
 from mistral_service.scale.limits import HalfOpen, Waiting
 from mistral_service.scale.twilio import NotTwilio, Orders
 

@@ -19,7 +19,7 @@ MESSAGE_LONGEST = 65_536
 HELLO_LONGEST = 1_000_000
 """Bytes of the first message, which repeats the words of a reply."""
 FILE_LONGEST = 2_097_152
-"""Bytes of a `send-file`: a picture of 1.5 MB. Pipecat takes 15 ms of the event loop for it."""
+"""Bytes of a `send-file`: an image of 1.5 MB. Pipecat takes 15 ms of the event loop for it."""
 LARGEST = max(MESSAGE_LONGEST, HELLO_LONGEST, FILE_LONGEST) + 1
 """Bytes of which a server need hold no more: one byte too many is enough to refuse it in words."""
 TEXT_LONGEST = 10_000
@@ -37,7 +37,7 @@ TOO_FAST, TOO_LARGE = 1008, 1009
 _SENTENCES = {
     "message": f"A message has {{}} bytes: allowed are {MESSAGE_LONGEST}.",
     "hello": f"The first message has {{}} bytes: allowed are {HELLO_LONGEST}.",
-    "file": f"A send-file has {{}} bytes: allowed are {FILE_LONGEST}. Send a smaller picture.",
+    "file": f"A send-file has {{}} bytes: allowed are {FILE_LONGEST}. Send a smaller image.",
     "text": f"A text has {{}} characters: allowed are {TEXT_LONGEST}.",
     "flood": f"Too much text: allowed are {TEXT_A_SECOND} characters a second.",
 }

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 from loguru import logger
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from mistral_service.scale.past import ASKED_LONGEST, last_asked
+from mistral_service.scale.resume import ASKED_LONGEST, last_asked
 from mistral_service.scale.sealing import UNPACKED_MOST, Form, Unreadable
 from mistral_service.scale.snapshot import (
     Journal,

@@ -66,14 +66,17 @@ class Replica:
         if here not in others:
             os.environ["PIPECAT_SETUP_FILES"] = os.pathsep.join(filter(None, [others, here]))
         module = await asyncio.to_thread(load_bot, self.args.bot)
-        gate, keepers, stats = await self._shared()
+        rate_limiter, recorders, stats = await self._shared()
         if warm_up := cast(
             "Callable[[], Awaitable[None]] | None", getattr(module, "warm_up", None)
         ):
             await warm_up()
         await _greet()
         self.calls = Calls(
-            cast(Bot, module.bot), limit=self.args.calls_per_replica, keepers=keepers, gate=gate
+            cast(Bot, module.bot),
+            limit=self.args.calls_per_replica,
+            recorders=recorders,
+            rate_limiter=rate_limiter,
         )
         # What is loaded stays: to look through it stops all calls for a tenth of a second.
         gc.collect()
@@ -118,27 +121,27 @@ class Replica:
             raise RuntimeError(f"The event loop was stuck for {max(late, self._lag):.1f} s.")
 
     async def _shared(self) -> tuple[Any, Any, list[Any]]:
-        """The gate and the keepers, where Redis is configured; and what they count."""
+        """The gate and the recorders, where Redis is configured; and what they count."""
         url = os.environ.get("REDIS_URL")
         if not url:
             logger.warning("REDIS_URL is not set: calls are not kept, and the budget is not shared")
             return None, None, []
         from mistral_service.scale.budget import SharedBudget
-        from mistral_service.scale.keeper import Keepers
+        from mistral_service.scale.recorder import CallRecorders
         from mistral_service.scale.store import Store
 
-        gate = SharedBudget(
+        rate_limiter = SharedBudget(
             url,
             requests_per_minute=self.args.requests_per_minute,
             tokens_per_minute=self.args.tokens_per_minute,
         )
         store = Store(url)
-        self._closes = [gate.close, store.close]
+        self._closes = [rate_limiter.close, store.close]
         # Redis may be away: calls then go on without it, and so does a replica that starts.
         with contextlib.suppress(Exception):
             await store.take("ready-ready", 1.0, create=False)
-        keepers = Keepers(store, keep_seconds=self.args.keep_seconds)
-        return gate, keepers, [gate.stats, store.stats]
+        recorders = CallRecorders(store, keep_seconds=self.args.keep_seconds)
+        return rate_limiter, recorders, [rate_limiter.stats, store.stats]
 
     async def _watch(self) -> None:
         """Measure how late the loop is, and send the calls away before the replica is ended."""

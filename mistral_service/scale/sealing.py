@@ -11,7 +11,7 @@ from typing import Any
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from loguru import logger
 
-from mistral_service.scale.pieces import parse
+from mistral_service.scale.incremental_json import parse
 
 KEY_VARIABLE = "MISTRAL_SERVICE_KEEP_KEY"
 API_KEY_VARIABLE = "MISTRAL_API_KEY"

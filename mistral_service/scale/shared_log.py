@@ -20,7 +20,7 @@ from mistral_service.scale import scripts
 from mistral_service.scale.account import BEAT, LONGEST_PAUSE, NO_LIMIT
 from mistral_service.scale.connect import Address, close, connect, renew
 from mistral_service.scale.ledger import Entry
-from mistral_service.scale.places import STAYS, Place
+from mistral_service.scale.wait_queue import STAYS, Place
 
 GONE = (RedisError, OSError, TimeoutError)
 """What says that Redis is not there."""
@@ -72,7 +72,7 @@ class SharedLog:
             (scripts.ADMIT, scripts.LOOK, scripts.WRITE, scripts.LEARN, scripts.ALIVE),
         )
 
-    async def admit(
+    async def acquire(
         self,
         place: Place,
         age: float,
@@ -128,7 +128,7 @@ class SharedLog:
 
         Args:
             key: The account and model.
-            places: Places of this process that are still waited for, and for how many seconds.
+            places: WaitQueue of this process that are still waited for, and for how many seconds.
 
         Returns:
             Requests and units.

@@ -25,7 +25,7 @@ from mistral_service.scale.bounds import (
     remembered,
 )
 from mistral_service.scale.bounds import NOT_KEPT as NOT_KEPT
-from mistral_service.scale.keepable import keepable as keepable
+from mistral_service.scale.recordable_settings import is_recordable as is_recordable
 from mistral_service.scale.sealing import Form as Form
 from mistral_service.scale.sealing import Unreadable as Unreadable
 
@@ -124,7 +124,7 @@ def snapshot_to_json(snapshot: Snapshot, limit: int = LIMIT, warned: set[str] | 
 
     Args:
         snapshot: The snapshot; left as it is.
-        limit: Bytes that its messages may have. Over it the oldest pictures give way to a mark,
+        limit: Bytes that its messages may have. Over it the oldest images give way to a mark,
             then the oldest messages after those of the system, then the largest texts.
         warned: What was warned of before is not warned of again, and added here.
     """

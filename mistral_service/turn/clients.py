@@ -6,8 +6,8 @@ from typing import Any
 from openai import AsyncOpenAI
 
 from mistral_service.wire.endpoint import set_server
-from mistral_service.wire.holding import hold, let_go
 from mistral_service.wire.servers import Server
+from mistral_service.wire.shared_clients import hold, release_client
 
 OWN, FALLBACK = 0, 1
 """The numbers of the two endpoints."""
@@ -65,4 +65,4 @@ class Clients:
         """Close the clients."""
         held, self._held = self._held, []
         for client in held:
-            await let_go(client)
+            await release_client(client)

@@ -39,7 +39,7 @@ class ModelCard:
         aliases: Other names of it.
         chat: Whether it answers chat completions; None where the server does not say, as below.
         function_calling: Whether it calls functions.
-        vision: Whether it sees pictures.
+        vision: Whether it sees images.
         reasoning: Whether it thinks, and so takes `reasoning_effort`.
         fim: Whether it fills in the middle.
         max_context_length: Tokens that request and reply may have together.

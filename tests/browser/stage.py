@@ -146,15 +146,15 @@ def browser(microphone: Path | bool = False, camera: Path | None = None) -> Iter
             chrome.close()
 
 
-def film(path: Path, picture: Image.Image) -> Path:
-    """Write a Y4M file of a second of one picture."""
-    luma, *chroma = picture.convert("YCbCr").split()
-    half = (picture.width // 2, picture.height // 2)
+def film(path: Path, image: Image.Image) -> Path:
+    """Write a Y4M file of a second of one image."""
+    luma, *chroma = image.convert("YCbCr").split()
+    half = (image.width // 2, image.height // 2)
     # Video keeps black at 16 and white at 235.
     planes = [luma.point(lambda y: y * 219 / 255 + 16)]
     planes += [plane.point(lambda c: (c - 128) * 224 / 255 + 128).resize(half) for plane in chroma]
     frame = b"FRAME\n" + b"".join(plane.tobytes() for plane in planes)
-    head = f"YUV4MPEG2 W{picture.width} H{picture.height} F10:1 Ip A1:1 C420jpeg\n"
+    head = f"YUV4MPEG2 W{image.width} H{image.height} F10:1 Ip A1:1 C420jpeg\n"
     path.write_bytes(head.encode() + 10 * frame)
     return path
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pictures import halves, opened, urls_in
+from images import halves, opened, urls_in
 from PIL import Image
 from playwright.sync_api import expect
 from stage import Demo, browser, connect, film, greeted, say, state

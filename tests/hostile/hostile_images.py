@@ -1,4 +1,4 @@
-"""Hostile pictures: small files that cost much to decode, each made from its format's own rules."""
+"""Hostile images: small files that cost much to decode, each made from its format's own rules."""
 
 import io
 import struct
@@ -46,7 +46,7 @@ def webp(width: int, height: int) -> bytes:
 
 
 def webp_extended(width: int, height: int) -> bytes:
-    """A canvas of that size with a picture of 1 × 1."""
+    """A canvas of that size with an image of 1 × 1."""
     small = webp(1, 1)[12:]
     canvas = struct.pack("<I", 0)
     canvas += (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")

@@ -14,7 +14,7 @@ import many_calls_bot  # noqa: E402
 
 from mistral_service.scale.calls import Calls  # noqa: E402
 from mistral_service.scale.ingress import create_app  # noqa: E402
-from mistral_service.scale.keeper import Keepers  # noqa: E402
+from mistral_service.scale.recorder import CallRecorders  # noqa: E402
 from mistral_service.scale.store import Store  # noqa: E402
 
 
@@ -31,6 +31,6 @@ def serve(port: int, redis: str, environment: Mapping[str, str], log: str) -> No
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    calls = Calls(many_calls_bot.bot, limit=50, keepers=Keepers(Store(redis)))
+    calls = Calls(many_calls_bot.bot, limit=50, recorders=CallRecorders(Store(redis)))
     app = create_app(calls, {"engine": "a test"})
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", ws_ping_interval=None)

@@ -18,9 +18,9 @@ from scale_redis import RedisServer, redis
 from mistral_service.scale import scripts
 from mistral_service.scale.account import SHARES, Account
 from mistral_service.scale.ledger import UNIT, Ledger
-from mistral_service.scale.places import STAYS, Place, Places
 from mistral_service.scale.shared_log import SharedLog
-from mistral_service.surroundings import Rank
+from mistral_service.scale.wait_queue import STAYS, Place, WaitQueue
+from mistral_service.turn.ports import Rank
 
 __all__ = ["redis"]
 
@@ -51,7 +51,7 @@ class Alone:
     def __init__(self) -> None:
         self._account = Account(Ledger(WINDOW), (REQUESTS, UNITS * UNIT))
         self._account.know({})
-        self._places = Places(lambda: "unused")
+        self._places = WaitQueue(lambda: "unused")
 
     async def ask(self, caller: Caller, now: float) -> float:
         place = caller.place
@@ -79,7 +79,7 @@ class InRedis:
         await self.set_clock(now)
         log, place = self._logs[caller.number % len(self._logs)], caller.place
         bounds = self._account.bounds(place.rank)
-        answer = await log.admit(place, now - place.since, bounds, ("", ""))
+        answer = await log.acquire(place, now - place.since, bounds, ("", ""))
         assert answer.wait is not None
         return answer.wait
 

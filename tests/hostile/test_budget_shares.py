@@ -18,7 +18,7 @@ from scale_redis import RedisServer, redis
 from mistral_service import MistralLLMService
 from mistral_service.local import Reply
 from mistral_service.scale.budget import SharedBudget
-from mistral_service.surroundings import Ask, Rank
+from mistral_service.turn.ports import Rank, RequestEstimate
 from mistral_service.wire.errors import HeldBack, MistralError, Reason
 from mistral_service.wire.rate import RateBudget
 
@@ -31,8 +31,8 @@ NOWHERE = "redis://127.0.0.1:1/0"
 LIMIT = 24_000
 
 
-def ask(tokens: int, rank: Rank = Rank.TURN, caller: str = "") -> Ask:
-    return Ask("account", "model", tokens, rank, caller)
+def ask(tokens: int, rank: Rank = Rank.TURN, caller: str = "") -> RequestEstimate:
+    return RequestEstimate("account", "model", tokens, rank, caller)
 
 
 @asynccontextmanager
@@ -45,17 +45,17 @@ async def processes(url: str, count: int = 1, **options) -> AsyncIterator[list[S
         await asyncio.gather(*(budget.close() for budget in budgets))
 
 
-async def held_back(budget: SharedBudget, what: Ask) -> float:
+async def held_back(budget: SharedBudget, what: RequestEstimate) -> float:
     with pytest.raises(HeldBack) as e:
-        await budget.admit(what)
+        await budget.acquire(what)
     return e.value.retry_after or 0.0
 
 
-async def let_out(budget: SharedBudget, what: Ask) -> None:
-    """Ask, and come back when told to, until it is let out."""
+async def let_out(budget: SharedBudget, what: RequestEstimate) -> None:
+    """RequestEstimate, and come back when told to, until it is let out."""
     while True:
         try:
-            return await budget.admit(what)
+            return await budget.acquire(what)
         except HeldBack as e:
             await asyncio.sleep(e.retry_after or 0.0)
 
@@ -104,7 +104,7 @@ async def test_large_requests_are_let_out_as_often_as_small_ones(redis: RedisSer
 async def test_callers_are_let_out_in_the_order_in_which_they_asked(redis: RedisServer):
     order: list[int] = []
     async with processes(redis.url, 3) as budgets:
-        await budgets[0].admit(ask(LIMIT))
+        await budgets[0].acquire(ask(LIMIT))
 
         async def caller(number: int, tokens: int) -> None:
             await let_out(budgets[number % 3], ask(tokens))
@@ -121,21 +121,21 @@ async def test_callers_are_let_out_in_the_order_in_which_they_asked(redis: Redis
 
 async def test_who_is_cancelled_leaves_the_line_at_once(redis: RedisServer):
     async with processes(redis.url, 2, window=30) as (one, other):
-        await one.admit(ask(LIMIT - 1_000))
+        await one.acquire(ask(LIMIT - 1_000))
         waits = asyncio.create_task(let_out(one, ask(LARGE)))
         await line_of(redis, 1)
         await held_back(other, ask(800))
-        other.leave(ask(800))
+        other.release(ask(800))
         waits.cancel()
         await asyncio.gather(waits, return_exceptions=True)
         await until(lambda: not one._tasks and not other._tasks)
         assert await waiting(redis) == 0
-        await other.admit(ask(800))
+        await other.acquire(ask(800))
 
 
 async def test_who_dies_in_line_does_not_block_it(redis: RedisServer):
     async with processes(redis.url, 2, window=30) as (one, other):
-        await one.admit(ask(LIMIT - 1_000))
+        await one.acquire(ask(LIMIT - 1_000))
         assert one._beating is not None
         wait = await held_back(one, ask(LARGE, caller="dead"))
         one._beating.cancel()
@@ -146,7 +146,7 @@ async def test_who_dies_in_line_does_not_block_it(redis: RedisServer):
         for _ in range(80):
             await asyncio.sleep(0.1)
             try:
-                await other.admit(ask(800, caller="alive"))
+                await other.acquire(ask(800, caller="alive"))
                 break
             except HeldBack:
                 continue
@@ -156,7 +156,7 @@ async def test_who_dies_in_line_does_not_block_it(redis: RedisServer):
 
 async def test_who_waits_for_long_keeps_its_place_while_its_process_lives(redis: RedisServer):
     async with processes(redis.url, 2, window=30) as (one, other):
-        await one.admit(ask(LIMIT - 1_000))
+        await one.acquire(ask(LIMIT - 1_000))
         await held_back(one, ask(LARGE, caller="patient"))
         await asyncio.sleep(5)
         assert await waiting(redis) == 1
@@ -165,7 +165,7 @@ async def test_who_waits_for_long_keeps_its_place_while_its_process_lives(redis:
 
 async def test_a_request_that_is_larger_than_the_budget_has_its_turn(redis: RedisServer):
     async with processes(redis.url, 2) as (one, other):
-        await one.admit(ask(SMALL))
+        await one.acquire(ask(SMALL))
         huge = asyncio.create_task(let_out(one, ask(10 * LIMIT)))
         await line_of(redis, 1)
         small = asyncio.create_task(let_out(other, ask(SMALL)))
@@ -176,17 +176,17 @@ async def test_a_request_that_is_larger_than_the_budget_has_its_turn(redis: Redi
 
 async def test_a_caller_that_asks_another_model_leaves_the_line_of_the_first(redis: RedisServer):
     async with processes(redis.url, 2, window=30) as (one, other):
-        await one.admit(ask(LIMIT - 1_000))
+        await one.acquire(ask(LIMIT - 1_000))
         await held_back(one, ask(LARGE, caller="moves"))
-        await one.admit(Ask("account", "another model", LARGE, Rank.TURN, "moves"))
+        await one.acquire(RequestEstimate("account", "another model", LARGE, Rank.TURN, "moves"))
         await until(lambda: not one._tasks)
-        await other.admit(ask(800))
+        await other.acquire(ask(800))
 
 
 async def test_where_nothing_waits_a_request_costs_one_round_trip(redis: RedisServer):
     client = Redis.from_url(redis.url)
     async with processes(redis.url, tokens_per_minute=10_000_000) as (budget,):
-        await budget.admit(ask(100))
+        await budget.acquire(ask(100))
         await until(lambda: budget.stats.processes == 1 and budget._of(ask(1)).seen is not None)
 
         async def commands() -> int:
@@ -194,7 +194,7 @@ async def test_where_nothing_waits_a_request_costs_one_round_trip(redis: RedisSe
 
         before, beats = await commands(), asyncio.get_running_loop().time()
         for _ in range(100):
-            await budget.admit(ask(100))
+            await budget.acquire(ask(100))
         beats = asyncio.get_running_loop().time() - beats
         # Once a second there are two more.
         assert 100 <= await commands() - before <= 100 + 2 * math.ceil(beats + 1)
@@ -218,7 +218,7 @@ async def test_who_was_let_out_does_not_overtake_those_who_wait(redis: RedisServ
     order: list[int] = []
     url, count = (NOWHERE, 1) if alone else (redis.url, 3)
     async with processes(url, count) as budgets:
-        await budgets[0].admit(ask(LIMIT))
+        await budgets[0].acquire(ask(LIMIT))
 
         async def caller(number: int) -> None:
             # All that wait have room in one moment, and room is left for more beside them.
@@ -241,9 +241,9 @@ async def test_a_pause_is_as_long_for_a_machine_whose_clock_is_wrong(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ):
     async with processes(redis.url, 2) as (one, other):
-        await other.admit(ask(10))
+        await other.acquire(ask(10))
         monkeypatch.setattr("time.time", lambda real=time.time: real() - 3600)
-        one.refused(ask(10), MistralError(Reason.RATE_LIMIT, retry_after=1e9))
+        one.record_refusal(ask(10), MistralError(Reason.RATE_LIMIT, retry_after=1e9))
         await until(lambda: not one._tasks)
         assert 1 < await held_back(other, ask(10)) < 3.1
 
@@ -257,11 +257,11 @@ ABSURD = [math.nan, math.inf, -math.inf, 1e15, -1e15, 10**400, -(10**400), LIMIT
 @pytest.mark.parametrize("url", ["redis", "nowhere"])
 async def test_no_figure_keeps_a_process_from_asking(redis: RedisServer, url: str, figure: float):
     async with processes(redis.url if url == "redis" else NOWHERE, window=30) as (budget,):
-        await budget.admit(ask(100))
-        budget.spent(ask(100), figure)  # pyright: ignore[reportArgumentType]
-        budget.answered(ask(100), RateBudget(None, figure, None, figure, figure))
-        budget.answered(ask(100), RateBudget(figure if figure >= LIMIT else -1.0))
-        budget.refused(ask(100), MistralError(Reason.RATE_LIMIT, retry_after=-1e9))
+        await budget.acquire(ask(100))
+        budget.record_usage(ask(100), figure)  # pyright: ignore[reportArgumentType]
+        budget.record_answer(ask(100), RateBudget(None, figure, None, figure, figure))
+        budget.record_answer(ask(100), RateBudget(figure if figure >= LIMIT else -1.0))
+        budget.record_refusal(ask(100), MistralError(Reason.RATE_LIMIT, retry_after=-1e9))
         budget._of(ask(1)).pause = 0.0
         await until(lambda: not budget._tasks)
         budget._of(ask(1)).heard = None
@@ -269,7 +269,7 @@ async def test_no_figure_keeps_a_process_from_asking(redis: RedisServer, url: st
         await client.hdel("{mistral-budget:account:model}:known", "pause")
         await client.aclose()
         for _ in range(20):
-            await budget.admit(ask(100))
+            await budget.acquire(ask(100))
 
 
 @pytest.mark.parametrize(
@@ -279,12 +279,12 @@ async def test_a_request_of_an_absurd_size_neither_fails_nor_gives_anything_away
     redis: RedisServer, tokens: float
 ):
     async with processes(redis.url, window=30) as (budget,):
-        await budget.admit(ask(tokens))  # pyright: ignore[reportArgumentType]
-        budget.spent(ask(tokens), 100)  # pyright: ignore[reportArgumentType]
+        await budget.acquire(ask(tokens))  # pyright: ignore[reportArgumentType]
+        budget.record_usage(ask(tokens), 100)  # pyright: ignore[reportArgumentType]
         out = 0
         while out < 10:
             try:
-                await budget.admit(ask(LIMIT // 4, caller="another"))
+                await budget.acquire(ask(LIMIT // 4, caller="another"))
             except HeldBack:
                 break
             out += 1
@@ -296,21 +296,21 @@ async def test_one_absurd_cost_makes_the_next_turn_no_larger(serve):
     lie = {"x-ratelimit-tokens-query-cost": "999999999999999"}
     usage = {"prompt_tokens": 10**14, "completion_tokens": 1, "total_tokens": 10**14}
     mistral = serve(Reply("One.", headers=lie, usage=usage), Reply("Two."), Reply("Three."))
-    asked: list[Ask] = []
+    asked: list[RequestEstimate] = []
 
-    class Gate:
-        async def admit(self, ask: Ask) -> None:
+    class RateLimiter:
+        async def acquire(self, ask: RequestEstimate) -> None:
             asked.append(ask)
 
-        def can_spare(self, ask: Ask) -> bool:
+        def has_headroom(self, ask: RequestEstimate) -> bool:
             return False
 
-        def answered(self, ask: Ask, budget: RateBudget | None) -> None: ...
-        def refused(self, ask: Ask, error: MistralError) -> None: ...
-        def spent(self, ask: Ask, tokens: int) -> None: ...
+        def record_answer(self, ask: RequestEstimate, budget: RateBudget | None) -> None: ...
+        def record_refusal(self, ask: RequestEstimate, error: MistralError) -> None: ...
+        def record_usage(self, ask: RequestEstimate, tokens: int) -> None: ...
 
     llm = MistralLLMService(
-        api_key="test-key", base_url=mistral.base_url, warm_up=False, gate=Gate()
+        api_key="test-key", base_url=mistral.base_url, warm_up=False, rate_limiter=RateLimiter()
     )
     async with Call(llm) as call:
         await call.say("Hello?")
@@ -329,12 +329,14 @@ async def test_a_turn_that_ends_leaves_the_line(redis: RedisServer, serve, ends:
     window = 30 if ends == "told" else 5
     async with processes(redis.url, window=window) as (budget,):
         llm = MistralLLMService(
-            api_key="test-key", base_url=mistral.base_url, warm_up=False, gate=budget
+            api_key="test-key", base_url=mistral.base_url, warm_up=False, rate_limiter=budget
         )
         async with Call(llm) as call:
             assert llm._admission is not None
             mine = llm._admission.ask(llm._client, llm._settings.model, call.context)
-            await budget.admit(Ask(mine.account, mine.model, LIMIT, Rank.TURN, "other"))
+            await budget.acquire(
+                RequestEstimate(mine.account, mine.model, LIMIT, Rank.TURN, "other")
+            )
             await call.begin("Hello?")
             if ends == "told":
                 await call.until(lambda: call.errors)

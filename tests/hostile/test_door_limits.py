@@ -48,7 +48,7 @@ FILE = {"content": "", "file": {"format": "image/png", "source": {"type": "bytes
         (rtvi("send-text", content="x" * 10_001), 1009, "10001 characters: allowed are 10000"),
         (rtvi("send-text", content="x" * 70_000), 1009, "allowed are 65536"),
         (rtvi("ui-snapshot", tree="send-file" * 10_000), 1009, "allowed are 65536"),
-        (rtvi("send-file", **FILE, more="x" * 2_100_000), 1009, "Send a smaller picture"),
+        (rtvi("send-file", **FILE, more="x" * 2_100_000), 1009, "Send a smaller image"),
         (rtvi("send-file", **{**FILE, "content": "x" * 10_001}), 1009, "allowed are 10000"),
         (sound(65_536), 1009, "allowed are 65536"),
         (sound(1) + rtvi("send-text", content="x" * 10_001), 1009, "allowed are 10000"),
@@ -56,7 +56,7 @@ FILE = {"content": "", "file": {"format": "image/png", "source": {"type": "bytes
 )
 async def test_a_message_that_is_too_large_ends_its_own_call_with_a_sentence(said, code, told):
     shelf, bot = Shelf(), Counts()
-    async with door(Calls(bot, limit=9, keepers=shelf)) as host:
+    async with door(Calls(bot, limit=9, recorders=shelf)) as host:
         async with dial(host) as other:
             await hello(other)
             async with dial(host) as line:
@@ -135,7 +135,7 @@ def test_an_image_that_hides_its_kind_is_judged_by_what_it_is():
 @pytest.mark.parametrize("protocol", ["mistral-call.v1", None])
 async def test_lines_on_which_nothing_is_said_keep_no_one_out(protocol):
     parrot, silent = Parrot(), 40
-    calls = Calls(parrot, limit=2, keepers=Shelf())
+    calls = Calls(parrot, limit=2, recorders=Shelf())
     async with door(calls) as host, contextlib.AsyncExitStack() as lines:
         mute = [
             await lines.enter_async_context(dial(host, "/call", protocol)) for _ in range(silent)
@@ -194,7 +194,7 @@ async def test_who_takes_nothing_of_what_is_sent_is_given_up(monkeypatch):
     socket = CallSocket({"type": "websocket"}, receive, send)
     await socket.accept()
     kept = await shelf.open(None, heard=None, ended=False, asked=None, create=False)
-    calls = Calls(bot, limit=9, keepers=shelf)
+    calls = Calls(bot, limit=9, recorders=shelf)
     async with asyncio.timeout(20):
         await calls.hold(socket, WebSocketRunnerArguments(websocket=socket), kept)
     assert sent.count("websocket.send") == 1  # what cannot be sent is not queued
@@ -215,7 +215,7 @@ async def test_who_takes_nothing_of_what_is_sent_is_given_up(monkeypatch):
     ],
 )
 async def test_a_first_message_that_is_none_is_refused_in_words(first):
-    calls = Calls(Parrot(), limit=9, keepers=Shelf())
+    calls = Calls(Parrot(), limit=9, recorders=Shelf())
     async with door(calls) as host, dial(host) as line:
         await line.send(first)
         assert "The first message must be" in json.loads(await line.recv())["error"]
@@ -226,7 +226,7 @@ async def test_a_first_message_that_is_none_is_refused_in_words(first):
 
 async def test_a_call_that_many_take_at_once_has_one_owner():
     shelf = Shelf()
-    calls = Calls(Parrot(), limit=9, keepers=shelf)
+    calls = Calls(Parrot(), limit=9, recorders=shelf)
     async with door(calls) as host, contextlib.AsyncExitStack() as lines:
         first = await lines.enter_async_context(dial(host))
         call = await hello(first)
@@ -261,7 +261,7 @@ OWN = "http://HOST"
     ],
 )
 async def test_pages_of_other_sites_do_not_call(origin, allowed, passes):
-    calls = Calls(Parrot(), limit=9, keepers=Shelf())
+    calls = Calls(Parrot(), limit=9, recorders=Shelf())
     async with door(calls, allowed_origins=allowed) as host:
         headers = {"Origin": origin.replace("HOST", host)} if origin else {}
         address = f"ws://{host}/call"

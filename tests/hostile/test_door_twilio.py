@@ -49,7 +49,7 @@ async def orders_for(host: str, call: str = CALL, **headers: str) -> httpx.Respo
 @pytest.mark.parametrize("auth_token", [None, AUTH_TOKEN], ids=["open", "signed"])
 async def test_who_knows_the_id_of_a_telephone_call_gets_nothing_of_it(auth_token):
     shelf = Shelf()
-    calls = Calls(Parrot(), limit=9, keepers=shelf)
+    calls = Calls(Parrot(), limit=9, recorders=shelf)
     async with door(calls, twilio_auth_token=auth_token) as host:
         token = token_in((await orders_for(host)).text)
         async with dial(host, "/twilio/media", None) as stream:
@@ -79,7 +79,7 @@ async def test_who_knows_the_id_of_a_telephone_call_gets_nothing_of_it(auth_toke
 
 async def test_an_id_of_the_web_door_opens_nothing_at_the_telephones_door():
     shelf = Shelf()
-    async with door(Calls(Parrot(), limit=9, keepers=shelf)) as host, dial(host) as line:
+    async with door(Calls(Parrot(), limit=9, recorders=shelf)) as host, dial(host) as line:
         call = await hello(line)
         for call_id in (call["id"], f"web:{call['id']}", f"../{call['id']}"):
             async with dial(host, "/twilio/media", None) as stream:
@@ -91,7 +91,7 @@ async def test_an_id_of_the_web_door_opens_nothing_at_the_telephones_door():
 @pytest.mark.parametrize("auth_token", [None, AUTH_TOKEN], ids=["open", "signed"])
 async def test_a_stream_is_followed_by_another_one_of_the_same_call(auth_token):
     shelf, parrot = Shelf(), Parrot()
-    calls = Calls(parrot, limit=9, keepers=shelf)
+    calls = Calls(parrot, limit=9, recorders=shelf)
     async with door(calls, twilio_auth_token=auth_token) as host:
         first = await orders_for(host)
         again = re.search(r"<Redirect[^>]*>https://[^/]*(/[^<]*)</Redirect>", first.text)
@@ -113,7 +113,10 @@ async def test_a_stream_is_followed_by_another_one_of_the_same_call(auth_token):
 
 
 async def test_a_stream_that_breaks_at_once_is_followed_after_a_pause():
-    async with door(Calls(Parrot(), limit=9, keepers=Shelf())) as host, httpx.AsyncClient() as web:
+    async with (
+        door(Calls(Parrot(), limit=9, recorders=Shelf())) as host,
+        httpx.AsyncClient() as web,
+    ):
         first = (await orders_for(host)).text
         assert "<Pause" not in first
         [address] = re.findall(r"<Redirect[^>]*>https://[^/]*(/[^<]*)</Redirect>", first)

@@ -5,20 +5,20 @@ from typing import Any
 
 import pytest
 from conftest import until
-from kept import Client, Machine, asked, keepers, redis, written
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import FunctionCallFromLLM
+from recorded import Client, Machine, asked, recorders, redis, written
 
 from mistral_service import FunctionCallParams
 from mistral_service.local import Reply
 from mistral_service.reply.calls import Ledger, Planned
 from mistral_service.reply.events import ToolCall
 from mistral_service.reply.rounds import key_of
-from mistral_service.scale.keeper import CallKeeper, Keepers
+from mistral_service.scale.recorder import CallRecorder, CallRecorders
 from mistral_service.scale.store import Store
 from tests.hostile.wire import Wire
 
-__all__ = ["keepers", "redis"]  # fixtures
+__all__ = ["recorders", "redis"]  # fixtures
 
 ONE, TWO = Planned("call00001", "book", {"at": "8"}), Planned("call00002", "order", {"at": "8"})
 
@@ -44,16 +44,16 @@ KEYS: list[str] = []
 
 
 async def test_a_call_that_is_repeated_after_its_result_has_another_key_on_the_next_machine(
-    serve, keepers
+    serve, recorders
 ):
     KEYS.clear()
     tools = [tool("book", books), tool("hang", hangs)]
     mistral = serve(calls("book", "hang"), Reply("Done."), calls("book"), Reply("Again."))
-    async with Machine(mistral, await keepers.open(), tools=tools) as one:
+    async with Machine(mistral, await recorders.open(), tools=tools) as one:
         await one.call.begin("Book a table.")
-        await until(lambda: "booked" in str(one.keeper._functions.started))
-        await written(one.keeper)
-        async with Machine(mistral, await keepers.open(one.keeper.id), tools=tools) as two:
+        await until(lambda: "booked" in str(one.recorder._functions.started))
+        await written(one.recorder)
+        async with Machine(mistral, await recorders.open(one.recorder.id), tools=tools) as two:
             await two.goes_on()
             await two.call.say("Book another one.", turns=2)
         await one.call.interrupt()
@@ -105,13 +105,13 @@ def test_a_number_may_be_written_in_any_form(other):
     assert key_of("book", '{"n": true}') != key_of("book", '{"n": 1}')
 
 
-async def partitioned(redis: Any, keepers: Keepers) -> tuple[Wire, Keepers]:
+async def partitioned(redis: Any, recorders: CallRecorders) -> tuple[Wire, CallRecorders]:
     wire = await Wire(redis.port).__aenter__()
     store = Store(f"redis://127.0.0.1:{wire.port}/0")
-    return wire, Keepers(store, form=keepers.form)
+    return wire, CallRecorders(store, form=recorders.form)
 
 
-async def test_the_client_keeps_what_ran_before_in_the_same_partition(serve, keepers, redis):
+async def test_the_client_keeps_what_ran_before_in_the_same_partition(serve, recorders, redis):
     ran: list[str] = []
 
     async def runs(params: FunctionCallParams) -> None:
@@ -122,18 +122,18 @@ async def test_the_client_keeps_what_ran_before_in_the_same_partition(serve, kee
     mistral = serve(
         Reply("Hello."), calls("book"), calls("order"), Reply("Late.", wait=30), Reply("Yes.")
     )
-    wire, cut_off = await partitioned(redis, keepers)
+    wire, cut_off = await partitioned(redis, recorders)
     async with Machine(mistral, await cut_off.open(), tools=tools) as one:
-        one.keeper.line = client = Client()
+        one.recorder.line = client = Client()
         await one.goes_on()
-        await written(one.keeper)
+        await written(one.recorder)
         wire.cut()
         await one.call.begin("Book a table, and order a taxi.")
         await until(lambda: len(asked(mistral)) == 4)
         assert ran == ["book", "order"]
         said = {"heard": "Hello.", "ended": True, "asked": "Book a table, and order a taxi."}
-        keeper = await keepers.open(one.keeper.id, **said, note=client.note)
-        async with Machine(mistral, keeper, tools=tools) as two:
+        recorder = await recorders.open(one.recorder.id, **said, note=client.note)
+        async with Machine(mistral, recorder, tools=tools) as two:
             await two.goes_on()
             results = [m for m in asked(mistral)[-1]["messages"] if m["role"] == "tool"]
             assert len(results) == 2
@@ -154,12 +154,12 @@ class Stuck(Client):
 
 
 async def test_a_function_that_an_interruption_kept_from_starting_was_not_started(
-    serve, keepers, redis
+    serve, recorders, redis
 ):
     mistral = serve(Reply("Hello."), calls("book"), Reply("Yes?"), Reply("Still here."))
     KEYS.clear()
-    async with Machine(mistral, await keepers.open(), tools=[tool("book", books)]) as one:
-        one.keeper.line = client = Stuck()
+    async with Machine(mistral, await recorders.open(), tools=[tool("book", books)]) as one:
+        one.recorder.line = client = Stuck()
         await one.goes_on()
         redis.pause()
         try:
@@ -169,21 +169,21 @@ async def test_a_function_that_an_interruption_kept_from_starting_was_not_starte
         finally:
             redis.resume()
         await one.call.say("No, wait.")
-        await written(one.keeper)
-        two = await keepers.open(one.keeper.id)
+        await written(one.recorder)
+        two = await recorders.open(one.recorder.id)
         assert KEYS == []
         assert two._functions.started == {}
         await two.close(over=False)
 
 
-async def noted(keeper: CallKeeper, *calls: Planned) -> list[str]:
-    return list(await keeper.calls(calls))
+async def noted(recorder: CallRecorder, *calls: Planned) -> list[str]:
+    return list(await recorder.on_function_calls(calls))
 
 
-async def test_a_redis_that_lost_its_calls_proves_nothing_about_who_has_them(keepers, redis):
-    one = await keepers.open()
+async def test_a_redis_that_lost_its_calls_proves_nothing_about_who_has_them(recorders, redis):
+    one = await recorders.open()
     assert await noted(one, ONE) == []
-    await keepers.open(one.id)  # another machine has it, and Redis forgets that
+    await recorders.open(one.id)  # another machine has it, and Redis forgets that
     redis.kill()
     redis.start()
     assert await noted(one, TWO) == [TWO.id]
@@ -193,34 +193,34 @@ async def test_a_redis_that_lost_its_calls_proves_nothing_about_who_has_them(kee
     await one.close(over=False)
 
 
-async def test_a_machine_whose_taking_was_lost_is_not_the_owner(keepers, redis):
-    one = await keepers.open()
-    before = await keepers.store._redis.dump(f"call:{one.id}")
-    two = await keepers.open(one.id)
+async def test_a_machine_whose_taking_was_lost_is_not_the_owner(recorders, redis):
+    one = await recorders.open()
+    before = await recorders.store._redis.dump(f"call:{one.id}")
+    two = await recorders.open(one.id)
     # A replica that had not heard of it took over from the master.
-    await keepers.store._redis.restore(f"call:{one.id}", 60_000, before, replace=True)
+    await recorders.store._redis.restore(f"call:{one.id}", 60_000, before, replace=True)
     assert await noted(one, ONE) == []
     assert await noted(two, TWO) == [TWO.id]
-    for keeper in (one, two):
-        await keeper.close(over=False)
+    for recorder in (one, two):
+        await recorder.close(over=False)
 
 
-async def test_what_is_written_anew_is_whole_also_where_no_replica_confirms(keepers, redis):
+async def test_what_is_written_anew_is_whole_also_where_no_replica_confirms(recorders, redis):
     store = Store(f"{redis.url}?replicas=1")
-    lonely = Keepers(store, form=keepers.form)
-    keeper = await lonely.open()
-    keeper._snapshot.turn = 3
+    lonely = CallRecorders(store, form=recorders.form)
+    recorder = await lonely.open()
+    recorder._snapshot.turn = 3
     redis.kill()
     redis.start()
-    assert await noted(keeper, ONE) == [ONE.id]
-    assert await store._redis.hexists(f"call:{keeper.id}", "snapshot")
-    await keeper.close(over=False)
+    assert await noted(recorder, ONE) == [ONE.id]
+    assert await store._redis.hexists(f"call:{recorder.id}", "snapshot")
+    await recorder.close(over=False)
     await store.close()
 
 
-async def test_what_cannot_have_an_effect_needs_no_note(serve, keepers, redis):
+async def test_what_cannot_have_an_effect_needs_no_note(serve, recorders, redis):
     mistral = serve(calls("no_such_function"), Reply("There is none."))
-    async with Machine(mistral, await keepers.open()) as one:
+    async with Machine(mistral, await recorders.open()) as one:
         redis.pause()
         try:
             await one.call.say("Do it.", turns=2)
@@ -230,10 +230,10 @@ async def test_what_cannot_have_an_effect_needs_no_note(serve, keepers, redis):
         assert "not available now" not in result["content"]
 
 
-async def test_a_function_that_the_bot_itself_calls_is_noted_too(serve, keepers, redis):
+async def test_a_function_that_the_bot_itself_calls_is_noted_too(serve, recorders, redis):
     KEYS.clear()
     mistral = serve(Reply("Hello."), Reply("Not now."))
-    async with Machine(mistral, await keepers.open(), tools=[tool("book", books)]) as one:
+    async with Machine(mistral, await recorders.open(), tools=[tool("book", books)]) as one:
         await one.goes_on()
         context = one.call.context
         own = FunctionCallFromLLM("book", "call00001", {"at": "8"}, context)
@@ -246,19 +246,19 @@ async def test_a_function_that_the_bot_itself_calls_is_noted_too(serve, keepers,
     assert KEYS == []
 
 
-async def test_a_call_of_which_only_the_client_has_a_note_goes_on(serve, keepers, redis):
+async def test_a_call_of_which_only_the_client_has_a_note_goes_on(serve, recorders, redis):
     """Redis knows that there is such a call, and no turn of it."""
     KEYS.clear()
     mistral = serve(calls("book"), Reply("Late.", wait=30), Reply("It may be booked."))
-    wire, cut_off = await partitioned(redis, keepers)
+    wire, cut_off = await partitioned(redis, recorders)
     tools = [tool("book", books)]
     async with Machine(mistral, await cut_off.open(), tools=tools) as one:
-        one.keeper.line = client = Client()
+        one.recorder.line = client = Client()
         wire.cut()
         await one.call.begin("Book a table.")
         await until(lambda: len(asked(mistral)) == 2)
         async with Machine(
-            mistral, await keepers.open(one.keeper.id, note=client.note), tools=tools
+            mistral, await recorders.open(one.recorder.id, note=client.note), tools=tools
         ) as two:
             await two.goes_on()
             assert [m["role"] for m in asked(mistral)[-1]["messages"]].count("tool") == 1

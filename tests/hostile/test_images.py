@@ -1,4 +1,4 @@
-"""Small pictures that cost much: refused by their header, or decoded within bounds, apart."""
+"""Small images that cost much: refused by their header, or decoded within bounds, apart."""
 
 import asyncio
 import base64
@@ -18,18 +18,18 @@ from call import Call
 from hostile_images import COSTLY, TOO_LARGE, png, png_of_chunks, webp
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import file_of, frame, halves, opened, photo, shown, url_of, urls_in
+from images import file_of, frame, halves, opened, photo, shown, url_of, urls_in
 from PIL import Image
 from pipecat.processors.aggregators.llm_context import LLMContext
 
 from mistral_service import MistralLLMAdapter, MistralLLMService
 from mistral_service.conversation import data_urls, fair, isolation
-from mistral_service.conversation import pictures as module
+from mistral_service.conversation import image_cache as module
 from mistral_service.conversation.data_urls import MOST_CHARACTERS, read_data_url
 from mistral_service.conversation.encoding import Encoded, Form
 from mistral_service.conversation.fair import FairThreads
-from mistral_service.conversation.parts import UNREADABLE_PICTURE, PictureError
-from mistral_service.conversation.pictures import Pictures
+from mistral_service.conversation.image_cache import ImageCache
+from mistral_service.conversation.parts import UNREADABLE_PICTURE, ImageError
 from mistral_service.local import Reply
 from mistral_service.settings import BadSetting
 
@@ -103,7 +103,7 @@ async def test_ten_webps_of_34_bytes_are_told_and_the_turn_goes_on(serve, servic
     assert said.count(UNREADABLE_PICTURE) == 10
 
 
-async def test_how_many_pixels_a_picture_may_have_is_a_setting(serve, service_for):
+async def test_how_many_pixels_a_image_may_have_is_a_setting(serve, service_for):
     mistral = serve(Reply("I see.", times=None))
     url = url_of(file_of(halves(64, 32)))
     settings = Settings(max_image_pixels=2047)
@@ -121,7 +121,7 @@ def test_raw_pixels_have_the_same_limit():
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "PNG"])
-def test_a_picture_of_the_most_pixels_is_sent(kind: str):
+def test_a_image_of_the_most_pixels_is_sent(kind: str):
     """With all that makes its decoder ask for more memory: alpha, and frames that move."""
     image = Image.new("RGBA", (4096, 4096), (200, 0, 0, 128))
     dot = image.copy()
@@ -153,7 +153,7 @@ def test_a_jpeg_of_fifty_megapixels_is_decoded_at_a_reduced_size(options: dict):
 
 
 @pytest.mark.parametrize("name", COSTLY)
-def test_a_file_of_few_pixels_costs_no_more_than_a_picture_may(name: str):
+def test_a_file_of_few_pixels_costs_no_more_than_a_image_may(name: str):
     data = COSTLY[name]()
     isolation._end_all()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -176,7 +176,7 @@ def test_the_process_that_decodes_knows_no_key(monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(psutil, "RLIMIT_AS"), reason="the kernel has no such limits")
-def test_the_kernel_limits_the_memory_and_time_that_a_picture_takes():
+def test_the_kernel_limits_the_memory_and_time_that_a_image_takes():
     isolation._end_all()
     bomb, made = COSTLY["jpeg of scans"](), []
     thread = threading.Thread(
@@ -205,7 +205,7 @@ def test_a_process_that_was_killed_is_replaced():
             process.wait()
 
 
-def test_where_no_process_can_be_started_the_picture_is_not_to_blame(monkeypatch):
+def test_where_no_process_can_be_started_the_image_is_not_to_blame(monkeypatch):
     isolation._end_all()
     data = file_of(halves())
     with monkeypatch.context() as patch:
@@ -230,15 +230,15 @@ def test_what_the_process_answers_is_not_taken_on_trust(head: dict):
         isolation._answer(head, b"given", b"made")
 
 
-# --- one caller's pictures do not wait behind another's ------------------------------------------
+# --- one caller's images do not wait behind another's ------------------------------------------
 
 
-async def test_one_good_picture_does_not_wait_for_ten_hostile_ones_of_another_call():
+async def test_one_good_image_does_not_wait_for_ten_hostile_ones_of_another_call():
     order: list[str] = []
-    attacker, caller = Pictures(), Pictures()
+    attacker, caller = ImageCache(), ImageCache()
 
-    async def done(pictures: Pictures, url: str, name: str) -> None:
-        await pictures.make_ready([url], 8, FORM)
+    async def done(images: ImageCache, url: str, name: str) -> None:
+        await images.make_ready([url], 8, FORM)
         order.append(name)
 
     bombs = [url_of(png_of_chunks(200_000 + n)) for n in range(1, 11)]
@@ -251,22 +251,22 @@ async def test_one_good_picture_does_not_wait_for_ten_hostile_ones_of_another_ca
     assert order.count("hostile") <= 3
 
 
-async def test_broken_pictures_are_tried_once_and_not_without_number(monkeypatch):
+async def test_broken_images_are_tried_once_and_not_without_number(monkeypatch):
     tried: list[bytes] = []
 
     def counting(data: bytes, *rest):
         tried.append(data)
-        return PictureError("broken")
+        return ImageError("broken")
 
     monkeypatch.setattr(module, "encode", counting)
     urls = [url_of(b"%d" % n) for n in range(1000)]
-    pictures = Pictures()
-    first = await pictures.make_ready(urls, 8, FORM)
+    images = ImageCache()
+    first = await images.make_ready(urls, 8, FORM)
     assert len(first) == 1000
-    assert all(isinstance(fault, PictureError) for fault in first.values())
+    assert all(isinstance(fault, ImageError) for fault in first.values())
     assert len({id(fault) for fault in first.values()}) == 25  # those tried, and one for the rest
     assert len(tried) == 24
-    again = await pictures.make_ready(urls, 8, FORM)
+    again = await images.make_ready(urls, 8, FORM)
     assert len(tried) == 24
     assert all(again[url] is first[url] for url in urls)
 
@@ -294,10 +294,10 @@ async def test_frames_that_come_faster_than_they_are_made_ready_do_not_fill_the_
     shown_last = json.dumps(mistral.exchanges[-1].request)
     assert shown_last.count(UNREADABLE_PICTURE) == 68
     [error] = call.errors
-    assert "this call has more pictures waiting than 32" in error.error
+    assert "this call has more images waiting than 32" in error.error
 
 
-async def test_the_pictures_in_a_context_have_a_limit(serve, service_for):
+async def test_the_images_in_a_context_have_a_limit(serve, service_for):
     mistral = serve(Reply("I see.", times=None))
     size = len(file_of(photo(200, 200), "JPEG"))
     settings = Settings(max_context_images_bytes=4 * size)
@@ -324,39 +324,39 @@ async def test_the_pictures_in_a_context_have_a_limit(serve, service_for):
 # --- after a fork -------------------------------------------------------------------------------
 
 
-def test_after_a_fork_the_child_s_pictures_are_made_ready():
+def test_after_a_fork_the_child_s_images_are_made_ready():
     [answer] = run(
         """
 import asyncio, base64, io, json, os, select, signal, threading
 from PIL import Image
-from mistral_service.conversation import pictures as module
+from mistral_service.conversation import image_cache as module
 from mistral_service.conversation.encoding import Form
-from mistral_service.conversation.pictures import Pictures
+from mistral_service.conversation.image_cache import ImageCache
 
 def url(n):
     data = io.BytesIO()
     Image.new("RGB", (2000, 9), (n, 0, 0)).save(data, "PNG")
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
-pictures, encode, stop = Pictures(), module.encode, threading.Event()
-asyncio.run(pictures.make_ready([url(1)], 8, Form()))  # threads and a process are there
+images, encode, stop = ImageCache(), module.encode, threading.Event()
+asyncio.run(images.make_ready([url(1)], 8, Form()))  # threads and a process are there
 
 def blocked(*given):
     stop.wait()
     return encode(*given)
 
 async def begin():
-    task = asyncio.ensure_future(pictures.make_ready([url(2), url(3)], 8, Form()))
+    task = asyncio.ensure_future(images.make_ready([url(2), url(3)], 8, Form()))
     await asyncio.sleep(0)
     task.cancel()
 
 module.encode = blocked
-asyncio.run(begin())  # and one picture is in work, another waits
+asyncio.run(begin())  # and one image is in work, another waits
 answers, sink = os.pipe()
 child = os.fork()
 if child == 0:
     module.encode = encode
-    made = asyncio.run(pictures.make_ready([url(n) for n in range(1, 6)], 8, Form()))
+    made = asyncio.run(images.make_ready([url(n) for n in range(1, 6)], 8, Form()))
     os.write(sink, json.dumps([isinstance(each, str) for each in made.values()]).encode())
     os._exit(0)
 os.close(sink)
@@ -366,7 +366,7 @@ os.kill(child, signal.SIGKILL)
 os.waitpid(child, 0)
 stop.set()
 module.encode = encode
-made = asyncio.run(pictures.make_ready([url(7)], 8, Form()))  # the parent's are still there
+made = asyncio.run(images.make_ready([url(7)], 8, Form()))  # the parent's are still there
 assert all(isinstance(each, str) for each in made.values())
 """
     )
@@ -393,7 +393,7 @@ async def test_a_url_that_is_too_long_is_not_even_looked_at():
     for _ in range(2):
         params = await adapter.get_llm_invocation_params(context)
         assert params["messages"] == [{"role": "user", "content": UNREADABLE_PICTURE}]
-        assert adapter.run.faults == [adapter.pictures.oversized]
+        assert adapter.run.faults == [adapter.images.oversized]
 
 
 async def test_a_url_is_read_outside_of_the_loop_s_thread(monkeypatch):
@@ -404,7 +404,7 @@ async def test_a_url_is_read_outside_of_the_loop_s_thread(monkeypatch):
         return read_data_url(url)
 
     monkeypatch.setattr(module, "read_data_url", reading)
-    await Pictures().make_ready([url_of(file_of(halves()))], 8, FORM)
+    await ImageCache().make_ready([url_of(file_of(halves()))], 8, FORM)
     assert threads
     assert threading.current_thread() not in threads
 
@@ -430,21 +430,21 @@ def test_percent_encoding_is_read_in_pieces(data: bytes):
         assert read_data_url(url)[1] == data
 
 
-async def test_a_url_full_of_spaces_is_a_picture_all_the_same():
+async def test_a_url_full_of_spaces_is_a_image_all_the_same():
     data = file_of(halves())
     text = base64.b64encode(data).decode()
     url = "data:image/png;base64," + "".join(c + " \n" * 1000 for c in text)
-    sent = await Pictures().make_ready([url], 8, FORM)
+    sent = await ImageCache().make_ready([url], 8, FORM)
     assert opened(str(sent[url])).size == halves().size
 
 
 def test_what_is_hostile_in_a_file_s_text_does_not_reach_a_log():
     data = b"P2\n" + b"\x1b[31mfatal\n" * 3
     made = isolation.encode(data, (0, 0), "image/x", FORM)
-    assert isinstance(made, PictureError)
+    assert isinstance(made, ImageError)
     assert str(made).isprintable()
     assert len(str(made)) <= 200
-    assert png(1, 1)  # the builder of this file's bombs makes pictures, too
+    assert png(1, 1)  # the builder of this file's bombs makes images, too
     assert isinstance(isolation.encode(png(1, 1), (0, 0), "image/png", FORM), Encoded)
 
 
@@ -467,7 +467,7 @@ def test_sessions_take_turns_however_much_one_of_them_sends():
     assert order == ["one 0", "two 0", "one 1", "two 1", "one 2", "one 3", "one 4"]
 
 
-def test_a_session_has_one_picture_in_work_and_leaves_the_other_thread_to_others():
+def test_a_session_has_one_image_in_work_and_leaves_the_other_thread_to_others():
     threads, go = FairThreads(2, "test"), threading.Event()
     one, two = Session(), Session()
     first, second = threads.submit(one, go.wait), threads.submit(one, go.wait)
@@ -478,7 +478,7 @@ def test_a_session_has_one_picture_in_work_and_leaves_the_other_thread_to_others
     assert second.result(60)
 
 
-def test_sessions_whose_pictures_are_slow_leave_a_thread_to_the_others(monkeypatch):
+def test_sessions_whose_images_are_slow_leave_a_thread_to_the_others(monkeypatch):
     threads, go = FairThreads(2, "test"), threading.Event()
     slow = [Session(), Session(), Session()]
     monkeypatch.setattr(fair, "_SLOW_SECONDS", -1.0)

@@ -165,7 +165,7 @@ def test_a_body_without_an_end_is_not_read(endpoint):
     assert taken < 32_000_000
 
 
-def test_what_mistral_takes_of_pictures_is_within_the_bound():
+def test_what_mistral_takes_of_images_is_within_the_bound():
     assert MOST_BYTES > 8 * 10 * 1024 * 1024 * 4 / 3
 
 

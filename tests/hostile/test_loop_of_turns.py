@@ -21,7 +21,7 @@ from pipecat.utils.string import match_endofsentence
 from work import lines_of
 
 from mistral_service.conversation.calls import Call as ToolCallMade
-from mistral_service.conversation.rules import Run, apply_rules
+from mistral_service.conversation.rules import Conversion, apply_rules
 from mistral_service.local import LocalMistral
 from mistral_service.local.pieces import Raw
 from mistral_service.pipecat.functions import MAX_RESULT, TOO_LARGE, readable
@@ -101,7 +101,7 @@ CONTEXTS: dict[str, Callable[[], list[Any]]] = {
     "20,000 messages of the user": lambda: [dict(USER) for _ in range(20_000)],
     "20,000 messages in turn": lambda: [dict(USER), dict(NOON)] * 10_000,
     "20,000 instructions": lambda: [{"role": "developer", "content": "Be."}] * 20_000,
-    "20,000 pictures": lambda: [{"role": "user", "content": [PICTURE]} for _ in range(20_000)],
+    "20,000 images": lambda: [{"role": "user", "content": [PICTURE]} for _ in range(20_000)],
     "4 MB of calls and results": lambda: calls_and_results(1_000, 2_000),
     "10,000 calls of foreign ids": lambda: calls_and_results(10_000, 20, "call_foreign_{}"),
     "5,000 calls side by side": lambda: group(5_000),
@@ -280,7 +280,7 @@ GROWING: dict[str, Callable[[int], list[Any]]] = {
 def test_the_rules_do_work_in_proportion_to_the_conversation(name: str):
     def work(count: int) -> int:
         messages = GROWING[name](count)
-        return lines_of(lambda: apply_rules(messages, Run(has_tools=True)))
+        return lines_of(lambda: apply_rules(messages, Conversion(has_tools=True)))
 
     assert work(400) < 5 * work(100)
 

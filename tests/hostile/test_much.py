@@ -5,8 +5,8 @@ import tracemalloc
 import pytest
 from work import lines_of
 
+from mistral_service.conversation.conversion import Conversion
 from mistral_service.conversation.foreign import in_mistrals_form
-from mistral_service.conversation.run import Run
 from mistral_service.reply.overlap import Overlap
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.wire.chunks import Chunk, ToolCallDelta
@@ -114,7 +114,7 @@ FOREIGN = {
 def test_the_work_for_a_history_of_another_api_is_linear(kind):
     def work(count: int) -> int:
         history = FOREIGN[kind](count)
-        return lines_of(lambda: in_mistrals_form(history, Run()))
+        return lines_of(lambda: in_mistrals_form(history, Conversion()))
 
     few, many = work(500), work(2_000)
     assert many < 5 * few

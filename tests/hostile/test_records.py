@@ -19,10 +19,10 @@ from scale_redis import RedisServer, redis
 from mistral_service import MistralLLMService
 from mistral_service.reply.calls import Ledger, Planned
 from mistral_service.scale import bounds
-from mistral_service.scale.keepable import kept_settings
-from mistral_service.scale.keeper import CallKeeper, Keepers, UnknownCall
-from mistral_service.scale.pieces import PIECE, parse, pieces
+from mistral_service.scale.incremental_json import PIECE, parse, pieces
 from mistral_service.scale.record import read
+from mistral_service.scale.recordable_settings import recorded_settings
+from mistral_service.scale.recorder import CallRecorder, CallRecorders, UnknownCall
 from mistral_service.scale.sealing import Form, Unreadable
 from mistral_service.scale.snapshot import (
     LIMIT,
@@ -61,7 +61,7 @@ async def store(redis: RedisServer) -> AsyncIterator[Store]:
 
 
 def service(**settings: Any) -> Any:
-    """What a keeper sees of a service."""
+    """What a recorder sees of a service."""
 
     async def update(delta: Any) -> None:
         pass
@@ -70,13 +70,15 @@ def service(**settings: Any) -> Any:
     return SimpleNamespace(ledger=Ledger(), _settings=given, _update_settings=update)
 
 
-async def begun(keepers: Keepers, *messages: Any, **settings: Any) -> CallKeeper:
+async def begun(recorders: CallRecorders, *messages: Any, **settings: Any) -> CallRecorder:
     """A call in its first turn, which is written."""
-    keeper = await keepers.open(CALL, create=True)
-    keeper._listens = True  # there is no pipeline to listen to
-    await keeper.begins(service(**settings), LLMContext([dict(m) for m in messages or (USER,)]))
-    await until(lambda: keeper._writer.idle)
-    return keeper
+    recorder = await recorders.open(CALL, create=True)
+    recorder._listens = True  # there is no pipeline to listen to
+    await recorder.on_turn_start(
+        service(**settings), LLMContext([dict(m) for m in messages or (USER,)])
+    )
+    await until(lambda: recorder._writer.idle)
+    return recorder
 
 
 async def lies(store: Store, call_id: str = CALL) -> dict[bytes, bytes]:
@@ -91,23 +93,25 @@ async def test_by_default_nothing_that_is_said_can_be_read_in_redis(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("MISTRAL_API_KEY", SECRET)
-    one, two = Keepers(store), Keepers(store)  # two machines, without any configuration
-    keeper = await begun(one)
+    one, two = CallRecorders(store), CallRecorders(store)  # two machines, without any configuration
+    recorder = await begun(one)
     for field in (await lies(store)).values():
         with pytest.raises(zlib.error):
             zlib.decompress(field)
         assert b"4111" not in field
-    await keeper.close(over=False)
+    await recorder.close(over=False)
     assert (await two.open(CALL))._snapshot.messages == [USER]
 
 
 async def test_the_key_of_another_account_opens_nothing(store: Store):
-    keeper = await begun(Keepers(store, form=Form.from_environment({"MISTRAL_API_KEY": SECRET})))
-    other = Keepers(store, form=Form.from_environment({"MISTRAL_API_KEY": SECRET + "x"}))
+    recorder = await begun(
+        CallRecorders(store, form=Form.from_environment({"MISTRAL_API_KEY": SECRET}))
+    )
+    other = CallRecorders(store, form=Form.from_environment({"MISTRAL_API_KEY": SECRET + "x"}))
     with pytest.raises(Unreadable) as told:
         await other.open(CALL)
     assert SECRET not in str(told.value)
-    await keeper.close(over=True)
+    await recorder.close(over=True)
 
 
 def test_without_a_key_calls_are_kept_in_the_clear_only_where_that_is_said():
@@ -172,11 +176,11 @@ async def test_what_may_hold_a_secret_is_not_kept(
     settings: dict[str, Any], store: Store, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("CRM_API_KEY", SECRET)
-    keeper = await begun(Keepers(store, form=Form()), temperature=0.2, **settings)
+    recorder = await begun(CallRecorders(store, form=Form()), temperature=0.2, **settings)
     snapshot = zlib.decompress((await lies(store))[b"snapshot"])
     assert SECRET.encode() not in snapshot
     assert json.loads(snapshot)["settings"]["temperature"] == 0.2
-    await keeper.close(over=True)
+    await recorder.close(over=True)
 
 
 def test_settings_without_a_secret_are_kept():
@@ -191,7 +195,7 @@ def test_settings_without_a_secret_are_kept():
         "metadata": {"team": "support", "link": "https://example.com/a?b=c"},
         "prompt_cache_key": "conversation-7",
     }
-    kept = kept_settings(MistralLLMService.Settings(**given, extra={"safe_prompt": True}))
+    kept = recorded_settings(MistralLLMService.Settings(**given, extra={"safe_prompt": True}))
     assert {name: kept[name] for name in given} == given
     assert kept["extra"] == {"safe_prompt": True}
 
@@ -240,13 +244,13 @@ def test_what_unpacks_to_gigabytes_is_refused_within_a_bound(tmp_path: Path):
 
 
 async def test_a_field_that_is_larger_than_any_that_is_kept_is_not_sent(store: Store):
-    await (await begun(Keepers(store, form=Form()))).close(over=False)
+    await (await begun(CallRecorders(store, form=Form()))).close(over=False)
     await store._redis.hset("call:" + CALL, "snapshot", b"x" * (PACKED_MOST + 1))
     held = await store.look(CALL)
     assert held is not None
     assert held.fields["snapshot"] == b""
     with pytest.raises(Unreadable):
-        await Keepers(store, form=Form()).open(CALL)
+        await CallRecorders(store, form=Form()).open(CALL)
 
 
 @pytest.mark.parametrize(
@@ -293,12 +297,14 @@ async def test_a_conversation_that_is_too_large_is_warned_of_once(store: Store):
 
     warnings: list[str] = []
     sink = logger.add(lambda message: warnings.append(message.record["message"]), level="WARNING")
-    keepers = Keepers(store, form=Form(), limit=10_000)
-    keeper = await begun(keepers, {"role": "user", "content": "x" * 20_000})
+    recorders = CallRecorders(store, form=Form(), limit=10_000)
+    recorder = await begun(recorders, {"role": "user", "content": "x" * 20_000})
     for _ in range(3):
-        await keeper.begins(service(), LLMContext([{"role": "user", "content": "x" * 20_000}]))
-        await until(lambda: keeper._writer.idle)
-    await keeper.close(over=True)
+        await recorder.on_turn_start(
+            service(), LLMContext([{"role": "user", "content": "x" * 20_000}])
+        )
+        await until(lambda: recorder._writer.idle)
+    await recorder.close(over=True)
     logger.remove(sink)
     assert len([w for w in warnings if "larger than is kept" in w]) == 1
 
@@ -311,13 +317,15 @@ async def test_what_json_cannot_hold_keeps_no_call_from_being_kept(store: Store)
         deep = [deep]
     odd = [loop, deep, {("a", "b"): 1}, 10**5000, {1: "x", "y": float("nan")}, b"\xff" * 100_000]
     messages = [{"role": "user", "content": [{"type": "odd", "odd": each}]} for each in odd]
-    keepers = Keepers(store, form=Form())
-    keeper = await begun(keepers, *messages, USER)
-    await keeper.calls([Planned(f"call{n:05}", "f", {"odd": each}) for n, each in enumerate(odd)])
+    recorders = CallRecorders(store, form=Form())
+    recorder = await begun(recorders, *messages, USER)
+    await recorder.on_function_calls(
+        [Planned(f"call{n:05}", "f", {"odd": each}) for n, each in enumerate(odd)]
+    )
     for n, each in enumerate(odd[4:]):
-        await keeper.returned(f"call{n:05}", each)
-    await keeper.close(over=False)
-    taken = await keepers.open(CALL)
+        await recorder.on_function_result(f"call{n:05}", each)
+    await recorder.close(over=False)
+    taken = await recorders.open(CALL)
     assert taken._snapshot.messages[-1] == USER
     assert len(taken._snapshot.messages) == len(messages) + 1
     assert len(taken._functions.started) == len(odd)
@@ -428,7 +436,7 @@ async def test_a_take_that_fails_changes_nothing_and_renews_nothing(name: str, s
     before = await lies(store)
     for _ in range(20):
         with pytest.raises(TooNew if name == "newer" else Unreadable):
-            await Keepers(store, form=Form(), keep_seconds=3600).open(CALL, heard="x")
+            await CallRecorders(store, form=Form(), keep_seconds=3600).open(CALL, heard="x")
     assert await lies(store) == before
     assert await store._redis.pttl("call:" + CALL) <= 5000
     assert await store.write(CALL, taken.fence, {}, 30.0)  # its owner, who can read it, goes on
@@ -439,13 +447,13 @@ async def test_at_a_carriers_door_such_a_call_begins_anew(name: str, store: Stor
     owner = await store.take(CALL, 30.0, create=True)
     assert owner is not None
     await store.write(CALL, owner.fence, UNREADABLE[name], 30.0)
-    keepers = Keepers(store, form=Form())
-    keeper = await keepers.open(CALL, create=True)
-    assert (keeper.resumed, keeper.begun_anew, keeper.waits) == (False, True, False)
+    recorders = CallRecorders(store, form=Form())
+    recorder = await recorders.open(CALL, create=True)
+    assert (recorder.resumed, recorder.begun_anew, recorder.is_pending) == (False, True, False)
     assert set(await lies(store)) == {b"fence"}
     assert not await store.write(CALL, owner.fence, {}, 30.0)  # fenced: the line is here now
-    await keeper.close(over=False)
-    again = await keepers.open(CALL, create=True)  # and it does not begin anew for ever
+    await recorder.close(over=False)
+    again = await recorders.open(CALL, create=True)  # and it does not begin anew for ever
     assert (again.resumed, again.begun_anew) == (True, False)
     await again.close(over=True)
 
@@ -453,14 +461,14 @@ async def test_at_a_carriers_door_such_a_call_begins_anew(name: str, store: Stor
 async def test_looking_for_calls_that_are_not_there_writes_nothing(store: Store):
     for n in range(20):
         with pytest.raises(UnknownCall):
-            await Keepers(store, form=Form()).open(f"nosuchcall{n:04}")
+            await CallRecorders(store, form=Form()).open(f"nosuchcall{n:04}")
     assert await store._redis.dbsize() == 0
 
 
 async def test_of_two_that_take_a_call_at_once_one_has_it(store: Store):
-    keepers = Keepers(store, form=Form())
-    await (await begun(keepers)).close(over=False)
-    takers = await asyncio.gather(*(keepers.open(CALL) for _ in range(3)))
+    recorders = CallRecorders(store, form=Form())
+    await (await begun(recorders)).close(over=False)
+    takers = await asyncio.gather(*(recorders.open(CALL) for _ in range(3)))
     fences = [taker._writer._fence for taker in takers]
     assert len(set(fences)) == 3
     kept = [await store.write(CALL, fence, {}, 30.0) for fence in fences]
@@ -473,18 +481,18 @@ async def test_of_two_that_take_a_call_at_once_one_has_it(store: Store):
 async def test_words_that_are_written_while_a_call_is_taken_are_not_lost(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ):
-    keepers = Keepers(store, form=Form())
-    owner = await begun(keepers)
+    recorders = CallRecorders(store, form=Form())
+    owner = await begun(recorders)
     looked = store.look
 
     async def look(call_id: str) -> Any:
         held = await looked(call_id)
-        owner.says("It is noon.")
+        owner.on_text("It is noon.")
         await owner._writer._write()
         return held
 
     monkeypatch.setattr(store, "look", look)
-    taker = await keepers.open(CALL)
+    taker = await recorders.open(CALL)
     assert taker._journal.words == "It is noon."
-    for keeper in (owner, taker):
-        await keeper.close(over=False)
+    for recorder in (owner, taker):
+        await recorder.close(over=False)

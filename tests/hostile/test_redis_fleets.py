@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import until
 from cryptography.fernet import Fernet
-from kept import Client
 from ports import free_port
+from recorded import Client
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -24,13 +24,13 @@ from mistral_service.reply.calls import Planned
 from mistral_service.scale import connect
 from mistral_service.scale.budget import SharedBudget
 from mistral_service.scale.connect import Address
-from mistral_service.scale.keeper import Keepers
+from mistral_service.scale.recorder import CallRecorders
 from mistral_service.scale.sealing import Form
 from mistral_service.scale.store import Store
-from mistral_service.surroundings import Ask, Rank
+from mistral_service.turn.ports import Rank, RequestEstimate
 from mistral_service.wire.errors import HeldBack
 
-ASK = Ask("account", "model", 100, Rank.TURN)
+ASK = RequestEstimate("account", "model", 100, Rank.TURN)
 PASSWORD = "a-password"
 
 
@@ -137,24 +137,26 @@ async def test_a_replica_confirms_what_was_written_or_the_caller_knows(servers: 
 async def test_a_function_waits_for_the_replica_that_would_take_over(servers: Servers):
     master, replica = await with_replica(servers)
     store = Store(f"redis://:{PASSWORD}@127.0.0.1:{master}/0?replicas=1", timeout=2.0)
-    keepers = Keepers(store, form=Form([Fernet.generate_key().decode()]))
-    keeper = await keepers.open()
+    recorders = CallRecorders(store, form=Form([Fernet.generate_key().decode()]))
+    recorder = await recorders.open()
     try:
-        assert await keeper.calls([Planned("call00001", "book", {})]) == ()
+        assert await recorder.on_function_calls([Planned("call00001", "book", {})]) == ()
         servers.signal(replica, signal.SIGSTOP)
-        assert list(await keeper.calls([Planned("call00002", "book", {})])) == ["call00002"]
+        assert list(await recorder.on_function_calls([Planned("call00002", "book", {})])) == [
+            "call00002"
+        ]
         # What needs no note does not wait for it.
-        await keeper.ends(complete=True)
+        await recorder.on_turn_end(complete=True)
         await until(lambda: store.stats.operations > 3)
         servers.signal(replica, signal.SIGCONT)
-        assert await keeper.calls([Planned("call00003", "book", {})]) == ()
+        assert await recorder.on_function_calls([Planned("call00003", "book", {})]) == ()
         after_a_failover = Redis(port=replica, password=PASSWORD)
-        kept = await after_a_failover.hget(f"call:{keeper.id}", "calls")
+        kept = await after_a_failover.hget(f"call:{recorder.id}", "calls")
         await after_a_failover.aclose()
-        assert set(keepers.form.unpack(kept)) == {"call00001", "call00003"}
+        assert set(recorders.form.unpack(kept)) == {"call00001", "call00003"}
     finally:
         servers.signal(replica, signal.SIGCONT)
-        await keeper.close(over=False)
+        await recorder.close(over=False)
         await store.close()
 
 
@@ -177,7 +179,7 @@ async def test_sentinels_lead_to_the_new_master_which_knows_what_was_let_out(ser
     budget = SharedBudget(url, requests_per_minute=4, margin=0)
     try:
         for _ in range(3):
-            await budget.admit(ASK)
+            await budget.acquire(ASK)
         await until(lambda: budget._of(ASK).seen is not None)
         assert not budget.stats.local
         servers.signal(master, signal.SIGKILL)
@@ -188,9 +190,9 @@ async def test_sentinels_lead_to_the_new_master_which_knows_what_was_let_out(ser
                 break
             await asyncio.sleep(0.1)
         assert not budget.stats.local
-        await budget.admit(ASK)
+        await budget.acquire(ASK)
         with pytest.raises(HeldBack):
-            await budget.admit(ASK)
+            await budget.acquire(ASK)
     finally:
         await budget.close()
 
@@ -213,11 +215,11 @@ async def test_a_cluster_holds_the_budget_of_each_account_on_one_node(servers: S
     budgets = [SharedBudget(url, requests_per_minute=3, margin=0) for _ in range(2)]
     try:
         for account in "abcdef":
-            ask = Ask(account, "model", 100, Rank.TURN)
+            ask = RequestEstimate(account, "model", 100, Rank.TURN)
             for budget in (*budgets, budgets[0]):
-                await budget.admit(ask)
+                await budget.acquire(ask)
             with pytest.raises(HeldBack):
-                await budgets[1].admit(ask)
+                await budgets[1].acquire(ask)
         await until(lambda: all(budget.stats.processes == 2 for budget in budgets))
         assert not any(budget.stats.local for budget in budgets)
     finally:
@@ -284,20 +286,22 @@ async def test_a_call_that_replicas_do_not_know_to_be_ours_starts_nothing_withou
 ):
     master, replica = await with_replica(servers)
     store = Store(f"redis://:{PASSWORD}@127.0.0.1:{master}/0?replicas=1", timeout=2.0)
-    keepers = Keepers(store, form=Form([Fernet.generate_key().decode()]))
-    one = await keepers.open()
+    recorders = CallRecorders(store, form=Form([Fernet.generate_key().decode()]))
+    one = await recorders.open()
     servers.signal(replica, signal.SIGSTOP)
-    new = await keepers.open()
-    two = await keepers.open(one.id)
+    new = await recorders.open()
+    two = await recorders.open(one.id)
     try:
         new.line = two.line = Client()
         # A new call is no other machine's. One that was taken over is, if the replica leads.
-        assert await new.calls([Planned("call00001", "book", {})]) == ()
-        assert list(await two.calls([Planned("call00002", "book", {})])) == ["call00002"]
+        assert await new.on_function_calls([Planned("call00001", "book", {})]) == ()
+        assert list(await two.on_function_calls([Planned("call00002", "book", {})])) == [
+            "call00002"
+        ]
         servers.signal(replica, signal.SIGCONT)
-        assert await two.calls([Planned("call00003", "book", {})]) == ()
+        assert await two.on_function_calls([Planned("call00003", "book", {})]) == ()
     finally:
         servers.signal(replica, signal.SIGCONT)
-        for keeper in (one, new, two):
-            await keeper.close(over=False)
+        for recorder in (one, new, two):
+            await recorder.close(over=False)
         await store.close()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipecat.runner.types import RunnerArguments
 
-from mistral_service.surroundings import Surroundings, surroundings
+from mistral_service.turn.ports import SharedServices, shared_services
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
@@ -16,5 +16,5 @@ TEXT = True
 
 async def bot(runner_args: RunnerArguments) -> None:
     """Hold one call, which is kept."""
-    surroundings.set(Surroundings(None, surroundings.get().keeper))
+    shared_services.set(SharedServices(None, shared_services.get().recorder))
     await many_calls_bot.bot(runner_args)

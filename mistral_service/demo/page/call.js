@@ -41,7 +41,7 @@ export async function openMicrophone() {
 /** The camera, or a CallError that says what to do about it. */
 export async function openCamera() {
   try {
-    // The bot looks at single pictures, so that few of them a second are enough.
+    // The bot looks at single images, so that few of them a second are enough.
     return await navigator.mediaDevices.getUserMedia({
       video: { width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { ideal: 10 } },
     });
@@ -84,8 +84,8 @@ export class Call extends EventTarget {
     const [track] = this.#microphone.getAudioTracks();
     this.#peer.addTransceiver(track, { direction: "sendrecv", streams: [this.#microphone] });
     if (this.#camera) {
-      const [picture] = this.#camera.getVideoTracks();
-      this.#peer.addTransceiver(picture, { direction: "sendonly", streams: [this.#camera] });
+      const [image] = this.#camera.getVideoTracks();
+      this.#peer.addTransceiver(image, { direction: "sendonly", streams: [this.#camera] });
     }
     this.#peer.addEventListener("track", ({ track }) => {
       if (track.kind === "audio") this.#emit("voice", new MediaStream([track]));

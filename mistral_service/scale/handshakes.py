@@ -17,10 +17,10 @@ from pydantic import BaseModel, BeforeValidator, Field
 from starlette.websockets import WebSocketDisconnect
 
 from mistral_service.scale import metrics
-from mistral_service.scale.calls import FULL, UNKNOWN, Calls, CallSocket, KeptCall
+from mistral_service.scale.calls import FULL, UNKNOWN, Calls, CallSocket, RecordedCall
 from mistral_service.scale.function_notes import LONGEST_NOTE
-from mistral_service.scale.past import ASKED_LONGEST
 from mistral_service.scale.progress import LONGEST, Sent, Words
+from mistral_service.scale.resume import ASKED_LONGEST
 from mistral_service.scale.sealing import Unreadable
 from mistral_service.scale.snapshot import TooNew
 from mistral_service.scale.twilio import NotTwilio, Orders, stream_of
@@ -105,26 +105,26 @@ class Browser:
 
     async def _take_stock(self, socket: CallSocket) -> None:
         with self._calls.place():
-            keeper = await _open(self._calls, None, Hello(type="call"))
-        await _hold(self._calls, socket, "call", keeper, None)
+            recorder = await _open(self._calls, None, Hello(type="call"))
+        await _hold(self._calls, socket, "call", recorder, None)
 
     async def _take(self, socket: CallSocket, hello: Hello) -> None:
         with self._calls.place():
-            keeper = await _open(self._calls, hello.id, hello)
-            call_id = keeper.id if keeper else secrets.token_urlsafe(24)
-            resumed = bool(keeper and keeper.resumed)
+            recorder = await _open(self._calls, hello.id, hello)
+            call_id = recorder.id if recorder else secrets.token_urlsafe(24)
+            resumed = bool(recorder and recorder.resumed)
             try:
                 answer: dict[str, Any] = {"type": "call", "id": call_id, "resumed": resumed}
-                if resumed and keeper:
-                    answer["asked"] = keeper.asked
+                if resumed and recorder:
+                    answer["asked"] = recorder.asked
                 await socket.send_text(json.dumps(answer))
             except BaseException:
-                if keeper:
-                    await keeper.close(over=False)
+                if recorder:
+                    await recorder.close(over=False)
                 raise
-        # A keeper of another kind may sign nothing.
-        socket.proof = getattr(keeper, "progress", None)
-        await _hold(self._calls, socket, "call", keeper, call_id, hello.heard)
+        # A recorder of another kind may sign nothing.
+        socket.proof = getattr(recorder, "progress", None)
+        await _hold(self._calls, socket, "call", recorder, call_id, hello.heard)
 
 
 async def _hello(socket: CallSocket) -> Hello:
@@ -170,14 +170,14 @@ class Twilio:
     async def _take(self, socket: CallSocket, call_id: str, name: str) -> None:
         # Whether it is a new call only the store knows: Twilio calls again with the same id.
         with self._calls.place():
-            keeper = await _open(self._calls, name, Hello(type="call"), create=True)
-        await _hold(self._calls, socket, None, keeper, call_id)
+            recorder = await _open(self._calls, name, Hello(type="call"), create=True)
+        await _hold(self._calls, socket, None, recorder, call_id)
 
 
 async def _open(
     calls: Calls, call_id: str | None, hello: Hello, *, create: bool = False
-) -> KeptCall | None:
-    """The keeper of the call.
+) -> RecordedCall | None:
+    """The recorder of the call.
 
     Args:
         calls: The calls.
@@ -188,7 +188,7 @@ async def _open(
     Raises:
         Refusal: If it is not taken.
     """
-    if calls.keepers is None:
+    if calls.recorders is None:
         if call_id and not create:
             raise Refusal("unknown", UNKNOWN)
         return None
@@ -198,7 +198,7 @@ async def _open(
     if hello.note:
         told["note"] = hello.note
     try:
-        return await calls.keepers.open(call_id, create=create, **told)
+        return await calls.recorders.open(call_id, create=create, **told)
     except LookupError:  # UnknownCall
         raise Refusal("unknown", UNKNOWN) from None
     except TooNew:
@@ -215,20 +215,20 @@ async def _hold(
     calls: Calls,
     socket: CallSocket,
     way: Literal["call"] | None,
-    keeper: KeptCall | None,
+    recorder: RecordedCall | None,
     call_id: str | None,
     heard: str | None = None,
 ) -> None:
     metrics.STARTED.record(way=way or "twilio")
     resumed = False
-    if keeper and keeper.resumed:
+    if recorder and recorder.resumed:
         metrics.TAKEN_OVER.record()
         # What broke before there was a word is begun anew: the bot has to greet.
-        resumed = keeper.waits or heard is not None
-    lost = {"lost": True} if getattr(keeper, "begun_anew", False) else {}
+        resumed = recorder.is_pending or heard is not None
+    lost = {"lost": True} if getattr(recorder, "begun_anew", False) else {}
     arguments = WebSocketRunnerArguments(
         websocket=socket,
         transport_type="websocket" if way else None,
         body={"call": {"id": call_id, "resumed": resumed, **lost}},
     )
-    await calls.hold(socket, arguments, keeper)
+    await calls.hold(socket, arguments, recorder)

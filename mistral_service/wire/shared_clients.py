@@ -30,7 +30,7 @@ def hold(client: AsyncOpenAI) -> AsyncOpenAI:
     return client
 
 
-async def let_go(client: AsyncOpenAI) -> None:
+async def release_client(client: AsyncOpenAI) -> None:
     """Take note that one holds a client no longer; close it where that was the last.
 
     Args:

@@ -1,4 +1,4 @@
-"""What is kept by the URL of a picture, without all of a long one being read."""
+"""What is kept by the URL of an image, without all of a long one being read."""
 
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Generic, TypeVar

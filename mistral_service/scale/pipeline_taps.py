@@ -27,19 +27,19 @@ from pipecat.transports.base_output import BaseOutputTransport
 class Listener(Protocol):
     """Who is told."""
 
-    def hears(self, words: str) -> None:
+    def on_user_text(self, words: str) -> None:
         """The caller has said something: what RTVI tells their client as `user-input`."""
         ...
 
-    def spoke(self, text: str, spaced: bool) -> None:
+    def on_bot_text(self, text: str, spaced: bool) -> None:
         """Words were spoken aloud; `spaced` tells whether they bring the spaces between them."""
         ...
 
-    def fell_silent(self) -> None:
+    def on_bot_silent(self) -> None:
         """Nothing is spoken any more."""
         ...
 
-    def settled(self) -> None:
+    def on_context_updated(self) -> None:
         """The words of a turn have come into the context."""
         ...
 
@@ -56,30 +56,30 @@ def listen(pipeline: FrameProcessor, listener: Listener) -> bool:
     """
     heard: list[int] = [0]  # the caller's latest frame: branches of a pipeline share it
 
-    async def hears(_: Any, frame: Frame) -> None:
+    async def on_user_text(_: Any, frame: Frame) -> None:
         if isinstance(frame, TranscriptionFrame | RTVISendTextFrame) and frame.id not in heard:
             heard[0] = frame.id
-            listener.hears(frame.text)
+            listener.on_user_text(frame.text)
 
-    async def speaks(_: Any, frame: Frame) -> None:
+    async def on_output(_: Any, frame: Frame) -> None:
         if isinstance(frame, TTSTextFrame):
-            listener.spoke(frame.text, frame.includes_inter_frame_spaces)
+            listener.on_bot_text(frame.text, frame.includes_inter_frame_spaces)
         elif isinstance(frame, BotStoppedSpeakingFrame):
-            listener.fell_silent()
+            listener.on_bot_silent()
 
-    async def settles(_: Any, frame: Frame) -> None:
+    async def on_assistant_turn(_: Any, frame: Frame) -> None:
         if isinstance(frame, LLMContextAssistantTurnFrame):
-            listener.settled()
+            listener.on_context_updated()
 
     voice = False
     for processor in _all(pipeline):
         add = cast("Callable[[str, Any], None]", cast(Any, processor).add_event_handler)
         if isinstance(processor, LLMUserAggregator):
-            add("on_before_process_frame", hears)
+            add("on_before_process_frame", on_user_text)
         elif isinstance(processor, BaseOutputTransport):
-            add("on_after_push_frame", speaks)
+            add("on_after_push_frame", on_output)
         elif isinstance(processor, LLMAssistantAggregator):
-            add("on_after_push_frame", settles)
+            add("on_after_push_frame", on_assistant_turn)
         voice = voice or isinstance(processor, TTSService)
     return voice
 

@@ -1,7 +1,8 @@
-"""What a service finds around it: what calls of many processes share, set by who runs the bot.
+"""What calls of many processes share: the rate limiter of an account, and who records a call.
 
-A bot's own code says nothing of machines. Who runs it on many of them sets the surroundings before
-the bot is called; the service looks here when it is made. On one machine there are none.
+A bot's own code knows nothing of machines. The process that runs it on many of them sets
+`shared_services` before it calls the bot; a service reads them when it is made. On one machine
+there are none.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,8 +15,6 @@ from mistral_service.wire.errors import MistralError
 from mistral_service.wire.rate import RateBudget
 
 if TYPE_CHECKING:
-    from pipecat.processors.aggregators.llm_context import LLMContext
-
     from mistral_service.reply.calls import Ledger, Planned
 
 
@@ -34,7 +33,7 @@ class Rank(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class RequestEstimate:
     """A request that wants to go out.
 
     Parameters:
@@ -53,10 +52,10 @@ class Ask:
     caller: str = ""
 
 
-class Gate(Protocol):
+class RateLimiter(Protocol):
     """Who may ask, of all that share an account."""
 
-    async def admit(self, ask: Ask) -> None:
+    async def acquire(self, ask: RequestEstimate) -> None:
         """Let a request go out.
 
         Raises:
@@ -64,38 +63,38 @@ class Gate(Protocol):
         """
         ...
 
-    def can_spare(self, ask: Ask) -> bool:
+    def has_headroom(self, ask: RequestEstimate) -> bool:
         """Whether such a request would probably be let out, as far as is known without asking."""
         ...
 
-    def answered(self, ask: Ask, budget: RateBudget | None) -> None:
+    def record_answer(self, ask: RequestEstimate, budget: RateBudget | None) -> None:
         """Take note of what an answer's headers tell."""
         ...
 
-    def refused(self, ask: Ask, error: MistralError) -> None:
+    def record_refusal(self, ask: RequestEstimate, error: MistralError) -> None:
         """Take note of a refusal of the server's for its rate limit."""
         ...
 
-    def spent(self, ask: Ask, tokens: int) -> None:
+    def record_usage(self, ask: RequestEstimate, tokens: int) -> None:
         """Take note of what the reply has cost in the end."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class ResumePoint:
     """What is known of a call that was taken over.
 
     Parameters:
-        cut: The words after which its reply was cut; empty if none was.
-        answer: Whether a turn waits for its answer, or for the rest of it.
+        spoken_so_far: The words after which its reply was cut; empty if none was.
+        must_answer: Whether a turn waits for its answer, or for the rest of it.
     """
 
-    cut: str = ""
-    answer: bool = True
+    spoken_so_far: str = ""
+    must_answer: bool = True
 
 
 class RecordedService(Protocol):
-    """What a keeper sees of the service whose conversation it records."""
+    """What a recorder sees of the service whose conversation it records."""
 
     @property
     def ledger(self) -> "Ledger":
@@ -108,7 +107,7 @@ class RecordedService(Protocol):
         ...
 
 
-class Keeper(Protocol):
+class ConversationRecorder(Protocol):
     """Who keeps a conversation where another machine finds it."""
 
     @property
@@ -117,27 +116,31 @@ class Keeper(Protocol):
         ...
 
     @property
-    def waits(self) -> bool:
+    def is_pending(self) -> bool:
         """Whether a call that was taken over has not gone on yet."""
         ...
 
-    def starts(self, service: "RecordedService") -> None:
+    def on_start(self, service: "RecordedService") -> None:
         """Take note that the pipeline of a service runs, and can be watched."""
         ...
 
-    async def begins(self, service: "RecordedService", context: "LLMContext") -> Past | None:
+    async def on_turn_start(self, service: "RecordedService", context: Any) -> ResumePoint | None:
         """Take note of a turn that begins.
+
+        Args:
+            service: The service that runs it.
+            context: Pipecat's `LLMContext`.
 
         Returns:
             What came before, once after a takeover: `context` then holds the conversation.
         """
         ...
 
-    def says(self, words: str) -> None:
+    def on_text(self, words: str) -> None:
         """Take note of words that were just handed to the voice."""
         ...
 
-    async def calls(
+    async def on_function_calls(
         self, calls: "Sequence[Planned]", *, repeatable: Collection[str] = ()
     ) -> Collection[str]:
         """Take note of functions before they start: what is not noted must not run.
@@ -154,7 +157,7 @@ class Keeper(Protocol):
         """
         ...
 
-    async def returned(self, call_id: str, result: object) -> None:
+    async def on_function_result(self, call_id: str, result: object) -> None:
         """Take note of a function's result before anyone else learns of it.
 
         Args:
@@ -163,24 +166,24 @@ class Keeper(Protocol):
         """
         ...
 
-    async def ends(self, *, complete: bool) -> None:
+    async def on_turn_end(self, *, complete: bool) -> None:
         """Take note of the end of a turn; an interruption or an error leaves it incomplete."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a service finds around it.
+class SharedServices:
+    """What a service shares with others.
 
     Parameters:
-        gate: Who may ask; None lets everybody.
-        keeper: Who keeps this conversation; None where nobody does.
+        rate_limiter: The limiter of the account; None limits nothing.
+        recorder: Records this conversation; None records nothing.
     """
 
-    gate: Gate | None = None
-    keeper: Keeper | None = None
+    rate_limiter: RateLimiter | None = None
+    recorder: ConversationRecorder | None = None
 
 
-ALONE = Surroundings()
-surroundings: ContextVar[Surroundings] = ContextVar("surroundings", default=ALONE)
-"""What services that are made in this task will find around them."""
+NOTHING_SHARED = SharedServices()
+shared_services: ContextVar[SharedServices] = ContextVar("shared_services", default=NOTHING_SHARED)
+"""What services that are made in this task share."""

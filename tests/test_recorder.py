@@ -11,8 +11,8 @@ from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMe
 from mistral_service.reply.calls import Ledger
 from mistral_service.reply.events import ToolCall
 from mistral_service.scale import snapshot as kept_form
-from mistral_service.scale.owed import Owed
-from mistral_service.scale.past import AHEAD, cut, opened_with, resume, unsettled
+from mistral_service.scale.pending_context import PendingContext
+from mistral_service.scale.resume import AHEAD, cut, opened_with, resume, unsettled
 from mistral_service.scale.snapshot import (
     NOT_KEPT,
     Form,
@@ -21,8 +21,8 @@ from mistral_service.scale.snapshot import (
     Started,
     TooNew,
     Unreadable,
+    is_recordable,
     journal_from_json,
-    keepable,
     snapshot_from_json,
     snapshot_to_json,
     started_from_json,
@@ -104,14 +104,14 @@ def test_what_a_newer_version_has_added_is_left_out():
     assert started_from_json(call) == Started("book", {"at": "8"}, 3)
 
 
-def picture(size: int) -> dict:
+def image(size: int) -> dict:
     url = "data:image/jpeg;base64," + "A" * size
     shown = {"type": "image_url", "image_url": {"url": url}}
     return {"role": "user", "content": [{"type": "text", "text": "Look."}, shown]}
 
 
-def test_the_oldest_pictures_give_way_then_the_oldest_words():
-    messages = [SYSTEM, picture(5000), {"role": "assistant", "content": "Nice."}, picture(5000)]
+def test_the_oldest_images_give_way_then_the_oldest_words():
+    messages = [SYSTEM, image(5000), {"role": "assistant", "content": "Nice."}, image(5000)]
     back = snapshot_from_json(json.loads(snapshot_to_json(Snapshot(1, messages), 8000))).messages
     assert back[1]["content"][1] == {"type": "text", "text": NOT_KEPT}
     assert back[3] == messages[3]
@@ -127,7 +127,7 @@ def test_the_oldest_pictures_give_way_then_the_oldest_words():
 
 def test_settings_that_json_cannot_hold_are_left_out():
     values = {"a": 1, "b": object(), "c": {"x": [1]}, "d": float("nan"), "e": (1, 2)}
-    assert keepable(values) == {"a": 1, "c": {"x": [1]}}
+    assert is_recordable(values) == {"a": 1, "c": {"x": [1]}}
 
 
 @pytest.mark.parametrize(
@@ -158,11 +158,11 @@ def after(journal: Journal, started=None, fresh=(), messages=(SYSTEM, USER), **h
 
 def test_a_reply_that_was_cut_is_to_go_on():
     messages, past = after(Journal(1, "It is "))
-    assert (messages, past.cut, past.answer) == ([SYSTEM, USER], "It is ", True)
+    assert (messages, past.spoken_so_far, past.must_answer) == ([SYSTEM, USER], "It is ", True)
 
 
 def test_nothing_said_is_answered_anew():
-    assert after(Journal(1, ""))[1].answer
+    assert after(Journal(1, ""))[1].must_answer
     assert after(Journal(1, "It is noon."), heard="")[1].cut == ""
 
 
@@ -171,11 +171,11 @@ def test_what_was_heard_of_the_reply_before_says_nothing_of_this_one():
     messages = (SYSTEM, USER, before, {"role": "user", "content": "And now?"})
     for journal in (Journal(1, ""), Journal(1, "Still noon")):
         past = after(journal, messages=messages, heard="It is noon.", ended=True)[1]
-        assert (past.cut, past.answer) == ("", True)
+        assert (past.spoken_so_far, past.must_answer) == ("", True)
 
 
 def test_nobody_has_heard_the_end_of_a_reply_of_which_no_word_was_said():
-    assert after(Journal(1, ""), heard="", ended=True)[1].answer
+    assert after(Journal(1, ""), heard="", ended=True)[1].must_answer
 
 
 def test_a_whole_reply_is_not_asked_for_again():
@@ -186,29 +186,29 @@ def test_a_whole_reply_is_not_asked_for_again():
     ):
         messages, past = after(journal, **heard)
         assert messages[-1] == {"role": "assistant", "content": NOON}
-        assert not past.answer
+        assert not past.must_answer
 
 
 def test_a_whole_reply_of_which_a_part_was_heard_goes_on():
     messages, past = after(Journal(1, NOON, complete=True), heard=NOON[:10])
-    assert (past.cut, past.answer, messages[-1]) == (NOON[:10], True, USER)
+    assert (past.spoken_so_far, past.must_answer, messages[-1]) == (NOON[:10], True, USER)
 
 
 def test_what_was_heard_of_the_reply_before_is_no_beginning_of_this_one():
     said = [SYSTEM, USER, {"role": "assistant", "content": NOON}, USER]
     for ended in (True, False):
         messages, past = after(Journal(1), messages=said, heard=NOON, ended=ended)
-        assert (messages, past.cut, past.answer) == (said, "", True)
+        assert (messages, past.spoken_so_far, past.must_answer) == (said, "", True)
 
 
 def test_the_opening_is_dropped_and_new_words_are_not():
     new = {"role": "user", "content": "Are you there?"}
     greeting = {"role": "assistant", "content": "Hello!"}
     messages, past = after(Journal(1, "It is "), fresh=[SYSTEM, USER, greeting])
-    assert (messages, past.cut) == ([SYSTEM, USER], "It is ")
+    assert (messages, past.spoken_so_far) == ([SYSTEM, USER], "It is ")
     messages, past = after(Journal(1, "It is "), fresh=[SYSTEM, greeting, new])
     assert messages[2:] == [{"role": "assistant", "content": "It is"}, new]
-    assert (past.cut, past.answer) == ("", True)
+    assert (past.spoken_so_far, past.must_answer) == ("", True)
 
 
 def test_calls_come_behind_the_words_and_have_a_result():
@@ -217,7 +217,7 @@ def test_calls_come_behind_the_words_and_have_a_result():
         "bbbbbbbbb": Started("pay", {}, 1),
     }
     messages, past = after(Journal(1, "Let me see.", complete=True), started)
-    assert past.answer
+    assert past.must_answer
     assert messages[2] == {"role": "assistant", "content": "Let me see."}
     assert [m["tool_call_id"] for m in messages if m["role"] == "tool"] == list(started)
     assert messages[4]["content"] == '"done"'
@@ -234,7 +234,7 @@ def test_a_call_that_ran_when_the_turn_began_gets_its_result_in_its_place():
     started = {"aaaaaaaaa": Started("book", {}, 1, '"done"')}
     messages, past = after(Journal(1), started, messages=waiting)
     assert [m.get("content") for m in messages] == [USER["content"], None, '"done"']
-    assert past.answer
+    assert past.must_answer
     assert unsettled(waiting, started, 2) == started
     assert unsettled(messages, started, 2) == {}
     assert unsettled([USER], started, 3) == {}
@@ -247,7 +247,7 @@ def test_the_rest_of_a_reply_joins_what_was_cut(words, at):
     if not first.strip() or not rest.strip():
         return
     context = LLMContext([USER])
-    owed = Owed(context, context.get_messages()[-1], first)
+    owed = PendingContext(context, context.get_messages()[-1], first)
     owed.goes_on(rest)
     assert not owed.pay(finally_=False)
     context.add_message({"role": "assistant", "content": rest.strip()})
@@ -258,7 +258,7 @@ def test_the_rest_of_a_reply_joins_what_was_cut(words, at):
 
 def test_a_rest_that_never_came_leaves_the_words_that_were_heard():
     context = LLMContext([dict(USER), {"role": "user", "content": "Stop."}])
-    owed = Owed(context, context.get_messages()[0], "It is ")
+    owed = PendingContext(context, context.get_messages()[0], "It is ")
     assert owed.pay(finally_=True)
     assert [m["content"] for m in context.get_messages()] == [USER["content"], "It is", "Stop."]
 

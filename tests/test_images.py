@@ -1,4 +1,4 @@
-"""What becomes of a picture before it is sent."""
+"""What becomes of an image before it is sent."""
 
 import asyncio
 import base64
@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import BLUE, MIME, RED, file_of, halves, opened, photo, url_of
+from images import BLUE, MIME, RED, file_of, halves, opened, photo, url_of
 from PIL import Image
 
-from mistral_service.conversation import pictures as module
+from mistral_service.conversation import image_cache as module
 from mistral_service.conversation.encoding import Encoded, Form, encode, seen_side
-from mistral_service.conversation.parts import PictureError
-from mistral_service.conversation.pictures import Pictures
+from mistral_service.conversation.image_cache import ImageCache
+from mistral_service.conversation.parts import ImageError
 
 FORM = Form()
 
 
-def image_of(made: Encoded | PictureError) -> Image.Image:
+def image_of(made: Encoded | ImageError) -> Image.Image:
     assert isinstance(made, Encoded), made
     image = Image.open(io.BytesIO(made.data))
     image.load()
@@ -112,7 +112,7 @@ def test_a_video_frame_of_odd_size_is_read():
 
 
 @pytest.mark.parametrize("kind", MIME)
-def test_an_encoded_picture_of_a_type_that_mistral_takes_stays_as_it_is(kind: str):
+def test_an_encoded_image_of_a_type_that_mistral_takes_stays_as_it_is(kind: str):
     data = file_of(halves(), kind)
     made = encode(data, (0, 0), "image/whatever", FORM)
     assert isinstance(made, Encoded)
@@ -150,7 +150,7 @@ def test_sixteen_bits_are_scaled_to_eight():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_picture_is_turned_as_its_exif_says_and_freed_of_it(orientation: int):
+def test_a_image_is_turned_as_its_exif_says_and_freed_of_it(orientation: int):
     upright = halves()
     turned = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -228,9 +228,9 @@ def test_a_large_png_is_sent_as_the_smaller_jpeg():
         (bytes(30), (5, 3), "YUY2", "even width"),
     ],
 )
-def test_a_picture_that_is_none_says_why(data: bytes, size, name: str, said: str):
+def test_a_image_that_is_none_says_why(data: bytes, size, name: str, said: str):
     made = encode(data, size, name, FORM)
-    assert isinstance(made, PictureError)
+    assert isinstance(made, ImageError)
     assert said in str(made)
     assert made.__traceback__ is None  # it would keep the bytes alive
 
@@ -240,7 +240,7 @@ def test_a_bomb_does_not_go_off():
     assert len(bomb) < 200_000
     began = time.thread_time()
     made = encode(bomb, (0, 0), "image/png", FORM)
-    assert isinstance(made, PictureError)
+    assert isinstance(made, ImageError)
     assert time.thread_time() - began < 0.5  # of the processor; to unpack it takes longer
 
 
@@ -249,7 +249,7 @@ sides = st.one_of(st.integers(1, 80), st.sampled_from([1539, 1540, 1541, 10_000]
 
 @settings(max_examples=60, deadline=None)
 @given(sides, st.integers(1, 9), st.booleans(), st.sampled_from([*MIME, "BMP", "TIFF"]))
-def test_whatever_the_size_a_picture_is_sent_as_the_model_sees_it(long, short, upright, kind):
+def test_whatever_the_size_a_image_is_sent_as_the_model_sees_it(long, short, upright, kind):
     size = (short, long) if upright else (long, short)
     image = Image.new("RGB", size, RED)
     made = image_of(encode(file_of(image, kind), (0, 0), "image/x", FORM))
@@ -284,7 +284,7 @@ def test_broken_files_are_told_or_sent_whole(kind: str, share: float, noise: byt
 )
 def test_raw_pixels_are_told_or_sent(data: bytes, size: tuple[int, int], name: str | None):
     made = encode(data, size, name, FORM)
-    assert str(made) if isinstance(made, PictureError) else image_of(made).size == size
+    assert str(made) if isinstance(made, ImageError) else image_of(made).size == size
 
 
 # --- once, and in a thread ----------------------------------------------------------------------
@@ -292,7 +292,7 @@ def test_raw_pixels_are_told_or_sent(data: bytes, size: tuple[int, int], name: s
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many bytes each picture had that was encoded, in order."""
+    """How many bytes each image had that was encoded, in order."""
     sizes: list[int] = []
 
     def counting(data: bytes, *rest):
@@ -304,30 +304,30 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 async def test_an_identical_frame_is_not_encoded_twice(encoded: list[int]):
-    pictures, image = Pictures(), photo(320, 240)
-    first = await pictures.frame(image.tobytes(), image.size, "RGB", FORM)
-    again = await pictures.frame(bytes(bytearray(image.tobytes())), image.size, "RGB", FORM)
+    images, image = ImageCache(), photo(320, 240)
+    first = await images.frame(image.tobytes(), image.size, "RGB", FORM)
+    again = await images.frame(bytes(bytearray(image.tobytes())), image.size, "RGB", FORM)
     assert first is again
     assert len(encoded) == 1
-    await pictures.frame(image.tobytes(), image.size, "BGR", FORM)
-    await pictures.frame(image.tobytes(), image.size, "RGB", Form(quality=50))
+    await images.frame(image.tobytes(), image.size, "BGR", FORM)
+    await images.frame(image.tobytes(), image.size, "RGB", Form(quality=50))
     assert len(encoded) == 3
 
 
 async def test_a_frame_is_not_looked_at_again_when_it_stands_in_the_context(encoded: list[int]):
-    pictures, image = Pictures(), photo(320, 240)
-    made = await pictures.frame(image.tobytes(), image.size, "RGB", FORM)
+    images, image = ImageCache(), photo(320, 240)
+    made = await images.frame(image.tobytes(), image.size, "RGB", FORM)
     assert isinstance(made, Encoded)
     url = url_of(made.data, "image/jpeg")
-    assert (await pictures.make_ready([url], 8, FORM))[url] is url
+    assert (await images.make_ready([url], 8, FORM))[url] is url
     assert len(encoded) == 1
 
 
 async def test_a_url_that_is_right_is_sent_as_it_is_and_others_are_made_once(encoded: list[int]):
-    pictures = Pictures()
+    images = ImageCache()
     right, wide = url_of(file_of(halves())), url_of(file_of(photo(2000, 40)))
     for _ in range(3):
-        sent = await pictures.make_ready([right, wide, "https://example.com/a.png"], 8, FORM)
+        sent = await images.make_ready([right, wide, "https://example.com/a.png"], 8, FORM)
         assert sent[right] is right
         assert opened(sent[wide]).size == (1540, 31)
         assert sent["https://example.com/a.png"] == "https://example.com/a.png"
@@ -337,9 +337,9 @@ async def test_a_url_that_is_right_is_sent_as_it_is_and_others_are_made_once(enc
 async def test_only_as_many_are_made_as_are_sent_and_broken_ones_do_not_count(encoded: list[int]):
     urls = [url_of(file_of(Image.new("RGB", (9, 9), (n, 0, 0)))) for n in range(30)]
     broken = [url_of(b"broken %d" % n) for n in range(20)]
-    sent = await Pictures().make_ready([urls[0], *broken, *urls[1:]], 8, FORM)
+    sent = await ImageCache().make_ready([urls[0], *broken, *urls[1:]], 8, FORM)
     assert [url for url in sent if url in urls] == urls[:8]
-    assert all(isinstance(sent[url], PictureError) for url in broken)
+    assert all(isinstance(sent[url], ImageError) for url in broken)
     assert len(encoded) == 28
 
 
@@ -353,26 +353,26 @@ async def test_only_as_many_are_made_as_are_sent_and_broken_ones_do_not_count(en
         ("data:", "empty"),
     ],
 )
-async def test_a_url_that_is_no_picture_says_why(url: str, said: str):
-    fault = (await Pictures().make_ready([url], 8, FORM))[url]
-    assert isinstance(fault, PictureError)
+async def test_a_url_that_is_no_image_says_why(url: str, said: str):
+    fault = (await ImageCache().make_ready([url], 8, FORM))[url]
+    assert isinstance(fault, ImageError)
     assert said in str(fault)
 
 
 async def test_a_url_that_is_not_in_base64_is_read_too():
     data = file_of(halves())
     url = "data:image/png," + "".join(f"%{byte:02x}" for byte in data)
-    sent = await Pictures().make_ready([url], 8, FORM)
+    sent = await ImageCache().make_ready([url], 8, FORM)
     assert sent[url] == url_of(data)
 
 
 async def test_after_an_interruption_the_work_is_found_done(encoded: list[int]):
-    pictures, url = Pictures(), url_of(file_of(photo(2000, 500)))
-    turn = asyncio.create_task(pictures.make_ready([url], 8, FORM))
+    images, url = ImageCache(), url_of(file_of(photo(2000, 500)))
+    turn = asyncio.create_task(images.make_ready([url], 8, FORM))
     await asyncio.sleep(0)
     turn.cancel()
     await asyncio.gather(turn, return_exceptions=True)
-    sent = await pictures.make_ready([url], 8, FORM)
+    sent = await images.make_ready([url], 8, FORM)
     assert opened(sent[url]).size == (1540, 385)
     assert len(encoded) == 1
 
@@ -389,37 +389,37 @@ async def test_encoding_leaves_the_loop_free():
             rounds += 1
 
     watching = asyncio.create_task(watch())
-    pictures = Pictures()
+    images = ImageCache()
     await asyncio.gather(
-        pictures.make_ready([url], 8, FORM), pictures.frame(data, image.size, "RGB", FORM)
+        images.make_ready([url], 8, FORM), images.frame(data, image.size, "RGB", FORM)
     )
     watching.cancel()
     assert rounds > 100  # thousands, on a machine with nothing else to do; six, if it is blocked
 
 
-async def test_a_picture_of_earlier_turns_costs_nothing_however_large():
-    pictures = Pictures()
+async def test_a_image_of_earlier_turns_costs_nothing_however_large():
+    images = ImageCache()
     small = [url_of(file_of(photo(8, 8, n))) for n in range(8)]
     large = [url_of(file_of(photo(600, 500, n))) for n in range(8)]
     costs = []
     for urls in (small, large):
-        await pictures.make_ready(urls, 8, FORM)
+        await images.make_ready(urls, 8, FORM)
         times = []
         for _ in range(200):
             began = time.perf_counter()
-            await pictures.make_ready(urls, 8, FORM)
+            await images.make_ready(urls, 8, FORM)
             times.append(time.perf_counter() - began)
         costs.append(sorted(times)[20])
     assert len(large[0]) > 100 * len(small[0])
     assert costs[1] < 3 * costs[0]
 
 
-async def test_a_picture_remembered_is_in_memory_once():
-    pictures = Pictures()
+async def test_a_image_remembered_is_in_memory_once():
+    images = ImageCache()
     image = photo(64, 64)
-    made = await pictures.frame(image.tobytes(), image.size, "RGB", FORM)
+    made = await images.frame(image.tobytes(), image.size, "RGB", FORM)
     assert isinstance(made, Encoded)
     url = "data:image/jpeg;base64," + base64.b64encode(made.data).decode()
-    await pictures.make_ready([url], 8, FORM)
-    [(kept, _)] = pictures._made._entries
+    await images.make_ready([url], 8, FORM)
+    [(kept, _)] = images._made._entries
     assert kept is url

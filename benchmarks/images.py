@@ -1,4 +1,4 @@
-"""What a picture costs, and whether one can still read it: `python benchmarks/pictures.py`.
+"""What an image costs, and whether one can still read it: `python benchmarks/images.py`.
 
 The first table is what `image_quality` is chosen by. A page of text of several sizes, black on
 white, in colour on colour, and over a photograph, is encoded at each quality. `legible` is the
@@ -103,7 +103,7 @@ def legibility() -> None:
     text, boxes = page()
     camera = photograph(*SIZE)
     crops = [luma(text.crop(box)) for box in boxes]
-    print(f"A picture of {SIZE[0]}×{SIZE[1]}, text of {SIZES[0]} to {SIZES[-1]} px\n")
+    print(f"An image of {SIZE[0]}×{SIZE[1]}, text of {SIZES[0]} to {SIZES[-1]} px\n")
     print("| quality | page (kB) | camera (kB) | legible | worst line | edges |")
     print("|---|---|---|---|---|---|")
     for quality in QUALITIES:
@@ -150,11 +150,11 @@ async def frames(times: int) -> None:
         data = photograph(width, height).tobytes()
         ours, theirs = [], []
         for _ in range(times):
-            pictures = MistralLLMAdapter().pictures
+            images = MistralLLMAdapter().images
             sizes = []
 
             async def make() -> None:
-                made = await pictures.frame(data, (width, height), "RGB", Form())  # noqa: B023
+                made = await images.frame(data, (width, height), "RGB", Form())  # noqa: B023
                 assert isinstance(made, Encoded)
                 sizes.append(len(made.data) * 4 / 3e3)  # noqa: B023
 
@@ -175,7 +175,7 @@ async def frames(times: int) -> None:
 
 
 async def turns() -> None:
-    """What eight pictures cost a turn that has seen them before."""
+    """What eight images cost a turn that has seen them before."""
     adapter, context = MistralLLMAdapter(), LLMContext()
     for seed in range(8):
         image = photograph(1280, 720, seed)
@@ -189,7 +189,7 @@ async def turns() -> None:
         await adapter.get_llm_invocation_params(context)
         costs.append((time.process_time() - began) * 1e6)
     first, later = costs[0] / 1e3, statistics.median(costs[1:])
-    print("\nEight pictures of 1280×720, as Pipecat puts them into the context: ", end="")
+    print("\nEight images of 1280×720, as Pipecat puts them into the context: ", end="")
     print(f"{first:.0f} ms of CPU in the first turn, {later:.0f} µs in each later one.")
 
 

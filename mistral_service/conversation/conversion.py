@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mistral_service.conversation.parts import PictureError
+from mistral_service.conversation.parts import ImageError
 
 Message = dict[str, Any]
 Messages = list[Message]
@@ -46,13 +46,13 @@ class ToolFault:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How many pictures a request may have.
+    """How many images a request may have.
 
     Parameters:
-        images: The most pictures; Mistral takes eight.
+        images: The most images; Mistral takes eight.
         total_bytes: The most bytes that they may have together, as they are sent. The newest is
             sent, however large.
-        last_turn_only: Whether the pictures of earlier turns are left out.
+        last_turn_only: Whether the images of earlier turns are left out.
     """
 
     images: int = 8
@@ -60,18 +60,18 @@ class Budget:
     last_turn_only: bool = False
 
 
-class Run:
+class Conversion:
     """What the rules are told of the request, and what they tell of their work.
 
     Attributes:
         has_tools: Whether functions are offered in the request.
         takes_thoughts: Whether the model takes the thoughts of earlier turns.
-        sees: Whether the model sees pictures; None where that is not known.
+        sees: Whether the model sees images; None where that is not known.
         parts: The kinds of parts that the server knows; None for all of Mistral's.
-        budget: How many pictures the request may have.
-        pictures: What is sent in place of a picture's URL, or why it cannot be sent; by default
+        budget: How many images the request may have.
+        images: What is sent in place of an image's URL, or why it cannot be sent; by default
             the URL itself.
-        oversized: Why a picture is left out whose URL is longer than any picture.
+        oversized: Why an image is left out whose URL is longer than any image.
         changes: What was changed, in the order of the rules.
         offered: The names of the functions that the request knows of, as they are sent; none may
             be called unless `has_tools` says so.
@@ -79,8 +79,8 @@ class Run:
             differ.
         names: The names of functions as they are sent → as the user gave them, where the two
             differ.
-        unseen: How many pictures were left out because the model does not see.
-        faults: What is wrong with pictures that could not be sent.
+        unseen: How many images were left out because the model does not see.
+        faults: What is wrong with images that could not be sent.
         tool_faults: What is wrong with tools that are not offered.
         prefix: The words that the reply will repeat before it goes on; empty if there are none.
         in_mistrals_form: Whether no message is in the form of another API any more.
@@ -100,14 +100,14 @@ class Run:
         self.sees = sees
         self.parts = parts
         self.budget = budget or Budget()
-        self.pictures: Mapping[str, str | PictureError] = {}
-        self.oversized = PictureError("its URL is too long")
+        self.images: Mapping[str, str | ImageError] = {}
+        self.oversized = ImageError("its URL is too long")
         self.changes: list[Change] = []
         self.offered: Sequence[str] = ()
         self.call_ids: dict[str, str] = {}
         self.names: dict[str, str] = {}
         self.unseen = 0
-        self.faults: list[PictureError] = []
+        self.faults: list[ImageError] = []
         self.tool_faults: Sequence[ToolFault] = ()
         self.prefix = ""
         self.in_mistrals_form = False
@@ -143,7 +143,7 @@ class Run:
         """Tell of a change to a message."""
         self.changes.append(Change(rule, self._place_of(message), reason))
 
-    def changed(self, rule: str, old: Message, reason: str, new: Message) -> Message:
+    def record_change(self, rule: str, old: Message, reason: str, new: Message) -> Message:
         """Tell that one message takes the place of another, and return it."""
         self.note(rule, old, reason)
         return self.stands_for(old, new)

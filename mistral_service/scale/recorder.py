@@ -1,4 +1,4 @@
-"""The keeper of a call: what a conversation needs to survive its machine is written as it happens.
+"""The recorder of a call: what a conversation needs to survive its machine is written at once.
 
 A turn is written when it begins, its words while they go out, its functions before they start and
 when they return. Nothing but the start of a function waits for Redis, and nothing else fails with
@@ -15,13 +15,16 @@ from loguru import logger
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMContextMessage
 
 from mistral_service.reply.calls import Planned
-from mistral_service.scale.ear import listen
+from mistral_service.scale.client_link import Line
 from mistral_service.scale.function_notes import FunctionNotes
 from mistral_service.scale.greeting import Greeting
-from mistral_service.scale.keepable import kept_settings, settings_from
-from mistral_service.scale.line import Line
-from mistral_service.scale.owed import Owed
-from mistral_service.scale.past import (
+from mistral_service.scale.incremental_json import pieces
+from mistral_service.scale.pending_context import PendingContext
+from mistral_service.scale.pipeline_taps import listen
+from mistral_service.scale.progress import Claims, Progress, Sent, proven
+from mistral_service.scale.record import packed, to_thread_if_large
+from mistral_service.scale.recordable_settings import recorded_settings, settings_from
+from mistral_service.scale.resume import (
     ASKED_LONGEST,
     believed,
     last_asked,
@@ -29,15 +32,12 @@ from mistral_service.scale.past import (
     resume,
     unsettled,
 )
-from mistral_service.scale.pieces import pieces
-from mistral_service.scale.progress import Claims, Progress, Sent, proven
-from mistral_service.scale.record import packed, to_thread_if_large
 from mistral_service.scale.sealing import Form
 from mistral_service.scale.snapshot import LIMIT, WORDS_MOST, Journal, Snapshot
 from mistral_service.scale.store import Store, StoreGone, Taken, fence_without_redis
-from mistral_service.scale.taking import Found, take
+from mistral_service.scale.takeover import Found, take
 from mistral_service.scale.writer import Writer
-from mistral_service.surroundings import Past, RecordedService
+from mistral_service.turn.ports import RecordedService, ResumePoint
 
 # The door comes first, unless it is the web's: so an id of one door is none at another.
 _CALL_ID = re.compile(r"(?:twilio:)?[A-Za-z0-9_-]{8,128}")
@@ -47,7 +47,7 @@ class UnknownCall(LookupError):
     """No call of this id is kept: it is over, was kept too long ago, or never was."""
 
 
-class Keepers:
+class CallRecorders:
     """Opens calls, new ones and those that other machines had; one for each process."""
 
     def __init__(
@@ -58,7 +58,7 @@ class Keepers:
         form: Form | None = None,
         limit: int = LIMIT,
     ) -> None:
-        """Make the keepers' place.
+        """Make the recorders' place.
 
         Args:
             store: Where calls are kept.
@@ -84,7 +84,7 @@ class Keepers:
         sent: Sent | None = None,
         note: str | None = None,
         create: bool = False,
-    ) -> "CallKeeper":
+    ) -> "CallRecorder":
         """Begin a call, or take one over: who had it can write no more from here on.
 
         What cannot be read here is not taken: its owner goes on, and its time is not renewed.
@@ -95,13 +95,13 @@ class Keepers:
                 known. Words beyond those that were kept count where `sent` proves them.
             ended: Whether they have heard its end.
             asked: The last words of the caller's; None where they are not known.
-            sent: What the caller was sent of it, as `CallKeeper.progress` signed it.
+            sent: What the caller was sent of it, as `CallRecorder.progress` signed it.
             note: What the last machine gave to the caller's client to keep; None if nothing.
             create: Whether an id that is not known begins a call, such as a telephone company's.
-                One whose record cannot be read begins anew: the keeper is `begun_anew` then.
+                One whose record cannot be read begins anew: the recorder is `begun_anew` then.
 
         Returns:
-            The call's keeper. While Redis is away a new call goes on, and is kept once it is back.
+            The call's recorder. While Redis is away a new call goes on, and is recorded later.
 
         Raises:
             UnknownCall: If no such call is kept, or the id has no form that an id may have.
@@ -126,10 +126,10 @@ class Keepers:
             found = Found(Taken(fence_without_redis()))
         if found is None:
             raise UnknownCall("No such call is kept: it is over, or was kept too long ago.")
-        return CallKeeper(self, call_id, found, Claims(heard, ended, asked or "", sent, note))
+        return CallRecorder(self, call_id, found, Claims(heard, ended, asked or "", sent, note))
 
 
-class CallKeeper:
+class CallRecorder:
     """Keeps one call.
 
     Attributes:
@@ -141,7 +141,7 @@ class CallKeeper:
 
     def __init__(
         self,
-        keepers: Keepers,
+        recorders: CallRecorders,
         call_id: str,
         found: Found,
         claims: Claims,
@@ -150,8 +150,8 @@ class CallKeeper:
         self.resumed = found.taken.known
         self.begun_anew = found.anew
         self.lost = asyncio.Event()
-        self._keepers = keepers
-        self._form = keepers.form
+        self._recorders = recorders
+        self._form = recorders.form
         self._claims = claims
         self._context: LLMContext | None = None
         self._service: RecordedService | None = None
@@ -166,13 +166,18 @@ class CallKeeper:
         self._progress = Progress(self._snapshot.proof_key, call_id)
         # A call may be over before its first turn was kept: then its caller's words are all of it.
         self._resumes = self._snapshot.turn > 0 or (self.resumed and bool(self._asked))
-        self._owed: Owed | None = None
+        self._pending: PendingContext | None = None
         self._listens = False
         self._unanswered = ""
         self._has_voice = self._llm_done = False
         self._greeting = Greeting()
         self._writer = Writer(
-            keepers.store, call_id, found.taken.fence, keepers.keep_seconds, self._packed, self.lost
+            recorders.store,
+            call_id,
+            found.taken.fence,
+            recorders.keep_seconds,
+            self._packed,
+            self.lost,
         )
 
     @property
@@ -185,7 +190,7 @@ class CallKeeper:
         self._functions.line = line
 
     @property
-    def waits(self) -> bool:
+    def is_pending(self) -> bool:
         """Whether a call that was taken over has not gone on yet."""
         return self._resumes
 
@@ -202,28 +207,30 @@ class CallKeeper:
 
     # What the service tells.
 
-    def starts(self, service: RecordedService) -> None:
+    def on_start(self, service: RecordedService) -> None:
         """Listen to the pipeline from now on: what the first turn answers is said before it."""
         if not self._listens:
             self._listens = True
             self._has_voice = listen(service.pipeline_worker.pipeline, self)
 
-    async def begins(self, service: RecordedService, context: LLMContext) -> Past | None:
+    async def on_turn_start(
+        self, service: RecordedService, context: LLMContext
+    ) -> ResumePoint | None:
         """Take note of a turn that begins; after a takeover, put the past in its place."""
         whole = self._llm_done or self._journal.complete  # else the caller has not had it all
         answered = whole and not self._unanswered and context is self._context
         opened = self._snapshot.opened_with
         if await self._greeting.comes_too_late(context, opened, answered=answered):
-            return Past(answer=False)
-        if self._owed is not None:
-            self._owed.pay(finally_=True)
-            self._owed = None
-        past: Past | None = None
-        self.starts(service)
+            return ResumePoint(must_answer=False)
+        if self._pending is not None:
+            self._pending.pay(finally_=True)
+            self._pending = None
+        past: ResumePoint | None = None
+        self.on_start(service)
         if service is not self._service and self._context not in (None, context):
             logger.warning(
                 "Two services with contexts of their own are kept as one conversation, that of "
-                "whichever spoke last: give the one that is not the caller's keeper=False"
+                "whichever spoke last: give the one that is not the caller's recorder=False"
             )
         self._service = service
         if not self._snapshot.turn:
@@ -240,29 +247,29 @@ class CallKeeper:
             turn,
             messages,
             self._snapshot.opened_with,
-            kept_settings(cast(Any, service)._settings),
+            recorded_settings(cast(Any, service)._settings),
             service.ledger.kept(),
             self._snapshot.proof_key,
         )
-        cut = past.cut if past is not None else ""
+        cut = past.spoken_so_far if past is not None else ""
         self._llm_done = False
         # Where nothing was said since, as after a function, the turn answers the same words still.
         asked, self._unanswered = self._unanswered or self._journal.asked, ""
-        complete = past is not None and not past.answer
+        complete = past is not None and not past.must_answer
         self._journal = Journal(turn, cut, complete, asked)
         if cut:
-            self._owed = Owed(context, messages[-1] if messages else None, cut)
+            self._pending = PendingContext(context, messages[-1] if messages else None, cut)
         self._writer.soon("snapshot", "journal", "calls")
         return past
 
-    def says(self, words: str) -> None:
+    def on_text(self, words: str) -> None:
         """Take note of words that were just handed to the voice."""
-        if self._owed is not None:
-            self._owed.goes_on(words)
+        if self._pending is not None:
+            self._pending.goes_on(words)
         if not self._has_voice:
             self._says(self._journal.words + words)
 
-    async def calls(
+    async def on_function_calls(
         self, calls: Sequence[Planned], *, repeatable: Collection[str] = ()
     ) -> Collection[str]:
         """Take note of functions before they start, see `FunctionNotes.start`."""
@@ -274,7 +281,7 @@ class CallKeeper:
             repeatable,
         )
 
-    async def returned(self, call_id: str, result: object) -> None:
+    async def on_function_result(self, call_id: str, result: object) -> None:
         """Take note of a function's result before anyone else learns of it.
 
         Args:
@@ -291,7 +298,7 @@ class CallKeeper:
             call.settled = self._service is not None and self._service.ledger.has_settled(call_id)
             await self._writer.now("calls")
 
-    async def ends(self, *, complete: bool) -> None:
+    async def on_turn_end(self, *, complete: bool) -> None:
         """Take note of the end of a turn."""
         self._llm_done = complete
         if not self._has_voice:
@@ -300,11 +307,11 @@ class CallKeeper:
 
     # What the pipeline shows.
 
-    def hears(self, words: str) -> None:
+    def on_user_text(self, words: str) -> None:
         """Take note of the caller's words, which the next turn answers."""
         self._unanswered = f"{self._unanswered} {words.strip()}".strip()[-ASKED_LONGEST:]
 
-    def spoke(self, text: str, spaced: bool) -> None:
+    def on_bot_text(self, text: str, spaced: bool) -> None:
         """Take note of words that were spoken aloud.
 
         Args:
@@ -318,16 +325,16 @@ class CallKeeper:
         self._journal.complete = False
         self._says(before + (" " if apart else "") + text)
 
-    def fell_silent(self) -> None:
+    def on_bot_silent(self) -> None:
         """Take note that nothing is spoken any more: a reply that is at its end has ended."""
         if self._has_voice and self._llm_done and not self._journal.complete:
             self._journal.complete = True
             self._writer.soon("journal")
 
-    def settled(self) -> None:
+    def on_context_updated(self) -> None:
         """Take note that the words of a turn have come into the context."""
-        if self._owed is not None and self._owed.pay(finally_=False):
-            self._owed = None
+        if self._pending is not None and self._pending.pay(finally_=False):
+            self._pending = None
 
     async def close(self, *, over: bool) -> None:
         """End the keeping here.
@@ -342,7 +349,7 @@ class CallKeeper:
 
     # Taking over.
 
-    async def _resume(self, service: RecordedService, context: LLMContext) -> Past:
+    async def _resume(self, service: RecordedService, context: LLMContext) -> ResumePoint:
         turn = self._snapshot.turn
         sent = proven(self._snapshot.proof_key, self.id, turn, self._claims.sent)
         journal, heard = believed(self._journal, turn, self._claims.heard, sent)
@@ -350,7 +357,7 @@ class CallKeeper:
             fresh = list(context.get_messages())
             known = self._snapshot, fresh
 
-            def work(fresh: list[LLMContextMessage] = fresh) -> tuple[Any, Past]:
+            def work(fresh: list[LLMContextMessage] = fresh) -> tuple[Any, ResumePoint]:
                 return resume(
                     self._snapshot,
                     journal,
@@ -396,4 +403,4 @@ class CallKeeper:
             "calls": self._functions.started,
             "snapshot": self._snapshot,
         }
-        return await packed(self._form, kept[name], self._keepers.limit, self._warned)
+        return await packed(self._form, kept[name], self._recorders.limit, self._warned)

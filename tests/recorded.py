@@ -22,8 +22,8 @@ from pipecat.transports.base_transport import TransportParams
 from scale_redis import RedisServer, redis
 
 from mistral_service import MistralLLMService
-from mistral_service.scale.keeper import CallKeeper, Keepers
 from mistral_service.scale.progress import Sent
+from mistral_service.scale.recorder import CallRecorder, CallRecorders
 from mistral_service.scale.snapshot import Form
 from mistral_service.scale.store import Store
 from tests.call import Call
@@ -38,20 +38,20 @@ __all__ = ["redis"]  # a fixture that comes along
 
 
 @pytest.fixture
-async def keepers(redis: RedisServer) -> AsyncIterator[Keepers]:
+async def recorders(redis: RedisServer) -> AsyncIterator[CallRecorders]:
     store = Store(redis.url)
-    yield Keepers(store, form=Form([Fernet.generate_key().decode()]))
+    yield CallRecorders(store, form=Form([Fernet.generate_key().decode()]))
     await store.close()
 
 
 class Machine:
-    """A service, its keeper and the call that goes on there."""
+    """A service, its recorder and the call that goes on there."""
 
-    def __init__(self, mistral: Any, keeper: CallKeeper, **options: Any) -> None:
+    def __init__(self, mistral: Any, recorder: CallRecorder, **options: Any) -> None:
         settings = MistralLLMService.Settings(hedging=False, **options.pop("settings", {}))
-        self.keeper = keeper
+        self.recorder = recorder
         self.service = MistralLLMService(
-            api_key="k", base_url=mistral.base_url, keeper=keeper, settings=settings
+            api_key="k", base_url=mistral.base_url, recorder=recorder, settings=settings
         )
         self.ran: list[dict[str, Any]] = []
         self.call = Call(self.service, dict(SYSTEM), **options)
@@ -63,7 +63,7 @@ class Machine:
 
     async def __aexit__(self, *_: object) -> None:
         await self.call.__aexit__()
-        await self.keeper.close(over=False)
+        await self.recorder.close(over=False)
 
     async def greets(self) -> None:
         """What the bot does when somebody is there."""
@@ -76,7 +76,7 @@ class Machine:
 
     def sent(self) -> Sent | None:
         """What the caller's client has been sent of the latest reply, as it repeats it."""
-        if told := self.keeper.progress():
+        if told := self.recorder.progress():
             message = json.loads(told)
             before = self._sent.words if self._sent and self._sent.turn == message["turn"] else ""
             words = before + message["sent"]
@@ -92,9 +92,9 @@ def asked(mistral: Any) -> list[dict[str, Any]]:
     return [e.request for e in mistral.exchanges if e.path.endswith("chat/completions")]
 
 
-async def written(keeper: CallKeeper) -> None:
+async def written(recorder: CallRecorder) -> None:
     """Wait until all of it is in Redis."""
-    await until(lambda: keeper._writer.idle)
+    await until(lambda: recorder._writer.idle)
 
 
 class Client:

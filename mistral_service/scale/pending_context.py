@@ -5,7 +5,7 @@ from typing import Any, cast
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
 
 
-class Owed:
+class PendingContext:
     """The words of a cut reply that the context still lacks: its rest will come into it alone."""
 
     def __init__(self, context: LLMContext, before: Any, cut: str) -> None:

@@ -1,4 +1,4 @@
-"""Pictures for tests: files, URLs and frames."""
+"""Images for tests: files, URLs and frames."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ RED, BLUE = (250, 20, 20), (20, 20, 250)
 
 
 def photo(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A picture with soft shapes and some noise, as a camera takes."""
+    """An image with soft shapes and some noise, as a camera takes."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 255, (max(1, height // 32), max(1, width // 32), 3), dtype=np.uint8)
     soft = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
@@ -39,7 +39,7 @@ def url_of(data: bytes, mime_type: str = "image/png") -> str:
 
 
 def opened(url: str) -> Image.Image:
-    """The picture behind a data URL."""
+    """The image behind a data URL."""
     image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
     image.load()
     return image
@@ -50,14 +50,14 @@ def part(url: str) -> dict[str, Any]:
 
 
 def shown(*parts: Any) -> dict[str, Any]:
-    """A message of the user: texts and URLs of pictures."""
+    """A message of the user: texts and URLs of images."""
     kinds = ("data:", "http")
     content = [part(p) if p.startswith(kinds) else {"type": "text", "text": p} for p in parts]
     return {"role": "user", "content": content}
 
 
 def urls_in(request: dict[str, Any]) -> list[str]:
-    """The URLs of the pictures that a request carries, in order."""
+    """The URLs of the images that a request carries, in order."""
     return [
         part["image_url"]["url"]
         for message in request["messages"]

@@ -8,7 +8,7 @@ leaves, or does not come back in time.
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 
-from mistral_service.surroundings import Rank
+from mistral_service.turn.ports import Rank
 
 STAYS = 2.0
 """Seconds for which a place outlasts the moment at which its caller was asked to come back."""
@@ -41,7 +41,7 @@ class Place:
         return (self.rank, self.since, self.id) < (other.rank, other.since, other.id)
 
 
-class Places:
+class WaitQueue:
     """The places of one process; a caller has one at a time."""
 
     def __init__(self, new_id: Callable[[], str]) -> None:

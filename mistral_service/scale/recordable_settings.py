@@ -40,7 +40,7 @@ _SHORTEST = 8
 Settings = TypeVar("Settings")
 
 
-def kept_settings(settings: Any) -> dict[str, Any]:
+def recorded_settings(settings: Any) -> dict[str, Any]:
     """What is kept of a service's settings.
 
     Args:
@@ -54,14 +54,14 @@ def kept_settings(settings: Any) -> dict[str, Any]:
     given = {name: value for name, value in values.items() if not isinstance(value, UNSET)}
     extra = cast("dict[str, Any]", getattr(settings, "extra", None) or {})
     known = {name: value for name, value in extra.items() if name in NAMES}
-    return {**keepable(given), "extra": keepable(known)}
+    return {**is_recordable(given), "extra": is_recordable(known)}
 
 
 def settings_from(kept: Mapping[str, Any], kind: type[Settings]) -> Settings:
     """Make a service's settings of what was kept, to be applied as an update.
 
     Args:
-        kept: What `kept_settings` returned.
+        kept: What `recorded_settings` returned.
         kind: The class of the service's settings.
     """
     delta = kind()
@@ -71,7 +71,7 @@ def settings_from(kept: Mapping[str, Any], kind: type[Settings]) -> Settings:
     return delta
 
 
-def keepable(settings: Mapping[str, Any]) -> dict[str, Any]:
+def is_recordable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Of settings by name, those that JSON gives back as they were and that hold no secret.
 
     A setting of which a part may be a secret is left out whole: what is left of it would stand in

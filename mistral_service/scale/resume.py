@@ -10,9 +10,9 @@ from typing import Any, cast
 
 from pipecat.processors.aggregators.llm_context import LLMContextMessage, LLMSpecificMessage
 
-from mistral_service.scale.pieces import pieces
+from mistral_service.scale.incremental_json import pieces
 from mistral_service.scale.snapshot import Journal, Snapshot, Started
-from mistral_service.surroundings import Past
+from mistral_service.turn.ports import ResumePoint
 
 AHEAD = 4000
 """Characters that a caller may have heard beyond what was kept of a reply, where that is proven."""
@@ -105,7 +105,7 @@ def resume(
     ended: bool = False,
     asked: str | None = None,
     called_for: str = "",
-) -> tuple[list[LLMContextMessage], Past]:
+) -> tuple[list[LLMContextMessage], ResumePoint]:
     """Tell how a conversation goes on.
 
     A caller whose last words were not kept is a turn ahead: the reply that was kept is done with,
@@ -157,7 +157,7 @@ def resume(
     for call_id, call in pending.items():
         messages += _call_and_result(call_id, call)
     messages += [] if are_its else new
-    return messages, Past(words if words.strip() else "", not complete or waits or bool(new))
+    return messages, ResumePoint(words if words.strip() else "", not complete or waits or bool(new))
 
 
 def missing(

@@ -78,7 +78,7 @@ class Finding:
         }
 
 
-async def examine(endpoint: Endpoint, model: str, tries: int = 5) -> AsyncGenerator[Finding]:
+async def run_checks(endpoint: Endpoint, model: str, tries: int = 5) -> AsyncGenerator[Finding]:
     """Look at all that has to be right before a bot can speak.
 
     Args:

@@ -1,4 +1,4 @@
-"""The bot that sees: pictures on their way through a call, to a strict endpoint."""
+"""The bot that sees: images on their way through a call, to a strict endpoint."""
 
 import copy
 import gc
@@ -7,7 +7,7 @@ import json
 import psutil
 import pytest
 from call import Call
-from pictures import (
+from images import (
     BLUE,
     RED,
     file_of,
@@ -32,6 +32,7 @@ from pipecat.processors.frame_processor import FrameDirection
 from pipecat.utils.errors import ErrorCategory
 
 from mistral_service import MistralLLMAdapter, MistralLLMService
+from mistral_service.conversation.conversion import Budget, Conversion
 from mistral_service.conversation.encoding import Form
 from mistral_service.conversation.parts import (
     PICTURE_FROM_EARLIER,
@@ -39,7 +40,6 @@ from mistral_service.conversation.parts import (
     UNSEEN_PICTURE,
 )
 from mistral_service.conversation.rules import apply_rules
-from mistral_service.conversation.run import Budget, Run
 from mistral_service.local import Reply
 
 Settings = MistralLLMService.Settings
@@ -137,7 +137,7 @@ async def test_a_broken_frame_is_told_and_the_conversation_goes_on(
 
 
 def looking():
-    """A function that asks the transport for a picture; the test is the transport."""
+    """A function that asks the transport for an image; the test is the transport."""
     schema = FunctionSchema("look", "Looks through the camera.", {}, [])
 
     async def look(params) -> None:
@@ -165,7 +165,7 @@ def answer_to(request: UserImageRequestFrame, **options) -> UserImageRawFrame:
 CALLS = Reply(tool_calls=[{"name": "look", "arguments": {}}])
 
 
-async def test_a_picture_that_a_function_asked_for_is_seen_in_the_same_turn(serve, service_for):
+async def test_a_image_that_a_function_asked_for_is_seen_in_the_same_turn(serve, service_for):
     mistral = serve(CALLS, Reply("Red and blue."))
     schema, look = looking()
     service = service_for(mistral)
@@ -181,7 +181,7 @@ async def test_a_picture_that_a_function_asked_for_is_seen_in_the_same_turn(serv
     assert not call.errors
 
 
-async def test_a_function_that_gets_a_broken_picture_ends_and_the_model_is_told(serve, service_for):
+async def test_a_function_that_gets_a_broken_image_ends_and_the_model_is_told(serve, service_for):
     mistral = serve(CALLS, Reply("Something is wrong with the camera."))
     schema, look = looking()
     service = service_for(mistral)
@@ -192,11 +192,11 @@ async def test_a_function_that_gets_a_broken_picture_ends_and_the_model_is_told(
         await show(call, answer_to(requests_of(call)[0], data=b"broken"))
         await call.until(lambda: "Something is wrong" in call.words)
     result = next(m for m in last(mistral)["messages"] if m["role"] == "tool")
-    assert "The picture cannot be read" in result["content"]
+    assert "The image cannot be read" in result["content"]
     assert len(call.errors) == 1
 
 
-async def test_an_interruption_does_not_wait_for_a_picture(serve, service_for):
+async def test_an_interruption_does_not_wait_for_a_image(serve, service_for):
     mistral = serve(Reply("A long story. " * 50, pause=0.05, times=None))
     large = frame(photo(4000, 3000), run_llm=False)
     async with Call(service_for(mistral)) as call:
@@ -211,7 +211,7 @@ async def test_an_interruption_does_not_wait_for_a_picture(serve, service_for):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
-async def test_a_picture_in_the_context_is_sent_whatever_its_type(serve, service_for, kind: str):
+async def test_a_image_in_the_context_is_sent_whatever_its_type(serve, service_for, kind: str):
     mistral = serve(ANY)
     given = url_of(file_of(halves(), kind), f"image/{kind.lower()}")
     async with Call(service_for(mistral), shown("This.", given)) as call:
@@ -246,7 +246,7 @@ async def test_an_image_message_may_have_any_format(serve, service_for):
         await MistralLLMAdapter.create_image_message(format="?", size=(1, 1), image=b"")
 
 
-async def test_files_that_are_pictures_are_treated_as_pictures(serve, service_for):
+async def test_files_that_are_images_are_treated_as_images(serve, service_for):
     message = await LLMContext.create_file_message(
         type="bytes", format="image/bmp", file=url_of(file_of(halves(), "BMP"), "image/bmp")
     )
@@ -257,7 +257,7 @@ async def test_files_that_are_pictures_are_treated_as_pictures(serve, service_fo
     assert opened(url).format == "JPEG"
 
 
-async def test_a_broken_picture_in_the_context_is_told_once(serve, service_for):
+async def test_a_broken_image_in_the_context_is_told_once(serve, service_for):
     mistral = serve(ANY)
     broken = url_of(b"broken")
     service = service_for(mistral)
@@ -265,7 +265,7 @@ async def test_a_broken_picture_in_the_context_is_told_once(serve, service_for):
         assert await call.say("What is it?") == "I see."
         assert await call.say("And now?") == "I see."
     [error] = call.errors
-    assert error.error.startswith("A picture was left out: it is of no type that can be read")
+    assert error.error.startswith("An image was left out: it is of no type that can be read")
     assert error.category is ErrorCategory.APPLICATION
     assert service.is_usable
     assert last(mistral)["messages"][0]["content"].startswith(f"This.\n{UNREADABLE_PICTURE}")
@@ -326,8 +326,8 @@ RESULT = {"role": "tool", "tool_call_id": "abcdefgh1", "content": "COMPLETED"}
 
 
 def sent_with(messages: list[dict], **budget) -> list[str]:
-    run = Run(has_tools=True, budget=Budget(**budget))
-    return urls_in({"messages": apply_rules(messages, run)})
+    conversion = Conversion(has_tools=True, budget=Budget(**budget))
+    return urls_in({"messages": apply_rules(messages, conversion)})
 
 
 def test_the_newest_eight_stay_and_the_words_of_all():
@@ -345,7 +345,7 @@ def test_a_setting_can_keep_fewer():
     assert sent_with([shown("These.", *TINY)], images=0) == []
 
 
-def test_the_bytes_of_all_pictures_have_a_limit_and_the_newest_is_sent_all_the_same():
+def test_the_bytes_of_all_images_have_a_limit_and_the_newest_is_sent_all_the_same():
     size = len(TINY[0])
     assert sent_with([shown("These.", *TINY)], total_bytes=3 * size) == TINY[-3:]
     assert sent_with([shown("These.", *TINY)], total_bytes=1) == TINY[-1:]
@@ -365,7 +365,7 @@ def test_the_bytes_of_all_pictures_have_a_limit_and_the_newest_is_sent_all_the_s
         ([shown(TINY[0]), SAID, {"role": "developer", "content": "Be kind."}], []),
     ],
 )
-def test_the_pictures_of_all_turns_but_the_last_can_be_left_out(history, kept: list[int]):
+def test_the_images_of_all_turns_but_the_last_can_be_left_out(history, kept: list[int]):
     assert sent_with(history, last_turn_only=True) == [TINY[n] for n in kept]
 
 
@@ -383,7 +383,7 @@ async def test_a_model_without_vision_gets_the_words_and_it_is_told_once(serve, 
         await call.say("And now?")
     assert last(mistral)["messages"][0]["content"].startswith(f"This.\n{UNSEEN_PICTURE}")
     [error] = call.errors
-    assert "open-mistral-nemo does not see pictures" in error.error
+    assert "open-mistral-nemo does not see images" in error.error
     assert error.category is ErrorCategory.APPLICATION
     assert service.is_usable
 
@@ -391,14 +391,14 @@ async def test_a_model_without_vision_gets_the_words_and_it_is_told_once(serve, 
 # --- a long conversation ------------------------------------------------------------------------
 
 
-async def test_memory_is_flat_over_a_thousand_turns_with_pictures():
+async def test_memory_is_flat_over_a_thousand_turns_with_images():
     """What the context holds is the caller's; the service adds a bounded remembrance."""
     adapter, process = MistralLLMAdapter(), psutil.Process()
     context = LLMContext()
     seen: list[int] = []
     for turn in range(1000):
         image = photo(64, 48, turn)
-        await adapter.pictures.frame(image.tobytes(), image.size, "RGB", Form())
+        await adapter.images.frame(image.tobytes(), image.size, "RGB", Form())
         await context.add_image_frame_message(
             format="RGB", size=image.size, image=image.tobytes(), text=f"Turn {turn}."
         )
@@ -411,13 +411,13 @@ async def test_memory_is_flat_over_a_thousand_turns_with_pictures():
         if turn % 250 == 249:
             gc.collect()
             seen.append(process.memory_info().rss)
-    assert len(adapter.pictures._made._entries) <= 16
-    assert len(adapter.pictures._frames._entries) <= 4
+    assert len(adapter.images._made._entries) <= 16
+    assert len(adapter.images._frames._entries) <= 4
     assert seen[-1] - seen[0] < 4_000_000
 
 
-async def test_a_picture_stays_what_it_was_made_over_a_thousand_turns(monkeypatch):
-    from mistral_service.conversation import pictures as module
+async def test_a_image_stays_what_it_was_made_over_a_thousand_turns(monkeypatch):
+    from mistral_service.conversation import image_cache as module
 
     made = []
     encode = module.encode
