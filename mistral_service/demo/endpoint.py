@@ -34,6 +34,7 @@ from mistral_service.demo.faults import DOWN_S, FaultLayer, Injection, NotInject
 from mistral_service.demo.small_model import SmallModel
 from mistral_service.local.__main__ import API_KEY_VARIABLE, end, end_with_stdin
 from mistral_service.local.app import create_app
+from mistral_service.local.checks import Checks
 from mistral_service.local.engine import ModelEngine, ModelNotLoaded
 from mistral_service.local.pieces import Engine
 from mistral_service.local.server import bind
@@ -59,7 +60,9 @@ class FaultyEndpoint:
         self._api_key = api_key
         self._down_s = down_s
         self._goes_down = asyncio.Event()
-        self.app: Starlette = create_app(self._layer, api_key=api_key)
+        # The rules of Mistral's own API: those of chat templates would end calls on Pipecat's own
+        # service for other reasons than the fault.
+        self.app: Starlette = create_app(self._layer, Checks(templates=False), api_key=api_key)
         self.app.router.routes.insert(0, Route("/faults", self._inject, methods=["POST"]))
 
     @property

@@ -7,6 +7,7 @@ next one, and reports what it did.
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ class Injection:
         call: The call whose reply it meets.
         events: What it did, as it happens: `{"event": "waiting"}` where no reply is under way,
             `{"event": "struck", "words": 5}`, and `{"event": "request", "model": …}` for each
-            request that follows.
+            request that follows; each with its time, `at`, on the machine's monotonic clock.
     """
 
     kind: str
@@ -81,7 +82,11 @@ class Injection:
     def strike(self, words: int = 0) -> None:
         """The fault happens now, after so many words of a reply."""
         self.struck_at = asyncio.get_running_loop().time()
-        self.events.put_nowait({"event": "struck", "words": words})
+        self.report("struck", words=words)
+
+    def report(self, event: str, **fields: Any) -> None:
+        """Report what happens now."""
+        self.events.put_nowait({"event": event, "at": time.monotonic(), **fields})
 
 
 class _Stream:
@@ -140,7 +145,7 @@ class FaultLayer:
         elif kind == "cut" and running:
             running[-1].cut = injection
         else:
-            injection.events.put_nowait({"event": "waiting"})
+            injection.report("waiting")
         try:
             yield injection
         finally:
@@ -153,7 +158,7 @@ class FaultLayer:
         call = call_of(request)
         for injection in self._injections:
             if injection.struck_at is not None and call in (injection.call, ""):
-                injection.events.put_nowait({"event": "request", "model": request.get("model")})
+                injection.report("request", model=request.get("model"))
         injection = self._next(call, request)
         if injection is not None and injection.kind != "cut":
             for piece in self._in_its_place(injection, request):

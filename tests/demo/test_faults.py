@@ -40,7 +40,9 @@ def text_of(pieces: list[Piece]) -> str:
 
 
 def events_of(injection: faults.Injection) -> list[Any]:
-    return [injection.events.get_nowait() for _ in range(injection.events.qsize())]
+    events = [injection.events.get_nowait() for _ in range(injection.events.qsize())]
+    assert [event.pop("at") for event in events]
+    return events
 
 
 async def test_without_a_fault_the_reply_passes_whole(layer: FaultLayer):
@@ -208,7 +210,9 @@ async def served() -> AsyncIterator[Served]:
 
 
 async def event(lines: aiohttp.StreamReader) -> Any:
-    return json.loads(await asyncio.wait_for(lines.readline(), 10))
+    told = json.loads(await asyncio.wait_for(lines.readline(), 10))
+    assert told.pop("at") > 0
+    return told
 
 
 async def test_the_route_reports_what_the_fault_did(served: Served):
