@@ -77,15 +77,26 @@ def scripted_reply(request: Json) -> Reply | None:
     content: Any = last.get("content")
     if last.get("role") == "tool":
         return Reply(said_of(str(last.get("name") or _name_of(request, last)), str(content)))
-    if last.get("role") != "user" or not isinstance(content, str):
+    if last.get("role") != "user":
         return None
-    call = call_for(content)
+    call = call_for(last_words(content))
     offered = {
         object_of(tool.get("function")).get("name") for tool in objects_of(request.get("tools"))
     }
     if call is None or call["name"] not in offered or request.get("tool_choice") == "none":
         return None
     return Reply(tool_calls=[call])
+
+
+def last_words(content: Any) -> str:
+    """What the user said last, in a message that may hold more than that.
+
+    Where the bot was interrupted before it said anything, two messages of the user become one.
+    """
+    if isinstance(content, str):
+        return content.strip().rpartition("\n")[2]
+    parts = objects_of(content)
+    return last_words(str(parts[-1].get("text") or "")) if parts else ""
 
 
 def call_for(question: str) -> Json | None:
@@ -135,16 +146,17 @@ _SENTENCES: Mapping[str, Callable[[Json], str]] = {
 
 
 def image_reply(request: Json) -> Reply | None:
-    """What is said about an image in the last message, and that it is scripted."""
-    last = last_of(request.get("messages"))
-    urls = [
-        object_of(part.get("image_url")).get("url") or part.get("image_url")
-        for part in objects_of(last.get("content"))
-        if part.get("type") == "image_url"
-    ]
-    if not urls:
+    """What is said about an image with which a conversation ends, and that it is scripted."""
+    parts = objects_of(last_of(request.get("messages")).get("content"))
+    if not parts or parts[-1].get("type") != "image_url":
         return None
-    return Reply(f"{SCRIPTED} {described(str(urls[-1]))}")
+    image = parts[-1].get("image_url")
+    url = image if isinstance(image, str) else object_of(image).get("url")
+    said = f"{SCRIPTED} {described(str(url))}"
+    # Counted without the image, whose base64 is no text: roughly, four characters a token.
+    words = sum(len(str(part.get("text") or "")) for part in parts) // 4
+    usage = {"prompt_tokens": words, "completion_tokens": len(said) // 4}
+    return Reply(said, usage={**usage, "total_tokens": sum(usage.values())})
 
 
 def described(url: str) -> str:

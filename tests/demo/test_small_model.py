@@ -141,6 +141,15 @@ async def test_an_image_is_answered_by_a_script_that_says_so(calls: bool):
     assert not asked
 
 
+async def test_what_the_user_says_after_an_image_or_an_unanswered_question_counts():
+    image = {"type": "image_url", "image_url": {"url": image_url(20)}}
+    asked = {"type": "text", "text": "What do you see?"}
+    after = {"type": "text", "text": "Set a timer for ten seconds."}
+    for content in ([asked, image, after], f"{asked['text']}\n\n{after['text']}"):
+        _, [call], _ = await reply([user(content)])
+        assert call["function"]["name"] == "set_timer"
+
+
 @pytest.mark.parametrize("url", ["", "data:image/jpeg;base64,AAAA", "data:image/jpeg;base64,é"])
 def test_an_image_that_cannot_be_read(url: str):
     assert described(url) == "The image that arrived cannot be read."
