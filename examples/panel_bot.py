@@ -34,7 +34,6 @@ from pipecat.transports.base_transport import (
     VideoInSourceParams,
 )
 from pipecat.workers.runner import WorkerRunner
-from voice_bot import create_speech
 
 from mistral_service import MistralLLMService
 from mistral_service.turn.prices import PRICES
@@ -142,6 +141,8 @@ def create_services() -> list[MistralLLMService | PipecatsOwn]:
 
 async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> None:
     """Hold one conversation, from the client's arrival until it leaves."""
+    from voice_bot import create_speech  # the wheel has this file in a package, without its folder
+
     stt, tts = await asyncio.to_thread(create_speech)
     context = LLMContext(tools=[set_timer, take_note, weather, look])
     user_aggregator, assistant_aggregator = LLMContextAggregatorPair(

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import aiohttp
+from loguru import logger
 from pipecat.frames.frames import InterruptionFrame, LLMUpdateSettingsFrame
 from pipecat.frames.frames import ManuallySwitchServiceFrame as SwitchFrame
 from pipecat.pipeline.llm_switcher import LLMSwitcher
@@ -299,5 +300,8 @@ async def setup_pipeline_worker(worker: PipelineWorker) -> None:
             answer = await panel.answer(message.type, message.data)
         except Refused as e:
             await rtvi.send_error_response(message, str(e))
+        except Exception as e:
+            logger.error(f"The panel failed ({type(e).__name__}: {e})")
+            await rtvi.send_error_response(message, f"The panel failed ({type(e).__name__}).")
         else:
             await rtvi.send_server_response(message, answer)
