@@ -4,11 +4,11 @@
 service and then on Pipecat's own, and makes the images of the page at two widths, light and dark.
 """
 
+import contextlib
 import io
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -17,13 +17,14 @@ from playwright.sync_api import Browser, Page, expect
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "browser"), str(ROOT / "tests")]
 from images import halves
-from stage import Demo, browser, film, greeted
+from stage import MICROPHONE, Demo, browser, film, greeted
 
 DOCUMENT = Path(__file__).parent / "demo.md"
 IMAGES = Path(__file__).parent / "images"
 BEGIN, END = "<!-- run -->", "<!-- end of the run -->"
 SLOW = 90_000  # ms
 PATIENCE = 12_000  # ms that a caller hears nothing before they speak again
+SILENCE = 30_000  # ms that a bot takes to begin to speak, on a busy machine
 FAULTS = {
     "429": "Answer 429",
     "cut": "Cut the stream",
@@ -64,6 +65,7 @@ class Conversation:
             expect(self.page.locator("#stories > li").first).to_have_attribute(
                 "data-state", re.compile("waiting|struck"), timeout=SLOW
             )
+            turns = self._turns()
             self._ask(question)
             try:
                 self._over(PATIENCE)
@@ -71,7 +73,7 @@ class Conversation:
                 self._take_down()
                 self._ask("Are you there?")
                 self._over(SLOW)
-            self._quiet()
+            self._quiet(turns)
             self._take_down()
             self._what_happened()
 
@@ -85,14 +87,15 @@ class Conversation:
             "data-state", re.compile("met|failed|silent|dropped"), timeout=timeout
         )
 
-    def _quiet(self) -> None:
-        """Wait until the bot has said what it has to say."""
-        self.page.wait_for_timeout(1500)
-        expect(self.page.locator("#state")).to_have_text(
-            re.compile("Listening|Thinking"), timeout=SLOW
-        )
-        self.page.wait_for_timeout(1500)
-        expect(self.page.locator("#state")).not_to_have_text("Speaking", timeout=SLOW)
+    def _turns(self) -> str:
+        return self.page.locator('[data-total="turns"]').text_content() or ""
+
+    def _quiet(self, turns: str) -> None:
+        """Wait until the turn has ended, and the bot has said what it has to say."""
+        expect(self.page.locator('[data-total="turns"]')).not_to_have_text(turns, timeout=SLOW)
+        with contextlib.suppress(AssertionError):  # after a silence the page goes on thinking
+            expect(self.page.locator("#state")).to_have_text("Listening", timeout=SILENCE)
+        self.page.wait_for_timeout(1000)
 
     def _take_down(self) -> None:
         items = self.page.locator("#turns > li").all()
@@ -108,10 +111,11 @@ class Conversation:
             self.lines.append(f"   {' '.join(step.inner_text().split())}")
 
 
-@contextmanager
+@contextlib.contextmanager
 def call(chrome: Browser, demo: Demo, **options: object) -> Iterator[Page]:
     """A call whose bot has greeted."""
     page = chrome.new_page(**options)  # pyright: ignore[reportArgumentType]
+    page.add_init_script(MICROPHONE)  # a silent one
     page.goto(demo.address)
     page.get_by_role("button", name="Connect", exact=True).click()
     expect(page.locator(".bot").first).to_contain_text(re.compile(r"\w"), timeout=SLOW)

@@ -24,6 +24,17 @@ TITLES = {
 }
 """The faults, as the page names them."""
 
+_REPORTS = {
+    "cut": "cuts the stream after {words}",
+    "hang": "lets the reply hang",
+    "429": "answers 429",
+    "503": "answers 503",
+    "empty": "sends an empty reply",
+    "text-call": "sends a function's call as text",
+    "down": "is down",
+}
+"""What the endpoint does, as a step of the story."""
+
 _WORDS = re.compile(r"\S+")
 
 
@@ -110,7 +121,8 @@ class Story:
         self.struck_at = min(now, self.struck_at if self.struck_at is not None else now)
         if self.state == "waiting":
             self.state = "struck"
-        self._note(now, f"the endpoint: {TITLES[self.kind].lower()}{_after(self.kind, words)}")
+        report = _REPORTS[self.kind].format(words=counted(words, "word"))
+        self._note(now, f"the endpoint {report}")
         held = [happened for at, happened in self._held if at >= now]
         self._held.clear()
         for happened in held:
@@ -119,7 +131,7 @@ class Story:
     def request(self, now: float, model: str) -> None:
         """The endpoint got another request of this call."""
         self.requests += 1
-        self._note(now, f"the endpoint: another request, for {model}")
+        self._note(now, f"the endpoint gets another request, for {model}")
 
     def handled(self, now: float, done: str, attempt: int, model: str, why: str) -> None:
         """The service met the fault with another request."""
@@ -130,7 +142,7 @@ class Story:
             self.state = "struck"
         self.done, self.model = done, model
         self.handlings += 1
-        self._note(now, f"the service: {done}, request {attempt} goes to {model}, after: {why}")
+        self._note(now, f"the service has {done}: request {attempt} goes to {model}, after: {why}")
 
     def spoke(self, now: float, text: str) -> None:
         """The service pushed words."""
@@ -146,7 +158,7 @@ class Story:
         if self.answered_at is None and text.strip():
             self.answered_at = now
             self.state = "met"
-            self._note(now, "the service: the first word of what follows")
+            self._note(now, "the service pushes the first word of what follows")
         self._tell()
 
     def called_function(self, now: float, name: str) -> None:
@@ -155,7 +167,7 @@ class Story:
             self._held.append((now, lambda: self.called_function(now, name)))
         if self.struck_at is None or self.is_over:
             return
-        self._note(now, f"the service: {name} runs")
+        self._note(now, f"the service runs {name}")
         if self.kind == "text-call":
             self.called, self.state, self.answered_at = name, "met", now
         self._tell()
@@ -241,7 +253,3 @@ def repeated(before: str, after: str) -> int:
 def counted(number: int, noun: str) -> str:
     """A number with its noun: `1 word`, `2 words`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _after(kind: str, words: int) -> str:
-    return f" after {counted(words, 'word')}" if kind == "cut" else ""

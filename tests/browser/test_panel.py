@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from images import halves
 from playwright.sync_api import Browser, Locator, Page, expect
-from stage import Demo, browser, film, greeted, state
+from stage import MICROPHONE, Demo, browser, film, greeted, state
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -46,6 +46,7 @@ def opened(stage: tuple[Demo, Browser]) -> Iterator[Page]:
     """The page, before a call."""
     demo, chrome = stage
     page = chrome.new_page(viewport={"width": 1440, "height": 900})
+    page.add_init_script(MICROPHONE)  # nothing is said, and so nothing heard
     page.goto(demo.address)
     expect(page.locator("#panel")).to_be_visible()
     yield page
@@ -139,6 +140,7 @@ def test_two_pages_break_their_own_calls(call: Page, stage: tuple[Demo, Browser]
     call.get_by_role("button", name="Answer 503").click()
     expect(call.locator("#stories > li")).to_have_attribute("data-state", "waiting")
     other = chrome.new_page()
+    other.add_init_script(MICROPHONE)
     other.goto(demo.address)
     begin(other)
     ask(other, "Tell me about the moon.")

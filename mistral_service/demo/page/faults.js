@@ -75,7 +75,7 @@ export class Faults {
     const old = this.#stories.get(story.number);
     const item = make("li", { className: story.state });
     item.dataset.state = story.state;
-    const head = make("p", { className: "headline" });
+    const head = make("summary", { className: "headline" });
     head.append(
       make("small", { className: "badge", textContent: OUTCOMES[story.state] }),
       ` ${story.headline} `,
@@ -83,10 +83,14 @@ export class Faults {
     if (story.service !== "mistral_service") {
       head.append(make("small", { textContent: `on ${story.service} service` }));
     }
-    item.append(head);
-    if (story.lines.length) item.append(steps(story.lines));
+    const details = make("details", { open: old?.firstElementChild.open ?? true });
+    details.append(head, steps(story.lines));
+    item.append(details);
     if (old) old.replaceWith(item);
-    else this.#list.prepend(item);
+    else {
+      for (const earlier of this.#list.querySelectorAll("details")) earlier.open = false;
+      this.#list.prepend(item);
+    }
     this.#stories.set(story.number, item);
     while (this.#list.children.length > MOST_SHOWN) this.#list.lastElementChild.remove();
     clearInterval(this.#timer);
