@@ -84,7 +84,7 @@ class Conversation:
     def _over(self, timeout: int) -> None:
         latest = self.page.locator("#stories > li").first
         expect(latest).to_have_attribute(
-            "data-state", re.compile("met|failed|silent|dropped"), timeout=timeout
+            "data-state", re.compile("met|failed|silent|aloud|dropped"), timeout=timeout
         )
 
     def _turns(self) -> str:
@@ -106,7 +106,8 @@ class Conversation:
 
     def _what_happened(self) -> None:
         latest = self.page.locator("#stories > li").first
-        self.lines.append(f"=> {latest.locator('.headline').inner_text().strip()}")
+        headline = latest.locator(".headline").inner_text().strip()
+        self.lines.append(f"=> {headline.removesuffix(" on Pipecat's own service")}")
         for step in latest.locator(".steps li").all():
             self.lines.append(f"   {' '.join(step.inner_text().split())}")
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-State = Literal["waiting", "struck", "met", "failed", "silent", "dropped"]
-"""`met`: the caller hears the reply. `failed`: an error was reported. `silent`: neither."""
+State = Literal["waiting", "struck", "met", "failed", "silent", "aloud", "dropped"]
+"""`met`: the caller hears the reply. `failed`: an error was reported. `silent`: neither. `aloud`: the
+caller hears what was meant for a machine."""
 
 TITLES = {
     "cut": "Cut",
@@ -211,12 +212,13 @@ class Story:
 
     def _tell(self) -> None:
         """Put together how the fault was met, as far as it is known."""
-        if self.state != "met" or self.answered_at is None:
+        if self.state not in ("met", "aloud") or self.answered_at is None:
             return
         seconds = self._seconds(self.answered_at)
         if self.called:
             self.outcome = f"read, and {self.called} runs after {seconds}"
         elif self.kind == "text-call" and self.after.lstrip().startswith("["):
+            self.state = "aloud"
             self.outcome = f"spoken as it stands: {self.after.strip()[:60]}"
         elif self.kind == "cut":
             again = repeated(self.before, self.after)

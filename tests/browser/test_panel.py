@@ -80,7 +80,7 @@ def happened(page: Page) -> Locator:
     """The latest fault, once it is over."""
     latest = page.locator("#stories > li").first
     expect(latest).to_have_attribute(
-        "data-state", re.compile("met|failed|silent|dropped"), timeout=SLOW
+        "data-state", re.compile("met|failed|silent|aloud|dropped"), timeout=SLOW
     )
     return latest
 

@@ -49,7 +49,7 @@ async def broken(call: PanelCall, kind: str, *, pipecat: bool = False) -> dict[s
     assert answer == {"number": 1}
     turns = len(call.told("turn"))
     await call.say("What is the moon?")
-    story = await call.story("met", "failed", "silent")
+    story = await call.story("met", "failed", "silent", "aloud")
     await call.until(lambda: len(call.told("turn")) > turns)
     return call.told("fault")[-1] if story else {}
 
@@ -84,7 +84,7 @@ THEIRS = [
     ("429", "failed", r"429, the model is full → an error after .*"),
     ("503", "met", r"503, the service is unavailable → 1 more request, the answer .*"),
     ("empty", "silent", r"An empty reply → not a word, and no error"),
-    ("text-call", "met", r"A function's call as text → spoken as it stands: \[TOOL_CALLS\].*"),
+    ("text-call", "aloud", r"A function's call as text → spoken as it stands: \[TOOL_CALLS\].*"),
     ("down", "failed", r"The endpoint is down → an error after .*"),
 ]
 

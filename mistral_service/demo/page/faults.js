@@ -18,9 +18,10 @@ const OUTCOMES = {
   met: "survived",
   failed: "error",
   silent: "silence",
+  aloud: "read aloud",
   dropped: "dropped",
 };
-const OVER = ["met", "failed", "silent", "dropped"];
+const OVER = ["met", "failed", "silent", "aloud", "dropped"];
 const MOST_SHOWN = 12;
 const TICK_MS = 100;
 
