@@ -23,7 +23,7 @@ from pipecat.frames.frames import InterruptionFrame, LLMFullResponseEndFrame
 from rough_road import Bytes, Ending, Road, Trouble, untrusted
 
 from mistral_service import MistralLLMService
-from mistral_service.conversation.rules import GO_ON
+from mistral_service.conversation.rules import CONTINUE_TEXT
 from mistral_service.local import LocalMistral, Reply
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "faults.md"
@@ -45,7 +45,7 @@ class Speaker:
         reply = Reply(TEXT, tool_calls=calls)
         if last["role"] == "tool":
             reply = Reply(AFTERWARDS)
-        elif last["content"] == GO_ON:
+        elif last["content"] == CONTINUE_TEXT:
             # A prefix is repeated, as Mistral does; a sentence is gone on with.
             said = before["content"].strip()
             reply = Reply(TEXT.partition(said)[2].strip(), tool_calls=calls)

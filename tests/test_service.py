@@ -543,7 +543,7 @@ async def test_run_inference_asks_again_where_the_answer_is_no_reply(serve, body
         road.ahead(odd)
         assert await service.run_inference(context) == "A summary."
         road.ahead(odd, always=True)
-        with pytest.raises(MistralError, match="what it answered is no"):
+        with pytest.raises(MistralError, match="its answer is no"):
             await service.run_inference(context)
         await service.cleanup()
 

@@ -9,7 +9,7 @@ from mistral_service.client.parameters import ChatParameters
 from mistral_service.conversation.conversion import Conversion, ToolFault
 from mistral_service.conversation.parts import text_of
 from mistral_service.conversation.rules import apply_rules
-from mistral_service.conversation.tools import mistrals_tools
+from mistral_service.conversation.tools import convert_tools
 from mistral_service.reply.events import Event, Text, ToolCall
 from mistral_service.reply.prefix import RepeatedPrefix
 
@@ -29,7 +29,7 @@ def chat_params(
     server knows.
     """
     params = cast("dict[str, Any]", {**asking})
-    offered = mistrals_tools(params.pop("tools", None) or [])
+    offered = convert_tools(params.pop("tools", None) or [])
     for fault in offered.faults:
         if fault not in told:
             told.add(fault)

@@ -25,7 +25,7 @@ from mistral_service.pipecat.handlers import settles
 from mistral_service.pipecat.idempotency import idempotency_key
 from mistral_service.pipecat.in_turn import InTurn
 from mistral_service.pipecat.slow_functions import SlowFunctions
-from mistral_service.reply.calls import Ledger, Plan, Planned
+from mistral_service.reply.calls import CallLedger, Plan, PlannedCall
 from mistral_service.reply.events import ToolCall
 from mistral_service.settings import MistralLLMSettings
 from mistral_service.turn.ports import ConversationRecorder, shared_services
@@ -64,14 +64,14 @@ class FunctionCalls(SlowFunctions, InTurn):
         self, *, recorder: ConversationRecorder | Literal[False] | None = None, **kwargs: Any
     ) -> None:
         self._recorder = shared_services.get().recorder if recorder is None else recorder or None
-        self._ledger = Ledger()
+        self._ledger = CallLedger()
         self._told: dict[str, str] = {}
         self._conversation = getattr(self._recorder, "id", "") or secrets.token_hex(16)
         self._client_results = ClientResults(self._running_call, self._take_client_result)
         super().__init__(**kwargs)
 
     @property
-    def ledger(self) -> Ledger:
+    def ledger(self) -> CallLedger:
         """What is remembered of this conversation's calls."""
         return self._ledger
 
@@ -83,13 +83,13 @@ class FunctionCalls(SlowFunctions, InTurn):
         *,
         offered: Collection[str] | None = None,
     ) -> Plan:
-        """Decide about the calls of one reply, as `Ledger.plan` does, knowing the context."""
+        """Decide about the calls of one reply, as `CallLedger.plan` does, knowing the context."""
         messages = [m for m in context.get_messages() if not isinstance(m, LLMSpecificMessage)]
         self._ledger.learn(cast("list[dict[str, Any]]", messages))
         running = {item.tool_call_id for item in self._calls_by_task.values()}
         return self._ledger.plan(calls, running, left_out, offered=offered)
 
-    async def start_calls(self, context: LLMContext, calls: Sequence[Planned]) -> None:
+    async def start_calls(self, context: LLMContext, calls: Sequence[PlannedCall]) -> None:
         """Hand planned calls to Pipecat as one group."""
         if not calls:
             return
@@ -110,18 +110,18 @@ class FunctionCalls(SlowFunctions, InTurn):
             ]
         )
 
-    async def _note_starts(self, calls: Sequence[Planned]) -> None:
+    async def _note_starts(self, calls: Sequence[PlannedCall]) -> None:
         """Take note of calls that start, and of what the model reads of those that do not."""
-        await self._note_with_keeper([call for call in calls if call.told is None])
+        await self._note_with_keeper([call for call in calls if call.synthetic_result is None])
         for call in calls:
-            if call.told is not None:
-                self._told[call.id] = call.told
+            if call.synthetic_result is not None:
+                self._told[call.id] = call.synthetic_result
             elif call.id not in self._told:
                 self._idempotency_keys[call.id] = idempotency_key(
                     self._conversation, call.name, call.canonical, call.repetition
                 )
 
-    async def _note_with_keeper(self, calls: Sequence[Planned]) -> None:
+    async def _note_with_keeper(self, calls: Sequence[PlannedCall]) -> None:
         if self._recorder is None or not calls:
             return
         repeatable = {call.name for call in calls if self._is_idempotent(call.name)}
@@ -150,7 +150,7 @@ class FunctionCalls(SlowFunctions, InTurn):
             known = {*self._told, *self._idempotency_keys}
             await self._note_with_keeper(  # those that the bot itself calls
                 [
-                    Planned(call.tool_call_id, call.function_name, dict(call.arguments))
+                    PlannedCall(call.tool_call_id, call.function_name, dict(call.arguments))
                     for call in calls
                     if call.tool_call_id not in known
                 ]

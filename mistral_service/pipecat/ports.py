@@ -9,7 +9,7 @@ from pipecat.processors.aggregators.llm_context import LLMContext
 from mistral_service.conversation.conversion import Conversion
 from mistral_service.pipecat.admission import Admission
 from mistral_service.pipecat.frames import FrameWriter
-from mistral_service.reply.calls import Ledger, Plan, Planned
+from mistral_service.reply.calls import CallLedger, Plan, PlannedCall
 from mistral_service.reply.events import ToolCall
 from mistral_service.settings import MistralLLMSettings
 from mistral_service.turn.ports import ConversationRecorder
@@ -22,7 +22,7 @@ class Functions(Protocol):
     """Runs functions."""
 
     @property
-    def ledger(self) -> Ledger:
+    def ledger(self) -> CallLedger:
         """What is remembered of this conversation's calls."""
         ...
 
@@ -37,7 +37,7 @@ class Functions(Protocol):
         """Decide about the calls of one reply."""
         ...
 
-    async def start_calls(self, context: LLMContext, calls: Sequence[Planned]) -> None:
+    async def start_calls(self, context: LLMContext, calls: Sequence[PlannedCall]) -> None:
         """Start planned calls as one group."""
         ...
 

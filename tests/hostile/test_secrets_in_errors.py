@@ -14,7 +14,7 @@ from pipecat.frames.frames import LLMUpdateSettingsFrame
 from mistral_service import MistralClient, MistralError, MistralLLMService, Reason
 from mistral_service.local import Reply
 from mistral_service.wire.models import Catalogue
-from mistral_service.wire.secrets import Strike, secrets_in
+from mistral_service.wire.secrets import Redactor, secrets_in
 
 KEY = "sk-Very/Secret+0123456789"
 OTHER = 'c00kie"of&another<system>/9876'
@@ -151,7 +151,7 @@ async def test_a_proxy_s_password_is_struck_out_too(monkeypatch):
 
 
 def test_words_that_are_no_secret_stay():
-    strike = Strike(secrets_in("sk-0123456789abcdef"))
+    strike = Redactor(secrets_in("sk-0123456789abcdef"))
     said = "Invalid model: mistral-small-latest at https://api.mistral.ai/v1 (code 1500)"
     assert strike(said) == said
 
