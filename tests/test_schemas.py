@@ -796,8 +796,8 @@ async def test_the_turn_goes_on_without_the_function_that_is_hopeless(serve, ser
         assert await call.say("Thank you.") == "You are welcome."
         [error] = call.errors
         assert error.error == (
-            "hopeless is not offered to the model: x: $ref is '#/$defs/X', and the schema has "
-            "nothing there."
+            "hopeless is not offered to the model: x: $ref is '#/$defs/X', which does not "
+            "exist in the schema."
         )
         assert (error.category, error.fatal) == (ErrorCategory.APPLICATION, False)
         assert service.is_usable

@@ -642,7 +642,7 @@ def test_an_address_that_is_none_is_the_default():
 
 @pytest.mark.parametrize("key", ["sk-one\nsk-two", "“sk”"])
 def test_a_key_that_is_none_is_told_without_it(key: str):
-    with pytest.raises(ValueError, match="copy it again") as raised:
+    with pytest.raises(ValueError, match="Copy it again") as raised:
         MistralLLMService(api_key=key)
     assert key not in str(raised.value)
 

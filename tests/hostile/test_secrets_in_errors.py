@@ -185,7 +185,7 @@ def test_a_key_that_cannot_be_sent_is_refused_when_the_service_is_made(key, name
         keys["codestral_base_url"] = "https://codestral.mistral.ai/v1"
     else:
         keys["fallback_base_url"] = "http://127.0.0.1:9/v1"
-    with pytest.raises(ValueError, match=rf"{name}=….*letters, digits and signs") as raised:
+    with pytest.raises(ValueError, match=rf"{name}=….*letters, digits and symbols") as raised:
         make(**keys)
     assert key not in str(raised.value)
     assert "\n" not in str(raised.value)
