@@ -75,7 +75,7 @@ class Conversion:
         changes: What was changed, in the order of the rules.
         offered: The names of the functions in the request, as they are sent; they may only be
             called if `has_tools` is True.
-        call_ids: The ids of calls as they are sent → as they stand in the context, where the two
+        call_ids: The ids of calls as they are sent → as they are in the context, where the two
             differ.
         names: The names of functions as they are sent → as the user gave them, where the two
             differ.

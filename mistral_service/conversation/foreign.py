@@ -11,8 +11,9 @@ from mistral_service.conversation.conversion import Conversion, Message, Message
 from mistral_service.conversation.foreign_blocks import ForeignCall, ForeignResult
 from mistral_service.conversation.foreign_media import get, mapping_of, text_part
 from mistral_service.conversation.foreign_parts import OWN_KINDS, content_of, kind_of, pieces_of
-from mistral_service.conversation.parts import Part, is_text
+from mistral_service.conversation.parts import is_text
 from mistral_service.conversation.plain import as_json
+from mistral_service.wire.trees import object_of
 
 # Roles that need no conversion; the last is that of a stored thought.
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "thought"})
@@ -290,11 +291,8 @@ def _role(message: Any, pieces: Sequence[Any]) -> Any:
 
 
 def _is_text(part: Any) -> bool:
-    return (
-        isinstance(part, dict)
-        and is_text(cast("Part", part))
-        and isinstance(get(part, "text"), str)
-    )
+    fields = object_of(part)
+    return is_text(fields) and isinstance(fields.get("text"), str)
 
 
 def _named(kinds: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import BmpImagePlugin, IcoImagePlugin, PngImagePlugin
 
-Size = tuple[int, int]
+from mistral_service.conversation.pixels import Size
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -1,7 +1,7 @@
 """The images of a request: which are sent, and in which form."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from mistral_service.conversation.conversion import Conversion, Message, Messages
 from mistral_service.conversation.data_urls import MAX_URL_LENGTH
@@ -14,6 +14,7 @@ from mistral_service.conversation.parts import (
     has_content,
     image_in,
 )
+from mistral_service.wire.trees import object_of
 
 
 def images_within_the_budget(messages: Messages, conversion: Conversion) -> Messages:
@@ -144,9 +145,6 @@ def _with_parts_newest_first(messages: Sequence[Message]) -> list[int]:
 
 def _url_of(part: Any) -> str | None:
     """The URL of an image part; None for any other part."""
-    inner = image_in(cast("Part", part)) if isinstance(part, dict) else None
-    if inner is None:
-        return None
-    image = inner.get("image_url")
-    url = cast("Part", image).get("url") if isinstance(image, dict) else image
+    image = (image_in(object_of(part)) or {}).get("image_url")
+    url = object_of(image).get("url", image)
     return url if isinstance(url, str) else None

@@ -10,7 +10,7 @@ with its reason.
 
 from collections.abc import Callable, Sequence
 from itertools import takewhile
-from typing import Any, cast
+from typing import Any
 
 from mistral_service.conversation.calls import (
     calls_in_mistrals_form,
@@ -34,6 +34,7 @@ from mistral_service.conversation.parts import (
 )
 from mistral_service.conversation.thoughts import thoughts_return_to_their_place
 from mistral_service.wire.servers import CONTINUE_TEXT
+from mistral_service.wire.trees import list_of
 
 Rule = Callable[[Messages, Conversion], Messages]
 
@@ -106,7 +107,7 @@ def parts_where_they_may_stand(messages: Messages, conversion: Conversion) -> Me
         if isinstance(content, str) or (content is None and message["role"] == "assistant"):
             result.append(message)
             continue
-        given = cast("list[Any]", content) if isinstance(content, list) else []
+        given = list_of(content)
         formed = [convert_part(part) for part in given]
         if conversion.parts is not None:
             formed = [part and for_server(part, conversion.parts) for part in formed]

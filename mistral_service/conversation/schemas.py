@@ -50,7 +50,7 @@ _OPEN = frozenset({"additionalProperties", "unevaluatedProperties", "unevaluated
 _SINGLE = frozenset({"contains", "propertyNames", "not", "if", "then", "else", "contentSchema"})
 _MAPPINGS = frozenset({"patternProperties", "dependentSchemas", "dependencies"})
 _ELSEWHERE = frozenset({"$ref", "$defs", "definitions", "properties", "required"})
-# What may name properties that do not stand under `properties`.
+# Keywords that may name properties which are not in `properties`.
 _MORE_PROPERTIES = frozenset({*_IN_PLACE, "patternProperties", "dependentSchemas"})
 
 
@@ -89,23 +89,23 @@ def _repair_once(parameters: Any) -> Schema:
         given = {}
     if not isinstance(given, dict):
         raise BadSchema(f"parameters is {given!r:.60}, and the schema of an object is allowed")
-    kept: set[int] | None = set()
+    in_defs: set[int] | None = set()
     while True:
         try:
-            return _SchemaRepair(cast("Schema", given), kept).whole()
+            return _SchemaRepair(cast("Schema", given), in_defs).whole()
         except _Recursive as e:
-            if kept is None or e.target in kept:
+            if in_defs is None or e.target in in_defs:
                 raise BadSchema("it is only defined by itself") from None
-            kept.add(e.target)
-            if len(kept) > _MAX_RECURSIVE:
-                kept = None
+            in_defs.add(e.target)
+            if len(in_defs) > _MAX_RECURSIVE:
+                in_defs = None
         except _TooLarge:
-            if kept is None:
+            if in_defs is None:
                 raise BadSchema(
                     f"it has more than {MAX_VALUES} values, or more than {MAX_NESTED} nested "
                     "schemas, the maximum"
                 ) from None
-            kept = None
+            in_defs = None
 
 
 class _Recursive(Exception):
@@ -126,15 +126,15 @@ class _SchemaRepair:
     the ids of the definitions that are being inlined there.
     """
 
-    def __init__(self, given: Schema, kept: set[int] | None) -> None:
+    def __init__(self, given: Schema, in_defs: set[int] | None) -> None:
         self._given = given
-        self._kept = kept  # None: all that are referred to
+        self._in_defs = in_defs  # ids of definitions that stay under $defs; None for all
         self._names: dict[int, str] = {}
         self._definitions: dict[str, Any] = {}
         self._waiting: list[tuple[str, Schema, Around]] = []
         self._path: list[str] = []
         self._nested = 0
-        self._left = MAX_VALUES if kept is None else MAX_INLINED
+        self._left = MAX_VALUES if in_defs is None else MAX_INLINED
 
     def whole(self) -> Schema:
         """The schema of the arguments."""
@@ -157,7 +157,7 @@ class _SchemaRepair:
     # --- one schema ---
 
     def _schema(self, value: Any, around: Around, within: Within, *, part: bool = False) -> Any:
-        """A schema, in whichever form it was given."""
+        """A schema in any form."""
         if isinstance(value, bool):
             return value and {}
         if isinstance(value, str) and (named := schema_of(value)) is not None:
@@ -280,7 +280,7 @@ class _SchemaRepair:
             for name, value in cast("Schema", properties).items():
                 with self._at(name):
                     schemas[name] = self._schema({} if value is None else value, around, within)
-                    # As in draft 3: a property says by itself that it is required.
+                    # Draft 3: a property is marked as required by itself.
                     if isinstance(value, dict) and flag(cast("Schema", value).get("required")):
                         required.append(name)
             made["properties"] = schemas
@@ -324,37 +324,37 @@ class _SchemaRepair:
             rest = {key: value for key, value in given.items() if key != "$ref"}
             merged: Schema = rest if target else {**rest, "not": {}}
             return self._node(merged, around, within, top=top, part=part)
-        beside = {
+        siblings = {
             key: value
             for key, value in given.items()
             if key not in ("$ref", "$defs", "definitions") and value != target.get(key, OMITTED)
         }
-        if not top and (self._kept is None or id(target) in self._kept):
-            kept = {"$ref": f"#/$defs/{self._keep(target, reference, there)}"}
-            return self._joined(kept, beside, around, within)
+        if not top and (self._in_defs is None or id(target) in self._in_defs):
+            referred = {"$ref": f"#/$defs/{self._define(target, reference, there)}"}
+            return self._joined(referred, siblings, around, within)
         if id(target) in within:
             raise _Recursive(id(target))
         inside = (*within, id(target))
-        own = {"required"} if flag(beside.get("required")) is not None else set[str]()
-        if any(key in target and key not in (*ANNOTATIONS, *own) for key in beside):
-            return self._joined(self._schema(target, there, inside), beside, around, within)
-        # Both keep what is around them: references in the one and the other are found.
+        own = {"required"} if flag(siblings.get("required")) is not None else set[str]()
+        if any(key in target and key not in (*ANNOTATIONS, *own) for key in siblings):
+            return self._joined(self._schema(target, there, inside), siblings, around, within)
+        # The schemas around both, so that the references in both can be resolved.
         around = (there[0], *around, *there[1:])
-        merged = {**target, **beside}
+        merged = {**target, **siblings}
         if own:
             merged["required"] = target.get("required")
         return self._node(merged, around, inside, top=top, part=part)
 
-    def _joined(self, made: Schema, beside: Schema, around: Around, within: Within) -> Schema:
+    def _joined(self, made: Schema, siblings: Schema, around: Around, within: Within) -> Schema:
         """A finished schema, with the keywords next to a reference to it."""
-        none = flag(beside.get("nullable"))
-        rest = {key: value for key, value in beside.items() if key != "nullable"}
+        none = flag(siblings.get("nullable"))
+        rest = {key: value for key, value in siblings.items() if key != "nullable"}
         others = self._node(rest, around, within, part=True) if rest else {}
         notes, constraints = split_annotations(others)
         joined = {"allOf": [made, constraints], **notes} if constraints else {**made, **notes}
         return nullable(joined) if none else joined
 
-    def _keep(self, target: Schema, reference: str, there: Around) -> str:
+    def _define(self, target: Schema, reference: str, there: Around) -> str:
         """The name of a target under `$defs`; added when it is first needed."""
         if id(target) in self._names:
             return self._names[id(target)]

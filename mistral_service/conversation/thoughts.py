@@ -1,9 +1,10 @@
 """Thoughts that the context stores return to their place in later requests."""
 
-from typing import Any, cast
+from typing import Any
 
 from mistral_service.conversation.conversion import Conversion, Message, Messages
 from mistral_service.conversation.parts import as_parts
+from mistral_service.wire.trees import object_of
 
 OWN = "mistral"
 """The mark of messages in a context that are Mistral's own."""
@@ -13,7 +14,7 @@ _KIND = "thought"
 
 def thought_of(message: Any) -> Message | None:
     """A thought as Pipecat stores it, if a message of Mistral's own is one."""
-    own = cast("Message", message) if isinstance(message, dict) else {}
+    own = object_of(message)
     if own.get("type") == _KIND and own.get("text"):
         return {"role": _KIND, "content": str(own["text"])}
     return None

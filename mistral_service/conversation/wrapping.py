@@ -72,10 +72,10 @@ def _is_schema(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(cast("Schema", value).get("type"), str)
 
 
-def _is_argument(key: str, value: Any, beside: Schema) -> bool:
+def _is_argument(key: str, value: Any, schema: Schema) -> bool:
     """Whether a key of a schema cannot be a keyword, and its value is a schema."""
     if isinstance(value, str):
-        return key not in KEYWORDS and "type" not in beside and schema_of(value) is not None
+        return key not in KEYWORDS and "type" not in schema and schema_of(value) is not None
     if not isinstance(value, dict) or key.startswith(("$", "x-")):
         return False
     if key == "properties" or key in _MAPPINGS:

@@ -13,28 +13,28 @@ class Overlap:
     The spoken text is searched once, however many pieces the continuation has.
     """
 
-    def __init__(self, said: str, *, in_words: bool = True, exact: bool = False) -> None:
+    def __init__(self, spoken: str, *, in_words: bool = True, exact: bool = False) -> None:
         """Prepare for one continuation.
 
         Args:
-            said: The text that was spoken before the cut; empty lets everything pass.
+            spoken: The text that was spoken before the cut; empty lets everything pass.
             in_words: Whether a user message asked the model to continue, so that it begins with a
                 whole word. A server that continues a prefix may continue within a word.
             exact: Whether the server continues exactly at the cut, so that nothing counts as
                 repeated: "Room 2" is followed by "2".
         """
         self._in_words = in_words
-        self._spaced = bool(said) and said[-1].isspace()
-        said = said.rstrip()
+        self._spaced = bool(spoken) and spoken[-1].isspace()
+        spoken = spoken.rstrip()
         # A blank in front, so that every word has one.
-        self._spoken = " " + _folded(said)
+        self._spoken = " " + _folded(spoken)
         # The first blank in it that is followed by the continuation so far.
         self._at = 0
         self._held: list[str] = []
         self._begins: list[str] = []  # what is held, without leading blanks
         self._length = 0
         self._after_bom = False  # something else than a BOM has come
-        self._joined = not said or exact
+        self._joined = not spoken or exact
 
     def feed(self, text: str) -> str:
         """Take a piece of the continuation.
@@ -105,13 +105,13 @@ def _with_blanks(text: str) -> str:
     return "".join(" " if each.isspace() else each for each in text)
 
 
-def _shared(said: str, begins: str) -> int:
+def _shared(spoken: str, begins: str) -> int:
     """The length of the longest beginning of one text with which the other ends; at least 1.
 
     Both begin with a blank, and so does the shared text. (D. E. Knuth, J. H. Morris and V. R.
     Pratt, "Fast pattern matching in strings", 1977: each character is compared about twice.)
     """
-    said = said[-len(begins) :]
+    spoken = spoken[-len(begins) :]
     borders = [0] * len(begins)
     length = 0
     for at in range(1, len(begins)):
@@ -120,7 +120,7 @@ def _shared(said: str, begins: str) -> int:
         length += begins[at] == begins[length]
         borders[at] = length
     length = 0
-    for character in said:
+    for character in spoken:
         if length == len(begins):
             length = borders[length - 1]
         while length and character != begins[length]:

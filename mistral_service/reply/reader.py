@@ -13,6 +13,7 @@ from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall,
 from mistral_service.reply.pieces import CallPieces, without_duplicates
 from mistral_service.reply.written_calls import offered_name
 from mistral_service.wire.chunks import Chunk, Part, Usage, cites, is_encrypted, thought_of
+from mistral_service.wire.encoding import join_surrogates
 from mistral_service.wire.errors import MAX_NAME, printable
 from mistral_service.wire.messages import Messages
 
@@ -282,7 +283,7 @@ def _paired(text: str) -> str:
     """A text with its surrogate pairs joined; a lone surrogate crashes the encoder of a TTS."""
     if text.isascii() or _SURROGATE.search(text) is None:
         return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return join_surrogates(text)
 
 
 def _events_of(part: Part) -> Iterator[Text | Thought]:

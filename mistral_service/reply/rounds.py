@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from mistral_service.wire.encoding import MAX_EVENT_VALUES, values_in
+from mistral_service.wire.encoding import MAX_EVENT_VALUES, join_surrogates, values_in
 
 MAX_ROUNDS = 10
 """Consecutive replies without words that may call functions, by default."""
@@ -35,10 +35,10 @@ class Rounds:
         Args:
             messages: The context's messages.
         """
-        said = [message.get("content") for message in messages if message.get("role") == "user"]
-        last = said[-1] if said else None
+        contents = [message.get("content") for message in messages if message.get("role") == "user"]
+        last = contents[-1] if contents else None
         # A copy of the list: comparing parts that are the same objects is fast.
-        caller = (len(said), list(cast("list[Any]", last)) if isinstance(last, list) else last)
+        caller = (len(contents), list(cast("list[Any]", last)) if isinstance(last, list) else last)
         if caller != self._caller:
             self._caller = caller
             self._all = self._silent = 0
@@ -113,9 +113,7 @@ def _read(text: str, decoder: json.JSONDecoder) -> dict[str, Any] | None:
         return None
     if "\\ud" in text.lower():
         # A lone surrogate would raise an error where the arguments are encoded later.
-        plain = json.dumps(arguments, ensure_ascii=False)
-        paired = plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        arguments = json.loads(paired)
+        arguments = json.loads(join_surrogates(json.dumps(arguments, ensure_ascii=False)))
     return cast("dict[str, Any]", arguments)
 
 

@@ -60,13 +60,18 @@ def decode(payload: bytes | str, most: int = MAX_VALUES) -> Any:
         raise ValueError(f"the JSON has more than {most} values")
     try:
         return from_json(payload)
-    except ValueError:
+    except (ValueError, TypeError):  # the latter for a lone surrogate
         pass
     try:
         # It accepts what some servers send: one half of a surrogate pair, split across chunks.
         return json.loads(payload)
     except (RecursionError, MemoryError) as e:
         raise ValueError(f"the JSON is too deep or too large: {type(e).__name__}") from None
+
+
+def join_surrogates(text: str) -> str:
+    """Join the surrogate pairs of a text, and replace lone ones, which UTF-8 cannot encode."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def values_in(payload: bytes | str) -> int:

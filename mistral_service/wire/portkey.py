@@ -13,21 +13,12 @@ _HEADERS = ("x-portkey-provider", "x-portkey-config", "x-portkey-virtual-key", "
 
 _PASSED: Mapping[str, frozenset[str]] = {
     "/chat/completions": frozenset(
-        {
-            "model",
-            "messages",
-            "temperature",
-            "top_p",
-            "max_tokens",
-            "stream",
-            "seed",
-            "safe_prompt",
-            "tools",
-            "tool_choice",
-            "parallel_tool_calls",
-        }
+        (
+            *("model", "messages", "temperature", "top_p", "max_tokens", "stream", "seed"),
+            *("safe_prompt", "tools", "tool_choice", "parallel_tool_calls"),
+        )
     ),
-    "/embeddings": frozenset({"model", "input"}),
+    "/embeddings": frozenset(("model", "input")),
 }
 
 # Mistral's name → the name that the gateway converts to Mistral's.

@@ -118,10 +118,13 @@ class Sign:
 def _sign(
     reason: Reason,
     names: str = "",
-    words: Iterable[str] = (),
+    words: str = "",
     statuses: Iterable[int | None] = (),
 ) -> Sign:
-    return Sign(reason, tuple(names.split()), tuple(words), tuple(statuses))
+    """A row, with names separated by blanks, and words by semicolons."""
+    return Sign(
+        reason, tuple(names.split()), tuple(words.split("; ") if words else ()), tuple(statuses)
+    )
 
 
 _REFUSALS = (None, 400, 403, 422, 446, 451, 500)
@@ -141,17 +144,9 @@ SIGNS: tuple[Sign, ...] = (
     _sign(Reason.BLOCKED, "reasons", statuses=(None, 403, 446, 451)),
     _sign(
         Reason.BLOCKED,
-        words=(
-            "blocked by guardrail",
-            "guardrail checks",
-            "guardrail policy",
-            "blocked due to security",
-            "content management policy",
-            "moderation policy",
-            "content safety policy",
-            "input was flagged",
-            "request blocked",
-        ),
+        words="blocked by guardrail; guardrail checks; guardrail policy; blocked due to security; "
+        "content management policy; moderation policy; content safety policy; "
+        "input was flagged; request blocked",
         statuses=_REFUSALS,
     ),
     _sign(
@@ -160,7 +155,10 @@ SIGNS: tuple[Sign, ...] = (
         "engine_overloaded model_overloaded server_overloaded provider_overloaded "
         "provider_unavailable ModelNotReadyException",
     ),
-    _sign(Reason.CAPACITY, words=("service tier capacity exceeded", "no capacity available")),
+    _sign(
+        Reason.CAPACITY,
+        words="service tier capacity exceeded; no capacity available",
+    ),
     _sign(
         Reason.QUOTA,
         "insufficient_quota insufficient_credits insufficient_credit insufficient_balance "
@@ -171,26 +169,11 @@ SIGNS: tuple[Sign, ...] = (
     ),
     _sign(
         Reason.QUOTA,
-        words=(
-            "credit balance",
-            "insufficient credit",
-            "insufficient balance",
-            "insufficient fund",
-            "insufficient quota",
-            "more credits",
-            "out of credit",
-            "budget has been exceeded",
-            "budget exceeded",
-            "exceeded budget",
-            "over budget",
-            "budget is exhausted",
-            "budget exhausted",
-            "spend limit",
-            "spending limit",
-            "key limit exceeded",
-            "monthly usage limit",
-            "payment required",
-        ),
+        words="credit balance; insufficient credit; insufficient balance; insufficient fund; "
+        "insufficient quota; more credits; out of credit; budget has been exceeded; "
+        "budget exceeded; exceeded budget; over budget; budget is exhausted; "
+        "budget exhausted; spend limit; spending limit; key limit exceeded; "
+        "monthly usage limit; payment required",
     ),
     _sign(
         Reason.TOO_LARGE,
@@ -201,35 +184,21 @@ SIGNS: tuple[Sign, ...] = (
     ),
     _sign(
         Reason.TOO_LARGE,
-        words=(
-            "context length",
-            "context size",
-            "context window",
-            "maximum context",
-            "maximum model length",
-            "context the overflows",
-            "too large for model",
-            "prompt is too long",
-            "input is too long",
-            "`inputs` must have less than",
-            "`max_new_tokens` must be",
-        ),
+        words="context length; context size; context window; maximum context; "
+        "maximum model length; context the overflows; too large for model; "
+        "prompt is too long; input is too long; `inputs` must have less than; "
+        "`max_new_tokens` must be",
         statuses=_TOO_LONG,
     ),
     # Without a status, Bedrock means a rate limit by it.
-    _sign(Reason.TOO_LARGE, words=("too many tokens",), statuses=(400, 413, 422)),
+    _sign(Reason.TOO_LARGE, words="too many tokens", statuses=(400, 413, 422)),
     # An assistant message without content is refused as "Service unavailable." with code 3600: it
     # looks retryable, but is not.
     _sign(Reason.HISTORY, "3230 3280 3600 invalid_request_message_order invalid_function_call"),
     _sign(
         Reason.HISTORY,
-        words=(
-            "unexpected role",
-            "expected last role",
-            "roles must alternate",
-            "not the same number of function calls",
-            "must have either content or tool_calls",
-        ),
+        words="unexpected role; expected last role; roles must alternate; "
+        "not the same number of function calls; must have either content or tool_calls",
         statuses=(None, 400, 422, 500),
     ),
     _sign(
@@ -242,20 +211,15 @@ SIGNS: tuple[Sign, ...] = (
     ),
     _sign(
         Reason.UNKNOWN_MODEL,
-        words=(
-            "invalid model:",
-            "invalid model name",
-            "not a valid model",
-            "no such model",
-            "model not found",
-            "unknown model",
-            "no endpoints found",
-            "pulling it first",
-        ),
+        words="invalid model:; invalid model name; not a valid model; no such model; "
+        "model not found; unknown model; no endpoints found; pulling it first",
         statuses=(None, 400, 404, 422, 500),
     ),
     _sign(Reason.RATE_LIMIT, "RESOURCE_EXHAUSTED"),
-    _sign(Reason.QUOTA, words=("exceeded your current quota",)),
+    _sign(
+        Reason.QUOTA,
+        words="exceeded your current quota",
+    ),
     # Signs of the kind of failure: like a status, but nearer to the cause.
     _sign(
         Reason.KEY,
@@ -268,7 +232,7 @@ SIGNS: tuple[Sign, ...] = (
     ),
     _sign(
         Reason.KEY,
-        words=("invalid api key", "incorrect api key", "api key not valid"),
+        words="invalid api key; incorrect api key; api key not valid",
         statuses=(None, 400, 403),
     ),
     _sign(

@@ -21,6 +21,8 @@ from weakref import WeakKeyDictionary
 from openai import AsyncOpenAI
 from yarl import URL
 
+from mistral_service.wire.trees import objects_of
+
 REDACTED = "[key]"
 """Replaces a secret."""
 
@@ -116,14 +118,8 @@ def secrets_in(key: str) -> list[Secret]:
 
 def _connector_credentials(tools: Any) -> dict[str, Any]:
     """The credentials of the connectors in some tools, under a name that marks them as secret."""
-    given = cast("list[Any]", tools) if isinstance(tools, list) else []
-    connectors = (
-        cast("dict[str, Any]", tool)
-        for tool in given
-        if isinstance(tool, dict) and "authorization" in tool
-    )
-    found = [tool["authorization"] for tool in connectors]
-    values = [cast("dict[str, Any]", each).get("value") for each in found if isinstance(each, dict)]
+    found = [tool["authorization"] for tool in objects_of(tools) if "authorization" in tool]
+    values = [each.get("value") for each in objects_of(found)]
     return {"token": values} if values else {}
 
 

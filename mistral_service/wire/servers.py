@@ -16,15 +16,7 @@ Continues = Literal["prefix", "continue_final_message", "words"]
 `prefix`; the same with `continue_final_message` in the body; or a user message asks for it."""
 
 ServerName = Literal[
-    "mistral",
-    "azure",
-    "vertex",
-    "vllm",
-    "sglang",
-    "llama.cpp",
-    "ollama",
-    "litellm",
-    "unknown",
+    "mistral", "azure", "vertex", "vllm", "sglang", "llama.cpp", "ollama", "litellm", "unknown"
 ]
 
 CONTINUE_TEXT = "(Go on.)"
