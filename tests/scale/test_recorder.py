@@ -163,7 +163,7 @@ def test_a_reply_that_was_cut_is_to_go_on():
 
 def test_nothing_said_is_answered_anew():
     assert after(Journal(1, ""))[1].must_answer
-    assert after(Journal(1, "It is noon."), heard="")[1].cut == ""
+    assert after(Journal(1, "It is noon."), heard="")[1].spoken_so_far == ""
 
 
 def test_what_was_heard_of_the_reply_before_says_nothing_of_this_one():
