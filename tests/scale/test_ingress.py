@@ -280,7 +280,7 @@ async def test_a_bot_greets_who_has_heard_nothing_yet(
     waits: bool, heard: str | None, resumed: bool, monkeypatch: pytest.MonkeyPatch
 ):
     shelf, parrot = Shelf(), Parrot()
-    monkeypatch.setattr(Kept, "waits", waits)
+    monkeypatch.setattr(Kept, "is_pending", waits)
     async with door(Calls(parrot, limit=9, recorders=shelf)) as host:
         async with dial(host) as line:
             call = await hello(line)

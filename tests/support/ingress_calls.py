@@ -52,7 +52,7 @@ class Shelf:
 
 class Kept:
     asked = "Are you there?"
-    waits = True
+    is_pending = True
 
     def __init__(self, shelf: Shelf, call_id: str, resumed: bool) -> None:
         self.shelf, self.id, self.resumed = shelf, call_id, resumed
