@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from copy import copy
 from dataclasses import dataclass
 
 from openai import AsyncOpenAI
@@ -63,6 +64,13 @@ class Router:
         """Whether there is another model to ask, which does not rest and can do what is needed."""
         other = self._choose(needs, route)
         return other != route and not self._routes.rests(other, now())
+
+    def for_model(self, model: str) -> "Router":
+        """The same with another own model: what is known of routes and endpoints is shared."""
+        router = copy(self)
+        fallbacks = self._models()[1]
+        router._models = lambda: (model, fallbacks)
+        return router
 
     @property
     def route(self) -> Route:
