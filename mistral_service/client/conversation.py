@@ -125,11 +125,11 @@ class Fim:
     needs: Needs = Needs(functions=False, has_images=lambda: False)
 
     def continued(self, words: str) -> Self | None:
-        """Code begins anew: a repetition cannot be told from code that is alike."""
+        """Code begins anew: what it repeats cannot be distinguished from code that is alike."""
         return None
 
     def reminded(self, note: str, words: str) -> Self:
-        """There is nobody to remind."""
+        """Code is not reminded of anything."""
         return self
 
     def without_functions(self) -> Self:

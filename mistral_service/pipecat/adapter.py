@@ -72,7 +72,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         """What the rules did for the last request.
 
         Its `changes` say what was changed and why; `call_ids` and `names` lead back from what
-        Mistral was told to what stands in the context.
+        was sent to Mistral to what stands in the context.
         """
         return self._last_conversion
 
@@ -188,7 +188,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
             format: The pixel format, or the MIME type of an encoded image.
             size: Width and height of raw pixels.
             image: The pixels, or the encoded image.
-            text: Words beside the image.
+            text: Words that go with the image.
             role: Whose message it is.
 
         Returns:
