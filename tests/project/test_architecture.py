@@ -11,7 +11,6 @@ import pytest
 import mistral_service
 
 PACKAGE = Path(mistral_service.__file__).parent
-TOP = {"settings", "setting_bounds", "service"}
 CORE = {"wire", "reply", "conversation", "turn"}
 FOLDERS = {
     "wire": set(),
@@ -21,10 +20,10 @@ FOLDERS = {
     "client": CORE,
     "conformance": {"wire", "turn"},
     "local": {"wire", "conformance"},
-    "cli": CORE | {"client", "conformance", "local", "demo"},
+    "cli": {"wire", "reply", "conversation", "client", "conformance", "local", "demo"},
     "pipecat": CORE | {"settings", "setting_bounds"},
-    "scale": CORE | TOP | {"pipecat", "client", "demo", "local"},
-    "demo": CORE | TOP | {"pipecat", "local"},
+    "scale": {"wire", "reply", "turn", "settings", "pipecat", "client", "demo", "local"},
+    "demo": {"pipecat", "local"},
 }
 """Each folder, and the folders and modules of ours that it may import."""
 
