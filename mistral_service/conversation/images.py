@@ -1,10 +1,11 @@
 """The images of a request: which are sent, and in which form."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mistral_service.conversation.conversion import Conversion, Message, Messages
 from mistral_service.conversation.data_urls import MAX_URL_LENGTH
+from mistral_service.conversation.foreign import in_mistrals_form
 from mistral_service.conversation.parts import (
     EARLIER_IMAGE,
     UNREADABLE_IMAGE,
@@ -14,7 +15,7 @@ from mistral_service.conversation.parts import (
     has_content,
     image_in,
 )
-from mistral_service.wire.trees import object_of
+from mistral_service.wire.trees import list_of, object_of
 
 
 def images_within_the_budget(messages: Messages, conversion: Conversion) -> Messages:
@@ -148,3 +149,18 @@ def _url_of(part: Any) -> str | None:
     image = (image_in(object_of(part)) or {}).get("image_url")
     url = object_of(image).get("url", image)
     return url if isinstance(url, str) else None
+
+
+def has_images(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there are images in a conversation, in the form of any API."""
+    for message in in_mistrals_form([dict(message) for message in messages], Conversion()):
+        if any(map(_has_image, list_of(message.get("content")))):
+            return True
+    return False
+
+
+def _has_image(part: Any) -> bool:
+    fields = object_of(part)
+    if fields.get("type") in ("file_base64", "file_url"):
+        return str(object_of(fields.get("file")).get("mime_type")).startswith("image/")
+    return fields.get("type") == "image_url"

@@ -2,8 +2,8 @@
 
 The gateway rewrites the bodies of the two endpoints that it knows for Mistral: it passes on a list
 of fields, under OpenAI's names, and silently drops the rest. Taken from the source of
-`@portkey-ai/gateway` 1.15.2 (`providers/mistral-ai`), and tested against the running gateway. Other
-paths, and all below `/v1/proxy`, are passed on unchanged.
+`@portkey-ai/gateway` 1.15.2 (`providers/mistral-ai`), and tested against the running gateway by
+`tests/interop/test_gateway.py`. Other paths, and all below `/v1/proxy`, are passed on unchanged.
 """
 
 from collections.abc import Mapping
