@@ -84,7 +84,7 @@ async def accepted(adapter: Ours | Theirs, count: int) -> int:
         context = LLMContext(messages=random_history(rng))
         params = await adapter.get_llm_invocation_params(context, convert_developer_to_user=True)
         body = {"model": "mistral-small-latest", "messages": params["messages"]}
-        good += bool(params["messages"]) and checks.judge(body) is None
+        good += bool(params["messages"]) and checks.validate(body) is None
     return good
 
 

@@ -60,6 +60,7 @@ from pipecat.workers.runner import WorkerRunner  # noqa: E402
 from mistral_service import MistralError, MistralLLMService, MistralTurnMetrics  # noqa: E402
 from mistral_service.conversation.rules import GO_ON  # noqa: E402
 from mistral_service.local import Reply  # noqa: E402
+from mistral_service.local.app import create_app  # noqa: E402
 from mistral_service.local.pieces import Json, Piece  # noqa: E402
 from mistral_service.local.server import bind, serve  # noqa: E402
 
@@ -523,7 +524,7 @@ def main() -> None:
     if options.pop("serve"):
         logging.disable()  # connections that the model breaks are no news
         model = Moody(options["seed"], options["faults"])
-        serve(bind("127.0.0.1", 0), model, None)
+        serve(bind("127.0.0.1", 0), create_app(model), model)
         return
     soaked = soak(**options)
     print(table(soaked))

@@ -156,7 +156,7 @@ def stand_ins(stack: contextlib.ExitStack) -> None:
     class Anything(Checks):
         """OpenAI's requests are not Mistral's."""
 
-        def judge(self, body: object) -> None:
+        def validate(self, body: object) -> None:
             return None
 
     def look_up(*cities: str) -> list[dict]:

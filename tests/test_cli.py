@@ -260,7 +260,7 @@ def test_lint_says_what_is_sent_and_that_is_clean(tmp_path: Path):
     assert [change["rule"] for change in report["changes"]] == ["R6", "R2"]
     assert report["messages"] == apply_rules(HISTORY, Conversion(has_tools=True))
     request = {"model": "mistral-small-latest", "messages": report["messages"]}
-    assert Checks().judge(request) is None
+    assert Checks().validate(request) is None
     again = run("lint", "-", said=json.dumps(report["messages"]))
     assert again.exit_code == 0
     assert "goes out as it is" in again.output
