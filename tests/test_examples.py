@@ -84,7 +84,7 @@ def test_two_providers_hold_one_call_and_one_steps_in_for_the_other():
     assert "(the other takes over) In Oslo, at nine." in ran.stdout
 
 
-def test_a_call_is_told_to_opentelemetry():
+def test_a_call_is_reported_to_opentelemetry():
     ran = subprocess.run(
         [sys.executable, str(EXAMPLES / "observability.py"), "--offline"],
         capture_output=True,

@@ -330,7 +330,7 @@ async def test_mistrals_built_in_tools_travel_as_custom_tools(serve, service_for
     assert sent[2] == library
 
 
-async def test_a_tool_that_left_the_chat_is_told_and_the_others_are_offered(serve, service_for):
+async def test_a_tool_that_left_the_chat_is_reported_and_the_others_are_offered(serve, service_for):
     mistral = serve(Reply("Hi."))
     tools = ToolsSchema(
         standard_tools=[function()],
@@ -349,7 +349,7 @@ async def test_a_tool_that_left_the_chat_is_told_and_the_others_are_offered(serv
     assert [tool["type"] for tool in sent] == ["function", "image_generation"]
 
 
-async def test_more_tools_than_can_be_sent_are_told(serve, service_for):
+async def test_more_tools_than_can_be_sent_are_reported(serve, service_for):
     mistral = serve(Reply("Hi."))
     tools = [function(f"f{n}") for n in range(129)]
     async with Call(service_for(mistral)) as call:
@@ -444,8 +444,8 @@ async def test_the_rules_tell_what_they_changed(serve, service_for):
     context = LLMContext(messages=[{"role": "assistant", "content": "Good day."}])
     adapter = service.get_llm_adapter()
     await adapter.get_llm_invocation_params(context, system_instruction="Be kind.")
-    told = [str(change) for change in adapter.run.changes]
-    assert told == [
+    changes = [str(change) for change in adapter.run.changes]
+    assert changes == [
         "R12, message 0: had the user open the conversation",
         "R5, message 0: made the last message a prefix, for the model to go on from",
     ]
@@ -454,7 +454,7 @@ async def test_the_rules_tell_what_they_changed(serve, service_for):
 
 
 @pytest.mark.parametrize("headers", [{"x-name": "Zoë"}, {"x-näme": "Zoe"}, {"x-name": "a\r\nb: c"}])
-def test_headers_that_cannot_be_sent_are_told_when_the_service_is_made(headers):
-    with pytest.raises(ValueError, match="default_headers") as told:
+def test_headers_that_cannot_be_sent_are_reported_when_the_service_is_made(headers):
+    with pytest.raises(ValueError, match="default_headers") as raised:
         MistralLLMService(api_key="k", default_headers=headers)
-    assert next(iter(headers.values())) not in str(told.value)
+    assert next(iter(headers.values())) not in str(raised.value)

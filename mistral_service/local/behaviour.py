@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mistral_service.conformance.answer import Refused
-from mistral_service.conformance.probe import Sign, State
+from mistral_service.conformance.probe import Predicate, State
 from mistral_service.conformance.probes import PROBES
 from mistral_service.conformance.report import NoReport, Report
 from mistral_service.local.pieces import Delta, End, Engine, Json, Piece, Refusal
@@ -34,8 +34,8 @@ class Behaviour:
 
     model: str
     facts: Mapping[str, Json] = field(default_factory=dict[str, Json])
-    refusals: Mapping[str, tuple[Sign | None, Refused]] = field(
-        default_factory=dict[str, tuple[Sign | None, Refused]]
+    refusals: Mapping[str, tuple[Predicate | None, Refused]] = field(
+        default_factory=dict[str, tuple[Predicate | None, Refused]]
     )
 
     @classmethod
@@ -61,12 +61,12 @@ class Behaviour:
             NoReport: If a refusal in it cannot be read.
         """
         known = {r.name: r.facts for r in report.rows if r.state != State.NOT_KNOWN.value}
-        refusals: dict[str, tuple[Sign | None, Refused]] = {}
+        refusals: dict[str, tuple[Predicate | None, Refused]] = {}
         for probe in PROBES:
             said = known.get(probe.name, {}).get("refused")
             if isinstance(said, dict):
                 try:
-                    refusals[probe.name] = (probe.sign, Refused.from_json(cast("Json", said)))
+                    refusals[probe.name] = (probe.applies_to, Refused.from_json(cast("Json", said)))
                 except ValueError as e:
                     raise NoReport(f"The report's probe {probe.name} has {e}.") from None
         return cls(report.model, known, refusals)
@@ -85,8 +85,8 @@ class Behaviour:
             return self.refusal("wrong type") or _refusal(_MALFORMED)
         if request.get("model") != self.model and "unknown model" in self.refusals:
             return self.refusal("unknown model")
-        for sign, refused in self.refusals.values():
-            if sign is not None and sign(request):
+        for applies_to, refused in self.refusals.values():
+            if applies_to is not None and applies_to(request):
                 return _refusal(refused)
         return None
 
