@@ -65,7 +65,7 @@ def test_settings_change_in_mid_call():
     assert ran.returncode == 0, ran.stderr
     assert "Arr, I be the captain." in ran.stdout
     assert '{"colour": "orange"}' in ran.stdout
-    assert "temperature may not be 7.0: it is a number from 0 to 1.5." in ran.stdout
+    assert "temperature must be a number from 0 to 1.5, not 7.0." in ran.stdout
     assert "Still here." in ran.stdout
 
 

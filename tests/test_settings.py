@@ -128,7 +128,8 @@ def test_a_bad_value_is_refused_when_the_service_is_made(name: str, value):
         MistralLLMService(api_key="k", settings=Settings(**{name: value}))
     said = str(raised.value)
     assert (raised.value.name, raised.value.value) == (name, value)
-    assert said.startswith(f"{name} may not be {value!r}: it is ")
+    assert said.startswith(f"{name} must be ")
+    assert said.endswith(f", not {value!r}.")
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, values[0]) for name, values in BAD.items()])
@@ -160,13 +161,13 @@ async def test_the_deprecated_dict_form_is_held_against_the_same_bounds(serve, s
         )
         await call.say("Hello.")
     [error] = call.errors
-    assert "temperature may not be 9" in error.error
+    assert "temperature must be a number from 0 to 1.5, not 9" in error.error
     assert mistral.exchanges[0].request["temperature"] == 0.4
     assert mistral.exchanges[0].request["safe_prompt"] is True
 
 
 async def test_a_setting_in_extra_is_held_against_its_bounds():
-    with pytest.raises(BadSetting, match=r"extra\['temperature'\] may not be 3"):
+    with pytest.raises(BadSetting, match=r"extra\['temperature'\] must be .*, not 3"):
         MistralLLMService(api_key="k", settings=Settings(extra={"temperature": 3.0}))
 
 
