@@ -44,7 +44,8 @@ class Endpoint:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise CommandError(
-                f"{redacted_url(url)} is not the address of an endpoint: it must begin with http:// or "
+                f"{redacted_url(url)} is not the address of an endpoint: "
+                "it must begin with http:// or "
                 f"https://, like {DEFAULT_BASE_URL}."
             )
         endpoint = cls(url.rstrip("/"), os.environ.get("MISTRAL_API_KEY", "").strip())
