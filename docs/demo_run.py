@@ -15,9 +15,9 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "tests" / "browser"), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+from browser_demo import MICROPHONE, Demo, browser, film, greeted
 from images import halves
-from stage import MICROPHONE, Demo, browser, film, greeted
 
 DOCUMENT = Path(__file__).parent / "demo.md"
 IMAGES = Path(__file__).parent / "images"
@@ -107,7 +107,8 @@ class Conversation:
     def _what_happened(self) -> None:
         latest = self.page.locator("#stories > li").first
         headline = latest.locator(".headline").inner_text().strip()
-        self.lines.append(f"=> {headline.removesuffix(" on Pipecat's own service")}")
+        headline = headline.removesuffix(" on Pipecat's own service")
+        self.lines.append(f"=> {headline}")
         for step in latest.locator(".steps li").all():
             self.lines.append(f"   {' '.join(step.inner_text().split())}")
 

@@ -6,6 +6,7 @@ import socket
 
 import pytest
 from call import Call, established
+from fault_proxy import Ending, Place, Road, Trouble, response
 from loguru import logger
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
@@ -28,7 +29,6 @@ from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.services.mistral.llm import MistralLLMService as PipecatsOwn
 from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.utils.errors import ErrorCategory
-from rough_road import Ending, Place, Road, Trouble, response
 
 from mistral_service import MistralError, MistralLLMAdapter, MistralLLMService, Reason
 from mistral_service.local import Reply
@@ -543,7 +543,7 @@ async def test_run_inference_asks_again_where_the_answer_is_no_reply(serve, body
         road.ahead(odd)
         assert await service.run_inference(context) == "A summary."
         road.ahead(odd, always=True)
-        with pytest.raises(MistralError, match="what it answered is no"):
+        with pytest.raises(MistralError, match="its answer is no"):
             await service.run_inference(context)
         await service.cleanup()
 
@@ -642,7 +642,7 @@ def test_an_address_that_is_none_is_the_default():
 
 @pytest.mark.parametrize("key", ["sk-one\nsk-two", "“sk”"])
 def test_a_key_that_is_none_is_told_without_it(key: str):
-    with pytest.raises(ValueError, match="copy it again") as raised:
+    with pytest.raises(ValueError, match="Copy it again") as raised:
         MistralLLMService(api_key=key)
     assert key not in str(raised.value)
 

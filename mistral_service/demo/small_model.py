@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mistral_service.local.pieces import Engine, Json, Piece
 from mistral_service.local.script import Reply
-from mistral_service.wire.servers import GO_ON
+from mistral_service.wire.servers import CONTINUE_TEXT
 from mistral_service.wire.trees import last_of, object_of, objects_of
 
 SCRIPTED = "This answer is scripted: the offline model has no eyes."
@@ -179,7 +179,7 @@ def without_functions(request: Json) -> Json:
 def continued(request: Json) -> Json:
     """A request to go on after a cut reply, as a reply that has begun: the model finishes it."""
     messages = objects_of(request.get("messages"))
-    if len(messages) < 2 or messages[-1].get("content") != GO_ON:
+    if len(messages) < 2 or messages[-1].get("content") != CONTINUE_TEXT:
         return request
     if messages[-2].get("role") != "assistant":
         return request

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 State = Literal["waiting", "struck", "met", "failed", "silent", "aloud", "dropped"]
-"""`met`: the caller hears the reply. `failed`: an error was reported. `silent`: neither. `aloud`: the
-caller hears what was meant for a machine."""
+"""`met`: the caller hears the reply. `failed`: an error was reported. `silent`: neither. `aloud`:
+what was meant for a machine is spoken."""
 
 TITLES = {
     "cut": "Cut",

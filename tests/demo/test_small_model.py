@@ -18,7 +18,7 @@ from mistral_service.demo.small_model import (
     seconds_in,
 )
 from mistral_service.local.pieces import Delta, End, Json
-from mistral_service.wire.servers import GO_ON
+from mistral_service.wire.servers import CONTINUE_TEXT
 
 NAMES = ("set_timer", "take_note", "weather", "look")
 TOOLS = [
@@ -168,5 +168,5 @@ async def test_a_model_that_calls_by_itself_gets_them():
 
 async def test_a_reply_that_was_cut_is_finished_by_the_model():
     cut = [user("What is the moon?"), {"role": "assistant", "content": "The moon is"}]
-    _, _, [asked] = await reply([*cut, user(GO_ON)])
+    _, _, [asked] = await reply([*cut, user(CONTINUE_TEXT)])
     assert asked["messages"] == cut

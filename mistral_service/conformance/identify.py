@@ -1,0 +1,65 @@
+"""Identifies the server, by what its list of models claims and by how it answers."""
+
+from mistral_service.conformance.answer import Answer
+from mistral_service.conformance.endpoint import cards_of
+from mistral_service.wire.servers import by_address, by_headers, by_models
+
+_UNKNOWN = "unknown"
+_MISTRALS = ("mistral", "azure", "vertex")
+
+
+def claimed_server(listed: Answer, base_url: str) -> str:
+    """The server that an endpoint claims to be.
+
+    Args:
+        listed: The answer to `GET /v1/models`.
+        base_url: The endpoint's address.
+
+    Returns:
+        A name of `wire/servers.py`, or `unknown`.
+    """
+    cards = cards_of(listed) if listed.accepted else []
+    owners = [str(card.get("owned_by")) for card in cards]
+    can = any(isinstance(card.get("capabilities"), dict) for card in cards)
+    server = by_models(owners, has_capabilities=can)
+    return server.name if server is not None else by_address(base_url).name
+
+
+def observed_server(plain: Answer, wrong_type: Answer | None) -> str:
+    """The server that an endpoint is by its answers.
+
+    Args:
+        plain: The answer to a plain request.
+        wrong_type: The answer to a request whose messages are not a list, which all refuse.
+
+    Returns:
+        A name of `wire/servers.py`, or `unknown`.
+    """
+    if (server := by_headers(plain.headers)) is not None:
+        return server.name
+    refused = wrong_type.refused if wrong_type is not None else None
+    if refused is None:
+        return _UNKNOWN
+    if refused.status == 422 and refused.form == "detail":
+        return "mistral"
+    if refused.form == "error" and refused.type in ("Bad Request", "BadRequestError"):
+        return "vllm"
+    if refused.form == "error" and refused.type == "invalid_request_error":
+        return "llama.cpp"
+    return _UNKNOWN
+
+
+def contradiction(says: str, seen: str, differing: int) -> str:
+    """A sentence about an endpoint that is not what it claims to be; empty where it is.
+
+    Args:
+        says: The server that it claims to be.
+        seen: The server that it is by its answers.
+        differing: How many probes differ.
+    """
+    if _UNKNOWN in (says, seen) or (says in _MISTRALS) == (seen in _MISTRALS):
+        return ""
+    return (
+        f"The endpoint claims to be {says}, but answers as {seen} does ({differing} probes "
+        "differ): it is another server, or there is a proxy in between."
+    )

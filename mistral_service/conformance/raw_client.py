@@ -1,0 +1,164 @@
+"""Sends raw requests, each with a time limit, and reads the answers."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+from mistral_service.conformance.answer import Answer, Json, Request
+from mistral_service.wire.http import http_client
+from mistral_service.wire.rate import retry_after
+from mistral_service.wire.sse import SSEDecoder
+
+REQUEST_SECONDS = 60.0
+"""Seconds that one request may take, to the end of its reply."""
+
+WAIT_SECONDS = 5.0
+"""Seconds to wait after a 429 without `Retry-After`."""
+
+MOST_WAIT_SECONDS = 65.0
+"""The longest wait, in seconds: Mistral's limits are for a minute."""
+
+
+class RawClient:
+    """Sends requests to one endpoint.
+
+    Attributes:
+        requests: Requests sent so far.
+        most_requests: Requests that may be sent.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        key: str,
+        model: str,
+        *,
+        most_requests: int,
+        seconds: float = REQUEST_SECONDS,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            base_url: The endpoint's address, with the version.
+            key: The key.
+            model: The model under test.
+            most_requests: Requests that may be sent, retries included.
+            seconds: Seconds that one request may take.
+        """
+        self.requests = 0
+        self.most_requests = most_requests
+        self._base_url = base_url.rstrip("/")
+        self._key = key
+        self._model = model
+        self._seconds = seconds
+        self._client = http_client()
+
+    async def __aenter__(self) -> "RawClient":
+        """Open."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def send(self, request: Request) -> Answer:
+        """Send a request; retry once after a 429 or a closed connection.
+
+        Args:
+            request: The request.
+
+        Returns:
+            The answer. Network errors are answers with a `fault`, not exceptions.
+        """
+        answer = await self._attempt(request)
+        if self.requests >= self.most_requests:
+            return answer
+        if answer.status == 429:
+            seconds = retry_after(answer.headers)
+            seconds = WAIT_SECONDS if seconds is None else seconds
+            if seconds <= MOST_WAIT_SECONDS:
+                await asyncio.sleep(seconds)
+                answer = await self._attempt(request)
+        elif answer.fault == _BROKEN:
+            # Some servers close a connection after a stream without `Connection: close`.
+            answer = await self._attempt(request)
+        return answer
+
+    async def _attempt(self, request: Request) -> Answer:
+        self.requests += 1
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._answer(request)
+        except TimeoutError:
+            return Answer(fault=f"no answer within {self._seconds:g} s")
+        except Exception as e:
+            name = type(e).__name__
+            if "Timeout" in name:
+                return Answer(fault=f"no answer within {self._seconds:g} s")
+            if "Connect" in name:
+                return Answer(fault="no connection")
+            if type(e).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "aiohttp"):
+                return Answer(fault=_BROKEN)
+            raise
+
+    async def _answer(self, request: Request) -> Answer:
+        url = f"{self._base_url}/{request.path}"
+        headers = {"Authorization": f"Bearer {request.key or self._key}", **request.headers}
+        content: bytes | None = None
+        if request.body is not None:
+            # Not escaped, so that line separators are sent verbatim.
+            content = json.dumps(request.sent(self._model), ensure_ascii=False).encode()
+            headers["Content-Type"] = "application/json"
+        method = "GET" if content is None else "POST"
+        raw = self._client.build_request(method, url, content=content, headers=headers)
+        raw.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), None)
+        response: Any = await self._client.send(raw, stream=True)
+        try:
+            reported = {name.lower(): value for name, value in response.headers.items()}
+            if "text/event-stream" in reported.get("content-type", ""):
+                return await _read_stream(response, reported, request.leave_after)
+            data: bytes = await response.aread()
+            return Answer(response.status_code, reported, _decoded(data))
+        finally:
+            await response.aclose()
+
+
+_BROKEN = "the connection broke"
+
+
+async def _read_stream(
+    response: Any, headers: Mapping[str, str], leave_after: int | None
+) -> Answer:
+    decoder = SSEDecoder()
+    chunks: list[Json] = []
+    raw = bytearray()
+    done, garbled = False, 0
+
+    def take(payloads: list[bytes]) -> None:
+        nonlocal done, garbled
+        for payload in payloads:
+            chunk = _decoded(payload)
+            if isinstance(chunk, dict):
+                chunks.append(cast("Json", chunk))
+            elif payload.strip() == b"[DONE]":
+                done = True
+            else:
+                garbled += 1
+
+    async for data in response.aiter_bytes():
+        raw += data
+        take(decoder.feed(data))
+        if leave_after is not None and len(chunks) >= leave_after:
+            break
+    else:
+        take(decoder.finish())
+    return Answer(response.status_code, headers, None, tuple(chunks), done, garbled, raw=bytes(raw))
+
+
+def _decoded(data: bytes) -> Any:
+    text = data.decode("utf-8", "replace")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

@@ -1,0 +1,106 @@
+"""Results that a client sends: they count for functions that the client runs, and for no others.
+
+RTVI lets any client send `llm-function-call-result`, and Pipecat writes it into the conversation. A
+page could so answer for a function that runs on the server. A client runs those that the bot asks
+it to run with RTVI's `llm-function-call` (Pipecat's `RTVIProcessor.handle_function_call`), and
+those whose handler is marked with `answered_by_client`.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar, cast
+
+from loguru import logger
+from pipecat.frames.frames import FunctionCallResultFrame, OutputTransportMessageUrgentFrame
+from pipecat.processors.frame_processor import FrameProcessor
+from pipecat.processors.frameworks.rtvi import RTVIProcessor
+from pipecat.services.llm_service import FunctionCallRunnerItem
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+def answered_by_client(handler: Handler) -> Handler:
+    """Mark a handler whose function the client runs: the client's result counts.
+
+    Such a handler returns without a result. Needed where the client learns of the call by RTVI's
+    `llm-function-call-in-progress`, or by a message of the bot's own.
+
+    Args:
+        handler: The handler, or a direct function.
+
+    Returns:
+        The same.
+    """
+    function: Any = getattr(handler, "__func__", handler)  # a method's own attributes are read-only
+    function.answered_by_client = True
+    return handler
+
+
+class ClientResults:
+    """Takes the results that clients send out of their way, and hands on those that count."""
+
+    def __init__(
+        self,
+        running: Callable[[str], FunctionCallRunnerItem | None],
+        take: Callable[[FunctionCallRunnerItem, Any], Awaitable[None]],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            running: The call of an id, if the service runs it.
+            take: Takes a result that counts.
+        """
+        self._running = running
+        self._take = take
+        self._watched: set[int] = set()
+        self._passing: set[int] = set()
+        self._asked: set[str] = set()
+
+    def watch(self, pipeline: FrameProcessor) -> None:
+        """Look at what the RTVI processors of a pipeline push, from now on."""
+        for processor in _all(pipeline):
+            if isinstance(processor, RTVIProcessor) and id(processor) not in self._watched:
+                self._watched.add(id(processor))
+                add = cast("Callable[[str, Any], None]", cast(Any, processor).add_event_handler)
+                add("on_before_process_frame", self._passes)
+                add("on_before_push_frame", self._pushes)
+
+    async def _passes(self, _: Any, frame: Any) -> None:
+        if isinstance(frame, FunctionCallResultFrame):
+            self._passing.add(frame.id)  # a service's own, on its way through
+
+    async def _pushes(self, _: Any, frame: Any) -> None:
+        if isinstance(frame, OutputTransportMessageUrgentFrame):
+            self._asks(frame.message)
+        elif isinstance(frame, FunctionCallResultFrame):
+            if frame.id in self._passing:
+                self._passing.discard(frame.id)
+            elif call := self._running(frame.tool_call_id):
+                # Of an unknown call nothing is written down.
+                frame.tool_call_id = ""
+                await self._judge(call, frame.result)
+
+    def _asks(self, message: Any) -> None:
+        if isinstance(message, dict):
+            sent = cast("dict[str, Any]", message)
+            if sent.get("type") == "llm-function-call":
+                self._asked.add(str(sent["data"]["tool_call_id"]))
+
+    async def _judge(self, call: FunctionCallRunnerItem, result: Any) -> None:
+        handler: Any = call.registry_item.handler
+        function = getattr(handler, "function", handler)
+        asked = call.tool_call_id in self._asked or hasattr(function, "answered_by_client")
+        if not asked:
+            logger.warning(
+                f"A client sent a result for {call.function_name}, which runs on the server: it is "
+                "dropped. Mark the handler with answered_by_client if the client runs the function."
+            )
+        elif not call.settled:
+            self._asked.discard(call.tool_call_id)
+            call.settled = True
+            await self._take(call, result)
+
+
+def _all(processor: FrameProcessor) -> Iterator[FrameProcessor]:
+    yield processor
+    for part in processor.processors:
+        yield from _all(part)

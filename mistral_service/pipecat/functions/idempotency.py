@@ -1,0 +1,83 @@
+"""What a function needs to have its effect once: a key for the bot's own backend, and a mark."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from pipecat.services.llm_service import FunctionCallParams as PipecatFunctionCallParams
+
+_MARK = "_mistral_idempotent"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass
+class FunctionCallParams(PipecatFunctionCallParams):
+    """What a handler gets: Pipecat's parameters, and a key for the handler's own backend.
+
+    Parameters:
+        idempotency_key: 32 hexadecimal digits. They are the same each time that this call is made,
+            on every machine: also where the model calls again because the result was lost with a
+            machine. A call that is repeated after its result is a new one, with another key.
+    """
+
+    idempotency_key: str = ""
+
+
+def idempotent(handler: F) -> F:
+    """Mark the handler of a function that is safe to run twice, such as one that only reads.
+
+    Where calls are kept in Redis, other functions do not start unless it is sure that no other
+    machine starts them too. A function with this mark starts all the same.
+
+    Args:
+        handler: The handler, a direct function, or a method.
+
+    Returns:
+        The same, marked.
+
+    Example::
+
+        @idempotent
+        async def get_weather(params: FunctionCallParams, city: str): ...
+    """
+    setattr(getattr(handler, "__func__", handler), _MARK, True)  # a method has none of its own
+    return handler
+
+
+def is_idempotent(handler: object) -> bool:
+    """Whether a handler has the mark of `idempotent`.
+
+    Args:
+        handler: The handler, or what wraps it.
+    """
+    found: Any = handler
+    while found is not None:
+        if getattr(found, _MARK, False):
+            return True
+        if isinstance(found, functools.partial):
+            found = cast("functools.partial[Any]", found).func
+        else:
+            # What Pipecat and ours wrap is their function; functools.wraps names it otherwise.
+            found = getattr(found, "function", None) or getattr(found, "__wrapped__", None)
+    return False
+
+
+def idempotency_key(conversation: str, name: str, arguments: str, repetition: int) -> str:
+    """The key of a call.
+
+    Args:
+        conversation: A name of the conversation, the same on every machine.
+        name: The function.
+        arguments: Its arguments as text, the same for like calls.
+        repetition: Which of several like calls it is.
+
+    Returns:
+        32 hexadecimal digits, which do not reveal the conversation's name.
+    """
+    digest = hashlib.sha256(json.dumps([conversation, name, repetition]).encode())
+    digest.update(arguments.encode(errors="surrogatepass"))
+    return digest.hexdigest()[:32]
