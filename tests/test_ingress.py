@@ -1,4 +1,4 @@
-"""The door of a process that holds many calls, with a real server and real clients, without Ray."""
+"""The endpoints of a process with many calls, with a real server and clients, without Ray."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ Bot = Callable[[WebSocketRunnerArguments], Awaitable[None]]
 
 
 class Shelf:
-    """Keeps calls in memory, as `scale/recorder.py` does in Redis."""
+    """Records calls in memory, as `scale/recorders.py` does in Redis."""
 
     def __init__(self) -> None:
         self.calls: dict[str, Kept] = {}
@@ -41,6 +41,7 @@ class Shelf:
         heard: str | None,
         ended: bool,
         asked: str | None,
+        sent: Any = None,
         note: str | None = None,
         create: bool,
     ) -> Any:
@@ -50,7 +51,7 @@ class Shelf:
         if call_id and not before and not create:
             raise LookupError
         if before:
-            before.lost.set()
+            before.ownership_lost.set()
         kept = Kept(self, call_id or f"call-{len(self.closed)}-{len(self.heard)}", bool(before))
         self.calls[kept.id] = kept
         return kept
@@ -58,11 +59,15 @@ class Shelf:
 
 class Kept:
     asked = "Are you there?"
-    waits = True
+    is_pending = True
+    history_lost = False
 
     def __init__(self, shelf: Shelf, call_id: str, resumed: bool) -> None:
         self.shelf, self.id, self.resumed = shelf, call_id, resumed
-        self.lost = asyncio.Event()
+        self.ownership_lost = asyncio.Event()
+
+    def progress(self) -> None:
+        """Sign nothing."""
 
     async def close(self, *, over: bool) -> None:
         self.shelf.closed.append((self.id, over))
@@ -227,7 +232,7 @@ async def test_a_request_that_is_cancelled_is_over_only_where_the_bot_had_hung_u
     kept = await shelf.open(None, heard=None, ended=False, asked=None, create=False)
     calls = Calls(bot, limit=9, recorders=shelf)
     request = asyncio.create_task(
-        calls.hold(socket, WebSocketRunnerArguments(websocket=socket), kept)
+        calls.run(socket, WebSocketRunnerArguments(websocket=socket), kept)
     )
     await began.wait()
     request.cancel()  # as Ray does when a client has left
@@ -386,14 +391,14 @@ async def test_who_all_come_at_once_are_no_more_than_there_is_room_for():
 
 
 @pytest.mark.parametrize(
-    ("waits", "heard", "resumed"),
+    ("is_pending", "heard", "resumed"),
     [(True, None, True), (False, None, False), (False, "Good morning", True)],
 )
 async def test_a_bot_greets_who_has_heard_nothing_yet(
-    waits: bool, heard: str | None, resumed: bool, monkeypatch: pytest.MonkeyPatch
+    is_pending: bool, heard: str | None, resumed: bool, monkeypatch: pytest.MonkeyPatch
 ):
     shelf, parrot = Shelf(), Parrot()
-    monkeypatch.setattr(Kept, "waits", waits)
+    monkeypatch.setattr(Kept, "is_pending", is_pending)
     async with door(Calls(parrot, limit=9, recorders=shelf)) as host:
         async with dial(host) as line:
             call = await hello(line)
@@ -477,7 +482,7 @@ async def test_the_page_and_the_state_are_served():
         if sick:
             raise RuntimeError("The event loop was stuck for 9.0 s.")
 
-    async with door(Calls(Parrot(), limit=9), healthy=healthy) as host:  # noqa: SIM117
+    async with door(Calls(Parrot(), limit=9), check_health=healthy) as host:  # noqa: SIM117
         async with httpx.AsyncClient(base_url=f"http://{host}") as web:
             assert "<html" in (page := await web.get("/")).text
             assert "frame-ancestors 'none'" in page.headers["content-security-policy"]

@@ -18,9 +18,9 @@ from recorded import GREET, STORY, SYSTEM, Client, Machine, asked, recorders, re
 
 from mistral_service import MistralLLMService, idempotent
 from mistral_service.local import Reply
-from mistral_service.scale.recorder import CallRecorders, UnknownCall
-from mistral_service.scale.snapshot import Form
-from mistral_service.scale.store import Store, StoreGone
+from mistral_service.scale.recorders import CallRecorders, UnknownCall
+from mistral_service.scale.sealing import Codec
+from mistral_service.scale.store import Store, StoreUnavailable
 from mistral_service.turn.ports import SharedServices, shared_services
 from tests.call import Call
 from tests.conftest import until
@@ -133,7 +133,7 @@ async def test_a_bot_that_greets_too_late_does_not_have_it_said_twice(serve, rec
                 await two.greets()
             else:
                 await two.call.worker.queue_frame(LLMRunFrame())
-            await until(lambda: two.recorder._greeting._went_on is None)  # it has come
+            await until(lambda: two.recorder._greeting._resumed is None)  # it has come
             await two.call.until(lambda: two.call.count(LLMFullResponseEndFrame) == 2)
             assert await two.call.say("What colour is the sky?") == "Blue."
             await two.call.until(lambda: two.said()[-1][1] == "Blue.")
@@ -221,14 +221,14 @@ async def test_a_turn_costs_few_round_trips(serve, recorders):
 
 async def test_a_call_in_which_nobody_speaks_does_not_expire(serve, redis):
     store = Store(redis.url)
-    recorders = CallRecorders(store, keep_seconds=0.3, form=Form())
+    recorders = CallRecorders(store, keep_seconds=0.3, codec=Codec())
     mistral = serve(Reply("Hello."))
     async with Machine(mistral, await recorders.open()) as one:
         await one.goes_on()
         await asyncio.sleep(0.9)
         assert await store._redis.exists("call:" + one.recorder.id)
         await recorders.open(one.recorder.id)
-        await until(one.recorder.lost.is_set)  # heard by the sign of life, without a turn
+        await until(one.recorder.ownership_lost.is_set)  # learned by a heartbeat, without a turn
     await asyncio.sleep(0.4)
     await store.close()
 
@@ -348,7 +348,7 @@ async def test_who_has_lost_the_call_starts_no_function_and_writes_nothing(serve
         await recorders.open(one.recorder.id)
         await one.call.begin("Book a table.")
         await one.call.until(lambda: one.call.errors)
-        assert one.recorder.lost.is_set()
+        assert one.recorder.ownership_lost.is_set()
         assert ran == []
         assert not one.call.of(FunctionCallResultFrame)
         assert recorders.store.stats.fenced >= 1
@@ -371,18 +371,18 @@ async def test_redis_may_go_and_come_back(serve, recorders, redis):
         Reply("Good night."),
     )
     async with Machine(mistral, await recorders.open(), tools=tools(books)) as one:
-        one.recorder.line = client = Client()
+        one.recorder.client = client = Client()
         await one.goes_on()
         redis.stop()
         await one.call.say("Book a table.", turns=2)
         assert one.call.words == "Hello.It is booked."
         assert ran == ["ran"]
         assert client.note
-        with pytest.raises(StoreGone):
+        with pytest.raises(StoreUnavailable):
             await recorders.open(one.recorder.id)
         redis.start()
         await written(one.recorder)
-        assert not one.recorder.lost.is_set()
+        assert not one.recorder.ownership_lost.is_set()
         async with Machine(
             mistral, await recorders.open(one.recorder.id), tools=tools(books)
         ) as two:
@@ -418,7 +418,7 @@ async def test_without_a_safe_note_a_function_does_not_start(serve, recorders, r
     look_up = FunctionSchema("look_up", "Looks up the hours.", {}, [], handler=looks_up)
     opened = [*tools(books), look_up]
     async with Machine(mistral, await recorders.open(), tools=opened) as one:
-        one.recorder.line = line
+        one.recorder.client = line
         redis.pause()
         try:
             assert await one.call.say("Book a table.", turns=2) == "I cannot book now."
@@ -453,9 +453,9 @@ async def test_what_the_client_keeps_is_known_to_the_next_machine(serve, recorde
     wire = Wire(redis.port)
     async with wire:
         store = Store(f"redis://127.0.0.1:{wire.port}/0")
-        cut_off = CallRecorders(store, form=recorders.form)
+        cut_off = CallRecorders(store, codec=recorders.codec)
         async with Machine(mistral, await cut_off.open(), tools=tools(books)) as one:
-            one.recorder.line = client = Client()
+            one.recorder.client = client = Client()
             await one.goes_on()
             await written(one.recorder)
             wire.cut()

@@ -18,8 +18,9 @@ from scale_redis import RedisServer, redis
 from mistral_service import MistralLLMService
 from mistral_service.reply.calls import Ledger, Planned
 from mistral_service.reply.events import ToolCall
-from mistral_service.scale.recorder import CallRecorder, CallRecorders
-from mistral_service.scale.snapshot import Form
+from mistral_service.scale.recorder import CallRecorder
+from mistral_service.scale.recorders import CallRecorders
+from mistral_service.scale.sealing import Codec
 from mistral_service.scale.store import Store
 from tests.conftest import until
 
@@ -32,7 +33,7 @@ USER = {"role": "user", "content": "What time is it?"}
 @pytest.fixture
 async def recorders(redis: RedisServer) -> AsyncIterator[CallRecorders]:
     store = Store(redis.url, timeout=10)
-    yield CallRecorders(store, form=Form([KEY]))
+    yield CallRecorders(store, codec=Codec([KEY]))
     await store.close()
 
 
@@ -79,7 +80,7 @@ def service(**settings: Any) -> Any:
 
 async def open_(recorders: CallRecorders, call_id: str | None = None, **heard: Any) -> CallRecorder:
     recorder = await recorders.open(call_id, **heard)
-    recorder._listens = True  # there is no pipeline to listen to
+    recorder._has_taps = True  # there is no pipeline to listen to
     return recorder
 
 
