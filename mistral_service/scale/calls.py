@@ -14,13 +14,13 @@ from starlette.websockets import WebSocket, WebSocketState
 from mistral_service.pipecat.tracebacks import log_exception
 from mistral_service.scale import metrics
 from mistral_service.scale.client_link import ClientLink, Pings
+from mistral_service.scale.client_report import ClientReport
 from mistral_service.scale.limits import (
     MAX_FIRST_MESSAGE,
     MAX_MESSAGE,
     LimitExceeded,
     MessageLimiter,
 )
-from mistral_service.scale.progress import Sent
 from mistral_service.turn.ports import (
     ConversationRecorder,
     RateLimiter,
@@ -72,12 +72,8 @@ class CallRecorders(Protocol):
     async def open(
         self,
         call_id: str | None,
+        report: ClientReport,
         *,
-        heard: str | None,
-        ended: bool,
-        asked: str | None,
-        sent: Sent | None,
-        note: str | None,
         create: bool,
     ) -> RecordedCall:
         """Begin a call, or take one over.

@@ -5,22 +5,19 @@ An id of one endpoint is unknown at the other: the name of a record contains the
 
 import json
 import secrets
-import unicodedata
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from loguru import logger
 from pipecat.runner.types import WebSocketRunnerArguments
 from pipecat.runner.utils import parse_telephony_websocket
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import Field
 from starlette.websockets import WebSocketDisconnect
 
 from mistral_service.scale import metrics
 from mistral_service.scale.calls import REFUSED, TRY_LATER, Calls, CallSocket, RecordedCall
-from mistral_service.scale.function_notes import MAX_NOTE
-from mistral_service.scale.progress import MAX_SIGNED_WORDS, Sent, Words
-from mistral_service.scale.resume import MAX_ASKED
+from mistral_service.scale.client_report import NO_REPORT, ClientReport
 from mistral_service.scale.sealing import Unreadable
 from mistral_service.scale.snapshot import TooNew
 from mistral_service.scale.twilio import NotTwilio, TwimlWebhook, parse_start
@@ -59,24 +56,11 @@ class Refusal(Exception):
         metrics.REFUSED.record(why=why)
 
 
-def _without_control_characters(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    return "".join(c for c in value if c.isspace() or unicodedata.category(c) not in ("Cc", "Cs"))
-
-
-class FirstMessage(BaseModel):
+class FirstMessage(ClientReport):
     """The first message of a client."""
 
     type: Literal["call"]
     id: str | None = Field(default=None, max_length=200, pattern="^[^:]*$")
-    heard: Words | None = Field(default=None, max_length=MAX_SIGNED_WORDS)
-    ended: bool = False
-    asked: Annotated[str | None, BeforeValidator(_without_control_characters)] = Field(
-        default=None, max_length=MAX_ASKED
-    )
-    sent: Sent | None = None
-    note: str | None = Field(default=None, max_length=MAX_NOTE)
 
 
 class BrowserHandshake:
@@ -104,7 +88,7 @@ class BrowserHandshake:
 
     async def _run_without_protocol(self, socket: CallSocket) -> None:
         with self._calls.reserve():
-            recorder = await _open(self._calls, None, FirstMessage(type="call"))
+            recorder = await _open(self._calls, None, NO_REPORT)
         await _run(self._calls, socket, "call", recorder, None)
 
     async def _run(self, socket: CallSocket, first: FirstMessage) -> None:
@@ -168,19 +152,19 @@ class TwilioHandshake:
     async def _run(self, socket: CallSocket, call_id: str, name: str) -> None:
         # Twilio calls again with the same id: only the store knows whether the call is new.
         with self._calls.reserve():
-            recorder = await _open(self._calls, name, FirstMessage(type="call"), create=True)
+            recorder = await _open(self._calls, name, NO_REPORT, create=True)
         await _run(self._calls, socket, None, recorder, call_id)
 
 
 async def _open(
-    calls: Calls, call_id: str | None, first: FirstMessage, *, create: bool = False
+    calls: Calls, call_id: str | None, report: ClientReport, *, create: bool = False
 ) -> RecordedCall | None:
     """Open a call's recorder.
 
     Args:
         calls: The calls.
         call_id: Its id; None for a new one.
-        first: The client's first message.
+        report: The client's report.
         create: Whether an unknown id begins a call.
 
     Raises:
@@ -190,9 +174,8 @@ async def _open(
         if call_id and not create:
             raise Refusal("unknown", REFUSED)
         return None
-    report = {name: getattr(first, name) for name in ("heard", "ended", "asked", "sent", "note")}
     try:
-        return await calls.recorders.open(call_id, create=create, **report)
+        return await calls.recorders.open(call_id, report, create=create)
     except LookupError:  # UnknownCall
         raise Refusal("unknown", REFUSED) from None
     except TooNew:

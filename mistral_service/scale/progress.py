@@ -8,7 +8,6 @@ import base64
 import hashlib
 import hmac
 import json
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field
@@ -39,25 +38,6 @@ class Sent(BaseModel):
     turn: int = Field(ge=0, le=1_000_000_000)
     words: Words = Field(max_length=MAX_SIGNED_WORDS)
     proof: str = Field(max_length=64)
-
-
-@dataclass(frozen=True, slots=True)
-class ClientReport:
-    """What a client reports when it calls again, unverified.
-
-    Parameters:
-        heard: The words of the last reply that the caller has heard; None where not known.
-        ended: Whether the caller has heard its end.
-        asked: The caller's last words; empty where not known.
-        sent: The words that were sent, as the last machine signed them.
-        note: The note that the client stores for the last machine.
-    """
-
-    heard: str | None = None
-    ended: bool = False
-    asked: str = ""
-    sent: Sent | None = None
-    note: str | None = None
 
 
 class Progress:

@@ -16,12 +16,13 @@ from pipecat.processors.aggregators.llm_context import LLMContext, LLMContextMes
 from mistral_service.reply.calls import Planned
 from mistral_service.scale.bounds import MAX_WORDS
 from mistral_service.scale.client_link import ClientLink
+from mistral_service.scale.client_report import ClientReport
 from mistral_service.scale.function_notes import FunctionNotes
 from mistral_service.scale.greeting import Greeting
 from mistral_service.scale.incremental_json import iterencode
 from mistral_service.scale.pending_context import PendingContext
 from mistral_service.scale.pipeline_taps import add_taps
-from mistral_service.scale.progress import ClientReport, Progress, verified_words
+from mistral_service.scale.progress import Progress, verified_words
 from mistral_service.scale.record import Record, pack_field, to_thread_if_large
 from mistral_service.scale.recordable_settings import recorded_settings, restored_settings
 from mistral_service.scale.resume import (
@@ -76,7 +77,7 @@ class CallRecorder:
         self._functions = FunctionNotes(call_id, codec, self.ownership_lost, record.started, claim)
         self._functions.restore(report.note, self._snapshot.turn)
         asked = "" if self._snapshot.turn else self._functions.asked
-        self._asked = report.asked.strip() or asked
+        self._asked = (report.asked or "").strip() or asked
         self._warned: set[str] = set()
         self._snapshot.proof_key = self._snapshot.proof_key or secrets.token_hex(16)
         self._progress = Progress(self._snapshot.proof_key, call_id)

@@ -6,7 +6,7 @@ import secrets
 from loguru import logger
 
 from mistral_service.scale.bounds import MAX_MESSAGES_BYTES
-from mistral_service.scale.progress import ClientReport, Sent
+from mistral_service.scale.client_report import NO_REPORT, ClientReport
 from mistral_service.scale.record import Record, read_record
 from mistral_service.scale.recorder import CallRecorder
 from mistral_service.scale.sealing import Codec, Unreadable
@@ -53,12 +53,8 @@ class CallRecorders:
     async def open(
         self,
         call_id: str | None = None,
+        report: ClientReport = NO_REPORT,
         *,
-        heard: str | None = None,
-        ended: bool = False,
-        asked: str | None = None,
-        sent: Sent | None = None,
-        note: str | None = None,
         create: bool = False,
     ) -> CallRecorder:
         """Begin a call, or take one over: from then on its owner before can write no more.
@@ -68,12 +64,7 @@ class CallRecorders:
 
         Args:
             call_id: The call; None begins one with an id that cannot be guessed.
-            heard: The words of the last reply that the client reports as heard; None where not
-                known. Words beyond the record count where `sent` proves them.
-            ended: Whether its end was heard.
-            asked: The user's last words; None where not known.
-            sent: The words that the client was sent, as `CallRecorder.progress` signed them.
-            note: The note that the client stores; None if there is none.
+            report: The client's report.
             create: Whether an unknown id begins a call, such as the id of a telephone company. A
                 call whose record cannot be read begins again then, with `history_lost`.
 
@@ -105,7 +96,7 @@ class CallRecorders:
             call_id,
             claim,
             record,
-            ClientReport(heard, ended, asked or "", sent, note),
+            report,
             store=self.store,
             codec=self.codec,
             keep_seconds=self.keep_seconds,

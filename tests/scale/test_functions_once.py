@@ -15,6 +15,7 @@ from mistral_service.local import Reply
 from mistral_service.reply.calls import Ledger, Planned
 from mistral_service.reply.events import ToolCall
 from mistral_service.reply.rounds import key_of
+from mistral_service.scale.client_report import ClientReport
 from mistral_service.scale.recorder import CallRecorder
 from mistral_service.scale.recorders import CallRecorders
 from mistral_service.scale.store import Store
@@ -133,7 +134,7 @@ async def test_the_client_keeps_what_ran_before_in_the_same_partition(serve, rec
         await until(lambda: len(asked(mistral)) == 4)
         assert ran == ["book", "order"]
         said = {"heard": "Hello.", "ended": True, "asked": "Book a table, and order a taxi."}
-        recorder = await recorders.open(one.recorder.id, **said, note=client.note)
+        recorder = await recorders.open(one.recorder.id, ClientReport(**said, note=client.note))
         async with Machine(mistral, recorder, tools=tools) as two:
             await two.goes_on()
             results = [m for m in asked(mistral)[-1]["messages"] if m["role"] == "tool"]
@@ -259,7 +260,9 @@ async def test_a_call_of_which_only_the_client_has_a_note_goes_on(serve, recorde
         await one.call.begin("Book a table.")
         await until(lambda: len(asked(mistral)) == 2)
         async with Machine(
-            mistral, await recorders.open(one.recorder.id, note=client.note), tools=tools
+            mistral,
+            await recorders.open(one.recorder.id, ClientReport(note=client.note)),
+            tools=tools,
         ) as two:
             await two.goes_on()
             assert [m["role"] for m in asked(mistral)[-1]["messages"]].count("tool") == 1

@@ -16,6 +16,7 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
 from mistral_service.scale.calls import Calls, CallSocket
+from mistral_service.scale.client_report import NO_REPORT
 from mistral_service.scale.ingress import PROTOCOL
 
 
@@ -111,7 +112,7 @@ async def test_a_request_that_is_cancelled_is_over_only_where_the_bot_had_hung_u
 
     socket = CallSocket({"type": "websocket"}, receive, send)
     await socket.accept()
-    kept = await shelf.open(None, heard=None, ended=False, asked=None, create=False)
+    kept = await shelf.open(None, NO_REPORT, create=False)
     calls = Calls(bot, limit=9, recorders=shelf)
     request = asyncio.create_task(
         calls.run(socket, WebSocketRunnerArguments(websocket=socket), kept)

@@ -14,6 +14,7 @@ from pipecat.runner.types import WebSocketRunnerArguments
 from mistral_service.scale import calls as calls_module
 from mistral_service.scale import ingress, limits
 from mistral_service.scale.calls import Calls, CallSocket
+from mistral_service.scale.client_report import NO_REPORT
 from mistral_service.scale.limits import LimitExceeded, MessageLimiter, TokenBucket
 
 
@@ -195,7 +196,7 @@ async def test_who_takes_nothing_of_what_is_sent_is_given_up(monkeypatch):
 
     socket = CallSocket({"type": "websocket"}, receive, send)
     await socket.accept()
-    kept = await shelf.open(None, heard=None, ended=False, asked=None, create=False)
+    kept = await shelf.open(None, NO_REPORT, create=False)
     calls = Calls(bot, limit=9, recorders=shelf)
     async with asyncio.timeout(20):
         await calls.run(socket, WebSocketRunnerArguments(websocket=socket), kept)

@@ -19,6 +19,7 @@ from waiting import until
 from mistral_service import MistralLLMService
 from mistral_service.reply.calls import Ledger, Planned
 from mistral_service.reply.events import ToolCall
+from mistral_service.scale.client_report import ClientReport
 from mistral_service.scale.recorder import CallRecorder
 from mistral_service.scale.recorders import CallRecorders
 from mistral_service.scale.sealing import Codec
@@ -79,7 +80,7 @@ def service(**settings: Any) -> Any:
 
 
 async def open_(recorders: CallRecorders, call_id: str | None = None, **heard: Any) -> CallRecorder:
-    recorder = await recorders.open(call_id, **heard)
+    recorder = await recorders.open(call_id, ClientReport(**heard))
     recorder._has_taps = True  # there is no pipeline to listen to
     return recorder
 

@@ -20,6 +20,7 @@ from waiting import until
 from mistral_service import MistralLLMService
 from mistral_service.reply.calls import Ledger, Planned
 from mistral_service.scale import bounds
+from mistral_service.scale.client_report import ClientReport
 from mistral_service.scale.incremental_json import PIECE, iterencode, loads
 from mistral_service.scale.record import read_record
 from mistral_service.scale.recordable_settings import recorded_settings
@@ -438,7 +439,9 @@ async def test_a_take_that_fails_changes_nothing_and_renews_nothing(name: str, s
     before = await lies(store)
     for _ in range(20):
         with pytest.raises(TooNew if name == "newer" else Unreadable):
-            await CallRecorders(store, codec=Codec(), keep_seconds=3600).open(CALL, heard="x")
+            await CallRecorders(store, codec=Codec(), keep_seconds=3600).open(
+                CALL, ClientReport(heard="x")
+            )
     assert await lies(store) == before
     assert await store._redis.pttl("call:" + CALL) <= 5000
     assert await store.write(CALL, taken.fence, {}, 30.0)  # its owner, who can read it, goes on

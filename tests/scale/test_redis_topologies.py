@@ -292,7 +292,7 @@ async def test_a_call_that_replicas_do_not_know_to_be_ours_starts_nothing_withou
     new = await recorders.open()
     two = await recorders.open(one.id)
     try:
-        new.line = two.line = Client()
+        new.client = two.client = Client()
         # A new call is no other machine's. One that was taken over is, if the replica leads.
         assert await new.on_function_calls([Planned("call00001", "book", {})]) == ()
         assert list(await two.on_function_calls([Planned("call00002", "book", {})])) == [

@@ -13,6 +13,7 @@ from ports import free_port
 from websockets.asyncio.client import ClientConnection
 
 from mistral_service.scale.calls import Calls
+from mistral_service.scale.client_report import ClientReport
 from mistral_service.scale.ingress import PROTOCOL, create_app
 from mistral_service.turn.ports import shared_services
 
@@ -31,16 +32,12 @@ class Shelf:
     async def open(
         self,
         call_id: str | None,
+        report: ClientReport,
         *,
-        heard: str | None,
-        ended: bool,
-        asked: str | None,
-        sent: Any = None,
-        note: str | None = None,
         create: bool,
     ) -> Any:
-        self.heard.append((heard, ended))
-        self.asked.append(asked)
+        self.heard.append((report.heard, report.ended))
+        self.asked.append(report.asked)
         before = self.calls.get(call_id) if call_id else None
         if call_id and not before and not create:
             raise LookupError
