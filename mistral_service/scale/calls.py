@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from loguru import logger
 from pipecat.runner.types import WebSocketRunnerArguments
@@ -13,20 +13,16 @@ from starlette.websockets import WebSocket, WebSocketState
 
 from mistral_service.pipecat.tracebacks import log_exception
 from mistral_service.scale import metrics
-from mistral_service.scale.client_link import ClientLink, Pings
-from mistral_service.scale.client_report import ClientReport
+from mistral_service.scale.client_link import Pings
 from mistral_service.scale.limits import (
     MAX_FIRST_MESSAGE,
     MAX_MESSAGE,
     LimitExceeded,
     MessageLimiter,
 )
-from mistral_service.turn.ports import (
-    ConversationRecorder,
-    RateLimiter,
-    SharedServices,
-    shared_services,
-)
+from mistral_service.scale.recorder import CallRecorder
+from mistral_service.scale.recorders import CallRecorders
+from mistral_service.turn.ports import RateLimiter, SharedServices, shared_services
 
 Bot = Callable[[WebSocketRunnerArguments], Awaitable[None]]
 
@@ -44,47 +40,6 @@ _MAX_BEAT, _MAX_STOP = 100, 400
 """Characters of a beat, and of Twilio's `stop`; audio messages are longer."""
 
 
-class RecordedCall(ConversationRecorder, Protocol):
-    """The recorder of a call (`scale/recorder.py`)."""
-
-    resumed: bool
-    history_lost: bool
-    ownership_lost: asyncio.Event
-    client: ClientLink | None
-
-    @property
-    def asked(self) -> str | None:
-        """The user's last words in the conversation."""
-        ...
-
-    def progress(self) -> str | None:
-        """The message to the client with the new words of the reply and their proof."""
-        ...
-
-    async def close(self, *, over: bool) -> None:
-        """Stop recording; `over` deletes the record."""
-        ...
-
-
-class CallRecorders(Protocol):
-    """Makes the recorders of calls (`scale/recorders.py`)."""
-
-    async def open(
-        self,
-        call_id: str | None,
-        report: ClientReport,
-        *,
-        create: bool,
-    ) -> RecordedCall:
-        """Begin a call, or take one over.
-
-        Raises:
-            LookupError: If there is none to take over, and none to `create`.
-            Unreadable: If the record cannot be read here.
-        """
-        ...
-
-
 class CallSocket(WebSocket):
     """The WebSocket of a call, which limits its client and closes once.
 
@@ -95,7 +50,7 @@ class CallSocket(WebSocket):
             the bot does not get it.
         client_code: The close code with which the client has left; None while it is connected.
         has_hung_up: Whether Twilio has reported that the caller hung up.
-        progress: Returns the message about the words that are sent next; see `RecordedCall`.
+        progress: Returns the message about the words that are sent next; see `CallRecorder`.
     """
 
     speaks_protocol = False
@@ -286,7 +241,7 @@ class Calls:
             self._reserved -= 1
 
     async def run(
-        self, socket: CallSocket, arguments: WebSocketRunnerArguments, recorder: RecordedCall | None
+        self, socket: CallSocket, arguments: WebSocketRunnerArguments, recorder: CallRecorder | None
     ) -> None:
         """Run one call, until either side ends it or it moves.
 
@@ -328,7 +283,7 @@ class Calls:
         self,
         socket: CallSocket,
         arguments: WebSocketRunnerArguments,
-        recorder: RecordedCall | None,
+        recorder: CallRecorder | None,
         move: asyncio.Event,
     ) -> None:
         lost = asyncio.Event()

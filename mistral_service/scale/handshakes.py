@@ -16,8 +16,9 @@ from pydantic import Field
 from starlette.websockets import WebSocketDisconnect
 
 from mistral_service.scale import metrics
-from mistral_service.scale.calls import REFUSED, TRY_LATER, Calls, CallSocket, RecordedCall
+from mistral_service.scale.calls import REFUSED, TRY_LATER, Calls, CallSocket
 from mistral_service.scale.client_report import NO_REPORT, ClientReport
+from mistral_service.scale.recorder import CallRecorder
 from mistral_service.scale.sealing import Unreadable
 from mistral_service.scale.snapshot import TooNew
 from mistral_service.scale.twilio import NotTwilio, TwimlWebhook, parse_start
@@ -158,7 +159,7 @@ class TwilioHandshake:
 
 async def _open(
     calls: Calls, call_id: str | None, report: ClientReport, *, create: bool = False
-) -> RecordedCall | None:
+) -> CallRecorder | None:
     """Open a call's recorder.
 
     Args:
@@ -192,7 +193,7 @@ async def _run(
     calls: Calls,
     socket: CallSocket,
     way: Literal["call"] | None,
-    recorder: RecordedCall | None,
+    recorder: CallRecorder | None,
     call_id: str | None,
     heard: str | None = None,
 ) -> None:

@@ -15,9 +15,12 @@ from loguru import logger
 
 from mistral_service.scale import metrics
 from mistral_service.scale.args import Args, load_bot, read_secrets
+from mistral_service.scale.budget import SharedBudget
 from mistral_service.scale.calls import Bot, Calls
 from mistral_service.scale.ingress import MayCall, create_app
 from mistral_service.scale.limits import WS_MAX_SIZE
+from mistral_service.scale.recorders import CallRecorders
+from mistral_service.scale.store import Store
 
 MOVE_BEFORE_S = 15.0
 """Seconds before the deadline of a shutdown at which the remaining calls move."""
@@ -67,7 +70,7 @@ class Replica:
             files = filter(None, [others, metrics_file])
             os.environ["PIPECAT_SETUP_FILES"] = os.pathsep.join(files)
         module = await asyncio.to_thread(load_bot, self.args.bot)
-        rate_limiter, recorders, stats = await self._shared()
+        rate_limiter, recorders = await self._shared()
         warm_up = cast("Callable[[], Awaitable[None]] | None", getattr(module, "warm_up", None))
         if warm_up:
             await warm_up()
@@ -82,7 +85,9 @@ class Replica:
         gc.collect()
         gc.freeze()
         self._last_tick = time.monotonic()  # the start is not limited
-        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(_export(stats))]
+        self._tasks = [asyncio.create_task(self._watch())]
+        if rate_limiter and recorders:
+            self._tasks.append(asyncio.create_task(_export(rate_limiter, recorders.store)))
         model = os.environ.get("MISTRAL_MODEL") or "mistral-small-latest"
         status = {"engine": f"Mistral, model {model}", "model": model, "local": False}
         # The page offers a camera and a text field where the bot's module says so.
@@ -120,18 +125,14 @@ class Replica:
         if max(late, self._lag) > STUCK_S:
             raise RuntimeError(f"The event loop was stuck for {max(late, self._lag):.1f} s.")
 
-    async def _shared(self) -> tuple[Any, Any, list[Any]]:
-        """The rate limiter and the recorders, where Redis is configured; and their counters."""
+    async def _shared(self) -> tuple[SharedBudget | None, CallRecorders | None]:
+        """The rate limiter and the recorders, where Redis is configured."""
         url = os.environ.get("REDIS_URL")
         if not url:
             logger.warning(
                 "REDIS_URL is not set: calls are not recorded, and the rate budget is not shared"
             )
-            return None, None, []
-        from mistral_service.scale.budget import SharedBudget
-        from mistral_service.scale.recorders import CallRecorders
-        from mistral_service.scale.store import Store
-
+            return None, None
         rate_limiter = SharedBudget(
             url,
             requests_per_minute=self.args.requests_per_minute,
@@ -142,8 +143,7 @@ class Replica:
         # Connect to Redis. While it is down, calls and the start of a replica go on without it.
         with contextlib.suppress(Exception):
             await store.claim("ready-ready", 1.0, create=False)
-        recorders = CallRecorders(store, keep_seconds=self.args.keep_seconds)
-        return rate_limiter, recorders, [rate_limiter.stats, store.stats]
+        return rate_limiter, CallRecorders(store, keep_seconds=self.args.keep_seconds)
 
     async def _watch(self) -> None:
         """Measure the lag of the event loop, and move the calls before a shutdown's deadline."""
@@ -231,7 +231,7 @@ async def _check_mistral() -> None:
         logger.warning("Mistral does not answer yet")
 
 
-async def _export(stats: list[Any]) -> None:
+async def _export(rate_limiter: SharedBudget, store: Store) -> None:
     """Export what the rate limiter and the store have counted since the last time."""
     before: dict[str, float] = {}
 
@@ -241,11 +241,9 @@ async def _export(stats: list[Any]) -> None:
 
     while True:
         await asyncio.sleep(2 * _WATCH_S)
-        for counted in stats:
-            for rank, number in getattr(counted, "refused", {}).items():
-                if more := increase(f"refused {rank.name}", number):
-                    metrics.BUDGET_REFUSALS.record(more, rank=rank.name.lower())
-            if (used := getattr(counted, "used", None)) is not None:
-                metrics.BUDGET_USED.record(used)
-            if more := increase("failures", getattr(counted, "failures", 0)):
-                metrics.REDIS_FAILURES.record(more)
+        for rank, number in rate_limiter.stats.refused.items():
+            if more := increase(rank.name, number):
+                metrics.BUDGET_REFUSALS.record(more, rank=rank.name.lower())
+        metrics.BUDGET_USED.record(rate_limiter.stats.used)
+        if more := increase("failures", store.stats.failures):
+            metrics.REDIS_FAILURES.record(more)
