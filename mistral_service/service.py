@@ -56,12 +56,12 @@ class MistralLLMService(OpenAILLMService):
     It replaces `pipecat.services.mistral.llm.MistralLLMService`: the same constructor, the same
     names in `Settings`. Between an `LLMFullResponseStartFrame` and an
     `LLMFullResponseEndFrame` it pushes the reply as `LLMTextFrame`s while it is streamed, runs the
-    functions that the model calls, and tells what went wrong as an `ErrorFrame` whose `exception`
+    functions that the model calls, and reports what went wrong as an `ErrorFrame` whose `exception`
     is a `MistralError`.
 
     A fault that passes is met within the turn's time budget: the request is sent again, and a
     sentence that was cut is finished. Event handlers: `on_fault_handled(service, error, handled)`
-    for every fault that led to another attempt (`handled` tells what was done),
+    for every fault that led to another attempt (`handled` says what was done),
     `on_completion_timeout(service)` once for a turn in which an attempt took too long, and those of
     Pipecat's `LLMService`.
 

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
 
-from mistral_service.conversation.conversion import Conversion
-from mistral_service.conversation.foreign import in_mistrals_form
+from mistral_service.conversation.continued import continued
+from mistral_service.conversation.images import has_images
 from mistral_service.settings import given
 from mistral_service.turn.router import Needs
 
@@ -35,7 +35,7 @@ class ContextConversation:
     @property
     def needs(self) -> Needs:
         """What the model that answers has to be able to do."""
-        return Needs(bool(self.tools), self._has_images)
+        return Needs(bool(self.tools), lambda: has_images(self.messages))
 
     def continued(self, words: str) -> "ContextConversation":
         """The context in which a reply goes on that was cut after some words.
@@ -43,7 +43,9 @@ class ContextConversation:
         The rules send the words as a prefix where the API takes one. With functions it does not,
         and the model is asked to go on.
         """
-        return self._with({"role": "assistant", "content": words})
+        context = self.context
+        longer = cast("list[Any]", continued(cast(Any, context.get_messages()), words))
+        return ContextConversation(LLMContext(longer, context.tools, context.tool_choice))
 
     def reminded(self, note: str, words: str) -> "ContextConversation":
         """The context with an instruction behind it, and before that the words of the reply."""
@@ -61,26 +63,8 @@ class ContextConversation:
         longer = [*context.get_messages(), *cast("list[Any]", messages)]
         return ContextConversation(LLMContext(longer, context.tools, context.tool_choice))
 
-    def _has_images(self) -> bool:
-        for message in in_mistrals_form(messages_of(self.context), Conversion()):
-            content = message.get("content")
-            if isinstance(content, list) and any(map(_is_image, cast("list[Any]", content))):
-                return True
-        return False
-
 
 def messages_of(context: LLMContext) -> list[dict[str, Any]]:
     """The messages of a context, without those for another service alone."""
     messages = context.get_messages()
     return [cast("dict[str, Any]", m) for m in messages if not isinstance(m, LLMSpecificMessage)]
-
-
-def _is_image(part: Any) -> bool:
-    if not isinstance(part, dict):
-        return False
-    fields = cast("dict[str, Any]", part)
-    file: Any = fields.get("file")
-    if fields.get("type") in ("file_base64", "file_url") and isinstance(file, dict):
-        kind = cast("dict[str, Any]", file).get("mime_type")
-        return str(kind).startswith("image/")
-    return fields.get("type") == "image_url"

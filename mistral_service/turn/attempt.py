@@ -1,4 +1,4 @@
-"""One attempt: a request, or two of which the first to speak wins, held to its deadlines."""
+"""One attempt: a request, hedged if it is late, and held to its deadlines."""
 
 import asyncio
 import json

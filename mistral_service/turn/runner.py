@@ -121,15 +121,15 @@ class TurnRunner(Generic[C]):
         """Ask for the rest of a reply that was cut, or for all of it; None where neither can be."""
         said = "".join(turn.said)
         turn.cut, turn.asked = "", turn.conversation
-        if not self._output.is_speech(said):
-            return "retried"
-        rest = turn.conversation.continued(said)
+        spoke = self._output.is_speech(said)
+        rest = turn.conversation.continued(said) if spoke else None
         if rest is not None:
             turn.cut, turn.asked = said, rest
             return "resumed"
-        if not self._output.discard():
+        if self._output.discard():
+            turn.said.clear()
+        elif spoke:
             return None
-        turn.said.clear()
         return "retried"
 
     async def _run_calls(
