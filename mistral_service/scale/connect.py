@@ -1,4 +1,4 @@
-"""Connect to Redis by a URL: one server, the master that Sentinels name, or a Cluster.
+"""Redis clients from a URL: one server, the master that Sentinels name, or a Cluster.
 
 | URL | |
 |---|---|
