@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mistral_service.scale.sliding_window import UNIT, SlidingWindow
-from mistral_service.turn.ports import Rank
+from mistral_service.turn.shared_services import Rank
 from mistral_service.wire.rate import RateBudget
 
 SHARES = {Rank.TURN: 1.0, Rank.NEW_CALL: 0.85, Rank.HEDGE: 0.7}

@@ -21,7 +21,7 @@ from mistral_service.scale.account import HEARTBEAT_S, SHARES, Account, parse_li
 from mistral_service.scale.shared_log import REDIS_ERRORS, SharedLog
 from mistral_service.scale.sliding_window import UNIT, SlidingWindow
 from mistral_service.scale.wait_queue import Waiter, WaitQueue
-from mistral_service.turn.ports import Rank, RequestEstimate
+from mistral_service.turn.shared_services import Rank, RequestEstimate
 from mistral_service.wire.errors import HeldBack, MistralError
 from mistral_service.wire.rate import WINDOW, RateBudget
 

@@ -22,7 +22,7 @@ from mistral_service.scale.limits import (
 )
 from mistral_service.scale.recorder import CallRecorder
 from mistral_service.scale.recorders import CallRecorders
-from mistral_service.turn.ports import RateLimiter, SharedServices, shared_services
+from mistral_service.turn.shared_services import RateLimiter, SharedServices, shared_services
 
 Bot = Callable[[WebSocketRunnerArguments], Awaitable[None]]
 

@@ -37,7 +37,7 @@ from mistral_service.scale.sealing import Codec
 from mistral_service.scale.snapshot import Journal, Snapshot
 from mistral_service.scale.store import Claim, Store
 from mistral_service.scale.writer import Writer
-from mistral_service.turn.ports import RecordedService, ResumePoint
+from mistral_service.turn.shared_services import RecordedService, ResumePoint
 
 
 class CallRecorder:

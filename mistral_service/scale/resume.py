@@ -12,7 +12,7 @@ from pipecat.processors.aggregators.llm_context import LLMContextMessage, LLMSpe
 
 from mistral_service.scale.incremental_json import iterencode
 from mistral_service.scale.snapshot import Journal, Snapshot, Started
-from mistral_service.turn.ports import ResumePoint
+from mistral_service.turn.shared_services import ResumePoint
 
 MAX_AHEAD = 4000
 """Characters that a caller may have heard beyond the recorded words of a reply, with a proof."""

@@ -8,7 +8,7 @@ for something else, when it gives up, or when it does not come back in time.
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 
-from mistral_service.turn.ports import Rank
+from mistral_service.turn.shared_services import Rank
 
 GRACE_S = 2.0
 """Seconds that a waiter may be late after the time at which it is to come back."""

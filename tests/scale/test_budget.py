@@ -15,7 +15,12 @@ from mistral_service import MistralLLMService
 from mistral_service.local import LocalMistral, RateLimits, Reply, Script
 from mistral_service.scale.budget import SharedBudget
 from mistral_service.scale.sliding_window import UNIT, SlidingWindow
-from mistral_service.turn.ports import Rank, RequestEstimate, SharedServices, shared_services
+from mistral_service.turn.shared_services import (
+    Rank,
+    RequestEstimate,
+    SharedServices,
+    shared_services,
+)
 from mistral_service.wire.errors import HeldBack, MistralError, Reason
 from mistral_service.wire.rate import RateBudget
 

@@ -19,7 +19,7 @@ from mistral_service import MistralLLMService
 from mistral_service.local import Reply
 from mistral_service.pipecat.conversation import ContextConversation
 from mistral_service.scale.budget import SharedBudget
-from mistral_service.turn.ports import Rank, RequestEstimate
+from mistral_service.turn.shared_services import Rank, RequestEstimate
 from mistral_service.wire.errors import HeldBack, MistralError, Reason
 from mistral_service.wire.rate import RateBudget
 

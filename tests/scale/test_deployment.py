@@ -37,7 +37,7 @@ from mistral_service.scale.args import (
 from mistral_service.scale.budget import SharedBudget
 from mistral_service.scale.replica import Replica
 from mistral_service.scale.store import Store
-from mistral_service.turn.ports import Rank, RequestEstimate
+from mistral_service.turn.shared_services import Rank, RequestEstimate
 
 __all__ = ["redis"]
 

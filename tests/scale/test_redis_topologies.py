@@ -27,7 +27,7 @@ from mistral_service.scale.connect import Address
 from mistral_service.scale.recorders import CallRecorders
 from mistral_service.scale.sealing import Codec
 from mistral_service.scale.store import Store
-from mistral_service.turn.ports import Rank, RequestEstimate
+from mistral_service.turn.shared_services import Rank, RequestEstimate
 from mistral_service.wire.errors import HeldBack
 
 ASK = RequestEstimate("account", "model", 100, Rank.TURN)

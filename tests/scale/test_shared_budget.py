@@ -14,7 +14,7 @@ from waiting import until
 
 from mistral_service.local import LocalMistral, RateLimits, Reply, Script
 from mistral_service.scale.budget import SharedBudget
-from mistral_service.turn.ports import Rank, RateLimiter, RequestEstimate
+from mistral_service.turn.shared_services import Rank, RateLimiter, RequestEstimate
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.rate import RateBudget
 

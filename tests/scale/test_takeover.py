@@ -25,7 +25,7 @@ from mistral_service.scale.client_report import ClientReport
 from mistral_service.scale.recorders import CallRecorders, UnknownCall
 from mistral_service.scale.sealing import Codec
 from mistral_service.scale.store import Store, StoreUnavailable
-from mistral_service.turn.ports import SharedServices, shared_services
+from mistral_service.turn.shared_services import SharedServices, shared_services
 
 __all__ = ["recorders", "redis"]  # fixtures
 

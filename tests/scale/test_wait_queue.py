@@ -20,7 +20,7 @@ from mistral_service.scale.account import SHARES, Account
 from mistral_service.scale.shared_log import SharedLog
 from mistral_service.scale.sliding_window import UNIT, SlidingWindow
 from mistral_service.scale.wait_queue import GRACE_S, Waiter, WaitQueue
-from mistral_service.turn.ports import Rank
+from mistral_service.turn.shared_services import Rank
 
 __all__ = ["redis"]
 

@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection
 from mistral_service.scale.calls import Calls
 from mistral_service.scale.client_report import ClientReport
 from mistral_service.scale.ingress import PROTOCOL, create_app
-from mistral_service.turn.ports import shared_services
+from mistral_service.turn.shared_services import shared_services
 
 Bot = Callable[[WebSocketRunnerArguments], Awaitable[None]]
 
