@@ -23,7 +23,7 @@ LARGE, SMALL = 6_000, 300
 async def machine(url: str, seconds: float, sizes: list[int]) -> dict[int, int]:
     """Run a caller for each request size; returns the admissions by size."""
     from mistral_service.scale.budget import SharedBudget
-    from mistral_service.turn.ports import Rank, RequestEstimate
+    from mistral_service.turn.shared_services import Rank, RequestEstimate
     from mistral_service.wire.errors import HeldBack
 
     budget = SharedBudget(url, tokens_per_minute=TOKENS, window=WINDOW)

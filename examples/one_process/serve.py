@@ -28,7 +28,7 @@ from mistral_service import MistralClient, MistralError
 from mistral_service.scale.args import load_bot, read_secrets
 from mistral_service.scale.calls import Calls
 from mistral_service.scale.ingress import create_app
-from mistral_service.scale.limits import LARGEST
+from mistral_service.scale.limits import WS_MAX_SIZE
 from mistral_service.wire.errors import Reason
 
 CLOSE_SECONDS = 1.0
@@ -114,7 +114,7 @@ async def serve(bot: str) -> None:
         Starlette(routes=[Route("/readyz", ready), Mount("/", app)]),
         host=os.getenv("HOST", "127.0.0.1"),
         port=int(os.getenv("PORT", "8000")),
-        ws_max_size=LARGEST,
+        ws_max_size=WS_MAX_SIZE,
         log_level="warning",
     )
     server = Server(config, calls, float(os.getenv("DRAIN_SECONDS", "600")))
