@@ -8,7 +8,7 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -139,6 +139,19 @@ def images(page: Page) -> None:
             small.save(IMAGES / f"demo-{name}-{scheme}.png", optimize=True)
 
 
+def summary(texts: Sequence[str]) -> str:
+    """What came of each fault on either service, from both transcripts, as a table."""
+    rows = [
+        dict(re.findall(r"\n\[(.+)\]\n(?:[^\[=].*\n|\[TOOL.*\n)*=> (.+)", text)) for text in texts
+    ]
+    lines = ["| fault | this project's service | Pipecat's own |", "|---|---|---|"]
+    for name in FAULTS.values():
+        # The badge and the outcome, without the name of the fault between them.
+        ours, theirs = (re.sub(r" (?=[A-Z\d]).*? → ", ": ", row[name], count=1) for row in rows)
+        lines.append(f"| {name} | {ours} | {theirs} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Hold both conversations."""
     camera = film(Path("/tmp/demo-run-camera.y4m"), halves(640, 480))
@@ -157,7 +170,8 @@ def main() -> None:
     camera.unlink()
     before, _, rest = DOCUMENT.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
-    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{chr(10).join(texts)}\n{END}{after}")
+    run = "\n".join([summary(texts), *texts])
+    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{run}\n{END}{after}")
 
 
 if __name__ == "__main__":
