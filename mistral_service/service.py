@@ -42,9 +42,9 @@ from mistral_service.reply.calls import CallLedger
 from mistral_service.settings import BadSetting, MistralLLMSettings, check_update, given
 from mistral_service.turn.admission import Admission
 from mistral_service.turn.clients import Clients, openai_client
-from mistral_service.turn.ports import ConversationRecorder, RateLimiter, shared_services
 from mistral_service.turn.prices import Price
 from mistral_service.turn.router import Router
+from mistral_service.turn.shared_services import ConversationRecorder, RateLimiter, shared_services
 from mistral_service.wire.access import DEFAULT_BASE_URL, connections_for
 from mistral_service.wire.client import error_of
 from mistral_service.wire.servers import ServerName, check_server

@@ -12,7 +12,7 @@ from mistral_service.reply.events import Event, Text, Thought, ToolCall
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.turn.deadline import now, within
 from mistral_service.turn.hedge import Pace
-from mistral_service.turn.parts import TurnParts
+from mistral_service.turn.ports import TurnPorts
 from mistral_service.turn.race import Stream
 from mistral_service.turn.retries import Handled
 from mistral_service.turn.router import Router
@@ -122,7 +122,7 @@ class Turns:
 
         chats = asked.path == CHAT
         return TurnRunner(
-            TurnParts(
+            TurnPorts(
                 name="MistralClient",
                 options=lambda: self._options,
                 open_stream=open_stream,

@@ -109,7 +109,7 @@ async def test_how_many_pixels_a_image_may_have_is_a_setting(serve, service_for)
         assert await call.say("What is it?") == "I see."
     [error] = call.errors
     assert "64×32 pixels are too many: the maximum is 2,047" in error.error
-    with pytest.raises(BadSetting, match=r"max_image_pixels may not be 0: .* 1,024 to 67,108,864"):
+    with pytest.raises(BadSetting, match=r"max_image_pixels must be .* 1,024 to 67,108,864, not 0"):
         service_for(mistral, settings=Settings(max_image_pixels=0))
 
 

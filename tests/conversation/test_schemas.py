@@ -64,7 +64,7 @@ def of(**properties: Any) -> dict[str, Any]:
 def refusal_of(parameters: Any, name: str = "f") -> Any:
     """What the strict endpoint has against a function, in every version, hosted and not."""
     tool = {"type": "function", "function": {"name": name, "parameters": parameters}}
-    refusal = JUDGE.judge(
+    refusal = JUDGE.validate(
         {
             "model": "mistral-small-latest",
             "messages": [{"role": "user", "content": "Hello."}],

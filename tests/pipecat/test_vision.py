@@ -302,10 +302,14 @@ async def test_pixtral_is_shown_what_it_sees(serve, service_for):
 @pytest.mark.parametrize(
     ("setting", "value", "said"),
     [
-        ("max_images", 9, "max_images may not be 9: it is a whole number from 0 to 8."),
-        ("max_images_bytes", 0, "max_images_bytes may not be 0"),
-        ("image_side", 20_000, "image_side may not be 20000: it is pixels from 32 to 10,000."),
-        ("image_quality", 100, "image_quality may not be 100: it is a whole number from 1 to 95."),
+        ("max_images", 9, "max_images must be a whole number from 0 to 8, not 9."),
+        ("max_images_bytes", 0, "max_images_bytes must be a whole number of bytes from 1"),
+        (
+            "image_side",
+            20_000,
+            "image_side must be a whole number of pixels from 32 to 10,000, not 20000.",
+        ),
+        ("image_quality", 100, "image_quality must be a whole number from 1 to 95, not 100."),
         ("images_of_last_turn_only", "yes", "True or False"),
     ],
 )

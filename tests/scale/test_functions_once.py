@@ -15,7 +15,9 @@ from mistral_service.local import Reply
 from mistral_service.reply.calls import CallLedger, PlannedCall
 from mistral_service.reply.events import ToolCall
 from mistral_service.reply.rounds import key_of
-from mistral_service.scale.recorder import CallRecorder, CallRecorders
+from mistral_service.scale.client_report import ClientReport
+from mistral_service.scale.recorder import CallRecorder
+from mistral_service.scale.recorders import CallRecorders
 from mistral_service.scale.store import Store
 
 __all__ = ["recorders", "redis"]  # fixtures
@@ -111,7 +113,7 @@ def test_a_number_may_be_written_in_any_form(other):
 async def partitioned(redis: Any, recorders: CallRecorders) -> tuple[Wire, CallRecorders]:
     wire = await Wire(redis.port).__aenter__()
     store = Store(f"redis://127.0.0.1:{wire.port}/0")
-    return wire, CallRecorders(store, form=recorders.form)
+    return wire, CallRecorders(store, codec=recorders.codec)
 
 
 async def test_the_client_keeps_what_ran_before_in_the_same_partition(serve, recorders, redis):
@@ -127,7 +129,7 @@ async def test_the_client_keeps_what_ran_before_in_the_same_partition(serve, rec
     )
     wire, cut_off = await partitioned(redis, recorders)
     async with Machine(mistral, await cut_off.open(), tools=tools) as one:
-        one.recorder.line = client = Client()
+        one.recorder.client = client = Client()
         await one.goes_on()
         await written(one.recorder)
         wire.cut()
@@ -135,7 +137,7 @@ async def test_the_client_keeps_what_ran_before_in_the_same_partition(serve, rec
         await until(lambda: len(asked(mistral)) == 4)
         assert ran == ["book", "order"]
         said = {"heard": "Hello.", "ended": True, "asked": "Book a table, and order a taxi."}
-        recorder = await recorders.open(one.recorder.id, **said, note=client.note)
+        recorder = await recorders.open(one.recorder.id, ClientReport(**said, note=client.note))
         async with Machine(mistral, recorder, tools=tools) as two:
             await two.goes_on()
             results = [m for m in asked(mistral)[-1]["messages"] if m["role"] == "tool"]
@@ -150,7 +152,7 @@ async def test_the_client_keeps_what_ran_before_in_the_same_partition(serve, rec
 class Stuck(Client):
     """A client that has the note, and whose answer is on its way."""
 
-    async def confirm(self, note: str, within: float) -> bool:
+    async def store_note(self, note: str, within: float) -> bool:
         self.note = note
         await asyncio.Event().wait()
         return True
@@ -162,7 +164,7 @@ async def test_a_function_that_an_interruption_kept_from_starting_was_not_starte
     mistral = serve(Reply("Hello."), calls("book"), Reply("Yes?"), Reply("Still here."))
     KEYS.clear()
     async with Machine(mistral, await recorders.open(), tools=[tool("book", books)]) as one:
-        one.recorder.line = client = Stuck()
+        one.recorder.client = client = Stuck()
         await one.goes_on()
         redis.pause()
         try:
@@ -190,7 +192,7 @@ async def test_a_redis_that_lost_its_calls_proves_nothing_about_who_has_them(rec
     redis.kill()
     redis.start()
     assert await noted(one, TWO) == [TWO.id]
-    one.line = client = Client()  # whose client is on this line: it has not called another machine
+    one.client = client = Client()  # which has not called another machine
     assert await noted(one, TWO) == []
     assert client.note
     await one.close(over=False)
@@ -210,7 +212,7 @@ async def test_a_machine_whose_taking_was_lost_is_not_the_owner(recorders, redis
 
 async def test_what_is_written_anew_is_whole_also_where_no_replica_confirms(recorders, redis):
     store = Store(f"{redis.url}?replicas=1")
-    lonely = CallRecorders(store, form=recorders.form)
+    lonely = CallRecorders(store, codec=recorders.codec)
     recorder = await lonely.open()
     recorder._snapshot.turn = 3
     redis.kill()
@@ -256,12 +258,14 @@ async def test_a_call_of_which_only_the_client_has_a_note_goes_on(serve, recorde
     wire, cut_off = await partitioned(redis, recorders)
     tools = [tool("book", books)]
     async with Machine(mistral, await cut_off.open(), tools=tools) as one:
-        one.recorder.line = client = Client()
+        one.recorder.client = client = Client()
         wire.cut()
         await one.call.begin("Book a table.")
         await until(lambda: len(asked(mistral)) == 2)
         async with Machine(
-            mistral, await recorders.open(one.recorder.id, note=client.note), tools=tools
+            mistral,
+            await recorders.open(one.recorder.id, ClientReport(note=client.note)),
+            tools=tools,
         ) as two:
             await two.goes_on()
             assert [m["role"] for m in asked(mistral)[-1]["messages"]].count("tool") == 1

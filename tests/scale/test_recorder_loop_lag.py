@@ -19,8 +19,10 @@ from waiting import until
 from mistral_service import MistralLLMService
 from mistral_service.reply.calls import CallLedger, PlannedCall
 from mistral_service.reply.events import ToolCall
-from mistral_service.scale.recorder import CallRecorder, CallRecorders
-from mistral_service.scale.snapshot import Form
+from mistral_service.scale.client_report import ClientReport
+from mistral_service.scale.recorder import CallRecorder
+from mistral_service.scale.recorders import CallRecorders
+from mistral_service.scale.sealing import Codec
 from mistral_service.scale.store import Store
 
 __all__ = ["redis"]
@@ -32,7 +34,7 @@ USER = {"role": "user", "content": "What time is it?"}
 @pytest.fixture
 async def recorders(redis: RedisServer) -> AsyncIterator[CallRecorders]:
     store = Store(redis.url, timeout=10)
-    yield CallRecorders(store, form=Form([KEY]))
+    yield CallRecorders(store, codec=Codec([KEY]))
     await store.close()
 
 
@@ -78,8 +80,8 @@ def service(**settings: Any) -> Any:
 
 
 async def open_(recorders: CallRecorders, call_id: str | None = None, **heard: Any) -> CallRecorder:
-    recorder = await recorders.open(call_id, **heard)
-    recorder._listens = True  # there is no pipeline to listen to
+    recorder = await recorders.open(call_id, ClientReport(**heard))
+    recorder._has_taps = True  # there is no pipeline to listen to
     return recorder
 
 

@@ -65,7 +65,7 @@ class Server:
 class Lenient:
     """Refuses nothing: what is sent is another test's."""
 
-    def judge(self, _body: Any) -> None: ...
+    def validate(self, _body: Any) -> None: ...
 
 
 def call_of(n: int, arguments: str = "{}", call_id: str | None = None) -> ToolCallMade:

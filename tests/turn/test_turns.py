@@ -16,11 +16,11 @@ from mistral_service.conversation.conversion import Conversion
 from mistral_service.reply.calls import Plan, PlannedCall
 from mistral_service.reply.speech import has_words
 from mistral_service.turn.clients import Clients, openai_client
-from mistral_service.turn.parts import TurnParts
-from mistral_service.turn.ports import ResumePoint
+from mistral_service.turn.ports import TurnPorts
 from mistral_service.turn.retries import Handled
 from mistral_service.turn.router import Needs, Router
 from mistral_service.turn.runner import TurnRunner
+from mistral_service.turn.shared_services import ResumePoint
 from mistral_service.turn.state import TurnCounts, TurnOptions, TurnState
 from mistral_service.wire.errors import MistralError, Reason
 
@@ -368,7 +368,7 @@ def run(case: Case) -> SimpleNamespace:
         clients = Clients(openai_client, lambda: client, {}, None)
         router = Router(clients, lambda: (OWN, [FALLBACK] if case.fallback else []))
         runner: TurnRunner[Asked] = TurnRunner(
-            TurnParts(
+            TurnPorts(
                 name="turn",
                 options=lambda: case.options,
                 open_stream=lambda asked: server.open(router.route.model, asked),

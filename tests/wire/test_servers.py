@@ -138,8 +138,8 @@ class Refuses(Checks):
     field: str = "prompt_cache_key"
     refusal: Refusal | None = None
 
-    def judge(self, body: Any) -> Refusal | None:
-        return self.refusal if self.field in body else super().judge(body)
+    def validate(self, body: Any) -> Refusal | None:
+        return self.refusal if self.field in body else super().validate(body)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class LikeVLLM(Checks):
 
     knows_continue: bool = True
 
-    def judge(self, body: Any) -> Refusal | None:
+    def validate(self, body: Any) -> Refusal | None:
         if body.get("tool_choice") == "any":
             return Refusal(400, VLLM_CHOICE)
         body = {k: v for k, v in body.items() if k not in ("seed", "stream_options")}
@@ -161,7 +161,7 @@ class LikeVLLM(Checks):
             if not goes_on or generates:
                 return Refusal(400, VLLM_PREFIX)
             body["messages"] = [*body["messages"][:-1], {**last, "prefix": True}]
-        return super().judge(body)
+        return super().validate(body)
 
 
 @pytest.fixture
@@ -205,11 +205,11 @@ async def test_what_a_server_does_not_know_is_left_out_from_then_on(
 async def test_several_fields_are_learned_within_one_turn(serving, service_for):
     @dataclass(frozen=True)
     class Narrow(Checks):
-        def judge(self, body: Any) -> Refusal | None:
+        def validate(self, body: Any) -> Refusal | None:
             for name in OPTIONAL_FIELDS:
                 if name in body:
                     return Refusal(422, extra_forbidden(name))
-            return super().judge(body)
+            return super().validate(body)
 
     mistral = serving(Narrow(), Reply("Yes."))
     llm = service_for(mistral, warm_up=False, service_tier="auto")
@@ -254,7 +254,7 @@ async def test_a_value_that_a_user_has_chosen_is_not_left_out(serve, service_for
 async def test_a_server_that_refuses_in_any_form_is_not_asked_for_ever(serving, service_for):
     @dataclass(frozen=True)
     class Never(Checks):
-        def judge(self, body: Any) -> Refusal | None:
+        def validate(self, body: Any) -> Refusal | None:
             return Refusal(
                 400, {"message": "prompt_cache_key is unsupported, tool_choice, prefix, assistant"}
             )
@@ -499,9 +499,9 @@ async def test_a_thinking_that_a_user_chooses_later_is_asked_for(serving, servic
 
     @dataclass(frozen=True)
     class Thinks(Checks):
-        def judge(self, body: Any) -> Refusal | None:
+        def validate(self, body: Any) -> Refusal | None:
             none = body.get("reasoning_effort") == "none"
-            return Refusal(400, said) if none else super().judge(body)
+            return Refusal(400, said) if none else super().validate(body)
 
     mistral = serving(Thinks(), Reply("Yes.", times=None))
     async with Call(service_for(mistral, warm_up=False)) as call:
@@ -624,7 +624,7 @@ def test_nothing_is_learned_of_a_server_whose_answer_is_no_refusal():
 async def test_an_error_after_a_lesson_is_the_one_that_is_reported(serving, service_for):
     @dataclass(frozen=True)
     class Two(Checks):
-        def judge(self, body: Any) -> Refusal | None:
+        def validate(self, body: Any) -> Refusal | None:
             if "service_tier" in body:
                 return Refusal(422, extra_forbidden("service_tier"))
             return Refusal(401, {"detail": "Unauthorized"})

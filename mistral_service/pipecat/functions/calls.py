@@ -25,7 +25,7 @@ from mistral_service.pipecat.functions.slow import SlowFunctions
 from mistral_service.pipecat.state import ServiceState
 from mistral_service.reply.calls import CallLedger, Plan, PlannedCall
 from mistral_service.reply.events import ToolCall
-from mistral_service.turn.ports import ConversationRecorder
+from mistral_service.turn.shared_services import ConversationRecorder
 from mistral_service.turn.state import TurnOptions
 
 NOT_AVAILABLE = (
