@@ -154,7 +154,7 @@ async def frames(times: int) -> None:
             sizes = []
 
             async def make() -> None:
-                made = await images.frame(data, (width, height), "RGB", Form())  # noqa: B023
+                made = await images.encode_frame(data, (width, height), "RGB", Form())  # noqa: B023
                 assert isinstance(made, Encoded)
                 sizes.append(len(made.data) * 4 / 3e3)  # noqa: B023
 

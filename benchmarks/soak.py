@@ -58,7 +58,7 @@ from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies  # noq
 from pipecat.workers.runner import WorkerRunner  # noqa: E402
 
 from mistral_service import MistralError, MistralLLMService, MistralTurnMetrics  # noqa: E402
-from mistral_service.conversation.rules import GO_ON  # noqa: E402
+from mistral_service.conversation.rules import CONTINUE_TEXT  # noqa: E402
 from mistral_service.local import Reply  # noqa: E402
 from mistral_service.local.app import create_app  # noqa: E402
 from mistral_service.local.pieces import Json, Piece  # noqa: E402
@@ -151,11 +151,11 @@ class UnreliableModel:
         last, said = messages[-1], ""
         if last["role"] == "assistant":
             said = last["content"]
-        elif last["content"] == GO_ON:
+        elif last["content"] == CONTINUE_TEXT:
             said = messages[-2]["content"]
         stage = "b" if last["role"] == "tool" or said.startswith("b") else "a"
         words = words_of(conversation, turn, stage)
-        if last["content"] == GO_ON:
+        if last["content"] == CONTINUE_TEXT:
             # Without a prefix, which Mistral would repeat, the sentence is continued.
             words = words[len(said.strip()) :].lstrip()
         calls = [

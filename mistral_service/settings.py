@@ -13,8 +13,8 @@ from pipecat.services.openai.base_llm import OpenAILLMSettings
 from pipecat.utils.types import NOT_GIVEN, NotGiven
 from pydantic import TypeAdapter, ValidationError
 
-from mistral_service.conversation.conversion import Budget
-from mistral_service.conversation.encoding import Form, seen_side
+from mistral_service.conversation.conversion import ImageBudget
+from mistral_service.conversation.encoding import Form, model_image_side
 from mistral_service.reply.reader import MAX_CALLS
 from mistral_service.reply.rounds import MAX_ROUNDS
 from mistral_service.reply.speech import SENTENCE_TIMEOUT
@@ -247,15 +247,15 @@ class MistralLLMSettings(OpenAILLMSettings):
     def form(self) -> Form:
         """How images are encoded."""
         return Form(
-            side=given(self.image_side, seen_side(str(self.model))),
+            side=given(self.image_side, model_image_side(str(self.model))),
             quality=given(self.image_quality, Form().quality),
             pixels=given(self.max_image_pixels, Form().pixels),
         )
 
-    def budget(self) -> Budget:
+    def budget(self) -> ImageBudget:
         """The images that a request may have."""
-        default = Budget()
-        return Budget(
+        default = ImageBudget()
+        return ImageBudget(
             images=given(self.max_images, default.images),
             total_bytes=given(self.max_images_bytes, default.total_bytes),
             last_turn_only=bool(given(self.images_of_last_turn_only)),

@@ -343,7 +343,7 @@ async def test_a_tool_that_left_the_chat_is_reported_and_the_others_are_offered(
         [error] = call.errors
     assert error.error.endswith(
         "tool 2 is not offered to the model: its type is 'web_search', and function, connector, "
-        "document_library, image_generation are allowed in a chat: Mistral has this one in its "
+        "document_library, image_generation are allowed in a chat: Mistral runs this one in its "
         "conversations and agents."
     )
     sent = mistral.exchanges[0].request["tools"]
@@ -448,7 +448,7 @@ async def test_the_rules_tell_what_they_changed(serve, service_for):
     changes = [str(change) for change in adapter.conversion.changes]
     assert changes == [
         "R12, message 0: had the user open the conversation",
-        "R5, message 0: made the last message a prefix, for the model to go on from",
+        "R5, message 0: made the last message a prefix that the model continues",
     ]
     await service.cleanup()
     await asyncio.sleep(0)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mistral_service import __version__
-from mistral_service.wire.access import DEFAULT_BASE_URL, shown
+from mistral_service.wire.access import DEFAULT_BASE_URL, redacted_url
 from mistral_service.wire.client import error_of
 from mistral_service.wire.models import DEFAULT_MODEL
 
@@ -80,7 +80,7 @@ def doctor_command(
         if as_json:
             report = {
                 "healthy": doctor.healthy(found),
-                "base_url": shown(base_url),
+                "base_url": redacted_url(base_url),
                 "model": model,
                 "findings": [finding.as_json() for finding in found],
             }
@@ -155,7 +155,9 @@ def chat_command(
                 runner.run(chat.say(words))
                 return
             if sys.stdin.isatty():
-                console.print(Text(f"{model} at {shown(endpoint.base_url)}; Ctrl-D ends.", "dim"))
+                console.print(
+                    Text(f"{model} at {redacted_url(endpoint.base_url)}; Ctrl-D ends.", "dim")
+                )
             _converse(chat, console, runner)
         finally:
             runner.run(client.close())
@@ -192,7 +194,7 @@ def models_command(base_url: BaseURL = DEFAULT_BASE_URL, as_json: AsJson = False
         elif found.cards:
             catalogue.show(found, Console())
         else:
-            raise CommandError(f"{shown(base_url)} lists no models.")
+            raise CommandError(f"{redacted_url(base_url)} lists no models.")
 
 
 @app.command("conform")

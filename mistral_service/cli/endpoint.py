@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from mistral_service.client import MistralClient
-from mistral_service.wire.access import DEFAULT_BASE_URL, shown
+from mistral_service.wire.access import DEFAULT_BASE_URL, redacted_url
 
 _NO_KEY = "none"
 
@@ -44,7 +44,8 @@ class Endpoint:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise CommandError(
-                f"{shown(url)} is not the address of an endpoint: it must begin with http:// or "
+                f"{redacted_url(url)} is not the address of an endpoint: "
+                "it must begin with http:// or "
                 f"https://, like {DEFAULT_BASE_URL}."
             )
         endpoint = cls(url.rstrip("/"), os.environ.get("MISTRAL_API_KEY", "").strip())

@@ -15,7 +15,7 @@ from mistral_service.cli.endpoint import CommandError
 from mistral_service.conversation.conversion import Change, Conversion, Message, Messages, ToolFault
 from mistral_service.conversation.foreign_parts import kind_of
 from mistral_service.conversation.rules import RULES
-from mistral_service.conversation.tools import judged_tools
+from mistral_service.conversation.tools import convert_all_tools
 
 _LONGEST = 400
 _COLOURS = {"+": "green", "-": "red", " ": "dim"}
@@ -131,7 +131,7 @@ def lint(messages: Messages, tools: Sequence[Any] = ()) -> Report:
     Returns:
         The report.
     """
-    offered = judged_tools(tools)
+    offered = convert_all_tools(tools)
     conversion = Conversion(has_tools=bool(offered.tools))
     conversion.begin(messages)
     steps: list[Step] = []

@@ -21,7 +21,7 @@ def claimed_server(listed: Answer, base_url: str) -> str:
     cards = cards_of(listed) if listed.accepted else []
     owners = [str(card.get("owned_by")) for card in cards]
     can = any(isinstance(card.get("capabilities"), dict) for card in cards)
-    server = by_models(owners, tells_capabilities=can)
+    server = by_models(owners, has_capabilities=can)
     return server.name if server is not None else by_address(base_url).name
 
 

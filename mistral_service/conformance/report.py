@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from mistral_service.conformance.answer import Json, bounded
 from mistral_service.conformance.probe import Finding, Probe, State
-from mistral_service.wire.secrets import Strike, secrets_in
+from mistral_service.wire.secrets import Redactor, secrets_in
 
 KIND = "mistral-service conform"
 """The field `report` of a report."""
@@ -45,7 +45,7 @@ class Scrub:
             key: The key.
             host: The endpoint's host; removed unless it is Mistral's, or this machine.
         """
-        self._strike = Strike(secrets_in(key))
+        self._strike = Redactor(secrets_in(key))
         names = [re.escape(host)] if host and host not in _PUBLIC else []
         self._host = re.compile("|".join(names), re.IGNORECASE) if names else None
 

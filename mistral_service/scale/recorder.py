@@ -14,7 +14,7 @@ from typing import Any, cast
 from loguru import logger
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMContextMessage
 
-from mistral_service.reply.calls import Planned
+from mistral_service.reply.calls import PlannedCall
 from mistral_service.scale.client_link import Line
 from mistral_service.scale.function_notes import FunctionNotes
 from mistral_service.scale.greeting import Greeting
@@ -248,7 +248,7 @@ class CallRecorder:
             messages,
             self._snapshot.opened_with,
             recorded_settings(cast(Any, service)._settings),
-            service.ledger.kept(),
+            service.ledger.snapshot(),
             self._snapshot.proof_key,
         )
         cut = past.spoken_so_far if past is not None else ""
@@ -270,7 +270,7 @@ class CallRecorder:
             self._says(self._journal.words + words)
 
     async def on_function_calls(
-        self, calls: Sequence[Planned], *, repeatable: Collection[str] = ()
+        self, calls: Sequence[PlannedCall], *, repeatable: Collection[str] = ()
     ) -> Collection[str]:
         """Take note of functions before they start, see `FunctionNotes.start`."""
         return await self._functions.start(
@@ -375,7 +375,7 @@ class CallRecorder:
         self._resumes = False
         self._journal.asked = self._asked or self._journal.asked
         context.set_messages(messages)
-        service.ledger.go_on_from(self._snapshot.ledger)
+        service.ledger.restore(self._snapshot.ledger)
         remember = service.ledger.remember
         for call_id, call in self._functions.started.items():
             remember(call_id, call.name, call.arguments, call.repetition, call.settled)

@@ -50,7 +50,7 @@ class Snapshot:
         opened_with: Marks of the user's messages that stood there when the first turn began, by
             which another bot's opening is known again.
         settings: The service's settings, as far as JSON can hold them.
-        ledger: The calls of functions that are known, as `Ledger.kept` gives them.
+        ledger: The calls of functions that are known, as `CallLedger.snapshot` gives them.
         proof_key: The call's secret, with which what its caller was sent is signed.
     """
 
@@ -89,7 +89,7 @@ class Started:
         turn: The turn in which it was called.
         result: Its result as the model reads it; None as long as there is none.
         settled: Whether the function has given that result itself.
-        repetition: Which of several like calls it is, see `Planned`.
+        repetition: Which of several like calls it is, see `PlannedCall`.
     """
 
     name: StrictStr
