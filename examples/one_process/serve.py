@@ -1,4 +1,4 @@
-"""One process that holds the calls of a bot, as a container runs it (docs/deployment.md).
+"""One process for the calls of a bot, as a container runs it (docs/deployment.md).
 
 In a terminal, from a checkout::
 
@@ -6,10 +6,10 @@ In a terminal, from a checkout::
     python examples/one_process/serve.py examples/many_calls_bot.py
 
 It serves the page at `/`, calls of browsers at `/call`, calls of Twilio at `POST /twilio`, and two
-answers for whatever runs the process: `/healthz` (it works) and `/readyz` (it takes calls).
+probes for whatever runs the process: `/healthz` (it works) and `/readyz` (it takes calls).
 
 SIGTERM ends it in order: no new call, and the process ends with the last one. After `DRAIN_SECONDS`
-the lines that are left are closed. A second signal ends it at once.
+the remaining connections are closed. A second signal ends it at once.
 """
 
 import asyncio
@@ -24,19 +24,18 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
-from mistral_service import MistralClient, MistralError
 from mistral_service.scale.args import load_bot, read_secrets
 from mistral_service.scale.calls import Calls
 from mistral_service.scale.ingress import create_app
 from mistral_service.scale.limits import WS_MAX_SIZE
-from mistral_service.wire.errors import Reason
+from mistral_service.scale.replica import check_mistral
 
 LEAVES_WITHIN = 1.0
-"""Seconds over which the calls that are left are closed."""
+"""Seconds over which the remaining calls are closed."""
 
 
 class Server(uvicorn.Server):
-    """A server whose calls outlast the signal that ends it; uvicorn would close their lines."""
+    """A server whose calls outlast its stop signal; uvicorn would close their connections."""
 
     def __init__(self, config: uvicorn.Config, calls: Calls, drain_seconds: float) -> None:
         super().__init__(config)
@@ -64,23 +63,6 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-async def check_mistral() -> None:
-    """Ask Mistral for its models once: the key is right, and the way there is open.
-
-    Raises:
-        MistralError: If the key is wrong. What passes is met by the turns.
-    """
-    try:
-        async with asyncio.timeout(10), MistralClient() as client:
-            await client.models()
-    except MistralError as e:
-        if e.reason is Reason.KEY:
-            raise
-        logger.warning(f"Mistral does not answer yet: {e}")
-    except TimeoutError:
-        logger.warning("Mistral does not answer yet")
-
-
 async def serve(bot: str) -> None:
     """Take calls until a signal comes.
 
@@ -98,7 +80,7 @@ async def serve(bot: str) -> None:
         return PlainTextResponse(said, status_code=200 if takes else 503)
 
     model = os.getenv("MISTRAL_MODEL", "mistral-small-latest")
-    doors = create_app(
+    app = create_app(
         calls,
         {
             "engine": f"Mistral, model {model}",
@@ -112,7 +94,7 @@ async def serve(bot: str) -> None:
         twilio_auth_token=os.getenv("TWILIO_AUTH_TOKEN"),
     )
     config = uvicorn.Config(
-        Starlette(routes=[Route("/readyz", ready), Mount("/", doors)]),
+        Starlette(routes=[Route("/readyz", ready), Mount("/", app)]),
         host=os.getenv("HOST", "127.0.0.1"),
         port=int(os.getenv("PORT", "8000")),
         ws_max_size=WS_MAX_SIZE,
@@ -128,7 +110,7 @@ def main() -> None:
         sys.exit("Name the file of the bot: serve.py FILE.")
     try:
         asyncio.run(serve(sys.argv[1]))
-    except (MistralError, ValueError) as e:
+    except ValueError as e:
         sys.exit(str(e))
 
 
