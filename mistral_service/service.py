@@ -38,7 +38,7 @@ from mistral_service.pipecat.tracing import trace_error
 from mistral_service.pipecat.turns import RecordedTurns, turn_runner
 from mistral_service.pipecat.vision import VisionInput
 from mistral_service.pipecat.warm_up import warm_up as warm_up_endpoints
-from mistral_service.reply.calls import Ledger
+from mistral_service.reply.calls import CallLedger
 from mistral_service.settings import BadSetting, MistralLLMSettings, check_update, given
 from mistral_service.turn.admission import Admission
 from mistral_service.turn.clients import Clients, openai_client
@@ -220,7 +220,7 @@ class MistralLLMService(OpenAILLMService):
         return self._router
 
     @property
-    def ledger(self) -> Ledger:
+    def ledger(self) -> CallLedger:
         """What is remembered of this conversation's calls."""
         return self._function_calls.ledger
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 
 from loguru import logger
 
-from mistral_service.reply.calls import Planned
+from mistral_service.reply.calls import PlannedCall
 from mistral_service.scale.client_link import ClientLink
 from mistral_service.scale.sealing import Codec, Unreadable
 from mistral_service.scale.snapshot import Started, started_from_json
@@ -69,7 +69,7 @@ class FunctionNotes:
 
     async def start(
         self,
-        calls: Sequence[Planned],
+        calls: Sequence[PlannedCall],
         turn: int,
         asked: str,
         write: Callable[[], Awaitable[bool]],
@@ -105,7 +105,7 @@ class FunctionNotes:
 
     async def _note(
         self,
-        calls: Sequence[Planned],
+        calls: Sequence[PlannedCall],
         asked: str,
         write: Callable[[], Awaitable[bool]],
         repeatable: Collection[str],

@@ -13,7 +13,7 @@ from typing import Any, cast
 from loguru import logger
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMContextMessage
 
-from mistral_service.reply.calls import Planned
+from mistral_service.reply.calls import PlannedCall
 from mistral_service.scale.bounds import MAX_WORDS
 from mistral_service.scale.client_link import ClientLink
 from mistral_service.scale.client_report import ClientReport
@@ -160,7 +160,7 @@ class CallRecorder:
             messages,
             self._snapshot.opened_with,
             recorded_settings(cast(Any, service)._settings),
-            service.ledger.kept(),
+            service.ledger.snapshot(),
             self._snapshot.proof_key,
         )
         cut = point.spoken_so_far if point is not None else ""
@@ -182,7 +182,7 @@ class CallRecorder:
             self._record_words(self._journal.words + words)
 
     async def on_function_calls(
-        self, calls: Sequence[Planned], *, repeatable: Collection[str] = ()
+        self, calls: Sequence[PlannedCall], *, repeatable: Collection[str] = ()
     ) -> Collection[str]:
         """Note functions before they start, see `FunctionNotes.start`."""
         return await self._functions.start(
@@ -285,7 +285,7 @@ class CallRecorder:
         self._is_pending = False
         self._journal.asked = self._asked or self._journal.asked
         context.set_messages(messages)
-        service.ledger.go_on_from(self._snapshot.ledger)
+        service.ledger.restore(self._snapshot.ledger)
         remember = service.ledger.remember
         for call_id, call in self._functions.started.items():
             remember(call_id, call.name, call.arguments, call.repetition, call.settled)

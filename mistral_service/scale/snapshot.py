@@ -47,7 +47,7 @@ class Snapshot:
         opened_with: Digests of the messages that the context had when the first turn began, by
             which the opening of the next machine's bot is recognized.
         settings: The service's settings, as far as JSON can hold them.
-        ledger: The function calls of the service's ledger, as `Ledger.kept` returns them.
+        ledger: The function calls of the service's ledger, as `CallLedger.snapshot` returns them.
         proof_key: The call's secret, which signs the words that the caller was sent.
     """
 
@@ -86,7 +86,7 @@ class Started:
         turn: The turn in which it was called.
         result: Its result as the model reads it; None while it runs.
         settled: Whether the function has returned that result itself.
-        repetition: Its number among equal calls, see `Planned`.
+        repetition: Its number among equal calls, see `PlannedCall`.
     """
 
     name: StrictStr

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol
 
 from mistral_service.conversation.conversion import Conversion
-from mistral_service.reply.calls import Plan, Planned
+from mistral_service.reply.calls import Plan, PlannedCall
 from mistral_service.reply.events import ToolCall
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.turn.admission import Admission
@@ -89,11 +89,13 @@ class Functions(Protocol[C_contra]):
         """
         ...
 
-    def forget(self, calls: Sequence[Planned]) -> None:
+    def forget(self, calls: Sequence[PlannedCall]) -> None:
         """Learn that planned calls do not run."""
         ...
 
-    async def start(self, conversation: C_contra, calls: Sequence[Planned], *, spoke: bool) -> None:
+    async def start(
+        self, conversation: C_contra, calls: Sequence[PlannedCall], *, spoke: bool
+    ) -> None:
         """Start planned calls as one group.
 
         Args:

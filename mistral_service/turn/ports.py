@@ -15,7 +15,7 @@ from mistral_service.wire.errors import MistralError
 from mistral_service.wire.rate import RateBudget
 
 if TYPE_CHECKING:
-    from mistral_service.reply.calls import Ledger, Planned
+    from mistral_service.reply.calls import CallLedger, PlannedCall
 
 
 class Rank(IntEnum):
@@ -97,7 +97,7 @@ class RecordedService(Protocol):
     """What a recorder sees of the service whose conversation it records."""
 
     @property
-    def ledger(self) -> "Ledger":
+    def ledger(self) -> "CallLedger":
         """What is remembered of the conversation's calls."""
         ...
 
@@ -141,7 +141,7 @@ class ConversationRecorder(Protocol):
         ...
 
     async def on_function_calls(
-        self, calls: "Sequence[Planned]", *, repeatable: Collection[str] = ()
+        self, calls: "Sequence[PlannedCall]", *, repeatable: Collection[str] = ()
     ) -> Collection[str]:
         """Record functions before they start: what is not recorded must not run.
 

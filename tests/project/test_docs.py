@@ -28,7 +28,7 @@ def test_an_example_of_a_rule_is_what_the_rule_does(rule, offered, before, after
     sent = apply_rules(json.loads(before), conversion)
     assert sent == json.loads(after)
     assert rule in {change.rule for change in conversion.changes}
-    assert Checks().judge({"model": "mistral-small-latest", "messages": sent}) is None
+    assert Checks().validate({"model": "mistral-small-latest", "messages": sent}) is None
 
 
 def test_every_rule_has_an_example():

@@ -12,7 +12,7 @@ from waiting import until
 
 from mistral_service import FunctionCallParams
 from mistral_service.local import Reply
-from mistral_service.reply.calls import Ledger, Planned
+from mistral_service.reply.calls import CallLedger, PlannedCall
 from mistral_service.reply.events import ToolCall
 from mistral_service.reply.rounds import key_of
 from mistral_service.scale.client_report import ClientReport
@@ -22,7 +22,10 @@ from mistral_service.scale.store import Store
 
 __all__ = ["recorders", "redis"]  # fixtures
 
-ONE, TWO = Planned("call00001", "book", {"at": "8"}), Planned("call00002", "order", {"at": "8"})
+ONE, TWO = (
+    PlannedCall("call00001", "book", {"at": "8"}),
+    PlannedCall("call00002", "order", {"at": "8"}),
+)
 
 
 def tool(name: str, handler: Any) -> FunctionSchema:
@@ -63,20 +66,20 @@ async def test_a_call_that_is_repeated_after_its_result_has_another_key_on_the_n
 
 
 def test_of_two_like_calls_the_one_that_was_lost_is_the_one_that_is_repeated():
-    def plan(ledger: Ledger, *ids: str) -> list[int]:
+    def plan(ledger: CallLedger, *ids: str) -> list[int]:
         made = ledger.plan([ToolCall(i, "book", '{"at": "8"}') for i in ids]).calls
         return [call.repetition for call in made]
 
-    one = Ledger()
+    one = CallLedger()
     assert plan(one, "abcdefgh1", "abcdefgh2") == [0, 1]
     one.settle("abcdefgh2", "book", {"at": "8"})
-    two = Ledger()
-    two.go_on_from(one.kept())
+    two = CallLedger()
+    two.restore(one.snapshot())
     assert plan(one, "abcdefgh3") == plan(two, "abcdefgh3") == [0]
 
 
 def test_a_call_that_is_made_for_ever_has_a_new_key_each_time():
-    ledger = Ledger()
+    ledger = CallLedger()
     numbers: list[int] = []
     for n in range(1200):
         messages = [{"role": "user", "content": f"{n}"}]
@@ -91,8 +94,8 @@ def test_a_call_that_is_made_for_ever_has_a_new_key_each_time():
         ledger.rounds.begin(messages)
         [call] = ledger.plan([ToolCall(f"more{n:05}", "other", f'{{"n": {n}}}')]).calls
         ledger.settle(call.id, "other", {"n": n})
-    two = Ledger()
-    two.go_on_from(ledger.kept())
+    two = CallLedger()
+    two.restore(ledger.snapshot())
     for one in (ledger, two):
         [call] = one.plan([ToolCall("last00001", "next", "{}")]).calls
         numbers.append(call.repetition)
@@ -178,7 +181,7 @@ async def test_a_function_that_an_interruption_kept_from_starting_was_not_starte
         await two.close(over=False)
 
 
-async def noted(recorder: CallRecorder, *calls: Planned) -> list[str]:
+async def noted(recorder: CallRecorder, *calls: PlannedCall) -> list[str]:
     return list(await recorder.on_function_calls(calls))
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
 
-from mistral_service.reply.calls import Ledger
+from mistral_service.reply.calls import CallLedger
 from mistral_service.reply.events import ToolCall
 from mistral_service.scale import snapshot as snapshot_module
 from mistral_service.scale.bounds import IMAGE_OMITTED
@@ -269,7 +269,7 @@ def test_a_rest_that_never_came_leaves_the_words_that_were_heard():
 
 
 def test_a_ledger_goes_on_from_another():
-    one, two = Ledger(), Ledger()
+    one, two = CallLedger(), CallLedger()
     call = ToolCall("aB3dE5gH7", "book", '{"at": "8"}')
     one.plan([call])
     context = [
@@ -282,14 +282,14 @@ def test_a_ledger_goes_on_from_another():
         {"role": "tool", "content": "done", "tool_call_id": "aB3dE5gH7"},
     ]
     one.learn(context)
-    two.go_on_from(json.loads(json.dumps(one.kept())))
+    two.restore(json.loads(json.dumps(one.snapshot())))
     two.learn(context)
     two.learn([])
-    assert two.plan([call]).calls[0].told == "done"
+    assert two.plan([call]).calls[0].synthetic_result == "done"
 
 
 def test_of_a_ledger_no_more_is_kept_than_fits():
-    ledger = Ledger()
+    ledger = CallLedger()
     for n in range(1000):
         call = ToolCall(f"call{n:05}", "read", f'{{"page": {n}}}')
         ledger.plan([call])
@@ -301,7 +301,7 @@ def test_of_a_ledger_no_more_is_kept_than_fits():
             ]
         )
     ledger.learn([])  # none of it stands in the context any more
-    kept = ledger.kept()
+    kept = ledger.snapshot()
     assert len(kept) == 1000  # no call is forgotten, only what the oldest of them brought
     assert kept[-1]["result"].startswith("999 ")
     assert kept[0]["result"] is None

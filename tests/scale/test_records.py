@@ -18,7 +18,7 @@ from scale_redis import RedisServer, redis
 from waiting import until
 
 from mistral_service import MistralLLMService
-from mistral_service.reply.calls import Ledger, Planned
+from mistral_service.reply.calls import CallLedger, PlannedCall
 from mistral_service.scale import bounds
 from mistral_service.scale.client_report import ClientReport
 from mistral_service.scale.incremental_json import PIECE, iterencode, loads
@@ -68,7 +68,7 @@ def service(**settings: Any) -> Any:
         pass
 
     given = MistralLLMService.Settings(model="mistral-small-latest", **settings)
-    return SimpleNamespace(ledger=Ledger(), _settings=given, _update_settings=update)
+    return SimpleNamespace(ledger=CallLedger(), _settings=given, _update_settings=update)
 
 
 async def begun(recorders: CallRecorders, *messages: Any, **settings: Any) -> CallRecorder:
@@ -321,7 +321,7 @@ async def test_what_json_cannot_hold_keeps_no_call_from_being_kept(store: Store)
     recorders = CallRecorders(store, codec=Codec())
     recorder = await begun(recorders, *messages, USER)
     await recorder.on_function_calls(
-        [Planned(f"call{n:05}", "f", {"odd": each}) for n, each in enumerate(odd)]
+        [PlannedCall(f"call{n:05}", "f", {"odd": each}) for n, each in enumerate(odd)]
     )
     for n, each in enumerate(odd[4:]):
         await recorder.on_function_result(f"call{n:05}", each)

@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from waiting import until
 
-from mistral_service.reply.calls import Planned
+from mistral_service.reply.calls import PlannedCall
 from mistral_service.scale import connect
 from mistral_service.scale.budget import SharedBudget
 from mistral_service.scale.connect import Address
@@ -140,16 +140,16 @@ async def test_a_function_waits_for_the_replica_that_would_take_over(servers: Se
     recorders = CallRecorders(store, codec=Codec([Fernet.generate_key().decode()]))
     recorder = await recorders.open()
     try:
-        assert await recorder.on_function_calls([Planned("call00001", "book", {})]) == ()
+        assert await recorder.on_function_calls([PlannedCall("call00001", "book", {})]) == ()
         servers.signal(replica, signal.SIGSTOP)
-        assert list(await recorder.on_function_calls([Planned("call00002", "book", {})])) == [
+        assert list(await recorder.on_function_calls([PlannedCall("call00002", "book", {})])) == [
             "call00002"
         ]
         # What needs no note does not wait for it.
         await recorder.on_turn_end(complete=True)
         await until(lambda: store.stats.operations > 3)
         servers.signal(replica, signal.SIGCONT)
-        assert await recorder.on_function_calls([Planned("call00003", "book", {})]) == ()
+        assert await recorder.on_function_calls([PlannedCall("call00003", "book", {})]) == ()
         after_a_failover = Redis(port=replica, password=PASSWORD)
         kept = await after_a_failover.hget(f"call:{recorder.id}", "calls")
         await after_a_failover.aclose()
@@ -294,12 +294,12 @@ async def test_a_call_that_replicas_do_not_know_to_be_ours_starts_nothing_withou
     try:
         new.client = two.client = Client()
         # A new call is no other machine's. One that was taken over is, if the replica leads.
-        assert await new.on_function_calls([Planned("call00001", "book", {})]) == ()
-        assert list(await two.on_function_calls([Planned("call00002", "book", {})])) == [
+        assert await new.on_function_calls([PlannedCall("call00001", "book", {})]) == ()
+        assert list(await two.on_function_calls([PlannedCall("call00002", "book", {})])) == [
             "call00002"
         ]
         servers.signal(replica, signal.SIGCONT)
-        assert await two.on_function_calls([Planned("call00003", "book", {})]) == ()
+        assert await two.on_function_calls([PlannedCall("call00003", "book", {})]) == ()
     finally:
         servers.signal(replica, signal.SIGCONT)
         for recorder in (one, new, two):

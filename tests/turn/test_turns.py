@@ -13,7 +13,7 @@ import pytest
 from clock import SimulatedLoop
 
 from mistral_service.conversation.conversion import Conversion
-from mistral_service.reply.calls import Plan, Planned
+from mistral_service.reply.calls import Plan, PlannedCall
 from mistral_service.reply.speech import has_words
 from mistral_service.turn.clients import Clients, openai_client
 from mistral_service.turn.parts import TurnParts
@@ -152,11 +152,13 @@ class Functions:
         if calls and self._repeated:
             self._repeated -= 1
             return Plan(repeated=calls)
-        return Plan([Planned(call.id, call.name, {}) for call in calls])
+        return Plan([PlannedCall(call.id, call.name, {}) for call in calls])
 
-    def forget(self, calls: Sequence[Planned]) -> None: ...
+    def forget(self, calls: Sequence[PlannedCall]) -> None: ...
 
-    async def start(self, conversation: Asked, calls: Sequence[Planned], *, spoke: bool) -> None:
+    async def start(
+        self, conversation: Asked, calls: Sequence[PlannedCall], *, spoke: bool
+    ) -> None:
         self.started += [call.name for call in calls]
 
 
