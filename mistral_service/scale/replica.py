@@ -13,6 +13,7 @@ from typing import Any, ClassVar, cast
 from fastapi import FastAPI
 from loguru import logger
 
+from mistral_service.client import MistralClient
 from mistral_service.scale import metrics
 from mistral_service.scale.args import Args, load_bot, read_secrets
 from mistral_service.scale.budget import SharedBudget
@@ -21,6 +22,7 @@ from mistral_service.scale.ingress import MayCall, create_app
 from mistral_service.scale.limits import WS_MAX_SIZE
 from mistral_service.scale.recorders import CallRecorders
 from mistral_service.scale.store import Store
+from mistral_service.wire.errors import MistralError, Reason
 
 MOVE_BEFORE_S = 15.0
 """Seconds before the deadline of a shutdown at which the remaining calls move."""
@@ -74,7 +76,7 @@ class Replica:
         warm_up = cast("Callable[[], Awaitable[None]] | None", getattr(module, "warm_up", None))
         if warm_up:
             await warm_up()
-        await _check_mistral()
+        await check_mistral()
         self.calls = Calls(
             cast(Bot, module.bot),
             limit=self.args.calls_per_replica,
@@ -211,15 +213,14 @@ def _replicas() -> list[Any]:
     return [getattr(actor, "_replica_impl", None) for actor in actors.values()]
 
 
-async def _check_mistral() -> None:
+async def check_mistral() -> None:
     """Request Mistral's models once, which checks the key and opens a connection.
 
-    A wrong key keeps the replica from starting. Mistral being down does not: it may be back at the
-    first call, and each turn reports its own error.
-    """
-    from mistral_service.client import MistralClient
-    from mistral_service.wire.errors import MistralError, Reason
+    Mistral may be down: it may be back at the first call, and each turn reports its own error.
 
+    Raises:
+        ValueError: If the key is wrong.
+    """
     try:
         async with asyncio.timeout(_MISTRAL_TIMEOUT_S), MistralClient() as client:
             await client.models()
