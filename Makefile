@@ -38,16 +38,16 @@ test-fast: ## Run the tests that need no browser
 
 test-scale: ## Hold 200 calls on two nodes of a cluster, and break what can break
 	$(INSTALL) test-fast
-	$(BIN)/python -m pytest tests/scale --scale=long $(ARGS)
+	$(BIN)/python -m pytest tests/scale/cluster --scale=long $(ARGS)
 
 test-vllm: ## Hold the service against a real vLLM on the CPU (3 GB to download)
 	$(INSTALL) test-fast
 	$(INSTALL) vllm
-	$(BIN)/python -m pytest tests/vllm --vllm $(ARGS)
+	$(BIN)/python -m pytest tests/interop/vllm --vllm $(ARGS)
 
 test-pythons: ## Run the tests with the other Pythons from 3.11 that are installed
 	$(INSTALL) test
-	@$(BIN)/python tests/pythons.py $(WORKERS) $(ARGS)
+	@$(BIN)/python scripts/pythons.py $(WORKERS) $(ARGS)
 
 test-live: ## Ask Mistral itself, for some cents: conform, and the tests that are marked live
 	@[ -n "$$MISTRAL_API_KEY" ] || { echo "There is no key: set MISTRAL_API_KEY, and make test-live asks Mistral itself." >&2; exit 1; }
@@ -74,7 +74,7 @@ bench: ## Measure beside Pipecat's own service
 
 faults: ## Let every fault happen, and write docs/faults.md
 	$(INSTALL) tools
-	@$(BIN)/python tests/test_fault_matrix.py --write
+	@PYTHONPATH=tests/support $(BIN)/python tests/turn/test_fault_matrix.py --write
 
 docs: ## Build the documentation site into site/; a broken link is an error
 	$(INSTALL) tools

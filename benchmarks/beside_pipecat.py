@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 os.environ.pop("MISTRAL_BASE_URL", None)
 
 from loguru import logger

@@ -19,7 +19,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from later_index import LaterIndex  # noqa: E402
 

@@ -24,7 +24,7 @@ import psutil
 import websockets
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "scale")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 from callers import Caller, Heard  # noqa: E402
 from cluster import Cluster  # noqa: E402

@@ -62,13 +62,13 @@ class Together(LoadScopeScheduling):
     """
 
     SHARE = (
-        "tests/browser/",
-        "tests/scale/",
-        "tests/test_fault_matrix.py::test_a_fault_ends_as_the_table_says",  # some at a time
-        "tests/test_gateway.py",  # a gateway that takes seconds to start
-        "tests/test_litellm.py",  # a proxy that takes ten
-        "tests/test_llama_cpp.py",
-        "tests/test_packaging.py",  # a wheel that is built once
+        "tests/demo/browser/",
+        "tests/scale/cluster/",
+        "tests/turn/test_fault_matrix.py::test_a_fault_ends_as_the_table_says",  # some at a time
+        "tests/interop/test_gateway.py",  # a gateway that takes seconds to start
+        "tests/interop/test_litellm.py",  # a proxy that takes ten
+        "tests/interop/test_llama_cpp.py",
+        "tests/project/test_packaging.py",  # a wheel that is built once
     )
 
     def _split_scope(self, nodeid: str) -> str:
@@ -132,11 +132,3 @@ def spans() -> Iterator[InMemorySpanExporter]:
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     yield exporter
     exporter.shutdown()
-
-
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    """Wait for something to become true."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, "waited in vain"
-        await asyncio.sleep(0.005)

@@ -6,6 +6,7 @@ import socket
 
 import pytest
 from call import Call, established
+from fault_proxy import Ending, Place, Road, Trouble, response
 from loguru import logger
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
@@ -28,7 +29,6 @@ from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.services.mistral.llm import MistralLLMService as PipecatsOwn
 from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.utils.errors import ErrorCategory
-from rough_road import Ending, Place, Road, Trouble, response
 
 from mistral_service import MistralError, MistralLLMAdapter, MistralLLMService, Reason
 from mistral_service.local import Reply

@@ -3,7 +3,7 @@
 The gateway rewrites the bodies of the two endpoints that it knows for Mistral: it passes on a list
 of fields, under OpenAI's names, and silently drops the rest. Read from the source of
 `@portkey-ai/gateway` 1.15.2 (`providers/mistral-ai`), and held against the running gateway by
-`tests/test_gateway.py`. What goes to other paths, or below `/v1/proxy`, it leaves as it is.
+`tests/interop/test_gateway.py`. What goes to other paths, or below `/v1/proxy`, it leaves as it is.
 """
 
 from collections.abc import Mapping

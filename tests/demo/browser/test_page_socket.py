@@ -1,0 +1,549 @@
+"""The page calls by WebSocket, and finds its way back by itself when the line breaks."""
+
+import asyncio
+import math
+import os
+import threading
+import wave
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser_demo import browser, idle_page
+from call_servers import TONE_HZ, Line, Machines
+from fastapi import WebSocket
+from pipecat.frames.frames import (
+    Frame,
+    InputAudioRawFrame,
+    InterruptionFrame,
+    OutputAudioRawFrame,
+    OutputTransportMessageFrame,
+    TextFrame,
+    TranscriptionFrame,
+)
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineWorker
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import (
+    LLMContextAggregatorPair,
+    LLMUserAggregatorParams,
+)
+from pipecat.serializers.protobuf import ProtobufFrameSerializer
+from pipecat.transports.websocket.fastapi import (
+    FastAPIWebsocketParams,
+    FastAPIWebsocketTransport,
+)
+from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
+from pipecat.workers.runner import WorkerRunner
+from playwright.sync_api import Page, expect
+
+from mistral_service import MistralLLMService
+from mistral_service.local import LocalMistral, Reply, Script
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+__all__ = ["idle_page"]  # a fixture
+
+ARTIFACTS = Path(os.environ.get("ARTIFACTS_DIR", "artifacts"))
+MOVING = "Reconnecting: the call moves to another machine."
+
+# How loud the loudspeaker is, and when, in seconds; it is asked as often as the machine can.
+LISTEN = """() => {
+  const watch = setInterval(() => {
+    const stream = document.querySelector("audio").srcObject;
+    if (!stream) return;
+    clearInterval(watch);
+    const context = new AudioContext();
+    const analyser = new AnalyserNode(context, { fftSize: 256 });
+    context.createMediaStreamSource(stream).connect(analyser);
+    const samples = new Float32Array(analyser.fftSize);
+    window.levels = [];
+    setInterval(() => {
+      analyser.getFloatTimeDomainData(samples);
+      window.levels.push([performance.now() / 1000, Math.max(...samples.map(Math.abs))]);
+    }, 10);
+  }, 5);
+}"""
+
+
+def in_a_thread(work: Coroutine[Any, Any, Any]) -> Any:
+    """What comes of it; Playwright's own loop runs in the thread of the tests."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
+@pytest.fixture
+def microphone(tmp_path: Path) -> Path:
+    """Twenty seconds of a tone."""
+    with wave.open(str(tmp_path / "tone.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(48000)
+        angles = np.arange(20 * 48000) * 2 * math.pi * TONE_HZ / 48000
+        file.writeframes((np.sin(angles) * 12000).astype(np.int16).tobytes())
+    return tmp_path / "tone.wav"
+
+
+def call(page: Page, address: str) -> None:
+    page.goto(address)
+    page.get_by_role("button", name="Connect").click()
+
+
+async def begins(line: Line) -> int:
+    """Say a sentence, and the half of another one, and be gone."""
+    await line.tell("bot-llm-started")
+    await line.tell("bot-started-speaking")
+    await line.output(1, "", "The moon is round.")
+    await line.sound(0.4)
+    await line.output(1, "The moon is round.")
+    await line.output(2, "", "It has no air, and no weather.")
+    await line.output(2, "It has no air,", " and no weather.")
+    await line.sound(0.2)
+    return 1012
+
+
+async def goes_on(line: Line) -> None:
+    await line.tell("bot-llm-started")
+    await line.tell("bot-started-speaking")
+    await line.output(1, "", "And no weather.")  # numbered from the beginning
+    await line.sound(0.2)
+    await line.output(1, "And no weather.")
+    await line.tell("bot-llm-stopped")
+    await line.tell("bot-stopped-speaking")
+
+
+@pytest.mark.parametrize("code", [1012, 1011, 1001])
+def test_a_cut_reply_goes_on_in_its_bubble(microphone: Path, code: int):
+    async def breaks(line: Line) -> int:
+        await begins(line)
+        return code
+
+    machines = Machines([breaks, goes_on], away=0.8)
+    with machines.running() as address, browser(microphone) as chrome:
+        page = chrome.new_page(viewport={"width": 1200, "height": 760})
+        call(page, address)
+        expect(page.get_by_role("status")).to_have_text(MOVING)
+        ARTIFACTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=ARTIFACTS / "reconnecting.png")
+        expect(page.locator(".bot")).to_have_count(1)
+        expect(page.locator(".bot p")).to_have_text(
+            "The moon is round. It has no air, And no weather.", timeout=2000
+        )
+        expect(page.get_by_role("status")).to_have_text("Listening")
+        assert page.locator("#problem").is_hidden()
+        page.get_by_role("button", name="Disconnect").click()
+        expect(page.get_by_role("status")).to_have_text("Ready")
+    first, second = machines.lines
+    nothing = {"heard": None, "ended": False, "asked": None}
+    assert first.hello == {"type": "call", "id": None, **nothing}
+    assert second.hello == {
+        "type": "call",
+        "id": "c4ll",
+        "heard": "The moon is round. It has no air,",
+        "ended": False,
+        "asked": None,
+    }
+    assert second.code == 1000
+
+
+def test_the_page_comes_back_from_every_machine_that_goes(microphone: Path):
+    async def half(line: Line) -> int:
+        await line.tell("bot-llm-started")
+        await line.tell("bot-started-speaking")
+        await line.output(1, "It has no air,", " and no weather.")
+        return 1012
+
+    async def more(line: Line) -> int:
+        await line.tell("bot-llm-started")
+        await line.tell("bot-started-speaking")
+        await line.output(1, "and no", " weather.")
+        return 1012
+
+    async def rest(line: Line) -> None:
+        await line.tell("bot-llm-started")
+        await line.tell("bot-started-speaking")
+        await line.output(1, "weather.")
+
+    machines = Machines([half, more, rest])
+    with machines.running() as address, browser(microphone) as chrome:
+        page = chrome.new_page()
+        call(page, address)
+        # Not the whole line: it reads the same while the words that are to come stand grey.
+        expect(page.locator(".bot b")).to_have_text(["It has no air,", "and no", "weather."])
+        expect(page.locator(".bot i:not(:empty)")).to_have_count(0)  # nothing is to come
+    heard = [line.hello["heard"] for line in machines.lines]
+    assert heard == [None, "It has no air,", "It has no air, and no"]
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_a_machine_that_lost_its_power_is_noticed(microphone: Path, text: bool):
+    """It closes nothing, and nothing of what is sent to it ever arrives."""
+
+    async def dies(line: Line) -> None:
+        await line.tell("bot-llm-started")
+        await line.tell("bot-llm-text", text="It has no air, ")
+        line.freeze()
+        await gone.wait()
+
+    async def goes_on(line: Line) -> None:
+        await line.tell("bot-llm-started")
+        await line.tell("bot-llm-text", text="and no weather.")
+        await line.tell("bot-llm-stopped")
+        await asyncio.sleep(5)  # it is quiet for longer than a machine may be, and has its power
+        still_here.set()
+
+    gone, still_here = asyncio.Event(), threading.Event()
+    machines = Machines([dies, goes_on], text=text)
+    with machines.running() as address, browser(None if text else microphone) as chrome:
+        page = chrome.new_page()
+        call(page, address)
+        assert still_here.wait(20)
+        if text:
+            expect(page.locator(".bot p")).to_have_text("It has no air, and no weather.")
+        expect(page.get_by_role("status")).not_to_have_text(MOVING)
+    assert len(machines.lines) == 2
+
+
+def test_the_user_is_heard_and_the_bot_is_heard_without_gaps(microphone: Path):
+    async def speaks(line: Line) -> None:
+        await line.sound(1.6)
+        # Pipecat sends it faster than it is played; an interruption forgets what is left.
+        sound = OutputAudioRawFrame(
+            audio=bytes(range(1, 251)) * 960, sample_rate=24000, num_channels=1
+        )
+        await line.send(sound)
+        await asyncio.to_thread(heard_some.wait, 60)  # a busy page begins to play later
+        await line.send(InterruptionFrame())
+        said.set()
+
+    said, heard_some = threading.Event(), threading.Event()
+    machines = Machines([speaks])
+    with machines.running() as address, browser(microphone) as chrome:
+        page = chrome.new_page()
+        page.goto(address)
+        page.evaluate(LISTEN)
+        page.get_by_role("button", name="Connect").click()
+        page.wait_for_function(
+            """() => {
+              const loud = (window.levels ?? []).filter(([, level]) => level > 0.05);
+              return loud.length && loud.at(-1)[0] - loud[0][0] > 1.6;
+            }"""
+        )
+        heard_some.set()
+        assert said.wait(20)
+        page.wait_for_timeout(700)
+        levels = page.evaluate("window.levels")
+    loud = [at for at, (_, level) in enumerate(levels) if level > 0.05]
+    assert 1.5 < levels[loud[-1]][0] - levels[loud[0]][0] < 3  # of some seven that were sent
+    # A busy machine may fail to render a moment; an 80 ms wait for a late piece would be seen.
+    assert len(loud) > 0.95 * (loud[-1] - loud[0])
+
+    [line] = machines.lines
+    pieces = [frame for frame in line.heard if isinstance(frame, InputAudioRawFrame)]
+    assert {(piece.sample_rate, piece.num_channels, len(piece.audio)) for piece in pieces} == {
+        (16000, 1, 640)
+    }
+    pcm = np.frombuffer(b"".join(piece.audio for piece in pieces[-50:]), np.int16)
+    assert np.argmax(np.abs(np.fft.rfft(pcm))) == pytest.approx(TONE_HZ, abs=3)  # of one second
+    assert line.code is not None
+
+
+def test_a_bot_without_a_voice_is_written_to():
+    async def breaks(line: Line) -> int:
+        asked = await line.said("send-text")
+        await line.tell("user-input", text=asked["content"], input_type="chat", final=True)
+        await line.tell("bot-llm-started")
+        for word in ("Air ", "scatters "):
+            await line.tell("bot-llm-text", text=word)
+        await asyncio.sleep(0.2)
+        return 1012
+
+    async def rest(line: Line) -> None:
+        await line.tell("bot-llm-started")
+        await line.tell("bot-llm-text", text="blue most.")
+        await line.tell("bot-llm-stopped")
+
+    machines = Machines([breaks, rest], away=0.5, text=True)
+    with machines.running() as address, browser() as chrome:
+        page = chrome.new_page(viewport={"width": 1200, "height": 760})
+        call(page, address)
+        expect(page.locator("#hint")).to_have_text("Write whenever you like.")
+        assert page.get_by_role("button", name="Mute").is_hidden()
+        page.get_by_role("textbox", name="Or write").fill("Why is the sky blue?")
+        page.get_by_role("button", name="Send").click()
+        expect(page.get_by_role("status")).to_have_text(MOVING)
+        assert page.get_by_role("button", name="Send").is_disabled()
+        expect(page.locator(".bot p")).to_have_text("Air scatters blue most.")
+        expect(page.locator(".user p")).to_have_text(["Why is the sky blue?"])
+        page.screenshot(path=ARTIFACTS / "writing.png")
+    hello = machines.lines[1].hello
+    assert (hello["heard"], hello["ended"]) == ("Air scatters", False)
+    assert hello["asked"] == "Why is the sky blue?"
+
+
+def test_one_can_write_where_the_page_came_without_tls():
+    async def answers(line: Line) -> None:
+        await line.said("send-text")
+        await line.tell("bot-llm-started")
+        await line.tell("bot-llm-text", text="Good morning.")
+
+    machines = Machines([answers], text=True)
+    with machines.running() as address, browser() as chrome:
+        page = chrome.new_page()
+        call(page, address.replace("127.0.0.1", "far.example"))
+        assert not page.evaluate("isSecureContext")
+        page.get_by_role("textbox", name="Or write").fill("Hello?")
+        page.get_by_role("textbox", name="Or write").press("Enter")
+        expect(page.locator(".bot p")).to_have_text("Good morning.")
+
+
+def test_what_a_voice_has_not_said_yet_was_not_heard(microphone: Path):
+    async def breaks(line: Line) -> int:
+        await line.tell("bot-llm-started")
+        await line.tell("bot-llm-text", text="It has no air.")
+        await line.tell("bot-llm-stopped")
+        return 1012
+
+    async def goes_on(line: Line) -> None:
+        await line.output(1, "It has no air.")
+
+    machines = Machines([breaks, goes_on])
+    with machines.running() as address, browser(microphone) as chrome:
+        page = chrome.new_page()
+        call(page, address)
+        expect(page.locator(".bot p")).to_have_text("It has no air.")
+    assert (machines.lines[1].hello["heard"], machines.lines[1].hello["ended"]) == ("", False)
+
+
+def test_what_was_written_into_a_broken_line_is_not_lost():
+    async def breaks(line: Line) -> int:
+        await line.said("send-text")
+        return 1012
+
+    async def waits(line: Line) -> None:
+        taken_up.set()
+
+    taken_up = threading.Event()
+    machines = Machines([breaks, waits], text=True)
+    with machines.running() as address, browser() as chrome:
+        page = chrome.new_page()
+        call(page, address)
+        expect(page.get_by_role("status")).to_have_text("Listening")
+        field = page.get_by_role("textbox", name="Or write")
+        field.fill("Hello?")
+        field.press("Enter")
+        assert taken_up.wait(20)
+        expect(field).to_have_value("Hello?")
+        expect(page.get_by_role("status")).to_have_text("Listening")
+
+
+def test_what_was_written_into_a_broken_line_is_answered_by_the_next_machine():
+    async def breaks(line: Line) -> int:
+        await line.tell("bot-llm-started")
+        await line.tell("bot-llm-text", text="Good morning, ")
+        await line.said("send-text")
+        return 1012
+
+    async def answers(line: Line) -> int:
+        await line.tell("bot-llm-started")
+        await line.tell("bot-llm-text", text="Air scatters ")
+        await asyncio.sleep(0.2)
+        return 1012
+
+    async def rest(line: Line) -> None:
+        await line.tell("bot-llm-started")
+        await line.tell("bot-llm-text", text="blue most.")
+        await line.tell("bot-llm-stopped")
+
+    machines = Machines([breaks, answers, rest], text=True, keeps=True)
+    with machines.running() as address, browser() as chrome:
+        page = chrome.new_page()
+        call(page, address)
+        expect(page.locator(".bot p")).to_have_text("Good morning,")
+        field = page.get_by_role("textbox", name="Or write")
+        field.fill("Why is the sky blue?")
+        field.press("Enter")
+        expect(page.locator(".bot p")).to_have_text(["Good morning,", "Air scatters blue most."])
+        expect(page.locator(".user p")).to_have_text(["Why is the sky blue?"])
+        expect(field).to_have_value("")
+    told = [(line.hello["heard"], line.hello["asked"]) for line in machines.lines]
+    asked = "Why is the sky blue?"
+    assert told == [(None, None), ("Good morning,", asked), ("Air scatters", asked)]
+
+
+def test_a_real_pipeline_is_written_to_and_interrupted():
+    async def bot(websocket: WebSocket) -> None:
+        transport = FastAPIWebsocketTransport(
+            websocket, FastAPIWebsocketParams(serializer=ProtobufFrameSerializer())
+        )
+        user, assistant = LLMContextAggregatorPair(
+            LLMContext(),
+            user_params=LLMUserAggregatorParams(user_turn_strategies=ExternalUserTurnStrategies()),
+        )
+        llm = MistralLLMService(api_key="any", base_url=mistral.base_url)
+        worker = PipelineWorker(
+            Pipeline([transport.input(), user, llm, transport.output(), assistant])
+        )
+
+        @transport.event_handler("on_client_disconnected")
+        async def leave(*_: object) -> None:
+            await worker.cancel()
+
+        runner = WorkerRunner(handle_sigint=False)
+        await runner.add_workers(worker)
+        await runner.run()
+
+    endless = Reply("One two three four five six seven. " * 40, when="count", pause=0.1)
+    script = Script(Reply("Air scatters blue most.", when="sky"), endless, Reply("Four it is."))
+    with LocalMistral(script) as mistral:
+        machines = Machines([], pipeline=bot, text=True)
+        with machines.running() as address, browser() as chrome:
+            page = chrome.new_page()
+            call(page, address)
+            expect(page.get_by_role("status")).to_have_text("Listening", timeout=15_000)
+            field = page.get_by_role("textbox", name="Or write")
+            for words in ("Why is the sky blue?", "Please count.", "Two and two?"):
+                field.fill(words)
+                field.press("Enter")
+                expect(page.locator(".user p").last).to_have_text(words)
+                expect(page.locator(".bot p").last).to_contain_text(
+                    {"W": "most.", "P": "seven.", "T": "Four it is."}[words[0]]
+                )
+            assert page.locator(".bot").count() == 3
+            assert page.locator(".bot p").nth(1).inner_text().count("seven") < 40
+            page.get_by_role("button", name="Disconnect").click()
+            expect(page.get_by_role("status")).to_have_text("Ready")
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (1008, "The call could not be taken up again, because it is over: connect anew."),
+        (1013, "The call was lost: no machine took it up within 30 seconds."),
+    ],
+)
+def test_it_gives_up_with_a_sentence(microphone: Path, code: int, sentence: str):
+    async def breaks(line: Line) -> int:
+        machines.refusal = ("No.", code)
+        return 1012
+
+    machines = Machines([breaks])
+    with machines.running() as address, browser(microphone) as chrome:
+        page = chrome.new_page()
+        page.clock.install()
+        call(page, address)
+        if code == 1013:
+            expect(page.get_by_role("status")).to_have_text(MOVING)
+            page.wait_for_timeout(500)
+            assert page.locator("#problem").is_hidden()
+            page.clock.fast_forward(30_000)
+        expect(page.locator("#problem")).to_contain_text(sentence)
+        expect(page.get_by_role("status")).to_have_text("Ready")
+
+
+def test_a_first_call_that_is_refused_says_why(microphone: Path):
+    machines = Machines([])
+    machines.refusal = ("All lines are taken: call again in a moment.", 1013)
+    with machines.running() as address, browser(microphone) as chrome:
+        page = chrome.new_page()
+        call(page, address)
+        expect(page.locator("#problem")).to_have_text(machines.refusal[0])
+
+
+def test_a_first_call_finds_the_machine_that_has_room(microphone: Path):
+    async def speaks(line: Line) -> None:
+        await line.output(1, "Good morning.")
+
+    machines = Machines([speaks], full=2)
+    with machines.running() as address, browser(microphone) as chrome:
+        page = chrome.new_page()
+        call(page, address)
+        expect(page.locator(".bot p")).to_have_text("Good morning.")
+        assert page.locator("#problem").is_hidden()
+
+
+def test_a_microphone_that_goes_is_told_of(microphone: Path):
+    async def waits(line: Line) -> None:
+        pass
+
+    machines = Machines([waits])
+    with machines.running() as address, browser(microphone) as chrome:
+        page = chrome.new_page()
+        page.add_init_script("""
+          const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          navigator.mediaDevices.getUserMedia = async (wish) => (window.mine = await ask(wish));
+        """)
+        call(page, address)
+        expect(page.get_by_role("status")).to_have_text("Listening")
+        page.evaluate("mine.getAudioTracks()[0].dispatchEvent(new Event('ended'))")
+        expect(page.locator("#problem")).to_contain_text("The microphone is gone")
+
+
+def test_a_bot_that_always_fails_is_not_called_for_ever(microphone: Path):
+    async def fails(line: Line) -> int:
+        return 1011
+
+    machines = Machines([fails] * 1000)
+    with machines.running() as address, browser(microphone) as chrome:
+        page = chrome.new_page()
+        page.clock.install()
+        call(page, address)
+        expect(page.get_by_role("status")).to_have_text(MOVING)
+        page.wait_for_timeout(1500)
+        assert len(machines.lines) < 10  # and not one after the other
+        page.clock.fast_forward(30_000)
+        expect(page.locator("#problem")).to_contain_text("The bot failed, and again")
+        expect(page.get_by_role("status")).to_have_text("Ready")
+
+
+def test_a_bot_that_hangs_up_is_not_called_again(microphone: Path):
+    async def hangs_up(line: Line) -> int:
+        return 1000
+
+    machines = Machines([hangs_up])
+    with machines.running() as address, browser(microphone) as chrome:
+        page = chrome.new_page()
+        call(page, address)
+        expect(page.locator("#problem")).to_contain_text("ended the call")
+        page.wait_for_timeout(300)
+    assert len(machines.lines) == 1
+
+
+TEXT = "Ça va ? 你好 🌙"
+PASSED = [
+    (TextFrame(TEXT), {"kind": "text", "text": TEXT}),
+    (
+        OutputAudioRawFrame(audio=bytes(range(256)) * 2, sample_rate=48000, num_channels=2),
+        {"kind": "audio", "sample_rate": 48000, "num_channels": 2, "audio": [*range(256)] * 2},
+    ),
+    (
+        TranscriptionFrame(TEXT, "me", "now"),
+        {"kind": "transcription", "text": TEXT, "user_id": "me", "timestamp": "now"},
+    ),
+    (OutputTransportMessageFrame({"a": TEXT}), {"kind": "message"}),
+    (InterruptionFrame(), {"kind": "interruption"}),
+]
+
+
+@pytest.mark.parametrize(("frame", "read"), PASSED, ids=lambda it: type(it).__name__)
+def test_the_page_reads_what_pipecat_writes_and_writes_the_same(
+    idle_page: Page, frame: Frame, read: dict[str, Any]
+):
+    frame.id = 2**40 + 300
+    payload = in_a_thread(ProtobufFrameSerializer().serialize(frame))
+    found, back = idle_page.evaluate(
+        """async (bytes) => {
+          const { decode, encode } = await import("./protobuf.js");
+          const { kind, ...fields } = decode(Uint8Array.from(bytes));
+          const back = [...encode(kind, fields)];
+          if (fields.audio) fields.audio = [...fields.audio];
+          return [{ kind, ...fields }, back];
+        }""",
+        list(payload),
+    )
+    assert found | read == found
+    assert found["kind"] == "message" or found["id"] == frame.id
+    assert bytes(back) == payload

@@ -1,0 +1,99 @@
+"""The examples, run as a user would run them."""
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from bots import evaluate, running
+from ports import free_port
+
+from mistral_service.local import LocalMistral, Script
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.mark.timeout(180)
+def test_the_restaurant_holds_its_call_with_functions_and_an_interruption(tmp_path: Path):
+    script = Script.from_file(EXAMPLES / "evals" / "function_calling.json")
+    port, log = free_port(), tmp_path / "bot.log"
+    with LocalMistral(script) as mistral:
+        environment = {
+            "MISTRAL_API_KEY": "any",
+            "MISTRAL_BASE_URL": mistral.base_url,
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        with running(EXAMPLES / "function_calling.py", port, log, **environment):
+            scenario = EXAMPLES / "evals" / "function_calling.yaml"
+            status, said = evaluate(scenario, port, tmp_path, **environment)
+    assert status == 0, said + log.read_text()
+    assert "1/1 passed" in said
+    assert [exchange.refused for exchange in mistral.exchanges] == [None] * 6
+    story = next(e for e in mistral.exchanges if "story" in str(e.request["messages"][-1]))
+    assert story.left  # the caller interrupted it, and its connection was closed
+
+
+def test_the_bot_that_sees_runs_offline_and_offers_the_camera():
+    port = free_port()
+    bot = subprocess.Popen(
+        [sys.executable, str(EXAMPLES / "vision_bot.py"), "--offline", "--port", str(port)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert bot.stdout is not None
+        assert any(f"http://127.0.0.1:{port}/" in line for line in bot.stdout)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status", timeout=20) as answer:
+            assert json.load(answer)["camera"] is True
+        bot.send_signal(signal.SIGINT)
+        assert bot.wait(20) == 0
+    finally:
+        bot.kill()
+
+
+def test_settings_change_in_mid_call():
+    ran = subprocess.run(
+        [sys.executable, str(EXAMPLES / "update_settings.py"), "--offline"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "Arr, I be the captain." in ran.stdout
+    assert '{"colour": "orange"}' in ran.stdout
+    assert "temperature may not be 7.0: it is a number from 0 to 1.5." in ran.stdout
+    assert "Still here." in ran.stdout
+
+
+def test_two_providers_hold_one_call_and_one_steps_in_for_the_other():
+    ran = subprocess.run(
+        [sys.executable, str(EXAMPLES / "switching.py"), "--offline"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stderr
+    for city in ("Paris", "Rome", "Oslo"):
+        assert ran.stdout.count(f"(temperature of {city})") == 1
+    assert "Eighteen degrees in Paris, twenty-four in Rome." in ran.stdout
+    assert "openai:   (temperature of Oslo)\nNine degrees in Oslo." in ran.stdout
+    assert "(the other takes over) In Oslo, at nine." in ran.stdout
+
+
+def test_a_call_is_told_to_opentelemetry():
+    ran = subprocess.run(
+        [sys.executable, str(EXAMPLES / "observability.py"), "--offline"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert '"mistral.rules": ["R5"]' in ran.stdout  # a sentence that was cut goes on
+    assert "'mistral.correlation_id': '0123abcd', 'mistral.handled': 'retried'" in ran.stdout
+    assert "mistral.faults {'gen_ai.request.model': 'mistral-small-latest'}: 2" in ran.stdout
+    assert "mistral.cost {'gen_ai.request.model': 'mistral-small-latest'}: " in ran.stdout
+    assert "gen_ai.server.time_to_first_token" in ran.stdout

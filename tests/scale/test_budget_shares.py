@@ -1,0 +1,347 @@
+"""A budget that is too small for all: whom it lets out, whose clock counts, what it believes."""
+
+import asyncio
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from call import Call
+from redis.asyncio import Redis
+from scale_redis import RedisServer, redis
+from waiting import until
+
+from mistral_service import MistralLLMService
+from mistral_service.local import Reply
+from mistral_service.scale.budget import SharedBudget
+from mistral_service.turn.ports import Rank, RequestEstimate
+from mistral_service.wire.errors import HeldBack, MistralError, Reason
+from mistral_service.wire.rate import RateBudget
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from fairness import LARGE, SMALL, together
+
+__all__ = ["redis"]
+
+NOWHERE = "redis://127.0.0.1:1/0"
+LIMIT = 24_000
+
+
+def ask(tokens: int, rank: Rank = Rank.TURN, caller: str = "") -> RequestEstimate:
+    return RequestEstimate("account", "model", tokens, rank, caller)
+
+
+@asynccontextmanager
+async def processes(url: str, count: int = 1, **options) -> AsyncIterator[list[SharedBudget]]:
+    options = {"tokens_per_minute": LIMIT, "margin": 0, "window": 2, **options}
+    budgets = [SharedBudget(url, **options) for _ in range(count)]
+    try:
+        yield budgets
+    finally:
+        await asyncio.gather(*(budget.close() for budget in budgets))
+
+
+async def held_back(budget: SharedBudget, what: RequestEstimate) -> float:
+    with pytest.raises(HeldBack) as e:
+        await budget.acquire(what)
+    return e.value.retry_after or 0.0
+
+
+async def let_out(budget: SharedBudget, what: RequestEstimate) -> None:
+    """RequestEstimate, and come back when told to, until it is let out."""
+    while True:
+        try:
+            return await budget.acquire(what)
+        except HeldBack as e:
+            await asyncio.sleep(e.retry_after or 0.0)
+
+
+async def line_of(redis: RedisServer, count: int) -> None:
+    """Wait until so many wait."""
+    for _ in range(1_000):
+        if await waiting(redis) >= count:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"{count} should wait")
+
+
+async def waiting(redis: RedisServer) -> int:
+    client = Redis.from_url(redis.url)
+    try:
+        return await client.hlen("{mistral-budget:account:model}:line")
+    finally:
+        await client.aclose()
+
+
+# --- who goes first -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alone", [False, True])
+async def test_large_requests_are_let_out_as_often_as_small_ones(redis: RedisServer, alone: bool):
+    counts: Counter[tuple[int, int]] = Counter()
+    url = NOWHERE if alone else redis.url
+    async with processes(url, 1 if alone else 2) as budgets:
+        end = time.monotonic() + 6
+
+        async def caller(number: int, tokens: int) -> None:
+            while time.monotonic() < end:
+                await let_out(budgets[number % len(budgets)], ask(tokens))
+                counts[number, tokens] += 1
+                await asyncio.sleep(0.02)  # the request itself: meanwhile the others ask
+
+        sizes = [LARGE] * 2 + [SMALL] * 4
+        await asyncio.gather(*(caller(*each) for each in enumerate(sizes)))
+    print(counts)
+    shares = [counts[each] for each in enumerate(sizes)]
+    assert min(shares) >= 2
+    assert max(shares) - min(shares) <= 2
+
+
+async def test_callers_are_let_out_in_the_order_in_which_they_asked(redis: RedisServer):
+    order: list[int] = []
+    async with processes(redis.url, 3) as budgets:
+        await budgets[0].acquire(ask(LIMIT))
+
+        async def caller(number: int, tokens: int) -> None:
+            await let_out(budgets[number % 3], ask(tokens))
+            order.append(number)
+
+        tasks = []
+        for each in enumerate([20_000, 300, 20_000, 300, 20_000, 300]):
+            tasks.append(asyncio.create_task(caller(*each)))
+            await line_of(redis, len(tasks))
+        await asyncio.gather(*tasks)
+    # Two that have room in the same moment are let out in any order.
+    assert [set(order[:2]), set(order[2:4]), set(order[4:])] == [{0, 1}, {2, 3}, {4, 5}]
+
+
+async def test_who_is_cancelled_leaves_the_line_at_once(redis: RedisServer):
+    async with processes(redis.url, 2, window=30) as (one, other):
+        await one.acquire(ask(LIMIT - 1_000))
+        waits = asyncio.create_task(let_out(one, ask(LARGE)))
+        await line_of(redis, 1)
+        await held_back(other, ask(800))
+        other.release(ask(800))
+        waits.cancel()
+        await asyncio.gather(waits, return_exceptions=True)
+        await until(lambda: not one._tasks and not other._tasks)
+        assert await waiting(redis) == 0
+        await other.acquire(ask(800))
+
+
+async def test_who_dies_in_line_does_not_block_it(redis: RedisServer):
+    async with processes(redis.url, 2, window=30) as (one, other):
+        await one.acquire(ask(LIMIT - 1_000))
+        assert one._beating is not None
+        wait = await held_back(one, ask(LARGE, caller="dead"))
+        one._beating.cancel()
+        assert wait > 20
+        # The one that is dead was promised the room until its place ends, which is soon.
+        first = await held_back(other, ask(800, caller="alive"))
+        assert first > 20
+        for _ in range(80):
+            await asyncio.sleep(0.1)
+            try:
+                await other.acquire(ask(800, caller="alive"))
+                break
+            except HeldBack:
+                continue
+        else:
+            pytest.fail("the dead one holds the line")
+
+
+async def test_who_waits_for_long_keeps_its_place_while_its_process_lives(redis: RedisServer):
+    async with processes(redis.url, 2, window=30) as (one, other):
+        await one.acquire(ask(LIMIT - 1_000))
+        await held_back(one, ask(LARGE, caller="patient"))
+        await asyncio.sleep(5)
+        assert await waiting(redis) == 1
+        await held_back(other, ask(800))
+
+
+async def test_a_request_that_is_larger_than_the_budget_has_its_turn(redis: RedisServer):
+    async with processes(redis.url, 2) as (one, other):
+        await one.acquire(ask(SMALL))
+        huge = asyncio.create_task(let_out(one, ask(10 * LIMIT)))
+        await line_of(redis, 1)
+        small = asyncio.create_task(let_out(other, ask(SMALL)))
+        done, _ = await asyncio.wait([huge, small], return_when="FIRST_COMPLETED")
+        assert done == {huge}
+        await small
+
+
+async def test_a_caller_that_asks_another_model_leaves_the_line_of_the_first(redis: RedisServer):
+    async with processes(redis.url, 2, window=30) as (one, other):
+        await one.acquire(ask(LIMIT - 1_000))
+        await held_back(one, ask(LARGE, caller="moves"))
+        await one.acquire(RequestEstimate("account", "another model", LARGE, Rank.TURN, "moves"))
+        await until(lambda: not one._tasks)
+        await other.acquire(ask(800))
+
+
+async def test_where_nothing_waits_a_request_costs_one_round_trip(redis: RedisServer):
+    client = Redis.from_url(redis.url)
+    async with processes(redis.url, tokens_per_minute=10_000_000) as (budget,):
+        await budget.acquire(ask(100))
+        await until(lambda: budget.stats.processes == 1 and budget._of(ask(1)).seen is not None)
+
+        async def commands() -> int:
+            return (await client.info("commandstats"))["cmdstat_evalsha"]["calls"]
+
+        before, beats = await commands(), asyncio.get_running_loop().time()
+        for _ in range(100):
+            await budget.acquire(ask(100))
+        beats = asyncio.get_running_loop().time() - beats
+        # Once a second there are two more.
+        assert 100 <= await commands() - before <= 100 + 2 * math.ceil(beats + 1)
+    await client.aclose()
+
+
+# --- whose clock counts ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("skews", [(0, 0, 0), (0, 5, -3600)], ids=str)
+async def test_equal_machines_get_equal_shares_whatever_their_clocks_say(skews: tuple[int, ...]):
+    told = await asyncio.to_thread(together, 16.0, *((skew, [1_000] * 3) for skew in skews))
+    shares = [each["1000"] for each in told]
+    print(dict(zip(skews, shares, strict=True)))
+    assert min(shares) >= 12
+    assert max(shares) <= 1.5 * min(shares)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+async def test_who_was_let_out_does_not_overtake_those_who_wait(redis: RedisServer, alone: bool):
+    order: list[int] = []
+    url, count = (NOWHERE, 1) if alone else (redis.url, 3)
+    async with processes(url, count) as budgets:
+        await budgets[0].acquire(ask(LIMIT))
+
+        async def caller(number: int) -> None:
+            # All that wait have room in one moment, and room is left for more beside them.
+            for _ in range(3):
+                await let_out(budgets[number % count], ask(1_000, caller=f"caller {number}"))
+                order.append(number)
+
+        tasks: list[asyncio.Task[None]] = []
+        for number in range(6):
+            tasks.append(asyncio.create_task(caller(number)))
+            await until(lambda: sum(len(each._places) for each in budgets) == len(tasks))
+        await asyncio.gather(*tasks)
+    # No one is let out again before all who waited longer.
+    for at, number in enumerate(order):
+        rounds = order[: at + 1].count(number)
+        assert all(order[: at + 1].count(other) >= rounds - 1 for other in range(6)), order
+
+
+async def test_a_pause_is_as_long_for_a_machine_whose_clock_is_wrong(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+):
+    async with processes(redis.url, 2) as (one, other):
+        await other.acquire(ask(10))
+        monkeypatch.setattr("time.time", lambda real=time.time: real() - 3600)
+        one.record_refusal(ask(10), MistralError(Reason.RATE_LIMIT, retry_after=1e9))
+        await until(lambda: not one._tasks)
+        assert 1 < await held_back(other, ask(10)) < 3.1
+
+
+# --- what is believed -----------------------------------------------------------------------------
+
+ABSURD = [math.nan, math.inf, -math.inf, 1e15, -1e15, 10**400, -(10**400), LIMIT + 1, LIMIT, 0]
+
+
+@pytest.mark.parametrize("figure", ABSURD, ids=lambda figure: str(figure)[:6])
+@pytest.mark.parametrize("url", ["redis", "nowhere"])
+async def test_no_figure_keeps_a_process_from_asking(redis: RedisServer, url: str, figure: float):
+    async with processes(redis.url if url == "redis" else NOWHERE, window=30) as (budget,):
+        await budget.acquire(ask(100))
+        budget.record_usage(ask(100), figure)  # pyright: ignore[reportArgumentType]
+        budget.record_answer(ask(100), RateBudget(None, figure, None, figure, figure))
+        budget.record_answer(ask(100), RateBudget(figure if figure >= LIMIT else -1.0))
+        budget.record_refusal(ask(100), MistralError(Reason.RATE_LIMIT, retry_after=-1e9))
+        budget._of(ask(1)).pause = 0.0
+        await until(lambda: not budget._tasks)
+        budget._of(ask(1)).heard = None
+        client = Redis.from_url(redis.url)
+        await client.hdel("{mistral-budget:account:model}:known", "pause")
+        await client.aclose()
+        for _ in range(20):
+            await budget.acquire(ask(100))
+
+
+@pytest.mark.parametrize(
+    "tokens", [math.nan, -5, -(10**400), 10**400, math.inf], ids=lambda tokens: str(tokens)[:6]
+)
+async def test_a_request_of_an_absurd_size_neither_fails_nor_gives_anything_away(
+    redis: RedisServer, tokens: float
+):
+    async with processes(redis.url, window=30) as (budget,):
+        await budget.acquire(ask(tokens))  # pyright: ignore[reportArgumentType]
+        budget.record_usage(ask(tokens), 100)  # pyright: ignore[reportArgumentType]
+        out = 0
+        while out < 10:
+            try:
+                await budget.acquire(ask(LIMIT // 4, caller="another"))
+            except HeldBack:
+                break
+            out += 1
+        # It took no more than a window, and what it did not need comes back once.
+        assert out <= 4
+
+
+async def test_one_absurd_cost_makes_the_next_turn_no_larger(serve):
+    lie = {"x-ratelimit-tokens-query-cost": "999999999999999"}
+    usage = {"prompt_tokens": 10**14, "completion_tokens": 1, "total_tokens": 10**14}
+    mistral = serve(Reply("One.", headers=lie, usage=usage), Reply("Two."), Reply("Three."))
+    asked: list[RequestEstimate] = []
+
+    class RateLimiter:
+        async def acquire(self, ask: RequestEstimate) -> None:
+            asked.append(ask)
+
+        def has_headroom(self, ask: RequestEstimate) -> bool:
+            return False
+
+        def record_answer(self, ask: RequestEstimate, budget: RateBudget | None) -> None: ...
+        def record_refusal(self, ask: RequestEstimate, error: MistralError) -> None: ...
+        def record_usage(self, ask: RequestEstimate, tokens: int) -> None: ...
+
+    llm = MistralLLMService(
+        api_key="test-key", base_url=mistral.base_url, warm_up=False, rate_limiter=RateLimiter()
+    )
+    async with Call(llm) as call:
+        await call.say("Hello?")
+        await call.say("And then?")
+    assert len(asked) == 2
+    assert asked[1].tokens < 1_000
+    assert asked[0].caller == asked[1].caller != ""
+
+
+# --- a service in line ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ends", ["interrupted", "told"])
+async def test_a_turn_that_ends_leaves_the_line(redis: RedisServer, serve, ends: str):
+    mistral = serve(Reply("Never."))
+    window = 30 if ends == "told" else 5
+    async with processes(redis.url, window=window) as (budget,):
+        llm = MistralLLMService(
+            api_key="test-key", base_url=mistral.base_url, warm_up=False, rate_limiter=budget
+        )
+        async with Call(llm) as call:
+            assert llm._admission is not None
+            mine = llm._admission.ask(llm._client, llm._settings.model, call.context)
+            await budget.acquire(
+                RequestEstimate(mine.account, mine.model, LIMIT, Rank.TURN, "other")
+            )
+            await call.begin("Hello?")
+            if ends == "told":
+                await call.until(lambda: call.errors)
+            else:
+                await call.until(lambda: len(budget._places))
+                await call.interrupt()
+            await call.until(lambda: not len(budget._places))
+    assert mistral.exchanges == []
