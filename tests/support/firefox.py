@@ -43,6 +43,10 @@ COMMAND_SECONDS = 120
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 """The key of a reference to an element, as the WebDriver standard has it."""
 
+_TEXT = """((found) => found?.checkVisibility() ? found.innerText : "")(
+  document.querySelector(arguments[0])
+)"""
+
 
 def program() -> str:
     """The path of a Firefox, which its tests cannot do without."""
@@ -81,8 +85,8 @@ class Firefox:
         self._ask("WebDriver:ElementClick", id=found["value"][ELEMENT])
 
     def text(self, selector: str) -> str:
-        """The text of the first element that there is; empty where there is none."""
-        return self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
+        """The text of the first element that a selector finds, if it can be seen."""
+        return self.run(f"return {_TEXT}", selector)
 
     def until(self, condition: str, *arguments: Any, seconds: float = 60) -> None:
         """Wait until an expression is true in the page."""
@@ -94,9 +98,8 @@ class Firefox:
             time.sleep(0.05)
 
     def until_text(self, selector: str, text: str, seconds: float = 60) -> None:
-        """Wait until an element has a text in it."""
-        contains = "document.querySelector(arguments[0])?.innerText.includes(arguments[1])"
-        self.until(contains, selector, text, seconds=seconds)
+        """Wait until an element that can be seen has a text in it."""
+        self.until(f"{_TEXT}.includes(arguments[1])", selector, text, seconds=seconds)
 
     def close(self) -> None:
         """End the program."""

@@ -41,7 +41,7 @@ def test_firefox_hears_and_shows_the_greeting():
         window.until(loud, AUDIBLE, 11)  # half a second of voice
         window.until_text("#state", "Listening")
         window.until_text(".bot", GREETING)
-        assert window.text("#problem") == ""
+        assert window.text("#problem") == window.text("#silent") == ""
         window.click("#connect")
         window.until_text("#state", "Ready")
         demo.interrupt()
