@@ -152,7 +152,8 @@ def firefox(preferences: Mapping[str, Any] = MappingProxyType({})) -> Iterator[F
                 yield window
             finally:
                 window.close()
-            process.wait(20)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(20)
         finally:
             if process.poll() is None:
                 process.kill()
