@@ -79,6 +79,7 @@ faults: ## Let every fault happen, and write docs/faults.md
 docs: ## Build the documentation site into site/; a broken link is an error
 	$(INSTALL) tools
 	@$(BIN)/python docs/reference.py
+	@$(BIN)/python docs/modules.py
 	@$(BIN)/python docs/servers.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 

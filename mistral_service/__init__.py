@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     __version__: str
     from mistral_service.client import MistralClient
     from mistral_service.pipecat.adapter import MistralLLMAdapter
-    from mistral_service.pipecat.client_results import answered_by_client
-    from mistral_service.pipecat.frames import MistralTurnMetrics
-    from mistral_service.pipecat.idempotency import FunctionCallParams, idempotent
+    from mistral_service.pipecat.functions.client_results import answered_by_client
+    from mistral_service.pipecat.functions.idempotency import FunctionCallParams, idempotent
+    from mistral_service.pipecat.metrics import MistralTurnMetrics
     from mistral_service.service import MistralLLMService
     from mistral_service.settings import MistralLLMSettings
     from mistral_service.wire.errors import MistralError, Reason
@@ -34,16 +34,16 @@ __all__ = [
 # Loaded when first asked for: the wire and the local endpoint need no Pipecat, whose import takes
 # two seconds.
 _HOMES = {
-    "FunctionCallParams": "mistral_service.pipecat.idempotency",
+    "FunctionCallParams": "mistral_service.pipecat.functions.idempotency",
     "MistralClient": "mistral_service.client",
     "MistralError": "mistral_service.wire.errors",
     "MistralLLMAdapter": "mistral_service.pipecat.adapter",
     "MistralLLMService": "mistral_service.service",
     "MistralLLMSettings": "mistral_service.settings",
-    "MistralTurnMetrics": "mistral_service.pipecat.frames",
+    "MistralTurnMetrics": "mistral_service.pipecat.metrics",
     "Reason": "mistral_service.wire.errors",
-    "answered_by_client": "mistral_service.pipecat.client_results",
-    "idempotent": "mistral_service.pipecat.idempotency",
+    "answered_by_client": "mistral_service.pipecat.functions.client_results",
+    "idempotent": "mistral_service.pipecat.functions.idempotency",
 }
 
 

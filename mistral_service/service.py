@@ -1,16 +1,23 @@
 """The Mistral LLM service: Pipecat's hooks, wired to the parts that do the work."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
-from loguru import logger
-from openai import APITimeoutError, AsyncOpenAI, AsyncStream
+from openai import AsyncOpenAI, AsyncStream
 from openai.types.chat import ChatCompletionChunk
 from pipecat.adapters.llm.services.open_ai_adapter import OpenAILLMInvocationParams
-from pipecat.frames.frames import ErrorFrame, Frame, LLMRunFrame, StartFrame, UserImageRawFrame
+from pipecat.frames.frames import (
+    ErrorFrame,
+    Frame,
+    FunctionCallFromLLM,
+    InterruptionFrame,
+    StartFrame,
+    UserImageRawFrame,
+)
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.frame_processor import FrameDirection
+from pipecat.services.llm_service import FunctionCallRunnerItem
+from pipecat.services.openai.llm import OpenAILLMService
 from pipecat.services.settings import LLMSettings
 from pipecat.utils.errors import ErrorCategory
 from pipecat.utils.tracing.service_decorators import (
@@ -19,44 +26,42 @@ from pipecat.utils.tracing.service_decorators import (
 from pipecat.utils.types import NOT_GIVEN, NotGiven
 
 from mistral_service.pipecat.adapter import MistralLLMAdapter
-from mistral_service.pipecat.admission import Admission
+from mistral_service.pipecat.conversation import ContextConversation
 from mistral_service.pipecat.errors import ErrorReporter, category_of, in_own_words
-from mistral_service.pipecat.frames import FrameWriter
-from mistral_service.pipecat.functions import FunctionCalls
+from mistral_service.pipecat.functions.calls import FunctionCalls
+from mistral_service.pipecat.functions.handlers import check_timeout, default_timeout
+from mistral_service.pipecat.functions.pending import NO_RESULT_IN_TIME
 from mistral_service.pipecat.inference import Inference
-from mistral_service.pipecat.ports import TurnPorts
 from mistral_service.pipecat.requests import RequestBuilder
+from mistral_service.pipecat.state import ServiceState
 from mistral_service.pipecat.tracing import trace_error
-from mistral_service.pipecat.turns import TurnRunner
+from mistral_service.pipecat.turns import RecordedTurns, turn_runner
 from mistral_service.pipecat.vision import VisionInput
 from mistral_service.pipecat.warm_up import warm_up as warm_up_endpoints
+from mistral_service.reply.calls import Ledger
 from mistral_service.settings import BadSetting, MistralLLMSettings, check_update, given
-from mistral_service.turn.clients import Clients
-from mistral_service.turn.deadline import within
+from mistral_service.turn.admission import Admission
+from mistral_service.turn.clients import Clients, openai_client
 from mistral_service.turn.ports import ConversationRecorder, RateLimiter, shared_services
 from mistral_service.turn.prices import Price
 from mistral_service.turn.router import Router
 from mistral_service.wire.access import DEFAULT_BASE_URL, connections_for
-from mistral_service.wire.client import WHOLE_REPLY_S, error_of, open_reply
-from mistral_service.wire.http import http_client
+from mistral_service.wire.client import error_of
 from mistral_service.wire.servers import ServerName, check_server
 
-_BOT_BEGINS_WITHIN = 0.25
-"""Seconds in which a bot that greets has asked for its first turn."""
 
-
-class MistralLLMService(FunctionCalls):
+class MistralLLMService(OpenAILLMService):
     """A Pipecat LLM service that talks to Mistral's chat completions API.
 
-    It takes the place of `pipecat.services.mistral.llm.MistralLLMService`: the same constructor,
-    the same names in `Settings`. Between an `LLMFullResponseStartFrame` and an
+    It replaces `pipecat.services.mistral.llm.MistralLLMService`: the same constructor, the same
+    names in `Settings`. Between an `LLMFullResponseStartFrame` and an
     `LLMFullResponseEndFrame` it pushes the reply as `LLMTextFrame`s while it is streamed, runs the
-    functions that the model calls, and tells what went wrong as an `ErrorFrame` whose `exception`
+    functions that the model calls, and reports what went wrong as an `ErrorFrame` whose `exception`
     is a `MistralError`.
 
     A fault that passes is met within the turn's time budget: the request is sent again, and a
     sentence that was cut is finished. Event handlers: `on_fault_handled(service, error, handled)`
-    for every fault that led to another attempt (`handled` tells what was done),
+    for every fault that led to another attempt (`handled` says what was done),
     `on_completion_timeout(service)` once for a turn in which an attempt took too long, and those of
     Pipecat's `LLMService`.
 
@@ -73,6 +78,8 @@ class MistralLLMService(FunctionCalls):
     Settings = MistralLLMSettings
     _settings: MistralLLMSettings  # pyright: ignore[reportIncompatibleVariableOverride]
     _requires_api_key = True
+
+    FUNCTION_CALL_TIMEOUT_MESSAGE_TEMPLATE = NO_RESULT_IN_TIME
 
     def __init__(
         self,
@@ -146,47 +153,38 @@ class MistralLLMService(FunctionCalls):
         )
         if model is not None:
             self._warn_init_param_moved_to_settings("model", "model")
-        super().__init__(
-            recorder=recorder,
-            function_call_timeout_secs=function_call_timeout_secs,
+        super().__init__(  # pyright: ignore[reportUnknownMemberType]
+            function_call_timeout_secs=check_timeout(given(function_call_timeout_secs)),
             settings=self.Settings.initial(model, settings),
             **{**kwargs, **own},
         )
         self._register_event_handler("on_fault_handled")
         self._warms_up = warm_up
+        shared = shared_services.get()
+        limiter = shared.rate_limiter if rate_limiter is None else rate_limiter
+        recorder = shared.recorder if recorder is None else recorder or None
 
+        # What users may replace is looked up when it is called.
+        state = ServiceState(self)
         clients = Clients(self.create_client, lambda: self._client, own, fallback, servers)
         self._router = Router(clients, lambda: self._settings.models())
-        rate_limiter = (
-            rate_limiter if rate_limiter is not None else shared_services.get().rate_limiter
-        )
-        self._admission = Admission(rate_limiter) if rate_limiter is not None else None
+        self._admission = Admission(limiter) if limiter is not None else None
+        self._recorded = RecordedTurns(recorder, state) if recorder is not None else None
         self._errors = ErrorReporter(lambda *a, **k: self.push_error(*a, **k), str(self))
-        as_pipecat = super().process_frame
-        self._vision = VisionInput(self, as_pipecat, lambda: self._settings, self._errors)
-        self._requests = RequestBuilder(self, lambda: self._settings, self._router, self._errors)
+        self._vision = VisionInput(state, super().process_frame, self._errors)
+        self._requests = RequestBuilder(state, self._router, self._errors)
         self._inference = Inference(self._requests, self._router, self._admission)
-        self._turns = TurnRunner(
-            TurnPorts(
-                name=str(self),
-                settings=lambda: self._settings,
-                # Looked up when it is called: tests of bots put another in its place.
-                open_stream=lambda context: self.get_chat_completions(context),
-                conversion=lambda: self._requests.conversion,
-                frames=FrameWriter(self, self._push_llm_text),
-                functions=self,
-                router=self._router,
-                admission=self._admission,
-                recorder=self._recorder,
-                owner=self,
-                prices=prices or {},
-                emit=cast(Any, self._call_event_handler),  # pyright: ignore[reportUnknownMemberType]
-                start_ttfb=lambda: self.start_ttfb_metrics(),
-                has_voice=lambda: not self._skip_tts,
-                is_traced=lambda: self._tracing_enabled,
-                markers=self._turn_markers,
-                set_model_name=self.set_full_model_name,
-            )
+        timeout = default_timeout(function_call_timeout_secs)
+        self._function_calls = FunctionCalls(state, recorder, timeout)
+        self._turns = turn_runner(
+            state,
+            open_stream=lambda asked: self.get_chat_completions(asked.context),
+            requests=self._requests,
+            router=self._router,
+            functions=self._function_calls,
+            admission=self._admission,
+            recorded=self._recorded,
+            prices=prices or {},
         )
 
     def create_client(
@@ -201,8 +199,7 @@ class MistralLLMService(FunctionCalls):
         """Create the client of an endpoint; called when the service is made, once for each.
 
         Override it to set a proxy or certificates of your own: what you return is used as it is.
-        The service closes its clients in `cleanup()`; one that several services share is closed
-        by the last of them.
+        `cleanup()` closes it; of several services that share one, the last does.
 
         Args:
             api_key: The key.
@@ -213,58 +210,28 @@ class MistralLLMService(FunctionCalls):
             **kwargs: Further arguments of the service, as Pipecat hands them on; unused.
 
         Returns:
-            The client; its connections are shared with those of the other services in the process.
+            The client; its connections are those of all services in the process.
         """
-        return AsyncOpenAI(
-            api_key=api_key,
-            base_url=base_url,
-            organization=organization,
-            project=project,
-            default_headers=default_headers,
-            http_client=http_client(),
-            max_retries=0,
-        )
+        return openai_client(api_key, base_url, organization, project, default_headers)
 
     @property
     def router(self) -> Router:
         """Which model is asked, and where."""
         return self._router
 
-    async def start(self, frame: StartFrame) -> None:
-        """Begin to work; in the background, check whether Mistral is there and knows us.
+    @property
+    def ledger(self) -> Ledger:
+        """What is remembered of this conversation's calls."""
+        return self._function_calls.ledger
 
-        Args:
-            frame: The frame that starts the pipeline.
-        """
+    async def start(self, frame: StartFrame) -> None:
+        """Begin to work; in the background, check whether Mistral is there and knows us."""
         await super().start(frame)
         if self._warms_up:
-            self.create_task(  # pyright: ignore[reportUnknownMemberType]
-                warm_up_endpoints(self._router, self._errors), "warm_up"
-            )
-        if self._recorder is not None:
-            self._recorder.on_start(self)
-            if self._recorder.is_pending:
-                self.create_task(  # pyright: ignore[reportUnknownMemberType]
-                    self._take_up(self._recorder), "take_up"
-                )
-
-    async def _take_up(self, recorder: ConversationRecorder) -> None:
-        """Ask for the turn that was cut, where neither the bot nor the caller begins one."""
-        await asyncio.sleep(_BOT_BEGINS_WITHIN)
-        if recorder.is_pending:
-            await self.pipeline_worker.queue_frame(LLMRunFrame())
-
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Process a frame; an image for the context is made ready, then passed on.
-
-        Args:
-            frame: The frame.
-            direction: Where it goes.
-        """
-        if isinstance(frame, UserImageRawFrame) and frame.append_to_context:
-            self._vision.take(frame, direction)
-        else:
-            await super().process_frame(frame, direction)
+            warming_up = warm_up_endpoints(self._router, self._errors)
+            self.create_task(warming_up, "warm_up")  # pyright: ignore[reportUnknownMemberType]
+        if self._recorded is not None:
+            self._recorded.on_start()
 
     async def cleanup(self) -> None:
         """Release what the service holds, its connections among it."""
@@ -275,12 +242,7 @@ class MistralLLMService(FunctionCalls):
     async def push_error_frame(
         self, error: ErrorFrame, force_treat_as_permanent: bool = False
     ) -> None:
-        """Push an error upstream, in its own words where they are a sentence.
-
-        Args:
-            error: The error.
-            force_treat_as_permanent: As in Pipecat.
-        """
+        """Push an error upstream, in its own words where they are a sentence."""
         in_own_words(error)
         await super().push_error_frame(error, force_treat_as_permanent)
 
@@ -288,23 +250,13 @@ class MistralLLMService(FunctionCalls):
         """Say whether an error ends the service or only the turn."""
         return category_of(exception) or super()._classify_error(exception)
 
-    def _turn_markers(self) -> Sequence[str] | None:
-        """The markers of complete and incomplete turns of the user, where the model writes them."""
-        if not self._filter_incomplete_user_turns:
-            return None
-        return self._user_turn_completion_config.markers
-
     def build_chat_completion_params(
         self, params_from_context: OpenAILLMInvocationParams
     ) -> dict[str, Any]:
-        """Make the parameters of a request; override it to change them.
+        """Make the parameters of a request, under Mistral's names; override it to change them.
 
         Args:
             params_from_context: `messages`, `tools` and `tool_choice`, made from the context.
-
-        Returns:
-            The parameters, under Mistral's names. Values that are not given are left out of the
-            body later, as is what Mistral refuses (`mistral_service.wire.request`).
         """
         return self._requests.settings_params(params_from_context, self._service_tier)
 
@@ -315,17 +267,8 @@ class MistralLLMService(FunctionCalls):
             context: The conversation; left as it is.
         """
         self._log_llm_response(context)
-        params = await self._requests.build(context)
-        client = self._router.client(self._router.route)
-        connect = self._settings.limits().connect
-        if not self._retry_on_timeout:
-            return await open_reply(client, params, connect=connect)
-        try:
-            async with asyncio.timeout(self._retry_timeout_secs):
-                return await open_reply(client, params, connect=connect)
-        except (TimeoutError, APITimeoutError):
-            logger.debug(f"{self}: no answer in {self._retry_timeout_secs} s, asking once more")
-            return await open_reply(client, params, connect=connect)
+        retry_after = self._retry_timeout_secs if self._retry_on_timeout else None
+        return await self._requests.open(context, retry_after=retry_after)
 
     async def run_inference(
         self,
@@ -346,32 +289,21 @@ class MistralLLMService(FunctionCalls):
             The reply's words; None if it has none.
 
         Raises:
-            MistralError: If the request fails, or the whole of it takes longer than the setting
-                `inference_timeout`.
+            MistralError: If it fails, or takes longer than the setting `inference_timeout`.
         """
-        schema = self._check_response_schema(response_schema)
-        overrides: dict[str, Any] = {}
-        if max_tokens is not None:
-            overrides["max_tokens"] = max_tokens
-        if schema is not None:
-            named = {"name": "response", "schema": schema, "strict": True}
-            overrides["response_format"] = {"type": "json_schema", "json_schema": named}
-        limits = self._settings.limits()
-        asked = self._inference.run(context, limits, overrides, system_instruction)
-        seconds: float = given(self._settings.inference_timeout, WHOLE_REPLY_S)
-        return await within(seconds, asked, "the whole reply did not come")
+        return await self._inference.run(
+            context,
+            self._settings.limits(),
+            seconds=given(self._settings.inference_timeout),
+            max_tokens=max_tokens,
+            schema=self._check_response_schema(response_schema),
+            system_instruction=system_instruction,
+        )
 
     async def _update_settings(self, delta: LLMSettings) -> dict[str, Any]:
-        """Apply an update, whole or not at all.
+        """Apply an update, whole or not at all; one that is refused is reported.
 
-        A running reply is not disturbed: it was asked for with the settings of its time.
-
-        Args:
-            delta: The settings that change.
-
-        Returns:
-            The fields that changed, with the values they had; empty for an update that is refused.
-            An `ErrorFrame` reports that, and the service stays usable.
+        A running reply keeps the settings with which it was asked for.
         """
         try:
             check_update(delta)
@@ -386,7 +318,7 @@ class MistralLLMService(FunctionCalls):
     async def _process_context(self, context: LLMContext) -> None:
         """Answer one turn; every error of Mistral or the network leaves as a `MistralError`."""
         try:
-            await self._turns.run(context)
+            await self._turns.run(ContextConversation(context))
         except Exception as e:
             error = error_of(e, self._client)
             if error is None:
@@ -398,3 +330,70 @@ class MistralLLMService(FunctionCalls):
                 # As Pipecat does: a file of this turn may be what was refused, now and ever.
                 context.remove_invalid_file_message()
             raise error from None
+
+    # What passes through the service.
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Process a frame; an image for the context is made ready, then passed on."""
+        self._function_calls.slow.on_process(frame)
+        if isinstance(frame, UserImageRawFrame) and frame.append_to_context:
+            self._vision.take(frame, direction)
+        else:
+            await super().process_frame(frame, direction)
+
+    async def push_frame(
+        self, frame: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM
+    ) -> None:
+        """Push a frame."""
+        self._function_calls.slow.on_push(frame)
+        await super().push_frame(frame, direction)
+
+    async def broadcast_frame(self, frame_cls: type[Frame], **kwargs: Any) -> None:
+        """Broadcast a frame; a function's result is brought into a form that gets an answer."""
+        broadcast = cast(Any, super().broadcast_frame)  # pyright: ignore[reportUnknownMemberType]
+        await self._function_calls.broadcast(frame_cls, kwargs, broadcast)
+
+    # How Pipecat runs functions.
+
+    async def run_function_calls(self, function_calls: Sequence[FunctionCallFromLLM]) -> None:
+        """Run functions, but none whose call has its result in the context already."""
+        await self._function_calls.run_all(function_calls, super().run_function_calls)
+
+    async def _run_function_call(self, runner_item: FunctionCallRunnerItem) -> None:
+        await self._function_calls.run(runner_item, super()._run_function_call)
+
+    async def _run_sequential_function_calls(
+        self, runner_items: Sequence[FunctionCallRunnerItem]
+    ) -> None:
+        await self._run_parallel_function_calls(runner_items)  # `CallSequence` orders them
+
+    async def _timeout_function_call(self, runner_item: FunctionCallRunnerItem) -> None:
+        message = self.FUNCTION_CALL_TIMEOUT_MESSAGE_TEMPLATE
+        await self._function_calls.pending.time_out(runner_item, message)
+
+    async def _broadcast_function_call_cancelled(
+        self, runner_item: FunctionCallRunnerItem, *, run_llm: bool = False
+    ) -> FunctionCallFromLLM:
+        report = super()._broadcast_function_call_cancelled
+        return await self._function_calls.pending.cancelled(runner_item, report, run_llm=run_llm)
+
+    async def _handle_interruptions(self, _: InterruptionFrame) -> None:
+        with self._function_calls.sequence.paused():
+            await super()._handle_interruptions(_)
+            await self._function_calls.sequence.cancel_waiting()
+
+    async def cancel_function_calls(
+        self, *, reason: str = "cancelled"
+    ) -> list[FunctionCallFromLLM]:
+        """Cancel every call in flight, as Pipecat does; those that wait for their turn included."""
+        with self._function_calls.sequence.paused():
+            return await super().cancel_function_calls(reason=reason)
+
+    async def _cancel_all_function_call_tasks(self) -> None:
+        with self._function_calls.sequence.paused():
+            await super()._cancel_all_function_call_tasks()
+
+    async def _cancel_sequential_runner_task(self) -> None:
+        # At the end of the pipeline Pipecat ends its queue with this; the queue here are tasks.
+        await super()._cancel_sequential_runner_task()
+        await self._cancel_all_function_call_tasks()

@@ -444,7 +444,7 @@ async def test_the_rules_tell_what_they_changed(serve, service_for):
     context = LLMContext(messages=[{"role": "assistant", "content": "Good day."}])
     adapter = service.get_llm_adapter()
     await adapter.get_llm_invocation_params(context, system_instruction="Be kind.")
-    told = [str(change) for change in adapter.run.changes]
+    told = [str(change) for change in adapter.conversion.changes]
     assert told == [
         "R12, message 0: had the user open the conversation",
         "R5, message 0: made the last message a prefix, for the model to go on from",

@@ -3,26 +3,28 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Unpack
 
-from openai import AsyncOpenAI
+from loguru import logger
 
 from mistral_service.client.answers import Answer, Moderation, Vector, moderations_of
-from mistral_service.client.chat import chat_params
+from mistral_service.client.conversation import Chat, Fim, Message
 from mistral_service.client.form import M, form_of, read_as, read_json
 from mistral_service.client.parameters import ChatParameters, SamplingParameters
 from mistral_service.client.requests import Requests
+from mistral_service.client.turns import Turns
 from mistral_service.client.vectors import vectors
 from mistral_service.conversation.conversion import ToolFault, without
 from mistral_service.conversation.rules import apply_rules
-from mistral_service.reply.events import Event, Unreadable
+from mistral_service.reply.events import Event
+from mistral_service.turn.clients import Clients, openai_client
 from mistral_service.turn.retries import Limits
-from mistral_service.wire.access import address_for, check_address, check_headers, key_for
-from mistral_service.wire.client import CHAT, fetch_models, place_of
-from mistral_service.wire.endpoint import set_server
-from mistral_service.wire.errors import MistralError, Reason
-from mistral_service.wire.http import http_client
+from mistral_service.turn.router import Router
+from mistral_service.turn.state import TurnOptions
+from mistral_service.wire.access import check_address, connections_for, key_for
+from mistral_service.wire.client import fetch_models, place_of
 from mistral_service.wire.models import Catalogue
 from mistral_service.wire.servers import ServerName, check_server
 
@@ -30,18 +32,14 @@ CODESTRAL_BASE_URL = "https://codestral.mistral.ai/v1"
 """Codestral's own host, for keys that were made for it."""
 
 LIMITS = Limits(connect=5.0, first_token=20.0, stall=10.0, turn=60.0, whole=600.0)
-"""How long a request may take by default: nobody waits on a phone, and a batch may take a while."""
-
-_FIM = "/fim/completions"
-
-Message = Mapping[str, Any]
+"""How long a request may take by default: no caller waits on a phone, and a batch may take long."""
 
 
 class MistralClient:
     """A client for Mistral's endpoints.
 
     It shares its connections with the LLM services of the process, makes histories acceptable with
-    the same rules, tells what goes wrong as the same `MistralError`, and decides as they do
+    the same rules, reports what goes wrong as the same `MistralError`, and decides as they do
     whether to try again. Use it as an asynchronous context manager, or close it.
 
     Example::
@@ -63,6 +61,11 @@ class MistralClient:
         limits: Limits = LIMITS,
         concurrency: int = 4,
         server: ServerName | None = None,
+        fallback_models: Sequence[str] = (),
+        fallback_base_url: str | None = None,
+        fallback_api_key: str | None = None,
+        fallback_server: ServerName | None = None,
+        hedging: bool = False,
     ) -> None:
         """Make the client; it connects when it is first used.
 
@@ -77,6 +80,11 @@ class MistralClient:
             limits: How long a request may take, and how often it is tried.
             concurrency: The most batches of texts that are under way at once, at least 1.
             server: What kind of server `base_url` is, as in `MistralLLMService`.
+            fallback_models: Models that chats go to, in order, while the chosen one fails.
+            fallback_base_url: Where they are, as in `MistralLLMService`.
+            fallback_api_key: The key there. Defaults to `api_key`.
+            fallback_server: What kind of server that is.
+            hedging: Whether a chat that is late to begin is sent a second time, in parallel.
 
         Raises:
             ValueError: If there is no key, or an argument is not allowed.
@@ -84,19 +92,37 @@ class MistralClient:
         owner = type(self).__name__
         if concurrency < 1:
             raise ValueError(f"{owner}(concurrency={concurrency}) must be 1 or more.")
-        key = key_for(owner, api_key)
-        check_headers(owner, default_headers)
-        self._headers = dict(default_headers or {})
+        headers = {"default_headers": dict(default_headers or {})}
+        own, fallback = connections_for(
+            owner, (api_key, base_url), (fallback_api_key, fallback_base_url), headers
+        )
+        servers = (
+            check_server(owner, "server", server),
+            check_server(owner, "fallback_server", fallback_server),
+        )
+        main = openai_client(**own)
+        options = TurnOptions(
+            limits=replace(limits, thinking=max(limits.thinking, limits.whole)),
+            hedging=hedging,
+            empty_replies="limited",
+        )
         self._limits = limits
-        self._main = self._requests(key, address_for(owner, base_url))
-        set_server(self._main.client, check_server(owner, "server", server))
-        self._fim = self._main
+        self._main = Requests(main, limits)
+        clients = Clients(openai_client, lambda: main, own, fallback, servers)
+        self._router = Router(clients, lambda: ("", fallback_models))
+        self._chats = Turns(self._router, options)
+        self._codestral: Clients | None = None
+        fim_router = Router(clients, lambda: ("", ()))
         if codestral_base_url:
             check_address(owner, "codestral_base_url", codestral_base_url)
-            fim_key = key_for(owner, codestral_api_key or key, "codestral_api_key")
-            self._fim = self._requests(fim_key, codestral_base_url)
+            key = key_for(owner, codestral_api_key or own["api_key"], "codestral_api_key")
+            there: dict[str, Any] = {**own, "api_key": key, "base_url": codestral_base_url}
+            codestral = openai_client(**there)
+            self._codestral = Clients(openai_client, lambda: codestral, there, None)
+            fim_router = Router(self._codestral, lambda: ("", ()))
+        self._fims = Turns(fim_router, replace(options, hedging=False, empty_replies="all"))
         self._batches = asyncio.Semaphore(concurrency)
-        self._tool_faults: set[ToolFault] = set()
+        self._reported: set[ToolFault] = set()
 
     def __repr__(self) -> str:
         return f"MistralClient({place_of(self._main.client)!r})"
@@ -114,8 +140,9 @@ class MistralClient:
 
     async def close(self) -> None:
         """Give the connections back."""
-        for requests in {self._main, self._fim}:
-            await requests.client.close()
+        await self._router.clients.close()
+        if self._codestral is not None:
+            await self._codestral.close()
 
     # --- models -----------------------------------------------------------------------------------
 
@@ -158,22 +185,7 @@ class MistralClient:
             MistralError: If there is none; with the reason `EMPTY` if it says and calls nothing.
             ToolsNotPassable: If there are more tools than Mistral takes.
         """
-        parts = self._main.parts_for(model)
-        params, finished = chat_params(messages, model, asking, self._tool_faults, parts)
-
-        def look(events: list[Event]) -> list[Event]:
-            answer = Answer.of(events)
-            if not answer.text.strip() and not answer.tool_calls:
-                for event in events:
-                    if isinstance(event, Unreadable):
-                        what = f"the model wrote a call that cannot be read: {event.markup}"
-                        raise MistralError(Reason.CALL, what)
-                if answer.finish_reason == "stop":
-                    raise MistralError(Reason.EMPTY)
-            return events
-
-        events = await self._main.whole(CHAT, params, look)
-        return Answer.of([event async for event in finished(_each(events))])
+        return Answer.of(await self._chats.whole(self._asked(messages, asking), model))
 
     async def stream_chat(
         self,
@@ -196,10 +208,8 @@ class MistralClient:
         Raises:
             MistralError: If there is no reply, or it breaks in the middle.
         """
-        parts = self._main.parts_for(model)
-        params, finished = chat_params(messages, model, asking, self._tool_faults, parts)
-        async with aclosing(self._main.stream(CHAT, params)) as events:
-            async for event in finished(events):
+        async with aclosing(self._chats.stream(self._asked(messages, asking), model)) as events:
+            async for event in events:
                 yield event
 
     async def chat_json(
@@ -236,7 +246,7 @@ class MistralClient:
         """Ask for a reply in the form of a pydantic model.
 
         Args:
-            form: The model; Mistral is told its JSON schema, strictly.
+            form: The model; its JSON schema is sent, to be followed strictly.
             messages: As for `chat`.
             model: As for `chat`.
             **asking: As for `chat`.
@@ -275,8 +285,7 @@ class MistralClient:
         Raises:
             MistralError: If there is none.
         """
-        params = {"model": model, "prompt": prompt, "suffix": suffix, **sampling}
-        return Answer.of(await self._fim.whole(_FIM, params))
+        return Answer.of(await self._fims.whole(Fim(prompt, suffix, sampling), model))
 
     async def stream_fim(
         self,
@@ -300,8 +309,7 @@ class MistralClient:
         Raises:
             MistralError: If there is no reply, or it breaks in the middle.
         """
-        params = {"model": model, "prompt": prompt, "suffix": suffix, **sampling}
-        async with aclosing(self._fim.stream(_FIM, params)) as events:
+        async with aclosing(self._fims.stream(Fim(prompt, suffix, sampling), model)) as events:
             async for event in events:
                 yield event
 
@@ -379,17 +387,8 @@ class MistralClient:
         reply = await self._main.one("/chat/moderations", {"model": model, "input": sent})
         return moderations_of(reply, 1)[0]
 
-    def _requests(self, key: str, address: str) -> Requests:
-        client = AsyncOpenAI(
-            api_key=key,
-            base_url=address,
-            default_headers=self._headers,
-            http_client=http_client(),
-            max_retries=0,
-        )
-        return Requests(client, self._limits)
-
-
-async def _each(events: list[Event]) -> AsyncGenerator[Event]:
-    for event in events:
-        yield event
+    def _asked(self, messages: Sequence[Message], asking: ChatParameters) -> Chat:
+        chat = Chat(messages, asking)
+        for fault in chat.unreported(self._reported):
+            logger.warning(f"MistralClient: {fault}")
+        return chat

@@ -1,10 +1,11 @@
 """The images of a request: which of them are sent, and as what."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from mistral_service.conversation.conversion import Conversion, Message, Messages
 from mistral_service.conversation.data_urls import MOST_CHARACTERS
+from mistral_service.conversation.foreign import in_mistrals_form
 from mistral_service.conversation.parts import (
     PICTURE_FROM_EARLIER,
     UNREADABLE_PICTURE,
@@ -147,3 +148,23 @@ def _url_of(part: Any) -> str | None:
     image = inner.get("image_url")
     url = cast("Part", image).get("url") if isinstance(image, dict) else image
     return url if isinstance(url, str) else None
+
+
+def has_images(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there are images in a conversation, in the form of any API."""
+    for message in in_mistrals_form([dict(message) for message in messages], Conversion()):
+        content = message.get("content")
+        if isinstance(content, list) and any(map(_has_image, cast("list[Any]", content))):
+            return True
+    return False
+
+
+def _has_image(part: Any) -> bool:
+    if not isinstance(part, dict):
+        return False
+    fields = cast("dict[str, Any]", part)
+    file: Any = fields.get("file")
+    if fields.get("type") in ("file_base64", "file_url") and isinstance(file, dict):
+        kind = cast("dict[str, Any]", file).get("mime_type")
+        return str(kind).startswith("image/")
+    return fields.get("type") == "image_url"

@@ -60,7 +60,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         self._last_conversion = Conversion()
         self._tool_faults: set[ToolFault] = set()
         # A summary may be asked for while a turn runs: each task has its own last request.
-        self._run_of_task: ContextVar[Conversion] = ContextVar("run_of_task")
+        self._conversion_of_task: ContextVar[Conversion] = ContextVar("conversion_of_task")
 
     @property
     def id_for_llm_specific_messages(self) -> str:
@@ -68,18 +68,18 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         return OWN
 
     @property
-    def run(self) -> Conversion:
+    def conversion(self) -> Conversion:
         """What the rules did for the last request.
 
         Its `changes` say what was changed and why; `call_ids` and `names` lead back from what
-        Mistral was told to what stands in the context.
+        was sent to Mistral to what stands in the context.
         """
         return self._last_conversion
 
     @property
     def conversion_of_this_task(self) -> Conversion:
         """What the rules did for the last request that this task has made."""
-        return self._run_of_task.get(self._last_conversion)
+        return self._conversion_of_task.get(self._last_conversion)
 
     async def get_llm_invocation_params(
         self,
@@ -143,7 +143,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         if messages[-1].get("prefix"):
             conversion.prefix = text_of(messages[-1]["content"])
         self._last_conversion = conversion
-        self._run_of_task.set(conversion)
+        self._conversion_of_task.set(conversion)
         for change in conversion.changes[:_MOST_LOGGED]:
             logger.opt(lazy=True).debug("{}", lambda change=change: f"Message rules: {change}")
         if more := len(conversion.changes[_MOST_LOGGED:]):
@@ -188,7 +188,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
             format: The pixel format, or the MIME type of an encoded image.
             size: Width and height of raw pixels.
             image: The pixels, or the encoded image.
-            text: Words beside the image.
+            text: Words that go with the image.
             role: Whose message it is.
 
         Returns:

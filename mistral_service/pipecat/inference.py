@@ -5,16 +5,16 @@ from typing import Any
 
 from pipecat.processors.aggregators.llm_context import LLMContext
 
-from mistral_service.pipecat.admission import Admission
-from mistral_service.pipecat.needs import needs_of
+from mistral_service.pipecat.conversation import ContextConversation
 from mistral_service.pipecat.requests import RequestBuilder
 from mistral_service.reply.events import Text
 from mistral_service.reply.prefix import RepeatedPrefix
 from mistral_service.reply.reader import ReplyReader
-from mistral_service.turn.deadline import now
+from mistral_service.turn.admission import Admission
+from mistral_service.turn.deadline import now, within
 from mistral_service.turn.retries import Attempts, Limits
 from mistral_service.turn.router import Router
-from mistral_service.wire.client import error_of, fetch_reply
+from mistral_service.wire.client import WHOLE_REPLY_S, error_of, fetch_reply
 
 
 class Inference:
@@ -38,34 +38,56 @@ class Inference:
         self,
         context: LLMContext,
         limits: Limits,
-        overrides: dict[str, Any],
-        system_instruction: str | None,
+        *,
+        seconds: float | None = None,
+        max_tokens: int | None = None,
+        schema: dict[str, Any] | None = None,
+        system_instruction: str | None = None,
     ) -> str | None:
         """Ask.
 
         Args:
             context: What to ask; left as it is.
             limits: How long an attempt may take, and how many there are.
-            overrides: Parameters that take the place of the settings'.
+            seconds: For all of it; by default `WHOLE_REPLY_S`.
+            max_tokens: The most tokens of the reply; by default the settings' limit.
+            schema: A JSON schema that the reply follows.
             system_instruction: Takes the place of the settings' instruction.
 
         Returns:
             The reply's words; None if it has none.
 
         Raises:
-            MistralError: If no attempt succeeds.
+            MistralError: If no attempt succeeds in time.
         """
-        attempts, needs = Attempts(limits, now()), needs_of(context)
+        overrides: dict[str, Any] = {}
+        if max_tokens is not None:
+            overrides["max_tokens"] = max_tokens
+        if schema is not None:
+            named = {"name": "response", "schema": schema, "strict": True}
+            overrides["response_format"] = {"type": "json_schema", "json_schema": named}
+        asked = self._ask(context, limits, overrides, system_instruction)
+        whole = WHOLE_REPLY_S if seconds is None else seconds
+        return await within(whole, asked, "the whole reply did not come")
+
+    async def _ask(
+        self,
+        context: LLMContext,
+        limits: Limits,
+        overrides: dict[str, Any],
+        system_instruction: str | None,
+    ) -> str | None:
+        conversation = ContextConversation(context)
+        attempts, needs = Attempts(limits, now()), conversation.needs
         while True:
             route = self._router.choose(needs)
             params = await self._requests.build(context, system_instruction)
             client = self._router.clients.open(route.endpoint)
-            admission, ask = self._admission, None
+            admission, estimate = self._admission, None
             try:
                 if admission is not None:
-                    ask = await admission.acquire(
-                        admission.ask(client, route.model, context, aside=True)
-                    )
+                    estimate = admission.estimate(client, route.model, conversation, aside=True)
+                    await admission.acquire(estimate)
                 chunk = await fetch_reply(
                     client, {**params, **overrides}, connect=attempts.limits.connect
                 )
@@ -73,8 +95,8 @@ class Inference:
                 error = error_of(e, client)
                 if error is None:
                     raise
-                if admission is not None and ask is not None:
-                    admission.record_failure(ask, error)
+                if admission is not None and estimate is not None:
+                    admission.record_failure(estimate, error)
                 _, moved = self._router.failed(route, error, needs)
                 again = attempts.after(error, now(), moved=moved)
                 if again is None:
@@ -85,8 +107,8 @@ class Inference:
                 if client is not self._router.client(route):
                     await client.close()
             self._router.answered(route)
-            if admission is not None and ask is not None and chunk.usage is not None:
-                admission.rate_limiter.record_usage(ask, chunk.usage.total_tokens)
+            if admission is not None and estimate is not None and chunk.usage is not None:
+                admission.rate_limiter.record_usage(estimate, chunk.usage.total_tokens)
             conversion = self._requests.conversion
             prefix, reader = RepeatedPrefix(conversion.prefix), ReplyReader(conversion.offered)
             events = [*reader.feed(chunk), *reader.finish()]

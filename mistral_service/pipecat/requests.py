@@ -1,20 +1,25 @@
 """A context as the parameters of a request."""
 
-from collections.abc import Callable
+import asyncio
 from typing import Any, cast
 
+from loguru import logger
+from openai import APITimeoutError, AsyncStream
+from openai.types.chat import ChatCompletionChunk
 from pipecat.adapters.llm.services.open_ai_adapter import OpenAILLMInvocationParams
-from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
-from pipecat.services.openai.llm import OpenAILLMService
+from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.utils.types import assert_given
 
 from mistral_service.conversation.conversion import Conversion
 from mistral_service.conversation.tools import choice_now
 from mistral_service.pipecat.adapter import MistralLLMAdapter
+from mistral_service.pipecat.conversation import messages_of
 from mistral_service.pipecat.errors import ErrorReporter
+from mistral_service.pipecat.state import ServiceState
 from mistral_service.setting_bounds import SENT_AS_THEY_ARE
-from mistral_service.settings import UNSET, MistralLLMSettings, given
+from mistral_service.settings import UNSET, given
 from mistral_service.turn.router import Router
+from mistral_service.wire.client import open_reply
 from mistral_service.wire.endpoint import endpoint_of
 from mistral_service.wire.models import fastest_effort
 
@@ -24,21 +29,19 @@ class RequestBuilder:
 
     def __init__(
         self,
-        service: OpenAILLMService,
-        settings: Callable[[], MistralLLMSettings],
+        state: ServiceState,
         router: Router,
         errors: ErrorReporter,
     ) -> None:
         """Build for a service.
 
         Args:
-            service: The service, whose `build_chat_completion_params` users override.
-            settings: The settings as they are now.
+            state: The service, whose `build_chat_completion_params` users override.
             router: Which model is asked.
             errors: Where images and tools that are left out are reported.
         """
-        self._service = service
-        self._settings = settings
+        self._state = state
+        self._service = state.service
         self._router = router
         self._errors = errors
 
@@ -61,7 +64,7 @@ class RequestBuilder:
             params_from_context: `messages`, `tools` and `tool_choice`, made from the context.
             service_tier: The service tier where the settings name none.
         """
-        settings = self._settings()
+        settings = self._state.settings
         params: dict[str, Any] = {
             "model": self._router.route.model,
             "stream": True,
@@ -91,8 +94,7 @@ class RequestBuilder:
         """
         from_context = await self._from_context(context, system_instruction)
         params: dict[str, Any] = cast(Any, self._service).build_chat_completion_params(from_context)
-        said = [m for m in context.get_messages() if not isinstance(m, LLMSpecificMessage)]
-        messages = cast("list[dict[str, Any]]", said)
+        messages = messages_of(context)
 
         def at_this_point(body: dict[str, Any]) -> dict[str, Any]:
             # `extra` and overrides may choose too; a turn that has to end in words does.
@@ -105,11 +107,33 @@ class RequestBuilder:
             params["extra_body"] = at_this_point(cast("dict[str, Any]", body))
         return at_this_point(params)
 
+    async def open(
+        self, context: LLMContext, *, retry_after: float | None
+    ) -> AsyncStream[ChatCompletionChunk]:
+        """Send a context, and wait for the reply to begin.
+
+        Args:
+            context: The conversation; left as it is.
+            retry_after: Seconds without an answer after which it is sent once more, as Pipecat's
+                `retry_on_timeout` says; None for never.
+        """
+        params = await self.build(context)
+        client = self._router.client(self._router.route)
+        connect = self._state.settings.limits().connect
+        try:
+            async with asyncio.timeout(retry_after):
+                return await open_reply(client, params, connect=connect)
+        except (TimeoutError, APITimeoutError):
+            if retry_after is None:
+                raise
+            logger.debug(f"{self._service}: no answer in {retry_after} s, asking once more")
+            return await open_reply(client, params, connect=connect)
+
     async def _from_context(
         self, context: LLMContext, system_instruction: str | None
     ) -> OpenAILLMInvocationParams:
         adapter: Any = self._service.get_llm_adapter()
-        settings, route = self._settings(), self._router.route
+        settings, route = self._state.settings, self._router.route
         options: dict[str, Any] = {}
         if isinstance(adapter, MistralLLMAdapter):
             options["tool_choice"] = given(settings.tool_choice)
@@ -129,7 +153,7 @@ class RequestBuilder:
         return params
 
     def _reasoning_effort(self) -> str | None:
-        settings = self._settings()
+        settings = self._state.settings
         effort = given(settings.reasoning_effort)
         if effort is None and not given(settings.use_provider_thinking_default):
             # As Pipecat's other services do: a voice answers at once unless thinking is set.

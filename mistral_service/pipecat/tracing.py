@@ -5,7 +5,7 @@ Pipecat's `traced_llm` names the span `llm` and sets model, parameters, messages
 under `mistral.…`. Called only where tracing is on, so that OpenTelemetry is not loaded before.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mistral_service.turn.prices import total
 from mistral_service.turn.retries import Handled
@@ -14,10 +14,10 @@ from mistral_service.wire.errors import MistralError
 if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
-    from mistral_service.pipecat.turn_state import TurnState
+    from mistral_service.turn.state import TurnState
 
 
-def trace_turn(turn: "TurnState") -> None:
+def trace_turn(turn: "TurnState[Any]") -> None:
     """Set what a turn took as attributes of the current span.
 
     Args:
@@ -68,7 +68,7 @@ def trace_error(error: MistralError) -> None:
     """Set what ended a turn as attributes of the current span.
 
     Args:
-        error: The error that is told.
+        error: The error that is reported.
     """
     _span().set_attributes(_described(error))
 

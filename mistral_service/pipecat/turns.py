@@ -1,234 +1,162 @@
-"""One turn: ask, say what comes, run what is called, and never end in silence."""
+"""What a turn needs of Pipecat: options from the settings, events and metrics, the recorder."""
 
 import asyncio
-import math
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
-from loguru import logger
-from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
-from pipecat.utils.string import match_endofsentence
+from pipecat.frames.frames import LLMRunFrame
 
-from mistral_service.pipecat.attempt import Attempt
-from mistral_service.pipecat.needs import needs_of
-from mistral_service.pipecat.ports import TurnPorts
-from mistral_service.pipecat.tracing import trace_turn
-from mistral_service.pipecat.turn_state import AttemptResult, TurnState
-from mistral_service.reply.calls import Plan
-from mistral_service.reply.speech import LAST_MOMENT_S, Sentences
-from mistral_service.settings import given
-from mistral_service.turn.deadline import now
-from mistral_service.turn.prices import total
-from mistral_service.turn.retries import Attempts, Handled
-from mistral_service.turn.silence import Silence
-from mistral_service.wire.client import error_of
-from mistral_service.wire.errors import MistralError, Reason
+from mistral_service.pipecat.conversation import ContextConversation
+from mistral_service.pipecat.frames import FrameWriter
+from mistral_service.pipecat.functions.calls import FunctionCalls
+from mistral_service.pipecat.metrics import report_turn, report_usage
+from mistral_service.pipecat.requests import RequestBuilder
+from mistral_service.pipecat.state import ServiceState
+from mistral_service.pipecat.tracing import trace_fault, trace_turn
+from mistral_service.settings import MistralLLMSettings, given
+from mistral_service.turn.admission import Admission
+from mistral_service.turn.parts import TurnParts
+from mistral_service.turn.ports import ConversationRecorder, ResumePoint
+from mistral_service.turn.prices import Price, total
+from mistral_service.turn.race import Stream
+from mistral_service.turn.retries import Handled
+from mistral_service.turn.router import Router
+from mistral_service.turn.runner import TurnRunner
+from mistral_service.turn.state import TurnOptions, TurnState
+from mistral_service.wire.errors import MistralError
 
-# Ends of a reply without words that a second request would meet again.
-_NOT_TRIED_AGAIN = ("length", "model_length", "content_filter")
+_BOT_BEGINS_WITHIN = 0.25
+"""Seconds in which a bot that greets has asked for its first turn."""
 
 
-class TurnRunner:
-    """Runs the turns of one service."""
+def turn_options(settings: MistralLLMSettings) -> TurnOptions:
+    """How turns run, as the settings say now."""
+    return TurnOptions(
+        limits=settings.limits(),
+        sentence_within=settings.sentence_within(),
+        hedging=given(settings.hedging) is not False,
+        hedge_after=given(settings.hedge_after),
+        most_calls=settings.calls_per_reply(),
+        most_rounds=settings.rounds(),
+        repeated_calls="reuse" if settings.repeated_calls == "reuse" else "run",
+        keep_thoughts=bool(given(settings.keep_thoughts)),
+        empty_reply_text=given(settings.empty_reply_text),
+    )
 
-    def __init__(self, ports: TurnPorts) -> None:
-        """Run turns.
+
+class TurnEvents:
+    """Reports what happens in the turns of a service: events, metrics, spans."""
+
+    def __init__(self, state: ServiceState) -> None:
+        """Report for a service.
 
         Args:
-            ports: What they are given.
+            state: The service.
         """
-        self._ports = ports
-        self._attempt = Attempt(ports)
-        self._router = ports.router
-        self._frames = ports.frames
-        self._recorder = ports.recorder
+        self._state = state
+        self._service = state.service
 
-    async def run(self, context: LLMContext) -> None:
-        """Ask until there is speech or an action.
+    async def on_begin(self) -> None:
+        """Begin to measure the time to first byte."""
+        await self._service.start_ttfb_metrics()
+
+    async def on_timeout(self) -> None:
+        """Report the first timeout of a turn, as Pipecat's services do."""
+        await self._state.emit("on_completion_timeout")
+
+    async def on_fault_handled(self, error: MistralError, handled: Handled) -> None:
+        """Report a fault that led to another attempt."""
+        if self._state.is_traced:
+            trace_fault(error, handled)
+        await self._state.emit("on_fault_handled", error, handled)
+
+    def on_model(self, name: str) -> None:
+        """Report the name by which the model calls itself."""
+        self._service.set_full_model_name(name)
+
+    async def on_end(self, turn: TurnState[ContextConversation]) -> None:
+        """Report what a turn took."""
+        if self._state.is_traced:
+            trace_turn(turn)
+        await report_usage(self._service, turn.usages)
+        model = str(self._state.settings.model)
+        await report_turn(self._service, turn.counts, model, total(turn.costs))
+
+
+class RecordedTurns:
+    """Records the turns of a service."""
+
+    def __init__(self, recorder: ConversationRecorder, state: ServiceState) -> None:
+        """Record for a service.
 
         Args:
-            context: The conversation.
-
-        Raises:
-            MistralError: If there is neither within the turn's budget.
+            recorder: Records the conversation.
+            state: The service.
         """
-        recorder, ledger = self._recorder, self._ports.functions.ledger
-        past = (
-            None if recorder is None else await recorder.on_turn_start(self._ports.owner, context)
-        )
-        if past is not None and not past.must_answer:
-            return  # Another machine has answered.
-        complete = False
-        turn = self._begin(context)
-        asked, attempts = turn.context, turn.attempts
-        reuses = self._ports.settings().repeated_calls == "reuse"
-        ledger.repeated_calls = "reuse" if reuses else "run"
-        if past is not None and past.spoken_so_far:
-            turn.cut, turn.said = past.spoken_so_far, [past.spoken_so_far]
-            turn.asked = _continued(asked, past.spoken_so_far)
-        self._frames.begin()
-        await self._ports.start_ttfb()
-        asked_again = False
-        try:
-            while True:
-                try:
-                    reply = await self._attempt.make(turn)
-                except Exception as e:
-                    await self._after_fault(e, turn)
-                    continue
-                # A continuation that brings nothing new: the sentence was complete when it was cut.
-                spoke = reply.spoke or self._attempt.is_speech(turn.cut)
-                plan = await self._run_calls(context, reply, spoke=spoke, may=asked is context)
-                unfinished = plan.repeated or reply.unreadable
-                complete = plan.continues or (spoke and not unfinished)
-                if complete:
-                    return
-                over = asked_again or reply.end.reason in _NOT_TRIED_AGAIN
-                if over or not attempts.again(now()):
-                    await self._say_that_nothing_came(reply, plan)
-                    complete = True
-                    return
-                asked_again, turn.cut = True, ""
-                turn.counts.attempts += 1
-                turn.context = self._reminded(asked, plan, reply, "".join(turn.said))
-                turn.asked = turn.context
-        finally:
-            if self._ports.admission is not None:
-                self._ports.admission.release()
-            if self._recorder is not None:
-                await self._recorder.on_turn_end(complete=complete)
-            if self._ports.is_traced():
-                trace_turn(turn)
-            await self._frames.measure_usage(turn.usages)
-            model = str(self._ports.settings().model)
-            await self._frames.measure_turn(turn.counts, model, total(turn.costs))
+        self._recorder = recorder
+        self._state = state
+        self._service: Any = state.service
 
-    def _begin(self, context: LLMContext) -> TurnState:
-        """A turn that begins now."""
-        limits, began = self._ports.settings().limits(), now()
-        within = self._ports.settings().sentence_within()
-        spoken = self._ports.has_voice() and not math.isinf(within)
-        # A voice gets its first sentence before the caller has waited too long.
-        allowed = max(limits.turn, within + LAST_MOMENT_S) if spoken else limits.turn
-        sentences = Sentences(within, match_endofsentence, began=began, silence=allowed)
-        asked = self._to_be_asked(context)
-        return TurnState(
-            asked,
-            Attempts(limits, began),
-            self._router.choose(needs_of(context)),
-            asked,
-            sentences if spoken else None,
-            Silence(limits, began, allowed, sentences if spoken else None),
-        )
+    def on_start(self) -> None:
+        """Watch the pipeline, which runs from now on; after a takeover, go on with its turn."""
+        self._recorder.on_start(self._service)
+        if self._recorder.is_pending:
+            self._state.create_task(self._go_on(), "resume_turn")
 
-    def _to_be_asked(self, context: LLMContext) -> LLMContext:
-        """The context; without functions, where the model has called them too often in a row."""
-        rounds = self._ports.functions.ledger.rounds
-        rounds.begin(
-            cast(
-                "list[dict[str, Any]]",
-                [m for m in context.get_messages() if not isinstance(m, LLMSpecificMessage)],
-            )
-        )
-        if not rounds.over(self._ports.settings().rounds()):
-            return context
-        logger.warning(
-            f"{self._ports.name}: functions were called again and again, so the model has to speak"
-        )
-        return LLMContext(context.get_messages(), context.tools, "none")
+    async def begin(self, conversation: ContextConversation) -> ResumePoint | None:
+        """Record that a turn begins; returns where it goes on, once after a takeover."""
+        return await self._recorder.on_turn_start(self._service, conversation.context)
 
-    async def _run_calls(
-        self, context: LLMContext, reply: AttemptResult, *, spoke: bool, may: bool
-    ) -> Plan:
-        """Start the calls of a reply, as far as they may run."""
-        left_out = reply.end.calls_left_out
-        plan = self._ports.functions.plan_calls(
-            context, reply.calls, left_out, offered=reply.conversion.callable_names()
-        )
-        if plan.error:
-            raise MistralError(Reason.CALL, plan.error)
-        if plan.calls and not may:
-            self._ports.functions.ledger.forget(plan.calls)
-            if spoke:
-                return Plan()
-            names = ", ".join(sorted({call.name for call in plan.calls}))
-            raise MistralError(
-                Reason.CALL, f"{names} was called again and again, without a word to the caller"
-            )
-        if plan.calls:
-            self._ports.functions.ledger.rounds.called(spoke=spoke)
-        await self._ports.functions.start_calls(context, plan.calls)
-        return plan
+    def on_text(self, words: str) -> None:
+        """Record words that were written."""
+        self._recorder.on_text(words)
 
-    async def _after_fault(self, exception: Exception, turn: TurnState) -> None:
-        """Wait until the next attempt after a fault; raise it where there is none."""
-        error = error_of(exception, self._router.client(turn.route))
-        if error is None:
-            raise exception
-        if error.reason is Reason.TIMEOUT and not turn.timed_out:
-            turn.timed_out = True
-            await self._ports.emit("on_completion_timeout")
-        await self._frames.end_thought()
-        turn.correlation_id = error.correlation_id or turn.correlation_id
-        self._attempt.pace.budget(error.budget, now())
-        failed = turn.route
-        turn.route, moved = self._router.failed(failed, error, needs_of(turn.context))
-        said = "".join(turn.said)
-        spoke = self._attempt.is_speech(said)
-        turn.cut = said if spoke else ""
-        turn.asked = _continued(turn.context, said) if spoke else turn.context
-        again = turn.attempts.after(
-            error, now(), silent_since=turn.silence.since if spoke else None, moved=moved
-        )
-        if again is None:
-            raise self._router.final_error(failed, error) from None
-        done = "moved" if moved else "resumed" if spoke else "retried"
-        await self._attempt.handled(
-            turn, error, Handled(done, turn.attempts.made, again.delay, turn.route.model)
-        )
-        await asyncio.sleep(again.delay)
+    async def end(self, *, complete: bool) -> None:
+        """Record the end of the turn."""
+        await self._recorder.on_turn_end(complete=complete)
 
-    async def _say_that_nothing_came(self, reply: AttemptResult, plan: Plan) -> None:
-        """The way out of a turn in which the model, asked twice, has said nothing new."""
-        words = given(self._ports.settings().empty_reply_text)
-        if words and not reply.spoke:
-            await self._attempt.write(words)
-            return
-        if plan.repeated:
-            names = ", ".join(sorted({call.name for call in plan.repeated}))
-            raise MistralError(
-                Reason.CALL, f"{names} was called again, although its result was there"
-            )
-        if reply.unreadable:
-            markup = reply.unreadable[0].markup
-            raise MistralError(Reason.CALL, f"the model wrote a call that cannot be read: {markup}")
-        raise MistralError(Reason.EMPTY, f"the reply ended with {reply.end.reason!r}")
-
-    def _reminded(
-        self, context: LLMContext, plan: Plan, reply: AttemptResult, said: str
-    ) -> LLMContext:
-        """The context for the second request, with a word on what was wrong with the first."""
-        if not plan.repeated and not reply.unreadable:
-            return context
-        names = ", ".join(sorted({call.name for call in plan.repeated}))
-        note = (
-            f"You have called {names} already, and the result stands above. "
-            "Do not call it again: answer from it."
-            if names
-            else "Your last message held a function call that could not be read, so that nothing "
-            "ran. Call the function again in the form that the system expects, or answer in words."
-        )
-        added: list[Any] = [{"role": "developer", "content": note}]
-        if said.strip():
-            added.insert(0, {"role": "assistant", "content": said})
-        messages = [*context.get_messages(), *added]
-        return LLMContext(messages, context.tools, context.tool_choice)
+    async def _go_on(self) -> None:
+        """Ask for the turn that was cut, where neither the bot nor the caller begins one."""
+        await asyncio.sleep(_BOT_BEGINS_WITHIN)
+        if self._recorder.is_pending:
+            await self._service.pipeline_worker.queue_frame(LLMRunFrame())
 
 
-def _continued(context: LLMContext, words: str) -> LLMContext:
-    """The context, for a reply that was cut after some words to go on from them.
+def turn_runner(
+    state: ServiceState,
+    *,
+    open_stream: Callable[[ContextConversation], Awaitable[Stream]],
+    requests: RequestBuilder,
+    router: Router,
+    functions: FunctionCalls,
+    admission: Admission | None,
+    recorded: RecordedTurns | None,
+    prices: Mapping[str, Price],
+) -> TurnRunner[ContextConversation]:
+    """Make what runs the turns of a service.
 
-    The rules send the words as a prefix where the API takes one. Beside functions it does not, and
-    the model is asked to go on.
+    Args:
+        state: The service.
+        open_stream: Sends a conversation, and returns the stream of the reply.
+        requests: Builds the requests.
+        router: Chooses whom to ask.
+        functions: Runs functions.
+        admission: Asks the rate limiter; None without one.
+        recorded: Records the turns; None where they are not recorded.
+        prices: What tokens cost.
     """
-    cut: Any = {"role": "assistant", "content": words}
-    return LLMContext([*context.get_messages(), cut], context.tools, context.tool_choice)
+    return TurnRunner(
+        TurnParts(
+            name=str(state),
+            options=lambda: turn_options(state.settings),
+            open_stream=open_stream,
+            conversion=lambda: requests.conversion,
+            output=FrameWriter(state),
+            functions=functions,
+            router=router,
+            observer=TurnEvents(state),
+            admission=admission,
+            recorder=recorded,
+            prices=prices,
+        )
+    )

@@ -7,13 +7,12 @@ from typing import Any, cast
 
 from pipecat.frames.frames import Frame, LLMMessagesAppendFrame, UserImageRawFrame
 from pipecat.processors.frame_processor import FrameDirection
-from pipecat.services.openai.llm import OpenAILLMService
 
 from mistral_service.conversation.encoding import Encoded
 from mistral_service.conversation.parts import UNREADABLE_PICTURE, ImageError
 from mistral_service.pipecat.adapter import MistralLLMAdapter
 from mistral_service.pipecat.errors import ErrorReporter
-from mistral_service.settings import MistralLLMSettings
+from mistral_service.pipecat.state import ServiceState
 
 # Of one call, and not yet made ready: what comes beyond is left out.
 _MOST_WAITING = 32
@@ -33,22 +32,20 @@ class VisionInput:
 
     def __init__(
         self,
-        service: OpenAILLMService,
+        state: ServiceState,
         pass_on: Callable[[Frame, FrameDirection], Awaitable[None]],
-        settings: Callable[[], MistralLLMSettings],
         errors: ErrorReporter,
     ) -> None:
         """Prepare for the frames of one service.
 
         Args:
-            service: The service.
+            state: The service.
             pass_on: Processes a frame as Pipecat does.
-            settings: The settings as they are now.
             errors: Where images that are left out are reported.
         """
-        self._service = service
+        self._state = state
+        self._service = state.service
         self._pass_on = pass_on
-        self._settings = settings
         self._errors = errors
         self._one_at_a_time = asyncio.Lock()
         self._waiting_bytes = 0
@@ -108,7 +105,7 @@ class VisionInput:
                 return
             if isinstance(adapter, MistralLLMAdapter):
                 made = await adapter.images.frame(
-                    frame.image, frame.size, frame.format, self._settings().form()
+                    frame.image, frame.size, frame.format, self._state.settings.form()
                 )
                 if isinstance(made, Encoded):
                     made = self._with_room_for(made, adapter)
@@ -122,7 +119,7 @@ class VisionInput:
 
     def _with_room_for(self, made: Encoded, adapter: MistralLLMAdapter) -> Encoded | ImageError:
         """The image, if the context has room for it."""
-        size, most = len(made.data) * 4 // 3, self._settings().context_images_bytes()
+        size, most = len(made.data) * 4 // 3, self._state.settings.context_images_bytes()
         if adapter.images.bytes_in_context + size <= most:
             adapter.images.bytes_in_context += size  # counted anew with the next request
             self._too_many_kept = None

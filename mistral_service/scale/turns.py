@@ -10,7 +10,7 @@ from pipecat.frames.frames import MetricsFrame
 from pipecat.metrics.metrics import TTFBMetricsData
 from pipecat.pipeline.worker import PipelineWorker
 
-from mistral_service.pipecat.frames import MistralTurnMetrics
+from mistral_service.pipecat.metrics import MistralTurnMetrics
 from mistral_service.scale import metrics
 
 

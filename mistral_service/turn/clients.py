@@ -6,11 +6,39 @@ from typing import Any
 from openai import AsyncOpenAI
 
 from mistral_service.wire.endpoint import set_server
+from mistral_service.wire.http import http_client
 from mistral_service.wire.servers import Server
 from mistral_service.wire.shared_clients import hold, release_client
 
 OWN, FALLBACK = 0, 1
 """The numbers of the two endpoints."""
+
+
+def openai_client(
+    api_key: str | None,
+    base_url: str | None,
+    organization: str | None = None,
+    project: str | None = None,
+    default_headers: Mapping[str, str] | None = None,
+) -> AsyncOpenAI:
+    """Make a client whose connections are those of the process.
+
+    Args:
+        api_key: The key.
+        base_url: Where the endpoint is.
+        organization: As in the OpenAI client.
+        project: As in the OpenAI client.
+        default_headers: Headers that every request carries.
+    """
+    return AsyncOpenAI(
+        api_key=api_key,
+        base_url=base_url,
+        organization=organization,
+        project=project,
+        default_headers=default_headers,
+        http_client=http_client(),
+        max_retries=0,
+    )
 
 
 class Clients:

@@ -24,7 +24,7 @@ class Rank(IntEnum):
     Parameters:
         TURN: A turn of a conversation that goes on.
         NEW_CALL: The first turn of a new call.
-        HEDGE: A second request beside one that is late.
+        HEDGE: A second request, in parallel with one that is late.
     """
 
     TURN = 0
@@ -37,7 +37,7 @@ class RequestEstimate:
     """A request that wants to go out.
 
     Parameters:
-        account: A name of the account, which does not tell its key.
+        account: A name of the account, which does not reveal its key.
         model: The model that is asked.
         tokens: How many tokens it will probably be counted with.
         rank: How urgent it is.
@@ -68,15 +68,15 @@ class RateLimiter(Protocol):
         ...
 
     def record_answer(self, ask: RequestEstimate, budget: RateBudget | None) -> None:
-        """Take note of what an answer's headers tell."""
+        """Record the headers of an answer."""
         ...
 
     def record_refusal(self, ask: RequestEstimate, error: MistralError) -> None:
-        """Take note of a refusal of the server's for its rate limit."""
+        """Record that the server refused a request for its rate limit."""
         ...
 
     def record_usage(self, ask: RequestEstimate, tokens: int) -> None:
-        """Take note of what the reply has cost in the end."""
+        """Record what the reply cost in the end."""
         ...
 
 
@@ -108,7 +108,7 @@ class RecordedService(Protocol):
 
 
 class ConversationRecorder(Protocol):
-    """Who keeps a conversation where another machine finds it."""
+    """Records a conversation where another machine finds it."""
 
     @property
     def id(self) -> str:
@@ -121,11 +121,11 @@ class ConversationRecorder(Protocol):
         ...
 
     def on_start(self, service: "RecordedService") -> None:
-        """Take note that the pipeline of a service runs, and can be watched."""
+        """Watch the pipeline of a service, which runs from now on."""
         ...
 
     async def on_turn_start(self, service: "RecordedService", context: Any) -> ResumePoint | None:
-        """Take note of a turn that begins.
+        """Record that a turn begins.
 
         Args:
             service: The service that runs it.
@@ -137,17 +137,17 @@ class ConversationRecorder(Protocol):
         ...
 
     def on_text(self, words: str) -> None:
-        """Take note of words that were just handed to the voice."""
+        """Record words that were just pushed to the voice."""
         ...
 
     async def on_function_calls(
         self, calls: "Sequence[Planned]", *, repeatable: Collection[str] = ()
     ) -> Collection[str]:
-        """Take note of functions before they start: what is not noted must not run.
+        """Record functions before they start: what is not recorded must not run.
 
         Args:
             calls: The calls.
-            repeatable: Names of functions that may start without a note.
+            repeatable: Names of functions that may start without a record.
 
         Returns:
             The ids of calls that must not start.
@@ -158,7 +158,7 @@ class ConversationRecorder(Protocol):
         ...
 
     async def on_function_result(self, call_id: str, result: object) -> None:
-        """Take note of a function's result before anyone else learns of it.
+        """Record a function's result before anything reads it.
 
         Args:
             call_id: The call.
@@ -167,7 +167,7 @@ class ConversationRecorder(Protocol):
         ...
 
     async def on_turn_end(self, *, complete: bool) -> None:
-        """Take note of the end of a turn; an interruption or an error leaves it incomplete."""
+        """Record the end of a turn; an interruption or an error leaves it incomplete."""
         ...
 
 

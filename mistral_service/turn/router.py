@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from copy import copy
 from dataclasses import dataclass
 
 from openai import AsyncOpenAI
@@ -32,7 +33,7 @@ class Needs:
 
 
 class Router:
-    """Chooses the route of each request, and takes note of what became of it.
+    """Chooses the route of each request, and records what became of it.
 
     Attributes:
         clients: The clients of the endpoints.
@@ -64,6 +65,13 @@ class Router:
         other = self._choose(needs, route)
         return other != route and not self._routes.rests(other, now())
 
+    def for_model(self, model: str) -> "Router":
+        """The same with another own model: what is known of routes and endpoints is shared."""
+        router = copy(self)
+        fallbacks = self._models()[1]
+        router._models = lambda: (model, fallbacks)
+        return router
+
     @property
     def route(self) -> Route:
         """Where the requests of this task go; the bot's own model unless another was chosen."""
@@ -87,11 +95,11 @@ class Router:
         return catalogue.find(route.model) if catalogue is not None else None
 
     def learn(self, endpoint: int, catalogue: Catalogue) -> None:
-        """Take note of what an endpoint says of its models."""
+        """Record what an endpoint says of its models."""
         self._catalogues[endpoint] = catalogue
 
     def failed(self, route: Route, error: MistralError, needs: Needs) -> tuple[Route, bool]:
-        """Take note that a request failed, and choose where the next one of this task goes.
+        """Record that a request failed, and choose where the next one of this task goes.
 
         Returns:
             The next route, and whether it is another that has not failed too.
@@ -103,7 +111,7 @@ class Router:
         return chosen, chosen != route and not self._routes.rests(chosen, at)
 
     def answered(self, route: Route) -> None:
-        """Take note that a reply came."""
+        """Record that a reply came."""
         self._routes.answered(route)
         self._answered.add(route.endpoint)
 

@@ -7,7 +7,7 @@ mid-stream.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -65,6 +65,25 @@ class Usage:
     reasoning_tokens: int | None = None
     prompt_audio_seconds: int | None = None
     service_tier: str | None = None
+
+    @classmethod
+    def total(cls, usages: Sequence["Usage"]) -> "Usage":
+        """The tokens of several replies together; what none of them reported stays None."""
+
+        def reported(name: str) -> int | None:
+            values = [getattr(usage, name) for usage in usages]
+            known = [value for value in values if value is not None]
+            return sum(known) if known else None
+
+        return cls(
+            sum(usage.prompt_tokens for usage in usages),
+            sum(usage.completion_tokens for usage in usages),
+            sum(usage.total_tokens for usage in usages),
+            reported("cached_tokens"),
+            reported("reasoning_tokens"),
+            reported("prompt_audio_seconds"),
+            usages[-1].service_tier if usages else None,
+        )
 
 
 @dataclass(slots=True)  # not frozen: one is made for every token, and that takes twice as long

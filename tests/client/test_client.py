@@ -22,6 +22,7 @@ from mistral_service.turn.retries import Limits
 USER = [{"role": "user", "content": "Hello."}]
 QUICK = Limits(connect=1.0, first_token=0.3, stall=0.3, turn=3.0)
 KEY = "a-key-that-nobody-may-see"
+MODEL = "mistral-small-latest"
 TOO_MANY = {"object": "error", "message": "Too many tokens overall", "code": "3210"}
 
 
@@ -354,16 +355,6 @@ async def test_a_whole_reply_that_breaks_is_asked_for_again(serve, client_for):
     assert mistral.exchanges[0].left
 
 
-async def test_a_stream_that_has_spoken_is_not_begun_again(serve, client_for):
-    mistral = serve(Reply("One two three.", cut_after=2), Reply("Never."))
-    events = client_for(mistral).stream_chat(USER)
-    assert isinstance(await anext(events), Text)
-    with pytest.raises(MistralError) as raised:
-        _ = [event async for event in events]
-    assert raised.value.retryable
-    assert len(mistral.exchanges) == 1
-
-
 async def test_a_server_that_is_silent_is_given_up_in_time(serve, client_for):
     mistral = serve(Reply("x", wait=20, times=None), Reply(path="embeddings", wait=20, times=None))
     client = client_for(mistral, limits=Limits(1.0, 0.2, 0.2, 0.8, 2))
@@ -478,3 +469,86 @@ def test_the_script_may_be_used_by_itself():
     assert script.pieces_for({"messages": USER}, "chat/completions") is not None
     assert script.pieces_for({"messages": USER}, "chat/completions") is None
     assert script.pieces_for({"input": "x"}, "embeddings") is not None
+
+
+# --- a chat is a turn ---------------------------------------------------------------------------
+
+
+async def test_a_chat_that_is_cut_goes_on_after_its_words(serve, client_for):
+    mistral = serve(Reply("One two three.", cut_after=2), Reply("three."))
+    assert (await client_for(mistral).chat(USER)).text == "One two three."
+    again = mistral.exchanges[1].request["messages"]
+    assert again[-1] == {"role": "assistant", "content": "One two ", "prefix": True}
+
+
+async def test_a_stream_that_is_cut_goes_on_after_its_words(serve, client_for):
+    mistral = serve(Reply("One two three.", cut_after=2), Reply("three."))
+    events = [event async for event in client_for(mistral).stream_chat(USER)]
+    assert "".join(event.text for event in events if isinstance(event, Text)) == "One two three."
+    assert isinstance(events[-1], Finish)
+    assert len(mistral.exchanges) == 2
+
+
+async def test_words_that_the_assistant_began_are_in_the_prefix_once(serve, client_for):
+    mistral = serve(Reply("One two three.", cut_after=2), Reply("three."))
+    begun = [*USER, {"role": "assistant", "content": "Zero "}]
+    assert (await client_for(mistral).chat(begun)).text == "One two three."
+    again = mistral.exchanges[1].request["messages"]
+    assert again[-1] == {"role": "assistant", "content": "Zero One two ", "prefix": True}
+
+
+async def test_json_that_is_cut_begins_anew(serve, client_for):
+    mistral = serve(Reply('{"a": 1, "b": 2}', cut_after=2), Reply('{"a": 3, "b": 4}'))
+    assert await client_for(mistral).chat_json(USER) == {"a": 3, "b": 4}
+    assert mistral.exchanges[1].request["messages"] == USER
+
+
+async def test_json_that_is_cut_after_it_was_given_away_is_an_error(serve, client_for):
+    mistral = serve(Reply('{"a": 1, "b": 2}', cut_after=2), Reply("Never."))
+    form = {"type": "json_object"}
+    events = client_for(mistral).stream_chat(USER, response_format=form)
+    assert isinstance(await anext(events), Text)
+    with pytest.raises(MistralError) as raised:
+        _ = [event async for event in events]
+    assert raised.value.retryable
+    assert len(mistral.exchanges) == 1
+
+
+async def test_code_that_is_cut_begins_anew(serve, client_for):
+    mistral = serve(
+        Reply("return a + b", path="fim/completions", cut_after=2),
+        Reply("return a - b", path="fim/completions"),
+    )
+    assert (await client_for(mistral).fim("def f(a, b):")).text == "return a - b"
+
+
+async def test_a_chat_goes_to_the_fallback(serve, client_for):
+    mistral = serve(Reply(**BUSY), Reply("There."))
+    client = client_for(mistral, fallback_models=["mistral-medium-latest"])
+    assert (await client.chat(USER)).text == "There."
+    asked = [exchange.request["model"] for exchange in mistral.exchanges]
+    assert asked == [MODEL, "mistral-medium-latest"]
+
+
+async def test_a_fallback_may_be_elsewhere(serve, client_for):
+    mistral, other = serve(Reply(**BUSY, times=None)), serve(Reply("There.", times=None))
+    client = client_for(mistral, fallback_base_url=other.base_url)
+    assert (await client.chat(USER, model="mistral-large-latest")).text == "There."
+    assert other.exchanges[0].request["model"] == "mistral-large-latest"
+
+
+async def test_a_chat_that_is_late_is_hedged_where_that_is_wanted(serve, client_for):
+    mistral = serve(Reply("Late.", wait=20), Reply("There."))
+    client = client_for(mistral, hedging=True)
+    async with asyncio.timeout(10):
+        assert (await client.chat(USER)).text == "There."
+    assert len(mistral.exchanges) == 2
+
+
+async def test_the_tokens_of_all_attempts_count(serve, client_for):
+    mistral = serve(Reply(""), Reply("Hello there."))
+    usage = (await client_for(mistral).chat(USER)).usage
+    single = (await client_for(serve(Reply("Hello there."))).chat(USER)).usage
+    assert usage is not None
+    assert single is not None
+    assert usage.prompt_tokens == 2 * single.prompt_tokens

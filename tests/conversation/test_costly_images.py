@@ -391,7 +391,7 @@ async def test_a_url_that_is_too_long_is_not_even_looked_at():
     for _ in range(2):
         params = await adapter.get_llm_invocation_params(context)
         assert params["messages"] == [{"role": "user", "content": UNREADABLE_PICTURE}]
-        assert adapter.run.faults == [adapter.images.oversized]
+        assert adapter.conversion.faults == [adapter.images.oversized]
 
 
 async def test_a_url_is_read_outside_of_the_loop_s_thread(monkeypatch):

@@ -15,7 +15,8 @@ from tool_calls import called, tools
 
 from mistral_service import MistralLLMService
 from mistral_service.local import Reply
-from mistral_service.pipecat.functions import answerable
+from mistral_service.pipecat.conversation import ContextConversation
+from mistral_service.pipecat.functions.results import answerable
 from mistral_service.reply.events import ToolCall
 
 
@@ -735,9 +736,12 @@ async def test_a_call_in_the_text_of_a_function_that_is_not_offered_does_not_run
 
     service.register_function(None if catch_all else "wipe", handler)
     async with Call(service, {"role": "user", "content": "Hello."}, tools=tools("one")) as call:
-        wipe = ToolCall(None, "wipe", "{}", written=not sent)
-        plan = service.plan_calls(call.context, [wipe], offered=["one"])
-        await service.start_calls(call.context, plan.calls)
+        wipe, asked = (
+            ToolCall(None, "wipe", "{}", written=not sent),
+            ContextConversation(call.context),
+        )
+        plan = service._function_calls.plan(asked, [wipe], offered=["one"])
+        await service._function_calls.start(asked, plan.calls)
         await call.until(lambda: call.words)
     assert ran == (["wipe"] if sent else [])
     assert call.words == ("It is done." if sent else "I may not.")

@@ -21,8 +21,8 @@ from tool_calls import called, tools
 
 from mistral_service import MistralLLMService
 from mistral_service.local import Reply
-from mistral_service.pipecat import handlers
-from mistral_service.pipecat.handlers import ReturningHandler
+from mistral_service.pipecat.functions import handlers
+from mistral_service.pipecat.functions.handlers import ReturningHandler
 from mistral_service.settings import BadSetting
 
 NO_RESULT = "gave no result within 0.3 s"
@@ -893,28 +893,28 @@ async def test_the_model_may_cancel_a_call_whose_handler_has_returned(serve):
 class Notes:
     """A recorder that notes results."""
 
-    waits = False
+    is_pending = False
 
     def __init__(self) -> None:
         self.returns: list[tuple[str, Any]] = []
 
-    def starts(self, service) -> None:
+    def on_start(self, service) -> None:
         pass
 
-    async def begins(self, service, context) -> None:
+    async def on_turn_start(self, service, context) -> None:
         pass
 
-    def says(self, words) -> None:
+    def on_text(self, words) -> None:
         pass
 
-    async def calls(self, calls) -> None:
+    async def on_function_calls(self, calls) -> None:
         pass
 
-    async def returned(self, call_id, result) -> None:
+    async def on_function_result(self, call_id, result) -> None:
         await asyncio.sleep(0.05)
         self.returns.append((call_id, result))
 
-    async def ends(self, *, complete) -> None:
+    async def on_turn_end(self, *, complete) -> None:
         pass
 
 

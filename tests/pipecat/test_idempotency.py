@@ -10,7 +10,7 @@ from pipecat.services.llm_service import FunctionCallParams as PipecatFunctionCa
 
 from mistral_service import FunctionCallParams, idempotent
 from mistral_service.local import Reply
-from mistral_service.pipecat.idempotency import idempotency_key, is_idempotent
+from mistral_service.pipecat.functions.idempotency import idempotency_key, is_idempotent
 from mistral_service.reply.calls import Ledger
 from mistral_service.reply.events import ToolCall
 from mistral_service.reply.rounds import key_of

@@ -24,7 +24,7 @@ from tool_calls import called, tools
 
 from mistral_service import MistralLLMService
 from mistral_service.local import Reply
-from mistral_service.pipecat.slow_functions import SLOW_AFTER
+from mistral_service.pipecat.functions.slow import SLOW_AFTER
 from mistral_service.settings import BadSetting
 
 WAIT = "One moment, please."

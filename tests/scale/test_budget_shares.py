@@ -17,6 +17,7 @@ from waiting import until
 
 from mistral_service import MistralLLMService
 from mistral_service.local import Reply
+from mistral_service.pipecat.conversation import ContextConversation
 from mistral_service.scale.budget import SharedBudget
 from mistral_service.turn.ports import Rank, RequestEstimate
 from mistral_service.wire.errors import HeldBack, MistralError, Reason
@@ -333,7 +334,9 @@ async def test_a_turn_that_ends_leaves_the_line(redis: RedisServer, serve, ends:
         )
         async with Call(llm) as call:
             assert llm._admission is not None
-            mine = llm._admission.ask(llm._client, llm._settings.model, call.context)
+            mine = llm._admission.estimate(
+                llm._client, str(llm._settings.model), ContextConversation(call.context)
+            )
             await budget.acquire(
                 RequestEstimate(mine.account, mine.model, LIMIT, Rank.TURN, "other")
             )

@@ -42,3 +42,30 @@ class FairLoops(asyncio.DefaultEventLoopPolicy):
     """Makes every loop of the process a fair one."""
 
     _loop_factory = FairLoop
+
+
+class SimulatedLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer as soon as there is nothing else to do."""
+
+    def __init__(self) -> None:
+        super().__init__(_Jumping(self))
+        self._now = 0.0
+
+    def time(self) -> float:
+        return self._now
+
+    def jump(self, seconds: float) -> None:
+        """Let so much time pass at once."""
+        self._now += seconds
+
+
+class _Jumping(selectors.DefaultSelector):
+    def __init__(self, loop: SimulatedLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        events = super().select(0)
+        if not events and timeout:
+            self._loop.jump(timeout)
+        return events

@@ -24,7 +24,7 @@ from mistral_service.conversation.calls import Call as ToolCallMade
 from mistral_service.conversation.rules import Conversion, apply_rules
 from mistral_service.local import LocalMistral
 from mistral_service.local.pieces import Raw
-from mistral_service.pipecat.functions import MAX_RESULT, TOO_LARGE, readable
+from mistral_service.pipecat.functions.results import MAX_RESULT, TOO_LARGE, readable
 from mistral_service.reply.calls import Ledger
 from mistral_service.reply.events import ToolCall
 from mistral_service.reply.reader import MAX_WORDS, ReplyReader

@@ -1,0 +1,267 @@
+"""Replies to the client's requests, by the same turns that answer a call."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+
+from mistral_service.client.conversation import Asked
+from mistral_service.conversation.conversion import Conversion
+from mistral_service.reply.calls import Plan, Planned
+from mistral_service.reply.events import Event, Text, Thought, ToolCall
+from mistral_service.reply.reader import ReplyReader
+from mistral_service.turn.deadline import now, within
+from mistral_service.turn.hedge import Pace
+from mistral_service.turn.parts import TurnParts
+from mistral_service.turn.race import Stream
+from mistral_service.turn.retries import Handled
+from mistral_service.turn.router import Router
+from mistral_service.turn.runner import TurnRunner
+from mistral_service.turn.state import AttemptResult, TurnOptions, TurnState
+from mistral_service.wire.chunks import Chunk, Usage
+from mistral_service.wire.client import CHAT, open_reply
+from mistral_service.wire.endpoint import endpoint_of
+from mistral_service.wire.errors import MistralError, Reason
+
+_NOT_WHOLE = "the whole reply did not come"
+
+
+class Turns:
+    """Runs the turns of a client."""
+
+    def __init__(self, router: Router, options: TurnOptions) -> None:
+        """Run turns.
+
+        Args:
+            router: Chooses whom to ask.
+            options: How turns run.
+        """
+        self._router = router
+        self._options = options
+        self._pace = Pace()
+        self._conversion: ContextVar[Conversion] = ContextVar("conversion")
+
+    async def whole(self, asked: Asked, model: str) -> list[Event]:
+        """Ask, and wait for the end of the reply.
+
+        It is streamed all the same: only so a connection that has died differs from a long reply.
+
+        Args:
+            asked: What is asked.
+            model: The model.
+
+        Raises:
+            MistralError: If there is no reply within the limits.
+        """
+        output, observer = _Collected(), _Observer()
+        runner = self._runner(asked, model, output, observer)
+        seconds = self._options.limits.whole
+        result = await within(seconds, _answer(runner.run(asked)), _NOT_WHOLE)
+        reader = result.reader
+        if isinstance(reader, _WholeReader) and reader.begins_in_thought and observer.is_plain:
+            # In one piece a thought is one, also where its end alone says so.
+            output.events = reader.in_one_piece()
+        return [*output.events, *observer.end(result)]
+
+    async def stream(self, asked: Asked, model: str) -> AsyncGenerator[Event]:
+        """Ask, and take the reply as it comes.
+
+        A reply that is cut goes on after its words, where it can; otherwise the fault is raised
+        once there were words: what was given away cannot be taken back.
+
+        Args:
+            asked: What is asked.
+            model: The model.
+
+        Raises:
+            MistralError: If there is no reply within the limits, or it breaks.
+        """
+        output, observer = _Streamed(), _Observer()
+        runner = self._runner(asked, model, output, observer)
+
+        async def run() -> None:
+            try:
+                result = await _answer(runner.run(asked))
+            except Exception as e:
+                await output.queue.put(e)
+            else:
+                for event in observer.end(result):
+                    await output.queue.put(event)
+                await output.queue.put(None)
+
+        task = asyncio.create_task(run())
+        left = self._options.limits.whole
+        try:
+            while True:
+                began = now()
+                # Only the time that the reader waits is the server's.
+                item = await within(left, output.queue.get(), _NOT_WHOLE)
+                left -= now() - began
+                if item is None:
+                    return
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _runner(
+        self, asked: Asked, model: str, output: "_Collected", observer: "_Observer"
+    ) -> TurnRunner[Asked]:
+        router = self._router.for_model(model)
+
+        async def open_stream(asked: Asked) -> Stream:
+            route = router.route
+            client = router.client(route)
+            parts = endpoint_of(client).of(route.model).parts
+            params, conversion = asked.params(route.model, parts)
+            self._conversion.set(conversion)
+            connect = self._options.limits.connect
+            return await open_reply(client, params, connect=connect, path=asked.path)
+
+        chats = asked.path == CHAT
+        return TurnRunner(
+            TurnParts(
+                name="MistralClient",
+                options=lambda: self._options,
+                open_stream=open_stream,
+                conversion=lambda: self._conversion.get(Conversion()),
+                output=output,
+                functions=_HandedCalls(),
+                router=router,
+                observer=observer,
+                pace=self._pace,
+                # Code that is filled in may hold what would be a marker in a conversation.
+                make_reader=lambda *a, **k: _WholeReader(*a, markup=chats, **k),
+            )
+        )
+
+
+async def _answer(running: Awaitable[AttemptResult | None]) -> AttemptResult:
+    result = await running
+    if result is None:  # only a conversation that is recorded has been answered already
+        raise MistralError(Reason.EMPTY)
+    return result
+
+
+class _Collected:
+    """Collects what a reply says."""
+
+    has_voice = False
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def end_of_sentence(self, text: str) -> int:
+        return 0
+
+    def is_speech(self, words: str) -> bool:
+        return bool(words.strip())
+
+    def begin(self) -> None:
+        pass
+
+    async def write_text(self, text: str) -> None:
+        self.events.append(Text(text))
+
+    async def write_thought(self, text: str, *, keep: bool = False) -> None:
+        self.events.append(Thought(text))
+
+    async def end_thought(self) -> None:
+        pass
+
+    async def call_begins(self) -> None:
+        pass
+
+    def discard(self) -> bool:
+        self.events.clear()
+        return True
+
+
+class _Streamed(_Collected):
+    """Hands on what a reply says, one event after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue(1)
+
+    async def write_text(self, text: str) -> None:
+        await self.queue.put(Text(text))
+
+    async def write_thought(self, text: str, *, keep: bool = False) -> None:
+        await self.queue.put(Thought(text))
+
+    def discard(self) -> bool:
+        return False
+
+
+class _HandedCalls:
+    """Hands calls to the caller of the client, who runs them."""
+
+    def begin(self, conversation: Asked, options: TurnOptions) -> bool:
+        return True
+
+    def plan(
+        self,
+        conversation: Asked,
+        calls: Sequence[ToolCall],
+        left_out: int,
+        *,
+        offered: Collection[str] | None,
+    ) -> Plan:
+        return Plan([Planned(call.id or "", call.name, {}) for call in calls])
+
+    def forget(self, calls: Sequence[Planned]) -> None:
+        pass
+
+    async def start(self, conversation: Asked, calls: Sequence[Planned], *, spoke: bool) -> None:
+        pass
+
+
+@dataclass
+class _Observer:
+    """Keeps what a turn took."""
+
+    usages: list[Usage] = field(default_factory=list[Usage])
+    is_plain: bool = False
+
+    async def on_begin(self) -> None:
+        pass
+
+    async def on_timeout(self) -> None:
+        pass
+
+    async def on_fault_handled(self, error: MistralError, handled: Handled) -> None:
+        pass
+
+    def on_model(self, name: str) -> None:
+        pass
+
+    async def on_end(self, turn: TurnState[Asked]) -> None:
+        self.usages = turn.usages
+        self.is_plain = turn.counts.attempts == 1
+
+    def end(self, result: AttemptResult) -> list[Event]:
+        """What comes after the words: the calls, and the end with the tokens of all attempts."""
+        usage = Usage.total(self.usages) if self.usages else None
+        return [*result.calls, *result.unreadable, replace(result.end, usage=usage)]
+
+
+class _WholeReader(ReplyReader):
+    """Reads a reply as it comes, and can read it again in one piece."""
+
+    def __init__(self, *arguments: Collection[str], **options: int) -> None:
+        super().__init__(*arguments, **options)
+        self._again: Callable[[], ReplyReader] = lambda: ReplyReader(*arguments, **options)
+        self._chunks: list[Chunk] = []
+
+    def feed_all(self, chunks: Iterable[Chunk]) -> list[Event]:
+        chunks = list(chunks)
+        self._chunks += chunks
+        return super().feed_all(chunks)
+
+    def in_one_piece(self) -> list[Event]:
+        reader = self._again()
+        events = [*reader.feed_all(self._chunks), *reader.finish()]
+        return [event for event in events if isinstance(event, Text | Thought)]
