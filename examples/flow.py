@@ -43,7 +43,7 @@ ROLE = (
     "Ask for one thing at a time, and call a function as soon as you know what it needs."
 )
 
-# What a step finds in the context beside its own task: everything so far, a summary, or nothing.
+# What the context of a step holds besides its task: everything so far, a summary, or nothing.
 # Pipecat 1.14 still has the summary, and deprecates it for its summarization of contexts.
 APPEND = ContextStrategyConfig(strategy=ContextStrategy.APPEND)
 SUMMARY = ContextStrategyConfig(

@@ -118,7 +118,7 @@ async def test_every_context_strategy_is_taken(strategy, monkeypatch):
 
 @pytest.mark.parametrize("strategy", ContextStrategy, ids=lambda each: each.value)
 async def test_pipecats_own_service_is_refused_with_every_context_strategy(strategy, monkeypatch):
-    """After a function that stays in its step it puts a blank beginning into the bot's mouth."""
+    """After a function that stays in its step, its request ends with a blank assistant prefix."""
     manager, call, mistral = await hold(PipecatsOwn, strategy, HOSTED, monkeypatch)
     [refused] = [exchange.refused for exchange in mistral.exchanges if exchange.refused]
     assert "Cannot set an assistant prefix with function calling" in str(refused)

@@ -1,4 +1,4 @@
-"""axe-core, which judges whether a page can be used by everyone: at two widths, light and dark."""
+"""axe-core, which judges the accessibility of a page: at two widths, light and dark."""
 
 import shutil
 from functools import cache
