@@ -65,10 +65,10 @@ types: ## Check types, strictly
 	$(INSTALL) tools
 	$(BIN)/pyright
 
-bench: ## Measure beside Pipecat's own service
+bench: ## Compare with Pipecat's own service
 	$(INSTALL) tools
 	@$(BIN)/python benchmarks/speed.py
-	@$(BIN)/python benchmarks/beside_pipecat.py
+	@$(BIN)/python benchmarks/behaviour.py
 	@$(BIN)/python benchmarks/messages.py
 	@$(BIN)/python benchmarks/images.py
 

@@ -21,7 +21,7 @@ from pipecat.processors.aggregators.llm_context import (
 )
 from pipecat.utils.types import NotGiven, is_given
 
-from mistral_service.conversation.conversion import Budget, Conversion, Message
+from mistral_service.conversation.conversion import Conversion, ImageBudget, Message
 from mistral_service.conversation.encoding import Form
 from mistral_service.conversation.foreign import in_mistrals_form, is_foreign, readable
 from mistral_service.conversation.image_cache import ImageCache
@@ -33,7 +33,7 @@ from mistral_service.conversation.tools import (
     OfferedTools,
     ToolFault,
     choice_now,
-    mistrals_tools_beside,
+    convert_tools_in_thread,
     tools_to_show,
 )
 from mistral_service.wire.request import function_names
@@ -91,7 +91,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         takes_thoughts: bool = False,
         sees: bool | None = None,
         form: Form | None = None,
-        budget: Budget | None = None,
+        budget: ImageBudget | None = None,
         parts: frozenset[str] | None = None,
     ) -> OpenAILLMInvocationParams:
         """Make the parameters of a request from a context.
@@ -138,7 +138,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         messages, urls = await run_work(self._look_at, messages, conversion)
         choice = choice_now(choice, messages)
         if sees is not False and urls:
-            conversion.images = await self.images.make_ready(urls, conversion.budget.images, form)
+            conversion.images = await self.images.prepare(urls, conversion.budget.images, form)
         messages = await run_work(apply_rules, messages, conversion)
         if messages[-1].get("prefix"):
             conversion.prefix = text_of(messages[-1]["content"])
@@ -197,7 +197,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         Raises:
             ImageError: If the image cannot be read.
         """
-        made = await ImageCache().frame(image, size, format, Form())
+        made = await ImageCache().encode_frame(image, size, format, Form())
         if isinstance(made, ImageError):
             raise made
         url = f"data:{made.mime_type};base64,{base64.b64encode(made.data).decode()}"
@@ -232,7 +232,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
 
     async def _offered(self, tools: Any) -> OfferedTools:
         given = super().from_standard_tools(tools)
-        offered = await mistrals_tools_beside(given if isinstance(given, list) else [])
+        offered = await convert_tools_in_thread(given if isinstance(given, list) else [])
         for fault in offered.faults:
             if fault not in self._tool_faults:
                 self._tool_faults.add(fault)

@@ -8,7 +8,7 @@ from typing import Any, cast
 from openai import AsyncOpenAI
 
 from mistral_service.turn.conversation import Conversation
-from mistral_service.turn.ports import Rank, RateLimiter, RequestEstimate
+from mistral_service.turn.shared_services import Rank, RateLimiter, RequestEstimate
 from mistral_service.wire.errors import HeldBack, MistralError, Reason
 from mistral_service.wire.rate import RateBudget
 

@@ -137,10 +137,10 @@ class Router:
             for fallback, passing in errors:
                 if passing is not None and passing.retryable:
                     words = f"{fallback.model}: {passing.detail}; {own.model}: {first}"
-                    return passing.but(detail=words)
+                    return passing.with_detail(words)
         if route == own or first is None or first is error:
             return error
-        return first.but(detail="; ".join(filter(None, (first.detail, f"{route.model}: {error}"))))
+        return first.with_detail("; ".join(filter(None, (first.detail, f"{route.model}: {error}"))))
 
     def _choose(self, needs: Needs, but: Route | None) -> Route:
         return self._routes.choose(
