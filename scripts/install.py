@@ -2,9 +2,9 @@
 
 The Python packages are those of `uv.lock`, each checked by its hash. Nothing is resolved, and
 nothing is built from source. uv itself is in the lock as well: pip installs it into `.uv`, unless
-a recent one is on the PATH. The rest (Chromium, Redis, Portkey's gateway) comes from the system's
-package manager and from npm. A step that is done already is skipped, so a second run continues
-where the first one stopped.
+a recent one is on the PATH. The rest (browsers, Redis, Portkey's gateway, axe-core) comes from the
+system's package manager and from npm. A step that is done already is skipped, so a second run
+continues where the first one stopped.
 
 Nothing waits for input: a command that would ask for a password or a choice fails with a sentence.
 `SKIP_SYSTEM=1` skips the system's package manager, and so sudo.
@@ -27,6 +27,7 @@ ROOT = Path(__file__).parent.parent
 VENV = ROOT / ".venv"
 OWN_UV = ROOT / ".uv"
 GATEWAY = ROOT / "tests" / "gateway"
+AXE = ROOT / "tests" / "demo" / "browser"
 ENVIRONMENTS = ROOT / "tests" / "environments"
 """Each folder is a project with its own lock: programs whose dependencies conflict with ours. They
 are installed into `.venvs/NAME`."""
@@ -34,6 +35,12 @@ are installed into `.venvs/NAME`."""
 TARGETS = ("demo", "tools", "test-fast", "test", "vllm")
 """`demo`; `tools` (ruff, pyright, benchmarks); the tests without a browser; every test; vLLM, in
 addition to what `test-fast` installs."""
+
+BROWSERS = {
+    "Chromium": ("chromium", ("chromium", "google-chrome")),
+    "Firefox": ("firefox-esr", ("firefox-esr", "firefox")),
+}
+"""What the tests drive: the system's package of each, and the programs of which one is enough."""
 
 VLLM_PYTHONS = ((3, 11), (3, 12), (3, 13))
 """The versions of vLLM's lock; this Python is used, or else the first that is installed."""
@@ -131,8 +138,10 @@ def main(arguments: list[str]) -> int:
             environment("clients", size="112 MB")
             system("Redis", "redis-server", programs=("redis-server",))
         if target == "test":
-            gateway()
-            system("Chromium", "chromium", programs=("chromium", "google-chrome"))
+            node_modules("the Portkey gateway", GATEWAY)
+            node_modules("axe-core", AXE)
+            for title, (package, programs) in BROWSERS.items():
+                system(title, package, programs)
     except Failed as e:
         print(e, file=sys.stderr)
         return 1
@@ -311,7 +320,8 @@ def system(title: str, package: str, programs: tuple[str, ...]) -> None:
         print(f"{title} is missing, and left out (SKIP_SYSTEM): what needs it fails.", flush=True)
         return
     do = f"install the package {package} and run the same command again"
-    if title == "Chromium":
+    if title in BROWSERS:
+        do += f" (or once {programs[-1]} is on the PATH)"
         do += ", or run make test-fast, which needs no browser"
     apt = shutil.which("apt-get")
     if apt is None:
@@ -338,21 +348,21 @@ def system(title: str, package: str, programs: tuple[str, ...]) -> None:
         raise Failed(f"apt could not install {title}, so {do}. {e}") from None
 
 
-def gateway() -> None:
-    """Portkey's gateway from its own lock. Its tests are skipped where there is no npm."""
+def node_modules(title: str, folder: Path) -> None:
+    """Packages of npm from a folder's lock. Their tests are skipped where there is no npm."""
     npm = shutil.which("npm")
     if npm is None:
-        print("The tests of the Portkey gateway are skipped: they need node and npm.")
+        print(f"The tests of {title} are skipped: they need node and npm.")
         return
-    lock = hashlib.sha256((GATEWAY / "package-lock.json").read_bytes()).hexdigest()
-    installed = GATEWAY / "node_modules" / ".lock-sha256"
+    lock = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
+    installed = folder / "node_modules" / ".lock-sha256"
     if installed.exists() and installed.read_text() == lock:
         return
-    print("Installing the Portkey gateway …", flush=True)
+    print(f"Installing {title} …", flush=True)
     # Node has its own list of authorities; add the system's.
     trusted = "/etc/ssl/certs/ca-certificates.crt"
     run(
-        [npm, "ci", "--prefix", str(GATEWAY), "--ignore-scripts", "--no-audit", "--no-fund"],
+        [npm, "ci", "--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund"],
         env={"NODE_EXTRA_CA_CERTS": os.environ.get("NODE_EXTRA_CA_CERTS", trusted)},
         shown=None,
     )
