@@ -20,6 +20,7 @@ ORDER: dict[str, dict[str, str]] = {
     "Begin": {
         "Overview": "index.md",
         "Start": "start.md",
+        "The demo": "demo.md",
         "From Pipecat's own service": "migration.md",
         "Settings": "settings.md",
     },

@@ -40,9 +40,9 @@ def main(
         The exit status: 0 after a signal to stop, 1 where it could not start.
     """
     options = _parser(program).parse_args(arguments)
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, end)
     if options.until_eof:
-        threading.Thread(target=_end_with_stdin, daemon=True).start()
+        threading.Thread(target=end_with_stdin, daemon=True).start()
     try:
         checks = Checks(versions=options.accept.split(","))
         limits = RateLimits(options.requests_per_minute, options.tokens_per_minute, options.window)
@@ -141,11 +141,12 @@ def _parser(program: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _end(*_: object) -> NoReturn:
+def end(*_: object) -> NoReturn:
+    """End the process in an orderly way, as Ctrl-C does: a handler of SIGTERM."""
     raise KeyboardInterrupt
 
 
-def _end_with_stdin() -> None:
+def end_with_stdin() -> None:
     """End the process when standard input ends, which happens when its parent ends."""
     while os.read(sys.stdin.fileno(), 1024):  # not `sys.stdin.read`, whose lock outlives a failure
         pass

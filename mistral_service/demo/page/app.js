@@ -3,6 +3,7 @@
 import { Call, CallError, openCamera, openMicrophone } from "./call.js";
 import { PARTS, TOTAL } from "./latency.js";
 import { Meter } from "./meter.js";
+import { Panel } from "./panel.js";
 import { playback } from "./playback.js";
 import { SocketCall } from "./socket-call.js";
 import { Transcript } from "./transcript.js";
@@ -26,6 +27,7 @@ let state = "idle";
 let call = null;
 let botSpeaks = false;
 let botLooks = false;
+let looksLater = false; // the camera is opened when it is asked for
 let botReads = false; // one may write to it
 let bySocket = false;
 let needsNetwork = false; // what answers is not on this machine
@@ -60,7 +62,7 @@ function show(next) {
   $("mute").hidden = !call?.hears || ["asking", "connecting"].includes(next);
   $("look").hidden = $("mute").hidden || $("camera").hidden;
   const reachable = call && !["asking", "connecting", "moving"].includes(next);
-  $("write").hidden = !(call && botReads);
+  $("write").hidden = !(call && (botReads || !bySocket));
   $("send").disabled = !reachable;
 }
 
@@ -81,7 +83,7 @@ async function connect() {
     microphone = await openMicrophone().catch((error) => {
       if (!botReads) throw error; // one can write to it instead
     });
-    if (botLooks) camera = await openCamera().catch((error) => complain(error.message));
+    if (botLooks && !looksLater) camera = await openCamera().catch((error) => complain(error.message));
   } catch (error) {
     $("empty").hidden = false;
     complain(error.message);
@@ -91,7 +93,10 @@ async function connect() {
     $("connect").disabled = false;
   }
 
-  const mine = (call = bySocket ? new SocketCall(microphone, !botReads) : new Call(microphone, camera));
+  const mine = (call = bySocket
+    ? new SocketCall(microphone, !botReads)
+    : new Call(microphone, camera, Boolean(camera) || looksLater));
+  panel.begin(call);
   const meter = new Meter($("meter").children, () => (state === "speaking" ? "bot" : "user"));
   if (microphone) meter.listen("user", microphone);
   for (const track of microphone?.getAudioTracks() ?? []) {
@@ -107,7 +112,10 @@ async function connect() {
     playback.play($("voice"), stream);
     meter.listen("bot", stream);
   });
-  call.addEventListener("message", ({ detail: message }) => hear(message));
+  call.addEventListener("message", ({ detail: message }) => {
+    hear(message);
+    panel.hear(message);
+  });
   call.addEventListener("moving", () => {
     botSpeaks = false;
     transcript.pause();
@@ -134,6 +142,7 @@ async function connect() {
     transcript.end();
     botSpeaks = false;
     call = null;
+    panel.end();
     show("idle");
   });
 
@@ -159,6 +168,17 @@ function mute(muted) {
 function showLook(shown) {
   $("look").setAttribute("aria-pressed", !shown);
   $("look").textContent = shown ? "Camera off" : "Camera on";
+}
+
+/** Opens the camera in mid-call, if the bot has none yet. */
+async function see() {
+  if ($("camera").srcObject) return;
+  const camera = await openCamera();
+  await call.see(camera);
+  $("camera").srcObject = camera;
+  $("camera").hidden = false;
+  showLook(true);
+  show(state);
 }
 
 /** What one RTVI message means for the state and the transcript. */
@@ -244,10 +264,13 @@ function make(tag, properties, part) {
 
 async function showEngine() {
   try {
-    const { engine, local, camera, transport, text } = await (await fetch("/api/status")).json();
+    const status = await (await fetch("/api/status")).json();
+    const { engine, local, camera, transport, text } = status;
     needsNetwork = local === false;
     bySocket = transport === "websocket";
     botLooks = camera && !bySocket;
+    looksLater = botLooks && status.camera_on_request === true;
+    panel.offer(status);
     botReads = bySocket && text === true;
     $("ask-what-it-sees").hidden = !botLooks;
     $("engine").textContent = `Answers come from ${engine}.`;
@@ -283,5 +306,6 @@ addEventListener("online", showNetwork);
 addEventListener("offline", showNetwork);
 
 drawParts();
+const panel = new Panel(see);
 const known = showEngine();
 show("idle");
