@@ -83,13 +83,6 @@ class Replica:
             recorders=recorders,
             rate_limiter=rate_limiter,
         )
-        # Modules stay loaded: a collection that includes them stops all calls for 0.1 s.
-        gc.collect()
-        gc.freeze()
-        self._last_tick = time.monotonic()  # the start is not limited
-        self._tasks = [asyncio.create_task(self._watch())]
-        if rate_limiter and recorders:
-            self._tasks.append(asyncio.create_task(_export(rate_limiter, recorders.store)))
         model = os.environ.get("MISTRAL_MODEL") or "mistral-small-latest"
         status = {"engine": f"Mistral, model {model}", "model": model, "local": False}
         # The page offers a camera and a text field where the bot's module says so.
@@ -104,6 +97,13 @@ class Replica:
             allowed_origins=self.args.allowed_origins,
             twilio_auth_token=os.environ.get("TWILIO_AUTH_TOKEN"),
         )
+        # Modules stay loaded: a collection that includes them stops all calls for 0.1 s.
+        gc.collect()
+        gc.freeze()
+        self._last_tick = time.monotonic()  # the start is not limited
+        self._tasks = [asyncio.create_task(self._watch())]
+        if rate_limiter and recorders:
+            self._tasks.append(asyncio.create_task(_export(rate_limiter, recorders.store)))
         Replica.current = self
 
     async def close(self) -> None:
