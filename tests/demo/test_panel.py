@@ -210,11 +210,14 @@ async def test_settings_change_in_mid_call(call: PanelCall):
 @pytest.mark.parametrize(
     ("sent", "sentence"),
     [
-        ({"temperature": "7"}, "temperature may not be 7.0: it is a number from 0 to 1.5"),
-        ({"temperature": "warm"}, "temperature may not be 'warm': it is a number from 0 to 1.5"),
-        ({"max_tokens": "0"}, "max_tokens may not be 0: it is a whole number from 1"),
-        ({"max_tokens": "", "temperature": "1"}, "max_tokens may not be ''"),
-        ({"model": " "}, "model may not be ''"),
+        ({"temperature": "7"}, "temperature must be a number from 0 to 1.5, not 7.0"),
+        ({"temperature": "warm"}, "temperature must be a number from 0 to 1.5, not 'warm'"),
+        ({"max_tokens": "0"}, "max_tokens must be a whole number from 1, not 0"),
+        (
+            {"max_tokens": "", "temperature": "1"},
+            "max_tokens must be a whole number from 1, not ''",
+        ),
+        ({"model": " "}, "model must be the name of a model, not ''"),
         ({"temperature": "0.3"}, "Nothing changes: all of it is as it was."),
         ({"top_p": "0.3"}, "Nothing changes"),
         ({"system_instruction": "x" * 5000}, "A setting has 4,000 characters at most."),

@@ -71,7 +71,11 @@ def test_a_bot_that_does_not_look_is_not_offered_the_camera(tmp_path: Path):
     camera = film(tmp_path / "camera.y4m", halves(640, 480))
     with (
         LocalMistral(Eyes()) as mistral,
-        Demo(environ={"MISTRAL_API_KEY": "any", "MISTRAL_BASE_URL": mistral.base_url}) as demo,
+        Demo(
+            "--bot",
+            str(EXAMPLES / "voice_bot.py"),
+            environ={"MISTRAL_API_KEY": "any", "MISTRAL_BASE_URL": mistral.base_url},
+        ) as demo,
         browser(True, camera) as chrome,
     ):
         page = chrome.new_page()

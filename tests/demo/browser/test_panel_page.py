@@ -158,7 +158,7 @@ def test_settings_change_and_a_refused_value_shows_its_sentence(call: Page):
     expect(temperature).to_have_value("0.3")
     temperature.fill("7")
     panel.get_by_role("button", name="Apply").click()
-    expect(said).to_contain_text("temperature may not be 7.0: it is a number from 0 to 1.5")
+    expect(said).to_contain_text("temperature must be a number from 0 to 1.5, not 7.0")
     temperature.fill("0.9")
     panel.get_by_label("Model").fill("ministral-3b-latest")
     panel.get_by_label("Fallbacks").fill("ministral-8b-latest, mistral-large-latest")
