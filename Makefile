@@ -1,5 +1,5 @@
 # `make demo` and `make test` install what they need into .venv, as uv.lock says, and run.
-# Redis, Chromium and libgomp come from apt, with sudo where that is needed, unless they are there
+# Redis, browsers and libgomp come from apt, with sudo where that is needed, unless they are there
 # or SKIP_SYSTEM=1 is given. Nothing waits for an answer.
 
 VENV   := .venv
@@ -22,7 +22,7 @@ export HF_HUB_OFFLINE := 1
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
-	@echo "What is missing of Redis, Chromium and libgomp comes from apt (with sudo); SKIP_SYSTEM=1 leaves it out."
+	@echo "What is missing of Redis, Chromium, Firefox and libgomp comes from apt (with sudo); SKIP_SYSTEM=1 leaves it out."
 
 demo: ## Speak with the bot in the browser (ARGS="--port 7860")
 	$(INSTALL) demo
@@ -65,10 +65,10 @@ types: ## Check types, strictly
 	$(INSTALL) tools
 	$(BIN)/pyright
 
-bench: ## Measure beside Pipecat's own service
+bench: ## Compare with Pipecat's own service
 	$(INSTALL) tools
 	@$(BIN)/python benchmarks/speed.py
-	@$(BIN)/python benchmarks/beside_pipecat.py
+	@$(BIN)/python benchmarks/behaviour.py
 	@$(BIN)/python benchmarks/messages.py
 	@$(BIN)/python benchmarks/images.py
 
@@ -79,6 +79,7 @@ faults: ## Let every fault happen, and write docs/faults.md
 docs: ## Build the documentation site into site/; a broken link is an error
 	$(INSTALL) tools
 	@$(BIN)/python docs/reference.py
+	@$(BIN)/python docs/modules.py
 	@$(BIN)/python docs/servers.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
@@ -101,7 +102,7 @@ lock: ## Pin the newest dependencies in uv.lock
 	$(BIN)/uv lock --upgrade --project tests/environments/clients
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) .venvs .uv tests/gateway/node_modules artifacts dist site .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venvs .uv tests/gateway/node_modules tests/demo/browser/node_modules artifacts dist site .pytest_cache .ruff_cache .hypothesis
 
 COMMA := ,
 define NEED_PYTHON

@@ -1,4 +1,4 @@
-"""What a caller hears of unclean streams: Pipecat's own Mistral service and ours, side by side.
+"""What a caller hears of unclean streams, from Pipecat's own Mistral service and ours.
 
 Every row is a scripted stream from the strict local endpoint, through a real pipeline, with the
 function `get_weather(city)` registered. Prints the table of `docs/dialects.md`.
@@ -111,9 +111,9 @@ def theirs(base_url: str) -> LLMService:
 
 
 async def heard(make: Callable[[str], LLMService], replies: list[Reply]) -> str:
-    """What a caller hears who asks once, and how often the function ran."""
+    """What a caller hears after one question, and how often the function ran."""
     ran = 0
-    # Thoughts and prefixes are allowed; what is measured is the way back.
+    # The checks allow thoughts and prefixes: only the replies matter here.
     with LocalMistral(Script(*replies), checks=Checks(versions=["v11", "v13", "v15"])) as mistral:
         service = make(mistral.base_url)
 
@@ -138,11 +138,11 @@ async def heard(make: Callable[[str], LLMService], replies: list[Reply]) -> str:
             said = conversation.words
             errors = [str(frame.error) for frame in conversation.errors]
             ended = conversation.count(LLMFullResponseEndFrame)
-    told = f"“{said}”" if said.strip() else "" if errors else "nothing"
-    told += "".join(f" error: {error[:70]}" for error in errors[:1])
+    outcome = f"“{said}”" if said.strip() else "" if errors else "nothing"
+    outcome += "".join(f" error: {error[:70]}" for error in errors[:1])
     runs = f", runs {'more than ' * (ran > MOST_RUNS)}{min(ran, MOST_RUNS)}×" if ran else ""
     return (
-        (told.strip() + runs + ("" if ended else " (no end)"))
+        (outcome.strip() + runs + ("" if ended else " (no end)"))
         .replace("\n", " ")
         .replace("|", "\\|")
     )
@@ -152,8 +152,8 @@ async def main() -> None:
     """Print the table."""
     print("| what the server sends | Pipecat's own | ours |\n|---|---|---|")
     for title, replies in ROWS.items():
-        told = [await heard(make, replies) for make in (theirs, ours)]
-        print(f"| {title} | {told[0]} | {told[1]} |", flush=True)
+        pipecats, own = [await heard(make, replies) for make in (theirs, ours)]
+        print(f"| {title} | {pipecats} | {own} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How a budget that is too small is shared out: admissions of each caller, by size and clock.
+"""How callers share a budget that is too small: admissions by request size and clock skew.
 
     python benchmarks/fairness.py [--seconds 15]
 
-Two machines, each a process of its own, share one account through a real Redis. Each caller asks
-again as soon as it was let out, and when it was held back, after the seconds that it was given.
+Two machines, each a process of its own, share one account through a real Redis. A caller asks again
+as soon as it is admitted, or after the reported wait where it is held back.
 """
 
 import argparse
@@ -21,9 +21,9 @@ LARGE, SMALL = 6_000, 300
 
 
 async def machine(url: str, seconds: float, sizes: list[int]) -> dict[int, int]:
-    """Ask for callers of these sizes; returns the admissions for each size."""
+    """Run a caller for each request size; returns the admissions by size."""
     from mistral_service.scale.budget import SharedBudget
-    from mistral_service.turn.ports import Rank, RequestEstimate
+    from mistral_service.turn.shared_services import Rank, RequestEstimate
     from mistral_service.wire.errors import HeldBack
 
     budget = SharedBudget(url, tokens_per_minute=TOKENS, window=WINDOW)
@@ -45,7 +45,7 @@ async def machine(url: str, seconds: float, sizes: list[int]) -> dict[int, int]:
 
 
 def child(skew: float, *arguments: object) -> subprocess.Popen[str]:
-    """A machine whose clock goes wrong by `skew` seconds."""
+    """Start a machine whose clock is off by `skew` seconds."""
     code = (
         "import sys, time; real = time.time; skew = float(sys.argv[1]); "
         f"time.time = lambda: real() + skew; sys.path[:0] = {[str(Path(__file__).parent)]!r}; "
@@ -56,7 +56,7 @@ def child(skew: float, *arguments: object) -> subprocess.Popen[str]:
 
 
 def in_child(url: str, seconds: str, sizes: str) -> None:
-    import mistral_service.scale.budget  # noqa: F401  # all begin together, once they are ready
+    import mistral_service.scale.budget  # noqa: F401  # loaded before all begin together
 
     print("ready", flush=True)
     sys.stdin.readline()
@@ -64,7 +64,7 @@ def in_child(url: str, seconds: str, sizes: str) -> None:
 
 
 def together(seconds: float, *machines: tuple[float, list[int]]) -> list[dict[str, int]]:
-    """Run machines with their clocks and callers; returns what each has let out, by size."""
+    """Run machines with their clocks and callers; returns the admissions of each, by size."""
     from scale_redis import RedisServer
 
     with RedisServer() as redis:
@@ -87,8 +87,8 @@ def main() -> None:
     sizes = [LARGE] * 2 + [SMALL] * 4
     print("by size, four large callers and eight small:", together(seconds, (0, sizes), (0, sizes)))
     for skew in (5, -5, 3600, -3600):
-        told = together(seconds, (0, [1_000] * 6), (skew, [1_000] * 6))
-        print(f"a clock right, and one {skew:+} s off, six callers each:", told)
+        admitted = together(seconds, (0, [1_000] * 6), (skew, [1_000] * 6))
+        print(f"a clock right, and one {skew:+} s off, six callers each:", admitted)
 
 
 if __name__ == "__main__":

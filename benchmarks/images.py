@@ -1,13 +1,13 @@
-"""What an image costs, and whether one can still read it: `python benchmarks/images.py`.
+"""What an image costs, and how legible it stays: `python benchmarks/images.py`.
 
-The first table is what `image_quality` is chosen by. A page of text of several sizes, black on
-white, in colour on colour, and over a photograph, is encoded at each quality. `legible` is the
-structural similarity (SSIM, windows of 7×7 pixels of luma) of the lines of text with the same lines
-before, `edges` the share of the strength of their edges that is neither lost nor made up; 1 is
-perfect. The photograph without text tells what a camera's frame costs.
+The first table is the basis for the default of `image_quality`. A page of text of several sizes,
+black on white, in colour on colour, and over a photograph, is encoded at each quality. `legible` is
+the structural similarity (SSIM, windows of 7×7 pixels of luma) of the lines of text before and
+after, `edges` the share of the strength of their edges that is neither lost nor added; 1 is
+perfect. The photograph without text shows what a camera's frame costs.
 
-The second table is what a frame of a camera costs: in the thread, on the event loop, and on the
-way to Mistral, beside what Pipecat's context makes of it.
+The second table compares the cost of a camera's frame with that in Pipecat's context: the time,
+the longest pause of the event loop, and the bytes sent.
 """
 
 import argparse
@@ -37,7 +37,7 @@ SIZES = (9, 11, 14, 18)
 
 
 def photograph(width: int, height: int, seed: int = 3) -> Image.Image:
-    """Shapes of every size, the finer the fainter, as nature has them, and noise."""
+    """Shapes of every size, the finer the fainter, as in nature, and noise."""
     rng = np.random.default_rng(seed)
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(width), np.fft.fftfreq(height)))
     frequency[0, 0] = 1
@@ -52,7 +52,7 @@ def photograph(width: int, height: int, seed: int = 3) -> Image.Image:
 
 
 def page() -> tuple[Image.Image, list[tuple[int, int, int, int]]]:
-    """A page of text in three colourings, and where its lines stand."""
+    """A page of text in three colour schemes, and the boxes of its lines."""
     image = Image.new("RGB", SIZE, "white")
     third = SIZE[0] // 3
     image.paste((30, 60, 140), (third, 0, 2 * third, SIZE[1]))
@@ -123,7 +123,7 @@ def legibility() -> None:
 
 
 async def longest_pause(work: Callable[[], object]) -> tuple[float, float]:
-    """Milliseconds that something takes, and for how many of them the loop stood still."""
+    """Milliseconds that some work takes, and the longest pause of the event loop meanwhile."""
     worst, done = 0.0, False
 
     async def watch() -> None:
@@ -144,8 +144,8 @@ async def longest_pause(work: Callable[[], object]) -> tuple[float, float]:
 
 
 async def frames(times: int) -> None:
-    print("\n| a frame of a camera | ours (ms) | loop stands still (ms) | sent (kB) | ", end="")
-    print("Pipecat's (ms) | loop stands still (ms) | sent (kB) |\n|---|---|---|---|---|---|---|")
+    print("\n| a frame of a camera | ours (ms) | loop blocked (ms) | sent (kB) | ", end="")
+    print("Pipecat's (ms) | loop blocked (ms) | sent (kB) |\n|---|---|---|---|---|---|---|")
     for width, height in ((640, 480), (1280, 720), (1920, 1080), (3840, 2160)):
         data = photograph(width, height).tobytes()
         ours, theirs = [], []
@@ -154,7 +154,7 @@ async def frames(times: int) -> None:
             sizes = []
 
             async def make() -> None:
-                made = await images.frame(data, (width, height), "RGB", Form())  # noqa: B023
+                made = await images.encode_frame(data, (width, height), "RGB", Form())  # noqa: B023
                 assert isinstance(made, Encoded)
                 sizes.append(len(made.data) * 4 / 3e3)  # noqa: B023
 
@@ -175,7 +175,7 @@ async def frames(times: int) -> None:
 
 
 async def turns() -> None:
-    """What eight images cost a turn that has seen them before."""
+    """What eight images cost in their first turn, and in later ones."""
     adapter, context = MistralLLMAdapter(), LLMContext()
     for seed in range(8):
         image = photograph(1280, 720, seed)

@@ -1,8 +1,9 @@
-"""How long the README's two commands take from nothing, and what they take from a later index.
+"""How long the README's two commands take from scratch, and what they install from a later index.
 
-Clones the checkout into a new folder for each Python, with an empty environment, an empty home and
-so an empty cache, and measures to the page that answers and to the first test that passes. With
-`--later`, the index offers a release from the future of every project. It prints which were taken.
+Clones the checkout into a new folder for each Python, with an empty environment and an empty home,
+so without caches. Measures the time until the page answers, and until the first test passes. With
+`--later`, the index offers a future release of every project, and the table lists those that were
+installed.
 """
 
 import argparse
@@ -29,16 +30,16 @@ LIMIT_S = 600
 
 
 def main() -> int:
-    """Measure with each Python; returns 1 if a command failed or took something of the future."""
+    """Measure with each Python; returns 1 if a future release was installed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pythons", nargs="*", default=["/usr/bin/python3"], help="the Pythons")
     parser.add_argument("--later", action="store_true", help="install against a later index")
     options = parser.parse_args()
-    print("| Python | index | seconds to the page | seconds to the first test | of the future |")
+    print("| Python | index | seconds to the page | seconds to the first test | future releases |")
     print("|---|---|---|---|---|")
     bad = False
     for python in options.pythons:
-        told = subprocess.check_output([python, "-V"], text=True).split()[1]
+        version = subprocess.check_output([python, "-V"], text=True).split()[1]
         figures: list[float] = []
         with LaterIndex() if options.later else nullcontext() as index:
             for target, sign in (("demo ARGS=--port=0", PAGE), ("test ARGS=-v", TEST)):
@@ -46,12 +47,12 @@ def main() -> int:
             taken = ", ".join(sorted(index.taken)) or "nothing" if index else "-"
         bad |= taken not in ("-", "nothing")
         day = "later" if options.later else "today's"
-        print(f"| {told} | {day} | {figures[0]:.1f} | {figures[1]:.1f} | {taken} |", flush=True)
+        print(f"| {version} | {day} | {figures[0]:.1f} | {figures[1]:.1f} | {taken} |", flush=True)
     return int(bad)
 
 
 def seconds(python: str, target: str, sign: re.Pattern[str], index: str | None) -> float:
-    """From `make` in a fresh clone to the line that says so; for the page, until it answers."""
+    """Seconds from `make` in a fresh clone to a line of its output, or until the page answers."""
     folder = Path(tempfile.mkdtemp(prefix="fresh-"))
     (folder / "home").mkdir()
     subprocess.run(["git", "clone", "-q", str(ROOT), str(folder / "clone")], check=True)
@@ -79,7 +80,7 @@ def seconds(python: str, target: str, sign: re.Pattern[str], index: str | None) 
                 return time.monotonic() - start
             if time.monotonic() - start > LIMIT_S:
                 break
-        raise SystemExit(f"make {target} came to no end:\n" + "".join(said[-30:]))
+        raise SystemExit(f"make {target} did not end:\n" + "".join(said[-30:]))
     finally:
         os.killpg(process.pid, signal.SIGINT)
         try:

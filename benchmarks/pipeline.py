@@ -24,8 +24,8 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
-from flow import spoken
 from speed import DELAYED, maker, server
+from token_server import spoken
 
 TOKENS, RATE, SESSIONS = 200, 50.0, 2
 IN_PACE = 0.9

@@ -1,8 +1,8 @@
-"""Whether a caller finds the replica that has room: a model of it, not a measurement.
+"""Whether a call finds a replica with free capacity: a simulation, not a measurement.
 
-Each node has a proxy, which knows its own connections (HAProxy: the fewest of them, in turn where
-that is equal), or asks two replicas of all how full they are (Ray's own proxy). A replica that is
-full refuses, and the caller calls again: after 0.1, 0.2, 0.4, 0.8, 1.6 s, as our page does.
+Each node has a proxy. HAProxy knows its own connections and picks the replica with the fewest, in
+turn among equals; Ray's own proxy asks two random replicas for their load. A full replica refuses,
+and the caller tries again after 0.1, 0.2, 0.4, 0.8 and 1.6 s, as our page does.
 
     python benchmarks/placement.py
 """
@@ -13,7 +13,7 @@ import random
 CORES = 16
 CALLS_PER_REPLICA = 8
 ATTEMPTS = 5
-"""Those that the page makes within three seconds."""
+"""The attempts of the page, within three seconds."""
 ARRIVALS = 60_000
 
 
@@ -29,7 +29,7 @@ class Proxy:
         heapq.heapify(self._heap)
 
     def place(self) -> int:
-        """The replica that a call is sent to; `note` what came of it."""
+        """The replica for a call; report the outcome with `note`."""
         while True:
             count, _, replica = heapq.heappop(self._heap)
             if count == self._count[replica]:
@@ -43,32 +43,32 @@ class Proxy:
 
 
 def simulate(nodes: int, load: float, *, haproxy: bool) -> tuple[float, float]:
-    """The parts of callers whom their first machine refuses, and all that they try."""
-    dice = random.Random(1)
+    """The shares of calls that the first replica refuses, and that all attempts refuse."""
+    rng = random.Random(1)
     replicas = nodes * CORES
-    proxies = [Proxy(replicas, dice) for _ in range(nodes)]
+    proxies = [Proxy(replicas, rng) for _ in range(nodes)]
     held = [0] * replicas
     ends: list[tuple[float, int, Proxy]] = []
     now, first, all_ = 0.0, 0, 0
-    counted = range(ARRIVALS // 3, ARRIVALS)  # the first third fills the house
+    counted = range(ARRIVALS // 3, ARRIVALS)  # the first third is the ramp-up
     for arrival in range(ARRIVALS):
-        now += dice.expovariate(replicas * CALLS_PER_REPLICA * load)  # calls last 1 in the mean
+        now += rng.expovariate(replicas * CALLS_PER_REPLICA * load)  # calls last 1 in the mean
         while ends and ends[0][0] <= now:
             _, replica, proxy = heapq.heappop(ends)
             held[replica] -= 1
             proxy.note(replica, -1)
         for attempt in range(ATTEMPTS):
-            proxy = dice.choice(proxies)
+            proxy = rng.choice(proxies)
             if haproxy:
                 replica = proxy.place()
             else:
-                replica = min(dice.sample(range(replicas), 2), key=held.__getitem__)
+                replica = min(rng.sample(range(replicas), 2), key=held.__getitem__)
             taken = held[replica] < CALLS_PER_REPLICA
             if haproxy:
                 proxy.note(replica, int(taken))
             if taken:
                 held[replica] += 1
-                heapq.heappush(ends, (now + dice.expovariate(1.0), replica, proxy))
+                heapq.heappush(ends, (now + rng.expovariate(1.0), replica, proxy))
                 break
             if arrival in counted:
                 first += attempt == 0
@@ -78,8 +78,8 @@ def simulate(nodes: int, load: float, *, haproxy: bool) -> tuple[float, float]:
 
 def main() -> None:
     """Print the table."""
-    print("refused by the first machine, and by all five that are tried\n")
-    print("| nodes | full to | HAProxy | Ray's proxy |")
+    print("refused by the first replica, and by all five attempts\n")
+    print("| nodes | load | HAProxy | Ray's proxy |")
     print("|---|---|---|---|")
     for nodes in (2, 8, 26):
         for load in (0.6, 0.8, 0.9):

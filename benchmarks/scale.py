@@ -1,10 +1,10 @@
-"""What a call costs on a cluster, on one node and on two: `python benchmarks/scale.py`.
+"""What a call costs on a cluster of one node and of two: `python benchmarks/scale.py`.
 
-The nodes, the model, Redis and the callers all share this machine, so that the number of calls it
-can hold says nothing of a node. What can be measured here is what a call costs: the CPU time of the
-replicas that hold the calls, of the proxies before them, of Redis, and of all else on a node. A
-node holds as many calls as fit into its cores by that figure; and what a call costs on two nodes
-beside what it costs on one tells how the figure grows.
+The nodes, the model, Redis and the callers share this machine, so the number of calls that it holds
+says nothing about a node. The CPU time of a call can be measured: that of the replicas that hold
+the calls, of the proxies before them, of Redis, and of everything else on a node. A node holds as
+many calls as fit into its cores by that figure. The cost on two nodes, compared with that on one,
+shows how it grows.
 
 Spoken calls are measured behind Ray's own proxy, and behind HAProxy, which Ray brings for Linux.
 """
@@ -59,7 +59,7 @@ class Speaker(Caller):
 
 @dataclass
 class Case:
-    """What is measured, of which calls."""
+    """What is measured: the calls, and the cluster."""
 
     name: str
     nodes: int = 1
@@ -87,7 +87,7 @@ def cpu(cluster: Cluster) -> Counter[str]:
 
 
 async def hold(cluster: Cluster, count: int, turns: int, words: int, spoken: bool) -> Heard:
-    """Hold so many calls; where they are spoken, the bot speaks half of the time."""
+    """Hold some calls at once; in spoken ones, the bot speaks half of the time."""
     kind = Speaker if spoken else Caller
     callers = [kind(cluster.url, n, turns=turns, words=words) for n in range(1, count + 1)]
     between = 0.4 * words if spoken else 0.2
@@ -112,7 +112,7 @@ def measure(case: Case, turns: int, words: int) -> dict[str, float]:
     try:
         cluster.start(nodes=case.nodes)
         cluster.deploy(nodes=case.nodes, replicas=case.nodes, **options)
-        asyncio.run(hold(cluster, 4, 1, 5, case.spoken))  # what is loaded late is loaded
+        asyncio.run(hold(cluster, 4, 1, 5, case.spoken))  # warm up what loads lazily
         count, began, before = case.calls * case.nodes, time.monotonic(), cpu(cluster)
         heard = asyncio.run(hold(cluster, count, turns, words, case.spoken))
         seconds, after = time.monotonic() - began, cpu(cluster)
@@ -145,7 +145,7 @@ def main() -> None:
         Case("written, HAProxy", calls=10, haproxy=True),
     ]
     one, two, *others = cases
-    # In turn, since what else the machine does is never quite the same.
+    # Alternating, since the load of the machine changes.
     pairs = [
         [measure(case, options.turns, options.words) for case in (one, two)]
         for _ in range(options.pairs)
@@ -162,7 +162,7 @@ def main() -> None:
         "replica": "the replica that holds it",
         "proxy": "the proxy before it",
         "redis": "Redis, budget and conversation",
-        "rest": "all else of Ray, of a node",
+        "rest": "everything else of Ray, for a node",
         "per core": "calls per core, replica and proxy",
         "first": "seconds to the first word, median",
         "whole": "turns that were whole",
@@ -170,8 +170,8 @@ def main() -> None:
     for key, row in rows.items():
         print(f"{row:34}" + "".join(f"{figures[key]:20.2f}" for figures in found.values()))
     grows = sorted(2 * on_one["both"] / on_two["both"] for on_one, on_two in pairs)
-    told = ", ".join(f"{each:.2f}" for each in grows)
-    print(f"Calls on two nodes over calls on one: {statistics.median(grows):.2f} (of {told})")
+    ratios = ", ".join(f"{each:.2f}" for each in grows)
+    print(f"Calls on two nodes over calls on one: {statistics.median(grows):.2f} (of {ratios})")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Many conversations at once, on a bad day: `make soak`.
+"""A soak test: many conversations at once, with a model that often fails: `make soak`.
 
 Each conversation has a service of its own in a pipeline of its own, with both aggregators, and says
 "Turn 3 of conversation 7." The endpoint, in a process of its own, answers each turn with words that
-no other turn has and with the calls of functions that belong to it, unless it fails: by chance, but
-by the same chance for the same seed. Every turn is held against what it should have been.
+are unique to it and with its function calls, or fails at random, in the same way for the same seed.
+Every turn is compared with what it should be.
 
-What it found is in `docs/soak.md`.
+`docs/soak.md` has the results.
 """
 
 import argparse
@@ -58,8 +58,9 @@ from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies  # noq
 from pipecat.workers.runner import WorkerRunner  # noqa: E402
 
 from mistral_service import MistralError, MistralLLMService, MistralTurnMetrics  # noqa: E402
-from mistral_service.conversation.rules import GO_ON  # noqa: E402
+from mistral_service.conversation.rules import CONTINUE_TEXT  # noqa: E402
 from mistral_service.local import Reply  # noqa: E402
+from mistral_service.local.app import create_app  # noqa: E402
 from mistral_service.local.pieces import Json, Piece  # noqa: E402
 from mistral_service.local.server import bind, serve  # noqa: E402
 
@@ -72,7 +73,7 @@ TOOLS = [
 ]
 
 
-# --- what each turn should be ---------------------------------------------------------------------
+# --- the expected turns --------------------------------------------------------------------------
 
 
 def question(conversation: int, turn: int) -> str:
@@ -80,15 +81,15 @@ def question(conversation: int, turn: int) -> str:
 
 
 def functions_of(conversation: int, turn: int) -> Sequence[str]:
-    """The functions that a turn calls: one, both side by side, or none.
+    """The functions that a turn calls: one, both in parallel, or none.
 
-    Conversations with odd numbers have none: there, a sentence that was cut goes on from a prefix.
+    Conversations with odd numbers have none: there, a cut sentence is resumed from a prefix.
     """
     return {0: FUNCTIONS[:1], 2: FUNCTIONS}.get((conversation + 2 * turn) % 4, ())
 
 
 def words_of(conversation: int, turn: int, stage: str) -> str:
-    """What is said in a turn: words that are said nowhere else."""
+    """The words of a turn, which are unique to it."""
     count = 4 + (conversation + turn) % 12
     return " ".join(f"{stage}{conversation}-{turn}-{n}" for n in range(count)) + ". "
 
@@ -118,21 +119,21 @@ FAULTS: Mapping[str, Mapping[str, Any]] = {
 _SLOW = ("stall in mid-sentence", "hang before the headers", "hang after the headers")
 
 
-class Moody:
-    """A model that knows what to say in each turn, and often fails to.
+class UnreliableModel:
+    """A model that knows the words of each turn, and often fails.
 
     Attributes:
-        met: How often each fault was met, and how many requests came.
+        counts: The number of requests, and of each fault.
     """
 
     def __init__(self, seed: int, faults: float) -> None:
         """Prepare the model.
 
         Args:
-            seed: Two of the same seed fail alike.
+            seed: The seed of the faults.
             faults: The share of requests that fail; hangs and stalls are a fifth of them.
         """
-        self.met: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
         self._seed = seed
         self._faults = faults
         self._asked: Counter[tuple[object, ...]] = Counter()
@@ -140,7 +141,7 @@ class Moody:
 
     async def answer(self, request: Json) -> AsyncIterator[Piece]:
         """Answer one request, or fail."""
-        self.met["requests"] += 1
+        self.counts["requests"] += 1
         for piece in self._reply(request["messages"]).pieces(self._next()):
             yield piece
 
@@ -150,12 +151,12 @@ class Moody:
         last, said = messages[-1], ""
         if last["role"] == "assistant":
             said = last["content"]
-        elif last["content"] == GO_ON:
+        elif last["content"] == CONTINUE_TEXT:
             said = messages[-2]["content"]
         stage = "b" if last["role"] == "tool" or said.startswith("b") else "a"
         words = words_of(conversation, turn, stage)
-        if last["content"] == GO_ON:
-            # A prefix is repeated, as Mistral does; a sentence is gone on with.
+        if last["content"] == CONTINUE_TEXT:
+            # Without a prefix, which Mistral would repeat, the sentence is continued.
             words = words[len(said.strip()) :].lstrip()
         calls = [
             {"name": name, "arguments": {"turn": turn}}
@@ -170,7 +171,7 @@ class Moody:
             return {}
         quick = [name for name in FAULTS if name not in _SLOW]
         name = chance.choice(_SLOW if chance.random() < 0.2 else quick)
-        self.met[name] += 1
+        self.counts[name] += 1
         return FAULTS[name]
 
     def _next(self) -> int:
@@ -178,8 +179,8 @@ class Moody:
         return self._serial
 
     async def close(self) -> None:
-        """Tell what was met."""
-        print(json.dumps(self.met), flush=True)
+        """Print the counts."""
+        print(json.dumps(self.counts), flush=True)
 
 
 @contextlib.contextmanager
@@ -187,18 +188,18 @@ def endpoint(seed: int, faults: float) -> Iterator[tuple[str, Counter[str]]]:
     """The endpoint in a process of its own.
 
     Yields:
-        Its address, and what it has met: filled when the block ends.
+        Its address, and its counts, which are filled when the block ends.
     """
     command = [sys.executable, __file__, "--serve", "--seed", str(seed), "--faults", str(faults)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    met: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     try:
-        yield process.stdout.readline().split()[-1], met
+        yield process.stdout.readline().split()[-1], counts
     finally:
         process.send_signal(signal.SIGINT)
-        told, _ = process.communicate(timeout=20)
-        met.update(json.loads(told.splitlines()[-1]))
+        output, _ = process.communicate(timeout=20)
+        counts.update(json.loads(output.splitlines()[-1]))
 
 
 # --- the conversations ----------------------------------------------------------------------------
@@ -206,23 +207,23 @@ def endpoint(seed: int, faults: float) -> Iterator[tuple[str, Counter[str]]]:
 
 @dataclass
 class Found:
-    """What has been found in all conversations.
+    """The outcome of all conversations.
 
     Parameters:
         turns: Turns that have ended.
-        whole: Those whose every word was heard, once and in order.
-        told: Those that ended in an error that was told, by its reason.
-        silent: Those that ended in nothing at all, or not in time.
-        wrong: Those in which words were lost, repeated or strange: what was heard.
-        twice: Calls that were run more than once.
-        never: Calls of whole turns that were not run.
-        handled: Faults that were met and handled, by what was done.
-        hedges_won: Requests that were late, and overtaken by a second one.
+        whole: Turns whose every word was heard, once and in order.
+        errors: Turns that ended in a reported error, by its reason.
+        silent: Turns that ended in silence, or not in time.
+        wrong: Turns in which words were lost, repeated or unexpected: what was heard.
+        twice: Calls that ran more than once.
+        never: Calls of whole turns that did not run.
+        handled: Faults that were handled, by how.
+        hedges_won: Late requests that were overtaken by their hedge.
     """
 
     turns: int = 0
     whole: int = 0
-    told: Counter[str] = field(default_factory=Counter[str])
+    errors: Counter[str] = field(default_factory=Counter[str])
     silent: list[str] = field(default_factory=list[str])
     wrong: list[str] = field(default_factory=list[str])
     twice: int = 0
@@ -232,8 +233,8 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """What the process holds while nobody speaks; of its sockets, those to the endpoint."""
+class Resources:
+    """The resources of the process between turns; of its sockets, those to the endpoint."""
 
     sockets: int
     tasks: int
@@ -241,8 +242,8 @@ class Held:
     megabytes: float
 
     @classmethod
-    def now(cls, base_url: str) -> "Held":
-        """Look."""
+    def now(cls, base_url: str) -> "Resources":
+        """Measure."""
         gc.collect()
         process, port = psutil.Process(), urlsplit(base_url).port
         peers = [c.raddr.port for c in process.net_connections("tcp") if c.raddr]
@@ -254,30 +255,30 @@ class Held:
         )
 
 
-class Ear(FrameProcessor):
-    """Hears one turn at a time, from between the service and the aggregator."""
+class TurnRecorder(FrameProcessor):
+    """Records one turn at a time, between the service and the aggregator."""
 
     def __init__(self, context: LLMContext, found: Found) -> None:
         super().__init__()
         self._context = context
         self._found = found
-        self.moved = asyncio.Event()
+        self.changed = asyncio.Event()
         self.words = ""
         self.ends = 0
         self.errors: list[ErrorFrame] = []
 
     def begin(self) -> None:
-        """Forget the last turn."""
+        """Clear the last turn."""
         self.words, self.ends, self.errors = "", 0, []
 
     @property
-    def settled(self) -> bool:
-        """Whether the aggregator has taken up what was heard."""
+    def is_in_context(self) -> bool:
+        """Whether the aggregator has added the words to the context."""
         last = self._context.get_messages()[-1]
         return not self.words or last["role"] == "assistant"
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Hear a frame, and pass it on."""
+        """Record a frame, and pass it on."""
         await super().process_frame(frame, direction)
         if isinstance(frame, LLMTextFrame):
             self.words += frame.text
@@ -288,14 +289,14 @@ class Ear(FrameProcessor):
             self._found.hedges_won += sum(data.hedges_won for data in turns)
         await self.push_frame(frame, direction)
         if isinstance(frame, LLMFullResponseEndFrame | LLMContextAssistantTurnFrame):
-            self.moved.set()
+            self.changed.set()
 
 
 class Conversation:
-    """One of the conversations, from its `open()` to its `close()`."""
+    """One conversation, from `open()` to `close()`."""
 
-    REMEMBERED = 12
-    """Messages that a context keeps, so that the process need not grow."""
+    LONGEST_CONTEXT = 12
+    """Messages in a context, so that memory stays constant."""
 
     def __init__(self, number: int, base_url: str, found: Found, **settings: Any) -> None:
         self.number = number
@@ -309,20 +310,20 @@ class Conversation:
 
         @service.event_handler("on_error")
         async def on_error(_service: object, error: ErrorFrame) -> None:
-            self._ear.errors.append(error)
-            self._ear.moved.set()
+            self._recorder.errors.append(error)
+            self._recorder.changed.set()
 
         @service.event_handler("on_fault_handled")
         async def on_fault_handled(_service: object, _error: object, handled: Any) -> None:
             found.handled[handled.done] += 1
 
         self._context = LLMContext(tools=[] if number % 2 else TOOLS)
-        self._ear = Ear(self._context, found)
-        # Nobody speaks aloud, so nobody needs a model that hears when they have finished.
-        writes = LLMUserAggregatorParams(user_turn_strategies=ExternalUserTurnStrategies())
-        aggregators = LLMContextAggregatorPair(self._context, user_params=writes)
+        self._recorder = TurnRecorder(self._context, found)
+        # The turns are text: no model is needed to detect their end.
+        params = LLMUserAggregatorParams(user_turn_strategies=ExternalUserTurnStrategies())
+        aggregators = LLMContextAggregatorPair(self._context, user_params=params)
         self._worker = PipelineWorker(
-            Pipeline([aggregators.user(), service, self._ear, aggregators.assistant()]),
+            Pipeline([aggregators.user(), service, self._recorder, aggregators.assistant()]),
             params=PipelineParams(enable_metrics=True),
             cancel_on_idle_timeout=False,
             idle_timeout_secs=None,
@@ -360,9 +361,9 @@ class Conversation:
             await self._turn(turn)
 
     async def _turn(self, turn: int) -> None:
-        found, ear, which = self._found, self._ear, question(self.number, turn)
-        self._context.set_messages(self._context.get_messages()[-self.REMEMBERED :])
-        ear.begin()
+        found, heard, which = self._found, self._recorder, question(self.number, turn)
+        self._context.set_messages(self._context.get_messages()[-self.LONGEST_CONTEXT :])
+        heard.begin()
         message = {"role": "user", "content": which}
         await self._worker.queue_frame(LLMMessagesAppendFrame([message], run_llm=True))
         functions = functions_of(self.number, turn)
@@ -371,21 +372,21 @@ class Conversation:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LATEST):
                 while not over:
-                    ear.moved.clear()
-                    await ear.moved.wait()
-                    over = ear.ends >= (1 if ear.errors else ends) and ear.settled
+                    heard.changed.clear()
+                    await heard.changed.wait()
+                    over = heard.ends >= (1 if heard.errors else ends) and heard.is_in_context
         found.turns += 1
         whole = whole_of(self.number, turn)
         ran = [self._ran.pop((name, turn), 0) for name in FUNCTIONS]
         found.twice += sum(times > 1 for times in ran)
-        if ear.errors:
-            found.told.update(_reason(error) for error in ear.errors)
-            if not whole.startswith(ear.words):
-                found.wrong.append(f"{which} {ear.words}")
+        if heard.errors:
+            found.errors.update(_reason(error) for error in heard.errors)
+            if not whole.startswith(heard.words):
+                found.wrong.append(f"{which} {heard.words}")
         elif not over:
-            found.silent.append(f"{which} {ear.words}")
-        elif ear.words != whole:
-            found.wrong.append(f"{which} {ear.words}")
+            found.silent.append(f"{which} {heard.words}")
+        elif heard.words != whole:
+            found.wrong.append(f"{which} {heard.words}")
         else:
             found.whole += 1
             found.never += sum(not times for times in ran[: len(functions)])
@@ -405,45 +406,45 @@ LATEST = 60.0
 
 
 @dataclass
-class Soaked:
-    """What became of it all.
+class Result:
+    """The result of a soak test.
 
     Parameters:
-        found: What was found in the conversations.
-        met: What the endpoint met: requests, and faults by their names.
-        early: What was held after the first tenth of the turns.
-        late: What was held at the end, conversations still open.
-        left: What was held when all were closed.
-        seconds: How long it took.
+        found: The outcome of the conversations.
+        counts: The endpoint's requests, and its faults by name.
+        early: The resources after the first tenth of the turns.
+        late: The resources at the end, with the conversations still open.
+        left: The resources when all were closed.
+        seconds: The duration.
     """
 
     found: Found
-    met: Counter[str]
-    early: Held
-    late: Held
-    left: Held
+    counts: Counter[str]
+    early: Resources
+    late: Resources
+    left: Resources
     seconds: float
 
 
 async def talk_all(
     conversations: int, turns: int, pause: float, base_url: str, settings: Mapping[str, Any]
-) -> Soaked:
-    """Hold conversations side by side, with a rest after the first tenth of their turns."""
+) -> Result:
+    """Hold conversations concurrently, with a rest after the first tenth of their turns."""
     found = Found()
     began = time.monotonic()
-    all_of_them = [Conversation(n, base_url, found, **settings) for n in range(conversations)]
-    for each in all_of_them:
+    all_conversations = [Conversation(n, base_url, found, **settings) for n in range(conversations)]
+    for each in all_conversations:
         await each.open()
     tenth = max(1, turns // 10)
-    held: list[Held] = []
+    held: list[Resources] = []
     for part in (range(tenth), range(tenth, turns)):
-        await asyncio.gather(*(each.talk(part, pause) for each in all_of_them))
+        await asyncio.gather(*(each.talk(part, pause) for each in all_conversations))
         await asyncio.sleep(1)  # what ends at the end of a turn has ended
-        held.append(Held.now(base_url))
-    await asyncio.gather(*(each.close() for each in all_of_them))
-    del all_of_them, each
+        held.append(Resources.now(base_url))
+    await asyncio.gather(*(each.close() for each in all_conversations))
+    del all_conversations, each
     await asyncio.sleep(0.5)
-    return Soaked(found, Counter(), *held, Held.now(base_url), time.monotonic() - began)
+    return Result(found, Counter(), *held, Resources.now(base_url), time.monotonic() - began)
 
 
 def soak(
@@ -455,43 +456,43 @@ def soak(
     seed: int = 1,
     minutes: float = 15.0,
     **settings: Any,
-) -> Soaked:
+) -> Result:
     """Hold many conversations with a model that often fails.
 
     Args:
-        conversations: How many, side by side.
+        conversations: How many, concurrently.
         turns: Turns of each.
         pause: Seconds of the longest pause before a turn; half of it on average.
         faults: The share of requests that fail.
-        seed: What chance begins with.
-        minutes: When to give up.
-        **settings: Of the services.
+        seed: The seed of the faults.
+        minutes: The time limit.
+        **settings: Settings of the services.
 
     Returns:
-        What became of it.
+        The result.
 
     Raises:
         TimeoutError: If it takes longer than `minutes`.
     """
 
-    async def bounded(base_url: str) -> Soaked:
+    async def bounded(base_url: str) -> Result:
         async with asyncio.timeout(minutes * 60):
             return await talk_all(conversations, turns, pause, base_url, settings)
 
-    with endpoint(seed, faults) as (base_url, met):
-        soaked = asyncio.run(bounded(base_url))
-    soaked.met = met
-    return soaked
+    with endpoint(seed, faults) as (base_url, counts):
+        result = asyncio.run(bounded(base_url))
+    result.counts = counts
+    return result
 
 
-def table(soaked: Soaked) -> str:
-    found, met = soaked.found, soaked.met
-    told = ", ".join(f"{count} {reason}" for reason, count in sorted(found.told.items()))
+def table(result: Result) -> str:
+    found, counts = result.found, result.counts
+    errors = ", ".join(f"{count} {reason}" for reason, count in sorted(found.errors.items()))
     handled = ", ".join(f"{count} {done}" for done, count in sorted(found.handled.items()))
     rows = [
         ("turns", f"{found.turns:,}"),
-        ("requests", f"{met['requests']:,}"),
-        ("of them failed", f"{sum(met[name] for name in FAULTS):,}"),
+        ("requests", f"{counts['requests']:,}"),
+        ("of them failed", f"{sum(counts[name] for name in FAULTS):,}"),
         ("faults handled", handled or "0"),
         ("late requests overtaken by a second", found.hedges_won),
         ("turns of which every word was heard, once, in order", f"{found.whole:,}"),
@@ -499,13 +500,13 @@ def table(soaked: Soaked) -> str:
         ("turns that ended in silence", len(found.silent)),
         ("functions run twice", found.twice),
         ("functions not run", found.never),
-        ("turns that met too many faults, and told it", told or "0"),
-        ("seconds", f"{soaked.seconds:.0f}"),
+        ("turns that ended in an error, by reason", errors or "0"),
+        ("seconds", f"{result.seconds:.0f}"),
     ]
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), ""]
-    lines += ["| held | after a tenth | at the end | when closed |", "|---|---|---|---|"]
+    lines += ["| resources | after a tenth | at the end | when closed |", "|---|---|---|---|"]
     for name, form in (("sockets", "d"), ("tasks", "d"), ("threads", "d"), ("megabytes", ".0f")):
-        values = (getattr(each, name) for each in (soaked.early, soaked.late, soaked.left))
+        values = (getattr(each, name) for each in (result.early, result.late, result.left))
         lines.append(f"| {name} | {' | '.join(format(value, form) for value in values)} |")
     return "\n".join(lines)
 
@@ -517,18 +518,18 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=20.0, help="seconds, the longest")
     parser.add_argument("--faults", type=float, default=0.15, help="share of requests that fail")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=15.0, help="when to give up")
+    parser.add_argument("--minutes", type=float, default=15.0, help="time limit")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = vars(parser.parse_args())
     if options.pop("serve"):
-        logging.disable()  # connections that the model breaks are no news
-        model = Moody(options["seed"], options["faults"])
-        serve(bind("127.0.0.1", 0), model, None)
+        logging.disable()  # the model breaks connections on purpose
+        model = UnreliableModel(options["seed"], options["faults"])
+        serve(bind("127.0.0.1", 0), create_app(model), model)
         return
-    soaked = soak(**options)
-    print(table(soaked))
+    result = soak(**options)
+    print(table(result))
     for kind in ("silent", "wrong"):
-        print(*getattr(soaked.found, kind)[:10], sep="\n")
+        print(*getattr(result.found, kind)[:10], sep="\n")
 
 
 if __name__ == "__main__":

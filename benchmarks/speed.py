@@ -1,8 +1,8 @@
-"""What our service costs beside Pipecat's own: `make bench`.
+"""What our service costs, compared with Pipecat's own: `make bench`.
 
-Each figure is taken in a process of its own, ours and Pipecat's in turn, several times; the table
-has the medians, and the median of the ratios of each pair, so that the machine's speed drops out.
-The server (`flow.py`) is another process, whose work is not counted.
+Each measurement is a process of its own, ours and Pipecat's alternating, several times. The table
+has the medians, and the median of the ratios of each pair, which does not depend on the speed of
+the machine. The server (`token_server.py`) is another process, whose work is not counted.
 """
 
 import argparse
@@ -27,7 +27,7 @@ os.environ.pop("MISTRAL_BASE_URL", None)
 
 TOKENS = 2000
 DELAYED = 20.0
-"""Milliseconds that a token may be late in the 99th percentile."""
+"""The limit for the 99th percentile of the delay of tokens, in milliseconds."""
 
 
 # --- a server -------------------------------------------------------------------------------------
@@ -38,7 +38,9 @@ def server(**options: Any) -> Iterator[str]:
     """The server in a process of its own; yields its address."""
     arguments = [f"--{name}={value}" for name, value in options.items() if value is not None]
     process = subprocess.Popen(
-        [sys.executable, str(HERE / "flow.py"), *arguments], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(HERE / "token_server.py"), *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout is not None
@@ -80,7 +82,7 @@ async def session(service: Any, warm: bool = True) -> AsyncIterator[Any]:
     from pipecat.workers.runner import WorkerRunner
 
     class Sink(FrameProcessor):
-        """Notes when words come, and when a reply has ended."""
+        """Records when words come, and when a reply has ended."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -215,7 +217,7 @@ async def memory_of_one_more(make: Callable[[str], Any], base_url: str) -> float
 
 
 async def p99_delay(make: Callable[[str], Any], base_url: str, sessions: int) -> float:
-    """Milliseconds that a token is late, in the 99th percentile, with so many sessions."""
+    """The 99th percentile of the delay of tokens, in milliseconds, with some sessions at once."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     async with contextlib.AsyncExitStack() as stack:
         sinks = [
@@ -228,10 +230,10 @@ async def p99_delay(make: Callable[[str], Any], base_url: str, sessions: int) ->
             await asyncio.sleep(wait)
             await sink.turn()
 
-        # Callers do not begin to speak all at once.
+        # Callers do not all begin at once.
         await asyncio.gather(*(talk(sink, i / sessions) for i, sink in enumerate(sinks)))
         assert time.monotonic() - began < 60
-        # The first second is the crowd's arrival.
+        # The first second is the ramp-up.
         late = sorted(ms for sink in sinks for ms in sink.late[50:])
         return late[int(len(late) * 0.99)]
 
@@ -243,7 +245,7 @@ async def first_turn(make: Callable[[str], Any], base_url: str) -> float:
         return await sink.turn() * 1e3
 
 
-# --- a far server ---------------------------------------------------------------------------------
+# --- a distant server -----------------------------------------------------------------------------
 
 
 def certificate(folder: Path) -> Path:
@@ -260,21 +262,21 @@ def certificate(folder: Path) -> Path:
     return path
 
 
-async def far(port: int, seconds: float) -> asyncio.Server:
-    """A way to a port on which every byte takes some time, each way."""
+async def delaying_proxy(port: int, seconds: float) -> asyncio.Server:
+    """A TCP proxy to a port that delays every byte, each way."""
 
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         loop = asyncio.get_running_loop()
         while data := await reader.read(65536):
             loop.call_later(seconds, writer.write, data)
         loop.call_later(seconds, writer.close)
 
-    async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there = await asyncio.open_connection("127.0.0.1", port)
         with contextlib.suppress(ConnectionError):
-            await asyncio.gather(carry(reader, there[1]), carry(there[0], writer))
+            await asyncio.gather(forward(reader, there[1]), forward(there[0], writer))
 
-    return await asyncio.start_server(meet, "127.0.0.1", 0)
+    return await asyncio.start_server(accept, "127.0.0.1", 0)
 
 
 # --- all together ---------------------------------------------------------------------------------
@@ -309,7 +311,7 @@ def pairs(times: int, measure: Callable[[str], float]) -> tuple[float, float, fl
 
 
 def least_delay(who: str, base_url: str, count: int) -> float:
-    """The least of three: what else the machine does can only add to it."""
+    """The lowest of three: other load of the machine only adds to it."""
     delays: list[float] = []
     while len(delays) < 3 and min(delays, default=DELAYED) >= DELAYED:
         delays.append(measured("p99_delay", who, base_url, count))
@@ -317,7 +319,7 @@ def least_delay(who: str, base_url: str, count: int) -> float:
 
 
 def most_sessions(who: str, base_url: str, finest: int = 2) -> int:
-    """The most sessions whose tokens are in time: doubled until they are late, then halved in."""
+    """The most sessions whose tokens are in time, by doubling and then by bisection."""
     good, bad = 0, 8
     while least_delay(who, base_url, bad) < DELAYED:
         good, bad = bad, bad * 2
@@ -331,17 +333,17 @@ def most_sessions(who: str, base_url: str, finest: int = 2) -> int:
 
 
 @contextmanager
-def far_away(seconds: float) -> Iterator[Callable[[str], float]]:
-    """A server over TLS so many seconds away each way; yields what measures a first turn there."""
+def distant_server(seconds: float) -> Iterator[Callable[[str], float]]:
+    """A distant server over TLS; yields a function that measures a first turn there."""
     with tempfile.TemporaryDirectory() as folder:
         cert = certificate(Path(folder))
         with server(tokens=5, cert=cert) as base_url:
             there = int(base_url.rsplit(":", 1)[1].split("/")[0])
             loop = asyncio.new_event_loop()
-            way = loop.run_until_complete(far(there, seconds))
+            proxy = loop.run_until_complete(delaying_proxy(there, seconds))
             thread = threading.Thread(target=loop.run_forever, daemon=True)
             thread.start()
-            here = f"https://localhost:{way.sockets[0].getsockname()[1]}/v1"
+            here = f"https://localhost:{proxy.sockets[0].getsockname()[1]}/v1"
             trusted = {"SSL_CERT_FILE": str(Path(folder) / "cert.pem")}
             try:
                 yield lambda who: measured("first_turn", who, here, **trusted)
@@ -364,7 +366,7 @@ def rows(times: int, only: str) -> Iterator[tuple[str, str, Callable[[], tuple[f
         return ours, theirs, ours / theirs
 
     def over_tls() -> tuple[float, ...]:
-        with far_away(0.04) as first_turn_of:
+        with distant_server(0.04) as first_turn_of:
             return pairs(times, first_turn_of)
 
     all_rows = [
@@ -378,18 +380,18 @@ def rows(times: int, only: str) -> Iterator[tuple[str, str, Callable[[], tuple[f
         ),
         row("CPU to make one more service (ms)", "{:.2f}", "cpu_of_one_more", tokens=1),
         row("memory of one more idle session (KB)", "{:.0f}", "memory_of_one_more", tokens=1),
-        ("sessions at 50 tokens/s on one core, p99 under 20 ms", "{:.0f}", sessions),
+        ("sessions at 50 tokens/s on one core, p99 of added delay under 20 ms", "{:.0f}", sessions),
         ("first turn's first word over TLS, 80 ms away (ms)", "{:.0f}", over_tls),
     ]
     yield from (row for row in all_rows if only in row[0])
 
 
 def plot(path: Path) -> None:
-    """Draw what the table cannot show: how the costs grow."""
+    """Draw how the costs grow."""
     from matplotlib import pyplot
 
     pyplot.rcParams.update({"font.size": 9, "svg.hashsalt": "speed", "axes.grid": True})
-    figure, (history, crowd, first) = pyplot.subplots(1, 3, figsize=(11, 3.2))
+    figure, (history, sessions, first) = pyplot.subplots(1, 3, figsize=(11, 3.2))
     colours = {"ours": "#fa5111", "theirs": "#8a8f98"}
     names = {"ours": "ours", "theirs": "Pipecat's own"}
     for who, colour in colours.items():
@@ -405,18 +407,18 @@ def plot(path: Path) -> None:
                 delays.append(least_delay(who, base_url, count))
                 if delays[-1] > 4 * DELAYED:
                     break
-        crowd.plot(counts, delays, **style)
+        sessions.plot(counts, delays, **style)
         trips, waits = [20, 80, 160], []
         for trip in trips:
-            with far_away(trip / 2000) as first_turn_of:
+            with distant_server(trip / 2000) as first_turn_of:
                 waits.append(first_turn_of(who))
         first.plot(trips, waits, **style)
     history.set(title="CPU to the first byte", xlabel="messages (8 images among them)", ylabel="ms")
-    crowd.set(title="99th percentile of added delay", ylabel="ms", ylim=(0, 3 * DELAYED))
-    crowd.set_xlabel("sessions at 50 tokens/s on one core")
-    crowd.axhline(DELAYED, color="#444", linewidth=0.8, linestyle=":")
+    sessions.set(title="99th percentile of added delay", ylabel="ms", ylim=(0, 3 * DELAYED))
+    sessions.set_xlabel("sessions at 50 tokens/s on one core")
+    sessions.axhline(DELAYED, color="#444", linewidth=0.8, linestyle=":")
     first.set(title="First turn's first word, over TLS", xlabel="round trip (ms)", ylabel="ms")
-    for axes in (history, crowd, first):
+    for axes in (history, sessions, first):
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False)
     figure.tight_layout()

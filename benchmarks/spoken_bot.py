@@ -1,7 +1,7 @@
-"""A bot that is spoken to, for `scale.py`: sound both ways and a real detector of speech.
+"""The bot of spoken calls for `scale.py`: audio both ways, and a real voice activity detector.
 
-Its voice hums instead of speaking, and what is said to it comes in writing: what the clients of
-speech services cost is theirs, and not measured here.
+There are no speech services, whose cost is not measured here: the caller's words come as text, and
+the voice is silent audio of the right length.
 """
 
 from collections.abc import AsyncGenerator
@@ -26,22 +26,22 @@ from pipecat.workers.runner import WorkerRunner
 
 from mistral_service import MistralLLMService
 
-EAR_RATE, MOUTH_RATE = 16000, 24000
+IN_RATE, OUT_RATE = 16000, 24000
 SECONDS_PER_WORD = 0.4  # 150 words a minute
 
 
-class Hum(TTSService):
-    """Speaks as long as a voice would, in silence."""
+class SilentVoice(TTSService):
+    """Silent audio, as long as a voice would take."""
 
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame, None]:
         """Speak.
 
         Args:
-            text: What is said; its words count.
+            text: The text; its number of words sets the length.
             context_id: As in Pipecat.
         """
-        samples = round(len(text.split()) * SECONDS_PER_WORD * MOUTH_RATE)
-        yield TTSAudioRawFrame(bytes(2 * samples), MOUTH_RATE, 1, context_id=context_id)
+        samples = round(len(text.split()) * SECONDS_PER_WORD * OUT_RATE)
+        yield TTSAudioRawFrame(bytes(2 * samples), OUT_RATE, 1, context_id=context_id)
 
 
 async def bot(runner_args: RunnerArguments) -> None:
@@ -54,7 +54,7 @@ async def bot(runner_args: RunnerArguments) -> None:
             )
         },
     )
-    user_aggregator, assistant_aggregator = LLMContextAggregatorPair(
+    user, assistant = LLMContextAggregatorPair(
         LLMContext(),
         user_params=LLMUserAggregatorParams(
             vad_analyzer=SileroVADAnalyzer(), user_turn_strategies=ExternalUserTurnStrategies()
@@ -65,14 +65,14 @@ async def bot(runner_args: RunnerArguments) -> None:
         Pipeline(
             [
                 transport.input(),
-                user_aggregator,
+                user,
                 MistralLLMService(),
-                Hum(sample_rate=MOUTH_RATE, settings=voice),
+                SilentVoice(sample_rate=OUT_RATE, settings=voice),
                 transport.output(),
-                assistant_aggregator,
+                assistant,
             ]
         ),
-        params=PipelineParams(audio_in_sample_rate=EAR_RATE, audio_out_sample_rate=MOUTH_RATE),
+        params=PipelineParams(audio_in_sample_rate=IN_RATE, audio_out_sample_rate=OUT_RATE),
     )
     runner = WorkerRunner(handle_sigint=False)
     await runner.add_workers(worker)

@@ -1,8 +1,8 @@
-"""What mkdocs.yml cannot say: the front page, and the order of the pages.
+"""The front page of the site, and the order of the pages.
 
-The front page is the README, and the changelog is a page, so that each is written once. A link
-that leads out of the documentation leads to the repository. A page that is missing from the order
-below is an error, as a broken link is.
+The front page is the README, and the changelog is a page, so that each is written once. A link to a
+file outside of the documentation becomes a link to the repository. A page that is missing from the
+order below is an error, as a broken link is.
 """
 
 import re
@@ -20,6 +20,7 @@ ORDER: dict[str, dict[str, str]] = {
     "Begin": {
         "Overview": "index.md",
         "Start": "start.md",
+        "The demo": "demo.md",
         "From Pipecat's own service": "migration.md",
         "Settings": "settings.md",
     },
@@ -44,7 +45,7 @@ ORDER: dict[str, dict[str, str]] = {
         "Calls that move": "calls.md",
         "Observability": "observability.md",
         "Testing a bot": "testing.md",
-        "In the terminal": "cli.md",
+        "Command line": "cli.md",
     },
     "Reference": {
         "The message rules": "rules.md",
@@ -66,11 +67,11 @@ ORDER: dict[str, dict[str, str]] = {
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are written elsewhere, and put all of them in order."""
+    """Add the generated pages, and order all of them."""
     readme = (ROOT / "README.md").read_text().replace("](docs/", "](")
     readme = readme.replace("](CHANGELOG.md)", "](changelog.md)")
-    better = readme.partition("## What is better")[2].partition("\n## ")[0]
-    chart = "![Ours beside Pipecat's own](images/benchmarks.svg)\n"
+    better = readme.partition("## Compared with")[2].partition("\n## ")[0]
+    chart = "![Compared with Pipecat's own service](images/benchmarks.svg)\n"
     made = {
         "index.md": readme,
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
@@ -93,14 +94,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead links out of the documentation to the repository."""
+    """Rewrite links out of the documentation as links to the repository."""
     repository = f"{config.repo_url}/blob/main/"
 
-    def lead(match: re.Match[str]) -> str:
+    def rewrite(match: re.Match[str]) -> str:
         target = match[1].removeprefix("../")
         inside = files.get_file_from_path(match[1]) is not None
         if inside or not (ROOT / target.partition("#")[0]).exists():
-            return match[0]  # mkdocs says what it thinks of one that leads nowhere
+            return match[0]  # mkdocs reports a broken link
         return f"]({repository}{target})"
 
-    return re.sub(r"\]\(((?:\.\./)?[\w./-]+(?:#[\w-]+)?)\)", lead, markdown)
+    return re.sub(r"\]\(((?:\.\./)?[\w./-]+(?:#[\w-]+)?)\)", rewrite, markdown)

@@ -17,9 +17,10 @@ HEAD = """\
 
 <!-- Written by docs/reference.py from mistral_service/settings.py: change it there. -->
 
-What `MistralLLMService.Settings(…)` takes. A value that is not allowed is refused with a sentence
-that names the setting, the value, and what is allowed: when the service is made, or when an update
-comes, which is then refused whole. Each can change in mid-conversation:
+The fields of `MistralLLMService.Settings(…)`. A value that is not allowed is refused with a
+sentence that names the setting, the allowed values, and the given one: when the service is made, or
+when an update comes, which is then refused as a whole. Every setting can change during a
+conversation:
 
 ```python
 await worker.queue_frame(LLMUpdateSettingsFrame(delta=MistralLLMService.Settings(temperature=0.2)))
@@ -32,7 +33,7 @@ def render() -> str:
     inherited = {f.name for f in fields(OpenAILLMSettings)}
     own = [f.name for f in fields(MistralLLMSettings) if f.name not in inherited]
     said = _parameters()
-    rows = ["", "## Mistral's own, and ours", "", "| setting | | allowed |", "|---|---|---|"]
+    rows = ["", "## Mistral's and this package's", "", "| setting | | allowed |", "|---|---|---|"]
     rows += [f"| `{name}` | {said[name]} | {_allowed(name)} |" for name in own]
     rows += ["", "## Pipecat's", "", "| setting | allowed |", "|---|---|"]
     rows += [

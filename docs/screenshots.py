@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
-from mistral_service.cli import doctor, examine, lint
+from mistral_service.cli import checks, doctor, lint
 from mistral_service.cli.chat import Chat
 from mistral_service.cli.endpoint import Endpoint
 from mistral_service.local import LocalMistral, Reply, Script
@@ -57,7 +57,7 @@ async def _doctor() -> None:
     script = Script(*(Reply("Hello to you.", first_wait=wait) for wait in waits))
     with LocalMistral(script) as mistral:
         _typed(console, "doctor")
-        await doctor.show(examine.examine(Endpoint.given(mistral.base_url), MODEL), console)
+        await doctor.show(checks.run_checks(Endpoint.given(mistral.base_url), MODEL), console)
     _save(console, "doctor")
 
 

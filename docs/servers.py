@@ -1,7 +1,7 @@
 """Writes the tables of docs/servers.md from the reports in docs/servers/: `make docs`.
 
-A report is made anew with `mistral-service conform --base-url … --report docs/servers/NAME.json`.
-A test holds that the page is up to date.
+`mistral-service conform --base-url … --report docs/servers/NAME.json` writes a new report. A test
+checks that the page is up to date.
 """
 
 import json
@@ -21,9 +21,9 @@ TITLES = {
     "vllm": "vLLM",
     "llama.cpp": "llama.cpp of xllamacpp 2026.10",
 }
-"""The reports, and what their columns are called. The first comes from the strict endpoint."""
+"""The reports, and the titles of their columns. The first is of the strict endpoint."""
 
-_LONGEST = 60
+_MAX_CELL = 60
 
 BEGIN = "<!-- Written by docs/servers.py from the reports in docs/servers/, from here … -->\n"
 END = "<!-- … to here. -->\n"
@@ -70,7 +70,7 @@ def _run(found: dict[str, Report]) -> list[str]:
     lines += [
         "",
         "vLLM runs with a small model of random weights, llama.cpp with SmolLM2-135M and Mistral's "
-        "template. What depends on the model's words is not known there: it is marked ?.",
+        "template. Results that depend on the model's text are not known there: they are marked ?.",
     ]
     return lines
 
@@ -85,12 +85,12 @@ def _table(found: dict[str, Report]) -> list[str]:
             same.append(probe.name)
         else:
             lines.append(f"| {cell(probe.name)} | {' | '.join(cells)} |")
-    lines += ["", f"The same everywhere, as far as it is known: {', '.join(map(cell, same))}."]
+    lines += ["", f"The same on all servers, as far as it is known: {', '.join(map(cell, same))}."]
     return lines
 
 
 def _outcome(row: Row) -> str:
-    """What makes two servers differ: not the model's words, nor those of an error."""
+    """What two servers are compared by: neither the model's text nor that of an error."""
     if row.state == State.NOT_KNOWN.value:
         return ""
     refused = {k: v for k, v in row.facts.get("refused", {}).items() if k != "message"}
@@ -103,10 +103,10 @@ def _cell(row: Row) -> str:
     refused = row.facts.get("refused")
     if refused:
         names = [refused["code"], refused["type"]]
-        said = [str(n) for n in names if n is not None and str(n) != str(refused["status"])]
-        return cell(f"{refused['status']} {', '.join(said)}".strip())
+        shown = [str(n) for n in names if n is not None and str(n) != str(refused["status"])]
+        return cell(f"{refused['status']} {', '.join(shown)}".strip())
     came = row.came.replace("accepted, the beginning is ", "accepted, ")
-    return cell(came if len(came) <= _LONGEST else came[:_LONGEST] + " …")
+    return cell(came if len(came) <= _MAX_CELL else came[:_MAX_CELL] + " …")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""A restaurant that answers its phone: functions side by side, and a call that ends itself.
+"""A restaurant that answers its phone: parallel functions, and one that ends the call.
 
 With a key::
 
     export MISTRAL_API_KEY=...
     python examples/function_calling.py -t webrtc
 
-Offline, with a script in Mistral's place, and `pipecat eval` as the caller::
+Offline, with a script instead of Mistral, and `pipecat eval` as the caller::
 
     python -m mistral_service.local --port 8080 --script examples/evals/function_calling.json &
     export MISTRAL_API_KEY=any MISTRAL_BASE_URL=http://127.0.0.1:8080/v1
@@ -53,7 +53,7 @@ async def find_table(params: FunctionCallParams, day: str, people: int):
         day: The day, as "Friday".
         people: How many people come.
     """
-    await asyncio.sleep(0.2)  # a book is slower than a model
+    await asyncio.sleep(0.2)  # as slow as a database
     await params.result_callback({"day": day, "people": people, "free": ["19:00", "21:00"]})
 
 
@@ -75,28 +75,18 @@ async def end_call(params: FunctionCallParams):
 
 
 async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> None:
-    """Hold one call, from its beginning until somebody hangs up."""
+    """Run one call, until the caller hangs up."""
     stt, tts = await asyncio.to_thread(create_speech)
     llm = MistralLLMService(
         settings=MistralLLMService.Settings(system_instruction=SYSTEM_INSTRUCTION, temperature=0.2)
     )
-    # Functions listed in the context are registered by themselves.
+    # Functions in the context are registered automatically.
     context = LLMContext(tools=[find_table, dish_of_the_day, end_call])
-    user_aggregator, assistant_aggregator = LLMContextAggregatorPair(
+    user, assistant = LLMContextAggregatorPair(
         context, user_params=LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer())
     )
     worker = PipelineWorker(
-        Pipeline(
-            [
-                transport.input(),
-                stt,
-                user_aggregator,
-                llm,
-                tts,
-                transport.output(),
-                assistant_aggregator,
-            ]
-        ),
+        Pipeline([transport.input(), stt, user, llm, tts, transport.output(), assistant]),
         params=PipelineParams(enable_metrics=True, enable_usage_metrics=True),
         idle_timeout_secs=runner_args.pipeline_idle_timeout_secs,
     )
@@ -116,7 +106,7 @@ async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> Non
 
 
 async def bot(runner_args: RunnerArguments) -> None:
-    """What Pipecat's runner calls for every client that connects."""
+    """Pipecat's runner calls this for every client."""
     transport = await create_transport(
         runner_args,
         {

@@ -1,14 +1,14 @@
-"""The reception of a hotel that looks things up: a Haystack pipeline behind a function.
+"""A hotel reception that answers from a handbook: a Haystack pipeline behind a function.
 
-The handbook (`handbook/*.md`) is made into vectors once, by `mistral-embed`; the function `search`
-finds the sections that are nearest to a question, and the bot answers from them. With a key::
+`mistral-embed` embeds the handbook (`handbook/*.md`) once. The function `search` finds the sections
+that are nearest to a question, and the bot answers from them. With a key::
 
     pip install 'pipecat-mistral-service[haystack]'
     export MISTRAL_API_KEY=...
     python examples/knowledge_agent.py -t webrtc
 
-Offline, typed instead of spoken, with the strict local endpoint in Mistral's place: its script
-decides what is asked for, its embeddings are a small real model's, and so is what is found::
+Offline, in text, with the strict local endpoint instead of Mistral: a script replies, and a small
+real model makes the embeddings, so that the search is real::
 
     python examples/knowledge_agent.py --offline
 """
@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-# Haystack counts its users, and nobody else is to hear of a call.
+# Haystack sends telemetry by default; a call is private.
 os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
 
 from haystack import Document, Pipeline
@@ -51,16 +51,16 @@ from mistral_service import MistralLLMService
 HANDBOOK = Path(__file__).parent / "handbook"
 SYSTEM_INSTRUCTION = (
     "You answer the phone of the Hotel Aurora, in one or two short sentences of plain words. "
-    "Search the handbook before you answer a question about the house, and say so if it has no "
+    "Search the handbook before you answer a question about the hotel, and say so if it has no "
     "answer."
 )
 
 
 class Handbook:
-    """The handbook's sections, found by what they mean."""
+    """A semantic search in the handbook."""
 
     def __init__(self, folder: Path = HANDBOOK) -> None:
-        # Haystack's components for OpenAI speak to any such API: the address makes it Mistral's.
+        # Haystack's components for OpenAI work with Mistral's API, by its address.
         mistral: dict[str, Any] = {
             "api_key": Secret.from_env_var("MISTRAL_API_KEY"),
             "api_base_url": os.environ.get("MISTRAL_BASE_URL", "https://api.mistral.ai/v1"),
@@ -79,14 +79,14 @@ class Handbook:
         self._search.connect("embedder.embedding", "retriever.query_embedding")
 
     def find(self, query: str) -> list[dict[str, str]]:
-        """Find the two sections that are nearest to a question; waits for the network."""
+        """Find the two sections that are nearest to a question. Blocks on the network."""
         found = self._search.run({"embedder": {"text": query}})["retriever"]["documents"]
         return [{"page": document.meta["page"], "text": document.content} for document in found]
 
 
 @cache
 def handbook() -> Handbook:
-    """The handbook, made into vectors once for all calls."""
+    """The handbook, embedded once for all calls."""
     return Handbook()
 
 
@@ -106,7 +106,7 @@ async def search(params: FunctionCallParams, query: str):
     Args:
         query: What the guest wants to know, in a few words.
     """
-    # Haystack waits for the network in its own way: in a thread, so that the call goes on.
+    # Haystack blocks on the network: in a thread, so that the call's audio goes on.
     found = await asyncio.to_thread(lambda: handbook().find(query))
     await params.result_callback({"sections": found})
 
@@ -121,19 +121,17 @@ def create_llm() -> MistralLLMService:
 
 
 async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> None:
-    """Hold one call, from its beginning until somebody hangs up."""
-    # The handbook is read while the ears and the voice are loaded, before the caller asks.
+    """Run one call, until the caller hangs up."""
+    # The handbook is embedded while the speech models load.
     (stt, tts), _ = await asyncio.gather(
         asyncio.to_thread(create_speech), asyncio.to_thread(handbook)
     )
-    context = LLMContext(tools=[search])
+    llm, context = create_llm(), LLMContext(tools=[search])
     user, assistant = LLMContextAggregatorPair(
         context, user_params=LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer())
     )
     worker = PipelineWorker(
-        pipeline.Pipeline(
-            [transport.input(), stt, user, create_llm(), tts, transport.output(), assistant]
-        ),
+        pipeline.Pipeline([transport.input(), stt, user, llm, tts, transport.output(), assistant]),
         params=PipelineParams(enable_metrics=True),
         idle_timeout_secs=runner_args.pipeline_idle_timeout_secs,
     )
@@ -153,7 +151,7 @@ async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> Non
 
 
 async def bot(runner_args: RunnerArguments) -> None:
-    """What Pipecat's runner calls for every client that connects."""
+    """Pipecat's runner calls this for every client."""
     transport = await create_transport(
         runner_args,
         {"webrtc": lambda: TransportParams(audio_in_enabled=True, audio_out_enabled=True)},
@@ -171,7 +169,7 @@ QUESTIONS = [
 
 
 def offline_script():
-    """What is said in Mistral's place: it asks for a search, and answers from what was found."""
+    """A script that calls the search, and answers from its results."""
     from mistral_service.local import Reply, Script
 
     answers = {
@@ -189,32 +187,28 @@ def offline_script():
 
 
 async def converse() -> None:
-    """Ask what guests ask, in the terminal."""
-    from update_settings import Terminal
-
+    """Ask some questions, in the terminal."""
     await asyncio.to_thread(handbook)
     context = LLMContext(tools=[search])
     user, assistant = LLMContextAggregatorPair(context)
-    terminal = Terminal()
-    worker = PipelineWorker(
-        pipeline.Pipeline([user, create_llm(), terminal, assistant]), enable_rtvi=False
-    )
-    said = asyncio.Event()
+    worker = PipelineWorker(pipeline.Pipeline([user, create_llm(), assistant]), enable_rtvi=False)
+    answered = asyncio.Event()
 
     @assistant.event_handler("on_assistant_turn_stopped")
     async def on_assistant_turn_stopped(aggregator, message):
         if message.content:
-            said.set()
+            print(message.content)
+            answered.set()
 
     runner = WorkerRunner()
     await runner.add_workers(worker)
     running = asyncio.create_task(runner.run())
     for question in QUESTIONS:
         print(f"\nGuest: {question}\nHotel: ", end="", flush=True)
-        said.clear()
+        answered.clear()
         context.add_message({"role": "user", "content": question})
         await worker.queue_frame(LLMRunFrame())
-        await said.wait()
+        await answered.wait()
     await worker.queue_frame(EndFrame())
     await running
 

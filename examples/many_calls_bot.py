@@ -9,8 +9,8 @@ Alone, through Pipecat's own runner::
     export MISTRAL_API_KEY=...
     SPEECH=mistral python examples/many_calls_bot.py -t webrtc
 
-Without `SPEECH=mistral` the call is in writing: RTVI's `send-text` comes in, `bot-llm-text` goes
-out. Nothing below speaks of machines; what it does of calls taken over is not to greet twice.
+Without `SPEECH=mistral` the call is text: RTVI's `send-text` comes in, `bot-llm-text` goes out. The
+bot knows nothing of machines, except that a call that was taken over is not greeted again.
 """
 
 import asyncio
@@ -40,11 +40,11 @@ from mistral_service import MistralLLMService
 
 SYSTEM_INSTRUCTION = (
     "You answer for the Trattoria Aurora, in one or two short sentences of plain words. "
-    "Book a table with the function when somebody asks for one."
+    "Book a table with the function when the caller asks for one."
 )
 SPOKEN = os.getenv("SPEECH") == "mistral"
-TEXT = not SPOKEN  # the page then has a field to write in
-EAR_RATE, MOUTH_RATE, TELEPHONE_RATE = 16000, 24000, 8000
+TEXT = not SPOKEN  # the page then has a text field
+IN_RATE, OUT_RATE, TELEPHONE_RATE = 16000, 24000, 8000
 
 
 async def book_table(params: FunctionCallParams, day: str, people: int):
@@ -54,15 +54,15 @@ async def book_table(params: FunctionCallParams, day: str, people: int):
         day: The day, as "Friday".
         people: How many people come.
     """
-    if book := os.getenv("BOOK_FILE"):  # a line for every booking: what runs twice is seen there
+    if book := os.getenv("BOOK_FILE"):  # a line for every booking, which shows one that runs twice
         with Path(book).open("a") as lines:  # noqa: ASYNC230
             lines.write(f"{params.tool_call_id} {day} {people}\n")
-    await asyncio.sleep(float(os.getenv("BOOK_SECONDS", "0.2")))  # a book is slower than a model
+    await asyncio.sleep(float(os.getenv("BOOK_SECONDS", "0.2")))  # as slow as a database
     await params.result_callback({"booked": True, "day": day, "people": people})
 
 
-def voices() -> tuple[list[FrameProcessor], list[FrameProcessor]]:
-    """What hears and what speaks; nothing of either in a call that is written."""
+def create_speech() -> tuple[list[FrameProcessor], list[FrameProcessor]]:
+    """Speech recognition and voice; none in a text call."""
     if not SPOKEN:
         return [], []
     from pipecat.services.mistral.stt import MistralSTTService
@@ -74,8 +74,8 @@ def voices() -> tuple[list[FrameProcessor], list[FrameProcessor]]:
 
 
 async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> None:
-    """Hold one call, from its beginning until somebody hangs up."""
-    hears, speaks = voices()
+    """Run one call, until the caller hangs up."""
+    stt, tts = create_speech()
     llm = MistralLLMService(
         settings=MistralLLMService.Settings(
             model=os.getenv("MISTRAL_MODEL", "mistral-small-latest"),
@@ -85,27 +85,17 @@ async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> Non
         )
     )
     context = LLMContext(tools=[book_table])
-    user_aggregator, assistant_aggregator = LLMContextAggregatorPair(
+    user, assistant = LLMContextAggregatorPair(
         context,
         user_params=LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer())
         if SPOKEN
         else LLMUserAggregatorParams(user_turn_strategies=ExternalUserTurnStrategies()),
     )
     worker = PipelineWorker(
-        Pipeline(
-            [
-                transport.input(),
-                *hears,
-                user_aggregator,
-                llm,
-                *speaks,
-                transport.output(),
-                assistant_aggregator,
-            ]
-        ),
+        Pipeline([transport.input(), *stt, user, llm, *tts, transport.output(), assistant]),
         params=PipelineParams(
-            audio_in_sample_rate=EAR_RATE,
-            audio_out_sample_rate=TELEPHONE_RATE if runner_args.call_data else MOUTH_RATE,
+            audio_in_sample_rate=IN_RATE,
+            audio_out_sample_rate=TELEPHONE_RATE if runner_args.call_data else OUT_RATE,
             enable_metrics=True,
             enable_usage_metrics=True,
         ),
@@ -118,8 +108,8 @@ async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> Non
     call = body.get("call", {})
     greets = SPOKEN and not call.get("resumed")
     greeting = "Greet the caller."
-    if call.get("lost"):  # the line broke, and what was said before could not be read
-        greeting += " Say that the line broke, and ask them to tell you again what they want."
+    if call.get("lost"):  # the connection broke, and the conversation could not be restored
+        greeting += " Say that the line broke, and ask them to say again what they want."
 
     @transport.event_handler("on_client_connected")
     async def on_client_connected(transport, client):
@@ -135,7 +125,7 @@ async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> Non
 
 
 async def bot(runner_args: RunnerArguments) -> None:
-    """What is called for every caller, wherever they come from."""
+    """Runs for every caller."""
     transport = await create_transport(
         runner_args,
         {

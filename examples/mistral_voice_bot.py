@@ -1,6 +1,6 @@
-"""A voice bot that is Mistral's from ear to mouth: Voxtral hears, Mistral thinks, Voxtral speaks.
+"""A voice bot with Mistral's models alone: Voxtral for speech recognition and voice, and an LLM.
 
-One key is all it needs. In the browser, through Pipecat's own runner::
+It needs one key. In the browser, with Pipecat's runner::
 
     export MISTRAL_API_KEY=...
     python examples/mistral_voice_bot.py -t webrtc
@@ -10,7 +10,7 @@ On the telephone, with Twilio's media streams (point your number's webhook at th
     export TWILIO_ACCOUNT_SID=... TWILIO_AUTH_TOKEN=...    # to hang up
     python examples/mistral_voice_bot.py -t twilio -x your-name.ngrok.io
 
-The voice is `MISTRAL_VOICE`: one of Mistral's, or your own.
+`MISTRAL_VOICE` names the voice: one of Mistral's, or your own.
 """
 
 import os
@@ -40,14 +40,14 @@ SYSTEM_INSTRUCTION = (
 )
 GREETING = "Say hello and ask how you can help."
 
-EAR_RATE = 16000
-"""Hz that the detectors of speech and of turns hear; a telephone's 8,000 are raised to it."""
-MOUTH_RATE, TELEPHONE_RATE = 24000, 8000
-"""Hz that Voxtral speaks, and that a telephone takes."""
+IN_RATE = 16000
+"""Sample rate for voice activity and turn detection; a telephone's 8,000 Hz are upsampled."""
+OUT_RATE, TELEPHONE_RATE = 24000, 8000
+"""Sample rates of Voxtral's voice, and of a telephone."""
 
 
 async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> None:
-    """Hold one conversation, from the caller's arrival until they leave."""
+    """Run one conversation, until the caller leaves."""
     key = os.environ["MISTRAL_API_KEY"]
     stt = MistralSTTService(api_key=key)
     llm = MistralLLMService(
@@ -64,24 +64,14 @@ async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> Non
         settings=MistralTTSService.Settings(voice=os.getenv("MISTRAL_VOICE", "gb_jane_neutral")),
     )
     context = LLMContext()
-    user_aggregator, assistant_aggregator = LLMContextAggregatorPair(
+    user, assistant = LLMContextAggregatorPair(
         context, user_params=LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer())
     )
     worker = PipelineWorker(
-        Pipeline(
-            [
-                transport.input(),
-                stt,
-                user_aggregator,
-                llm,
-                tts,
-                transport.output(),
-                assistant_aggregator,
-            ]
-        ),
+        Pipeline([transport.input(), stt, user, llm, tts, transport.output(), assistant]),
         params=PipelineParams(
-            audio_in_sample_rate=EAR_RATE,
-            audio_out_sample_rate=TELEPHONE_RATE if runner_args.call_data else MOUTH_RATE,
+            audio_in_sample_rate=IN_RATE,
+            audio_out_sample_rate=TELEPHONE_RATE if runner_args.call_data else OUT_RATE,
             enable_metrics=True,
             enable_usage_metrics=True,
         ),
@@ -103,7 +93,7 @@ async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> Non
 
 
 async def bot(runner_args: RunnerArguments) -> None:
-    """What Pipecat's runner calls for every caller."""
+    """Pipecat's runner calls this for every caller."""
     transport = await create_transport(
         runner_args,
         {

@@ -1,16 +1,16 @@
-"""A call in OpenTelemetry: a span for each turn, and what turns take as metrics, on the console.
+"""OpenTelemetry: a span and the metrics of each turn, on the console.
 
 With a key::
 
     export MISTRAL_API_KEY=...
     python examples/observability.py
 
-Offline, with a script in Mistral's place that is full once and breaks off once::
+Offline, with a script instead of Mistral that is overloaded once and breaks off once::
 
     python examples/observability.py --offline
 
-In production, give `setup_tracing` the exporter of your collector (OTLP, Langfuse, …) in place of
-the console's, and the meter provider a reader that sends to it.
+In production, give `setup_tracing` the exporter of your collector (OTLP, Langfuse, …), and the
+meter provider a reader that sends to it.
 """
 
 import argparse
@@ -53,7 +53,7 @@ TURNS = ["Good morning.", "Count to five.", "Be brief from now on.", "How are yo
 
 
 class Meters(BaseObserver):
-    """Pipecat's metrics of a service under the names of OpenTelemetry's GenAI conventions."""
+    """The metrics of a service, under the names of OpenTelemetry's GenAI conventions."""
 
     def __init__(self, service: MistralLLMService) -> None:
         super().__init__()
@@ -66,12 +66,12 @@ class Meters(BaseObserver):
         self._cost = meter.create_counter("mistral.cost", "{USD}")
 
     async def on_push_frame(self, data: FramePushed) -> None:
-        """Record what the service has measured, once: a frame is pushed on by all that follow."""
+        """Record metrics once, at the service: each later processor pushes the frame again."""
         if data.source is not self._service or not isinstance(data.frame, MetricsFrame):
             return
         for measured in data.frame.data:
             if not measured.model:
-                continue  # Pipecat introduces every service with a metric of zero
+                continue  # Pipecat sends a first metric of zero for every service
             model = {"gen_ai.request.model": measured.model}
             match measured:
                 case TTFBMetricsData():
@@ -90,14 +90,14 @@ class Meters(BaseObserver):
 
 
 class Ended(FrameProcessor):
-    """Tells when a reply has ended."""
+    """Sets an event when a reply ends."""
 
     def __init__(self) -> None:
         super().__init__()
         self.event = asyncio.Event()
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Let everything pass."""
+        """Pass every frame on."""
         await super().process_frame(frame, direction)
         if isinstance(frame, LLMFullResponseEndFrame):
             self.event.set()
@@ -105,8 +105,8 @@ class Ended(FrameProcessor):
 
 
 async def converse(*, offline: bool) -> None:
-    """Hold the conversation under OpenTelemetry's eyes."""
-    # A script has one answer to each question: it is not asked twice where it is late.
+    """Run the conversation, with tracing and metrics."""
+    # A script has one reply to each request: a hedge would take the next one.
     settings = MistralLLMService.Settings(hedging=not offline)
     llm = MistralLLMService(prices=PRICES, settings=settings)
     user, assistant = LLMContextAggregatorPair(LLMContext())
@@ -124,7 +124,7 @@ async def converse(*, offline: bool) -> None:
     await runner.add_workers(worker)
     running = asyncio.create_task(runner.run())
     for question in TURNS:
-        # Words of the developer may stand anywhere; Mistral takes them where the rules put them.
+        # A developer message may come at any place; the message rules convert it for Mistral.
         role = "developer" if "from now on" in question else "user"
         ended.event.clear()
         message = {"role": role, "content": question}
@@ -135,26 +135,27 @@ async def converse(*, offline: bool) -> None:
 
 
 def one_line(span: ReadableSpan) -> str:
-    """A span in one line, and its faults in others."""
-    told = dict(span.attributes or {})
+    """A span on one line, and its faults on others."""
+    attributes = dict(span.attributes or {})
     seconds = ((span.end_time or 0) - (span.start_time or 0)) / 1e9
     ours = ("mistral.", "gen_ai.usage.", "metrics.", "output")
-    shown = {name: value for name, value in told.items() if name.startswith(ours) and value != 0}
+    shown = {
+        name: value for name, value in attributes.items() if name.startswith(ours) and value != 0
+    }
     faults = [f"    ! {dict(event.attributes or {})}\n" for event in span.events]
     return f"{span.name} {seconds:.2f} s {json.dumps(shown)}\n{''.join(faults)}"
 
 
 def lines(data: MetricsData) -> str:
-    """All metrics, a line each."""
-    told = [
+    """All metrics, one a line."""
+    return "".join(
         f"{metric.name} {dict(point.attributes or {})}: "
         f"{round(getattr(point, 'sum', getattr(point, 'value', 0)), 6)}\n"
         for resource in data.resource_metrics
         for scope in resource.scope_metrics
         for metric in scope.metrics
         for point in metric.data.data_points
-    ]
-    return "".join(told)
+    )
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What stands in Mistral's place for `vision_bot.py --offline`: it knows colours, and no more."""
+"""The engine of `vision_bot.py --offline`, which names the colours of images."""
 
 import base64
 import colorsys
@@ -16,7 +16,7 @@ ASKS = re.compile(r"\b(see|sea|look|camera|show|colou?r)", re.IGNORECASE)
 
 
 class Eyes:
-    """An engine that looks when it is asked to, and tells the colours of what it is shown."""
+    """An engine that asks for an image, and names its colours."""
 
     def __init__(self) -> None:
         self._serial = 0
@@ -32,7 +32,7 @@ class Eyes:
 
 
 def reply_to(message: dict[str, Any]) -> Reply:
-    """The colours of an image; a look, where one is asked for; a word about what to do."""
+    """Colours for an image, a call of `look` for a question about one, or a greeting."""
     content = message["content"]
     if message["role"] == "tool":
         return Reply("I cannot see you. Is the camera on?")
@@ -46,7 +46,7 @@ def reply_to(message: dict[str, Any]) -> Reply:
 
 
 def colours(url: str) -> tuple[str, str]:
-    """What the left and the right half of an image are mostly coloured."""
+    """The colours of the left and the right half of an image."""
     image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
     left, right = (image.resize((2, 1), Image.Resampling.BOX).getpixel((x, 0)) for x in (0, 1))
     return name(left), name(right)

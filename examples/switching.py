@@ -1,12 +1,12 @@
-"""Two providers in one call: Mistral and OpenAI take turns, and the other steps in for a lost turn.
+"""Two providers in one call: Mistral and OpenAI alternate, and one takes over from the other.
 
-It speaks in the terminal, with a function that both may call::
+In the terminal, with a function that both can call::
 
     export MISTRAL_API_KEY=... OPENAI_API_KEY=...
     python examples/switching.py
 
-`OPENAI_BASE_URL` leads to any other endpoint that speaks as OpenAI does. Offline, with a script in
-place of both::
+`OPENAI_BASE_URL` names another endpoint with OpenAI's API. Offline, with a script instead of each
+provider::
 
     python examples/switching.py --offline
 """
@@ -39,22 +39,21 @@ from pipecat.workers.runner import WorkerRunner
 
 from mistral_service import MistralError, MistralLLMService
 
-INSTRUCTION = "You tell people of the weather. Be brief."
+INSTRUCTION = "You give weather reports. Be brief."
 TURNS = [
     ("mistral", "How warm is it in Paris, and how warm in Rome?"),
     ("openai", "And in Oslo?"),
     ("mistral", "Where was it warmest?"),
-    ("mistral", "And coldest?"),  # offline, Mistral is full here, and the turn goes to the other
+    ("mistral", "And coldest?"),  # offline, Mistral is overloaded here, and OpenAI takes over
 ]
 
 
 class TakeOver(ServiceSwitcherStrategyFailover):
-    """Gives the call to the other service when a turn is lost.
+    """Switches to the other service when a turn ends in an error.
 
-    Pipecat's own strategy leaves a service that will never work again (a wrong key), and neither
-    asks anew. `MistralLLMService` has tried again before it tells an error, so that here any error
-    of a turn is reason enough. Event handlers: `on_turn_lost(strategy, service)`, where the turn is
-    to be run once more.
+    Pipecat's strategy only switches after a permanent error, such as a wrong key.
+    `MistralLLMService` reports an error after its own retries, so any error is a reason to switch.
+    Event handler: `on_turn_lost(strategy, service)`, which should run the turn again.
     """
 
     def __init__(self, services: list[FrameProcessor]) -> None:
@@ -62,7 +61,7 @@ class TakeOver(ServiceSwitcherStrategyFailover):
         self._register_event_handler("on_turn_lost")
 
     async def handle_error(self, error: ErrorFrame) -> FrameProcessor | None:
-        """Switch, if the error has cost a turn and there is another service."""
+        """Switch, if the error ended a turn and there is another service."""
         service = await super().handle_error(error)
         if service is None and isinstance(error.exception, MistralError):
             others = [s for s in self.usable_services if s is not self.active_service]
@@ -73,7 +72,7 @@ class TakeOver(ServiceSwitcherStrategyFailover):
 
 
 async def temperature(params: FunctionCallParams, city: str):
-    """Tell how warm it is in a city.
+    """Get the temperature in a city.
 
     Args:
         city: The city, as "Paris".
@@ -84,10 +83,10 @@ async def temperature(params: FunctionCallParams, city: str):
 
 
 class Terminal(FrameProcessor):
-    """Prints what is said."""
+    """Prints the words."""
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Print words; let everything pass."""
+        """Print words, and pass every frame on."""
         await super().process_frame(frame, direction)
         if isinstance(frame, LLMTextFrame):
             print(frame.text, end="", flush=True)
@@ -95,12 +94,12 @@ class Terminal(FrameProcessor):
 
 
 async def converse(*, offline: bool) -> None:
-    """Hold the conversation, changing the provider between the turns."""
+    """Run the conversation, with the provider of each turn."""
     services = {
         "mistral": MistralLLMService(
             settings=MistralLLMService.Settings(
                 system_instruction=INSTRUCTION,
-                hedging=not offline,  # a script has one answer to each question
+                hedging=not offline,  # a script has one reply to each request
             )
         ),
         "openai": OpenAILLMService(
@@ -111,7 +110,7 @@ async def converse(*, offline: bool) -> None:
         ),
     }
     llm = LLMSwitcher(list(services.values()), strategy_type=TakeOver)
-    # Functions listed in the context are registered with both.
+    # Functions in the context are registered with both.
     context = LLMContext(tools=[temperature])
     user, assistant = LLMContextAggregatorPair(context)
     worker = PipelineWorker(Pipeline([user, llm, Terminal(), assistant]), enable_rtvi=False)
@@ -119,7 +118,7 @@ async def converse(*, offline: bool) -> None:
 
     @llm.strategy.event_handler("on_turn_lost")
     async def on_turn_lost(strategy: TakeOver, service: FrameProcessor) -> None:
-        # A key that is wrong may be told before anybody has asked anything.
+        # A wrong key is reported before the first turn.
         if context.get_messages():
             print("(the other takes over) ", end="", flush=True)
             await worker.queue_frame(LLMRunFrame())
@@ -149,14 +148,14 @@ async def converse(*, offline: bool) -> None:
     await running
 
 
-def stand_ins(stack: contextlib.ExitStack) -> None:
-    """Start a script in place of each provider, and point the environment at them."""
+def start_scripts(stack: contextlib.ExitStack) -> None:
+    """Start a script for each provider, and set the environment to their addresses."""
     from mistral_service.local import Checks, LocalMistral, Reply, Script
 
-    class Anything(Checks):
-        """OpenAI's requests are not Mistral's."""
+    class NoChecks(Checks):
+        """Accepts OpenAI's requests."""
 
-        def judge(self, body: object) -> None:
+        def validate(self, body: object) -> None:
             return None
 
     def look_up(*cities: str) -> list[dict]:
@@ -174,7 +173,7 @@ def stand_ins(stack: contextlib.ExitStack) -> None:
         Reply("Nine degrees in Oslo.", pause=0.03),
         Reply("In Oslo, at nine.", pause=0.03),
     )
-    for name, script, checks in (("MISTRAL", mistral, None), ("OPENAI", openai, Anything())):
+    for name, script, checks in (("MISTRAL", mistral, None), ("OPENAI", openai, NoChecks())):
         endpoint = stack.enter_context(LocalMistral(script, checks))
         os.environ[f"{name}_BASE_URL"] = endpoint.base_url
         os.environ[f"{name}_API_KEY"] = "any"
@@ -187,7 +186,7 @@ def main() -> None:
     logger.remove()
     with contextlib.ExitStack() as stack:
         if offline:
-            stand_ins(stack)
+            start_scripts(stack)
         asyncio.run(converse(offline=offline))
 
 

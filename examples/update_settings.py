@@ -1,11 +1,11 @@
-"""Changes model, temperature, instruction and reply format in mid-call, without a pause.
+"""Changes model, temperature, instruction and reply format during a call.
 
-It speaks in the terminal, so that one sees what changes::
+In the terminal::
 
     export MISTRAL_API_KEY=...
     python examples/update_settings.py
 
-Offline, with a script in Mistral's place, it brings its own endpoint::
+Offline, with a script instead of Mistral::
 
     python examples/update_settings.py --offline
 """
@@ -39,10 +39,10 @@ Settings = MistralLLMService.Settings
 TURNS: list[tuple[str, MistralLLMService.Settings | None]] = [
     ("Who are you?", None),
     ("And who are you now?", Settings(system_instruction="You are a pirate. Be brief.")),
-    ("Say something nobody has said before.", Settings(temperature=1.2, max_tokens=40)),
+    ("Say something new.", Settings(temperature=1.2, max_tokens=40)),
     ("Ask a larger mind.", Settings(model="mistral-large-latest", temperature=0.2)),
     ("Name a colour, as JSON.", Settings(response_format={"type": "json_object"})),
-    ("Still there?", Settings(temperature=7.0)),  # refused, and told; the call goes on
+    ("Still there?", Settings(temperature=7.0)),  # refused with an error; the call goes on
 ]
 OFFLINE = [
     "I am a helpful assistant.",
@@ -55,14 +55,14 @@ OFFLINE = [
 
 
 class Terminal(FrameProcessor):
-    """Prints what is said, and tells when a reply has ended."""
+    """Prints the words, and sets an event when a reply ends."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ended = asyncio.Event()
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Print words; let everything pass."""
+        """Print words, and pass every frame on."""
         await super().process_frame(frame, direction)
         if isinstance(frame, LLMTextFrame):
             print(frame.text, end="", flush=True)
@@ -73,8 +73,8 @@ class Terminal(FrameProcessor):
 
 
 async def converse(*, offline: bool) -> None:
-    """Hold the conversation, changing settings between the turns."""
-    # A script has one answer to each question: it is not asked twice where it is late.
+    """Run the conversation, with other settings in each turn."""
+    # A script has one reply to each request: a hedge would take the next one.
     settings = Settings(system_instruction="You are kind. Be brief.", hedging=not offline)
     llm = MistralLLMService(settings=settings)
     user, assistant = LLMContextAggregatorPair(LLMContext())

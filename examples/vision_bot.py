@@ -1,15 +1,15 @@
-"""A bot that sees: asked what it sees, it looks through the caller's camera.
+"""A bot that looks through the caller's camera when it is asked what it sees.
 
 With a key, on the demo's page::
 
     export MISTRAL_API_KEY=...
     python -m mistral_service.demo --bot examples/vision_bot.py
 
-Offline, with an engine in Mistral's place that knows nothing but colours::
+Offline, with an engine instead of Mistral that only knows colours::
 
     python examples/vision_bot.py --offline
 
-It runs with Pipecat's runner as well: `python examples/vision_bot.py -t webrtc`.
+It also runs with Pipecat's runner: `python examples/vision_bot.py -t webrtc`.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ from voice_bot import create_speech
 
 from mistral_service import MistralLLMService
 
-CAMERA = True  # has the demo's page offer the camera
+CAMERA = True  # the demo's page offers the camera
 
 SYSTEM_INSTRUCTION = (
     "You are a helpful assistant in a spoken conversation in English, with a camera that shows "
@@ -55,11 +55,11 @@ async def look(params: FunctionCallParams, question: str):
     Args:
         question: What you want to know about the image.
     """
-    # The transport answers with a frame, the context takes it in with these words, and the result
-    # is given by whoever has it: there is nothing to wait for here.
+    # The transport answers with a frame, which enters the context with this text. Pipecat then
+    # calls back with the result, so there is nothing to await here.
     await params.llm.push_frame(
         UserImageRequestFrame(
-            user_id="caller",  # this transport has one; with others it is the participant's id
+            user_id="caller",  # this transport has one user; others take the participant's id
             text=question,
             append_to_context=True,
             function_name=params.function_name,
@@ -71,7 +71,7 @@ async def look(params: FunctionCallParams, question: str):
 
 
 async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> None:
-    """Hold one conversation, from the client's arrival until it leaves."""
+    """Run one conversation, until the client leaves."""
     stt, tts = await asyncio.to_thread(create_speech)
     llm = MistralLLMService(
         settings=MistralLLMService.Settings(
@@ -79,26 +79,15 @@ async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> Non
             system_instruction=SYSTEM_INSTRUCTION,
             temperature=0.3,
             max_tokens=100,
-            max_images=4,  # a conversation about what is seen now, not an hour ago
+            max_images=4,  # the conversation is about the present
         ),
     )
     context = LLMContext(tools=[look])
-    user_aggregator, assistant_aggregator = LLMContextAggregatorPair(
-        context,
-        user_params=LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer()),
+    user, assistant = LLMContextAggregatorPair(
+        context, user_params=LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer())
     )
     worker = PipelineWorker(
-        Pipeline(
-            [
-                transport.input(),
-                stt,
-                user_aggregator,
-                llm,
-                tts,
-                transport.output(),
-                assistant_aggregator,
-            ]
-        ),
+        Pipeline([transport.input(), stt, user, llm, tts, transport.output(), assistant]),
         params=PipelineParams(enable_metrics=True, enable_usage_metrics=True),
         idle_timeout_secs=runner_args.pipeline_idle_timeout_secs,
     )
@@ -118,8 +107,8 @@ async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> Non
 
 
 async def bot(runner_args: RunnerArguments) -> None:
-    """What Pipecat's runner, and the demo, call for every client that connects."""
-    # Frames enter the pipeline only when one is asked for.
+    """Pipecat's runner and the demo call this for every client."""
+    # A frame enters the pipeline only on request.
     camera = VideoInSourceParams(on_request_only=True)
     transport = await create_transport(
         runner_args,
@@ -136,7 +125,7 @@ async def bot(runner_args: RunnerArguments) -> None:
 
 
 def offline() -> int:
-    """Serve the demo's page, with an engine in Mistral's place."""
+    """Serve the demo's page, with an engine instead of Mistral."""
     from offline_eyes import Eyes
 
     from mistral_service.demo.__main__ import main

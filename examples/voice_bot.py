@@ -1,13 +1,13 @@
-"""A spoken conversation with Mistral: an ordinary Pipecat bot, to be copied.
+"""A spoken conversation with Mistral: a plain Pipecat bot to copy.
 
-With a key, through Pipecat's own runner::
+With a key, with Pipecat's runner::
 
     export MISTRAL_API_KEY=...
     python examples/voice_bot.py -t webrtc
 
-Without one, `make demo` runs this same file against a small local model. The language model is
-`MISTRAL_MODEL` at `MISTRAL_BASE_URL`; the ears and the voice are Whisper and Piper on this
-machine, or Mistral's own with `SPEECH=mistral`. `pipecat eval` can drive the bot too.
+Without one, `make demo` runs this file with a small local model. `MISTRAL_MODEL` and
+`MISTRAL_BASE_URL` name the language model. Speech recognition and voice are Whisper and Piper on
+this machine, or Mistral's with `SPEECH=mistral`. `pipecat eval` can call the bot too.
 """
 
 import asyncio
@@ -38,8 +38,8 @@ SYSTEM_INSTRUCTION = (
 )
 GREETING = "Say hello and ask how you can help."
 
-# `make demo` gives a key that begins with "local" where a small model answers on this machine,
-# which may be slow.
+# For a small model on this machine, which may be slow: `make demo` then sets a key that begins with
+# "local".
 LOCAL = {
     "first_token_timeout": 20.0,
     "stall_timeout": 15.0,
@@ -49,13 +49,13 @@ LOCAL = {
 
 
 def create_speech() -> tuple[STTService, TTSService]:
-    """The ears and the voice, from Mistral or from this machine."""
+    """Speech recognition and voice, from Mistral or on this machine."""
     if os.getenv("SPEECH") == "mistral":
         from pipecat.services.mistral.stt import MistralSTTService
         from pipecat.services.mistral.tts import MistralTTSService
 
         key = os.environ["MISTRAL_API_KEY"]
-        # Voxtral has no voice of its own choice.
+        # Voxtral has no default voice.
         voice = MistralTTSService.Settings(voice=os.getenv("MISTRAL_VOICE", "gb_jane_neutral"))
         return MistralSTTService(api_key=key), MistralTTSService(api_key=key, settings=voice)
 
@@ -64,7 +64,7 @@ def create_speech() -> tuple[STTService, TTSService]:
 
     from mistral_service.demo.weights import PIPER_JOE, WHISPER_TINY
 
-    # Weights that were installed as packages; a model's name would download it instead.
+    # The weights are installed packages; a model's name would download it instead.
     stt = WhisperSTTService(
         device="cpu",
         compute_type="int8",
@@ -72,8 +72,8 @@ def create_speech() -> tuple[STTService, TTSService]:
     )
     tts = PiperTTSService(
         download_dir=PIPER_JOE.find(),
-        # Pipecat gives up on a sentence after 3 s without sound, and reports an error for words
-        # that a slow machine still speaks. The end of a reply closes it at once all the same.
+        # By default Pipecat gives up on a sentence after 3 s without audio, and reports an error
+        # for words that a slow machine still synthesizes.
         stop_frame_timeout_s=30.0,
         settings=PiperTTSService.Settings(voice="en_US-joe-medium"),
     )
@@ -81,7 +81,7 @@ def create_speech() -> tuple[STTService, TTSService]:
 
 
 async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> None:
-    """Hold one conversation, from the client's arrival until it leaves."""
+    """Run one conversation, until the client leaves."""
     # Local models take a second to load: in a thread, so that other conversations go on.
     stt, tts = await asyncio.to_thread(create_speech)
 
@@ -97,25 +97,14 @@ async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> Non
     )
 
     context = LLMContext()
-    # The voice activity detector lets the user interrupt; Pipecat's smart-turn model, on by
-    # default, tells a pause for thought from the end of a turn.
-    user_aggregator, assistant_aggregator = LLMContextAggregatorPair(
-        context,
-        user_params=LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer()),
+    # The voice activity detector lets the user interrupt. Pipecat's smart-turn model, on by
+    # default, distinguishes a pause from the end of a turn.
+    user, assistant = LLMContextAggregatorPair(
+        context, user_params=LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer())
     )
 
     worker = PipelineWorker(
-        Pipeline(
-            [
-                transport.input(),
-                stt,
-                user_aggregator,
-                llm,
-                tts,
-                transport.output(),
-                assistant_aggregator,
-            ]
-        ),
+        Pipeline([transport.input(), stt, user, llm, tts, transport.output(), assistant]),
         params=PipelineParams(enable_metrics=True, enable_usage_metrics=True),
         idle_timeout_secs=runner_args.pipeline_idle_timeout_secs,
     )
@@ -135,7 +124,7 @@ async def run_bot(transport: BaseTransport, runner_args: RunnerArguments) -> Non
 
 
 async def bot(runner_args: RunnerArguments) -> None:
-    """What Pipecat's runner, and the demo, call for every client that connects."""
+    """Pipecat's runner and the demo call this for every client."""
     transport = await create_transport(
         runner_args,
         {

@@ -38,13 +38,13 @@ from mistral_service.pipecat.tracing import trace_error
 from mistral_service.pipecat.turns import RecordedTurns, turn_runner
 from mistral_service.pipecat.vision import VisionInput
 from mistral_service.pipecat.warm_up import warm_up as warm_up_endpoints
-from mistral_service.reply.calls import Ledger
+from mistral_service.reply.calls import CallLedger
 from mistral_service.settings import BadSetting, MistralLLMSettings, check_update, given
 from mistral_service.turn.admission import Admission
 from mistral_service.turn.clients import Clients, openai_client
-from mistral_service.turn.ports import ConversationRecorder, RateLimiter, shared_services
 from mistral_service.turn.prices import Price
 from mistral_service.turn.router import Router
+from mistral_service.turn.shared_services import ConversationRecorder, RateLimiter, shared_services
 from mistral_service.wire.access import DEFAULT_BASE_URL, connections_for
 from mistral_service.wire.client import error_of
 from mistral_service.wire.servers import ServerName, check_server
@@ -56,12 +56,12 @@ class MistralLLMService(OpenAILLMService):
     It replaces `pipecat.services.mistral.llm.MistralLLMService`: the same constructor, the same
     names in `Settings`. Between an `LLMFullResponseStartFrame` and an
     `LLMFullResponseEndFrame` it pushes the reply as `LLMTextFrame`s while it is streamed, runs the
-    functions that the model calls, and tells what went wrong as an `ErrorFrame` whose `exception`
+    functions that the model calls, and reports what went wrong as an `ErrorFrame` whose `exception`
     is a `MistralError`.
 
     A fault that passes is met within the turn's time budget: the request is sent again, and a
     sentence that was cut is finished. Event handlers: `on_fault_handled(service, error, handled)`
-    for every fault that led to another attempt (`handled` tells what was done),
+    for every fault that led to another attempt (`handled` says what was done),
     `on_completion_timeout(service)` once for a turn in which an attempt took too long, and those of
     Pipecat's `LLMService`.
 
@@ -220,7 +220,7 @@ class MistralLLMService(OpenAILLMService):
         return self._router
 
     @property
-    def ledger(self) -> Ledger:
+    def ledger(self) -> CallLedger:
         """What is remembered of this conversation's calls."""
         return self._function_calls.ledger
 

@@ -1,4 +1,4 @@
-"""What each setting may be: a type that pydantic checks, and the same in words for an error."""
+"""The allowed values of each setting: a type for pydantic, and the words of an error."""
 
 import json
 from typing import Annotated, Any, Literal, cast
@@ -9,7 +9,7 @@ _Named = dict[Literal["type", "function"], Any]
 
 ALLOWED: dict[str, tuple[Any, str]] = {
     "model": (Annotated[str, Field(min_length=1)], "the name of a model"),
-    "system_instruction": (str, "a text"),
+    "system_instruction": (str, "a string"),
     "temperature": (Annotated[float, Field(ge=0, le=1.5)], "a number from 0 to 1.5"),
     "top_p": (Annotated[float, Field(gt=0, le=1)], "a number above 0 and up to 1"),
     "top_k": (Annotated[int, Field(ge=1)], "a whole number from 1"),
@@ -46,9 +46,9 @@ ALLOWED: dict[str, tuple[Any, str]] = {
         dict[Literal["type", "content"], str],
         'a mapping like {"type": "content", "content": "…"}',
     ),
-    "stop": (str | list[str], "a text or a list of texts"),
-    "n": (Literal[1], "1, since a voice speaks one reply"),
-    "prompt_cache_key": (str, "a text"),
+    "stop": (str | list[str], "a string or a list of strings"),
+    "n": (Literal[1], "1 (a voice speaks one reply)"),
+    "prompt_cache_key": (str, "a string"),
     "guardrails": (list[dict[str, Any]], "a list of mappings"),
     "service_tier": (Literal["auto", "standard_only"], '"auto" or "standard_only"'),
     "metadata": (dict[str, Any], "a mapping"),
@@ -72,7 +72,7 @@ ALLOWED: dict[str, tuple[Any, str]] = {
     "max_calls_per_reply": (Annotated[int, Field(ge=1, le=1000)], "a whole number from 1 to 1,000"),
     "max_tool_rounds": (Annotated[int, Field(ge=1, le=1000)], "a whole number from 1 to 1,000"),
     "hedging": (bool, "True or False"),
-    "fallback_models": (list[Annotated[str, Field(min_length=1)]], "a list of models' names"),
+    "fallback_models": (list[Annotated[str, Field(min_length=1)]], "a list of model names"),
     "max_images": (Annotated[int, Field(ge=0, le=8)], "a whole number from 0 to 8"),
     "max_images_bytes": (
         Annotated[int, Field(ge=1, le=80_000_000)],
@@ -87,12 +87,15 @@ ALLOWED: dict[str, tuple[Any, str]] = {
         Annotated[int, Field(ge=1024, le=67_108_864)],
         "a whole number of pixels from 1,024 to 67,108,864",
     ),
-    "image_side": (Annotated[int, Field(ge=32, le=10_000)], "pixels from 32 to 10,000"),
+    "image_side": (
+        Annotated[int, Field(ge=32, le=10_000)],
+        "a whole number of pixels from 32 to 10,000",
+    ),
     "image_quality": (Annotated[int, Field(ge=1, le=95)], "a whole number from 1 to 95"),
-    "empty_reply_text": (Annotated[str, Field(min_length=1)], "a text, or None"),
+    "empty_reply_text": (Annotated[str, Field(min_length=1)], "a string, or None"),
     "use_provider_thinking_default": (bool, "True or False"),
     "filter_incomplete_user_turns": (bool, "True or False"),
-    "slow_function_text": (Annotated[str, Field(min_length=1)], "a text, or None"),
+    "slow_function_text": (Annotated[str, Field(min_length=1)], "a string, or None"),
 }
 
 SENT_AS_THEY_ARE = (
@@ -101,7 +104,7 @@ SENT_AS_THEY_ARE = (
     *("response_format", "parallel_tool_calls", "prompt_mode", "prediction"),
     *("safe_prompt", "prompt_cache_key", "guardrails", "metadata"),
 )
-"""Settings that Mistral knows by the same name, with the same values."""
+"""Settings that are sent to Mistral under the same name, with the same value."""
 
 
 def is_well_formed(name: str, value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What can be set, before and during a conversation, and what each setting may be."""
+"""The settings of the service, and the validation of their values."""
 
 import math
 import uuid
@@ -12,8 +12,8 @@ from pipecat.services.openai.base_llm import OpenAILLMSettings
 from pipecat.utils.types import NOT_GIVEN, NotGiven
 from pydantic import TypeAdapter, ValidationError
 
-from mistral_service.conversation.conversion import Budget
-from mistral_service.conversation.encoding import Form, seen_side
+from mistral_service.conversation.conversion import ImageBudget
+from mistral_service.conversation.encoding import Form, model_image_side
 from mistral_service.reply.clauses import CLAUSE_TIMEOUT
 from mistral_service.reply.reader import MAX_CALLS
 from mistral_service.reply.rounds import MAX_ROUNDS
@@ -31,7 +31,7 @@ UNSET = (NotGiven, OpenAINotGiven, Omit)
 
 
 def given(*values: Any) -> Any:
-    """The first of some values that is given and not None; None if there is none."""
+    """The first value that is given and not None; None if there is none."""
     return next((v for v in values if v is not None and not isinstance(v, UNSET)), None)
 
 
@@ -43,103 +43,102 @@ def _not_given() -> Any:
 class MistralLLMSettings(OpenAILLMSettings):
     """Settings for `MistralLLMService`.
 
-    All of Pipecat's own names hold: `model`, `system_instruction`, `temperature` (0 to 1.5),
-    `top_p`, `top_k`, `max_tokens` and `max_completion_tokens` (both limit the reply),
+    All of Pipecat's settings are supported: `model`, `system_instruction`, `temperature` (0 to
+    1.5), `top_p`, `top_k`, `max_tokens` and `max_completion_tokens` (both limit the reply),
     `frequency_penalty` and `presence_penalty` (-2 to 2), `seed`, `extra` (further fields of the
-    request's body, under Mistral's names), and those that Pipecat's framework sets by frame.
+    request's body, under Mistral's names), and those that Pipecat sets by frame.
 
-    Every field can change in mid-conversation, between turns or during one, with
+    Every setting can change during a conversation, between turns or within one, with
     `LLMUpdateSettingsFrame(delta=MistralLLMService.Settings(temperature=0.2))`. Values are checked
-    when the service is made and when an update comes; an update with a bad value is refused whole,
-    and the conversation goes on as it was. The bounds are those of Mistral's API.
+    when the service is made and when an update comes. An update with a bad value is refused as a
+    whole, and the conversation goes on as it was. The bounds are those of Mistral's API.
 
     Parameters:
-        random_seed: Makes replies repeatable; wins over Pipecat's `seed`.
+        random_seed: Makes replies reproducible; overrides Pipecat's `seed`.
         safe_prompt: Whether Mistral adds its safety prompt.
-        response_format: The form of the reply: `{"type": "json_object"}`, or `{"type":
+        response_format: The format of the reply: `{"type": "json_object"}`, or `{"type":
             "json_schema", "json_schema": {"name": …, "schema": …}}`.
         tool_choice: Which functions may be called: `auto`, `any`, `required`, `none`, or
-            `{"type": "function", "function": {"name": …}}`. The context's own choice wins.
+            `{"type": "function", "function": {"name": …}}`. A choice in the context overrides it.
         parallel_tool_calls: Whether one reply may call several functions.
-        min_tokens: Tokens that the reply has at least.
-        repetition_penalty: How much a token counts that stands in the prompt or the reply already:
-            above 1 less, below 1 more.
-        logprobs: Whether the reply comes with the log probability of each of its tokens. The voice
-            does not read it: it is for a subclass that reads the stream itself.
-        top_logprobs: How many other likely tokens stand beside each; with `logprobs` only.
-        prompt_logprobs: As `logprobs`, for the tokens of the prompt. A long conversation makes a
-            chunk that is longer than this service reads: for short ones only.
+        min_tokens: The fewest tokens of a reply.
+        repetition_penalty: Makes tokens that are already in the prompt or the reply less likely
+            (above 1) or more likely (below 1).
+        logprobs: Whether the reply comes with the log probability of each token. The service does
+            not use it: it is for a subclass that reads the stream itself.
+        top_logprobs: How many alternatives are listed for each token; with `logprobs` only.
+        prompt_logprobs: As `logprobs`, for the tokens of the prompt. Only for short conversations:
+            a long one makes a chunk that is larger than this service reads.
         top_prompt_logprobs: As `top_logprobs`, with `prompt_logprobs` only.
-        reasoning_effort: How much a reasoning model thinks: `none` or `high` for Mistral's own;
-            models that Mistral hosts for others know more words, up to `max`.
-        prompt_mode: `reasoning`, for models that know it; others refuse it.
-        prediction: What the reply will probably be: `{"type": "content", "content": …}`.
-        stop: A text, or several, at which the reply ends.
+        reasoning_effort: How much a reasoning model thinks: `none` or `high` for Mistral's own
+            models; models of others that Mistral hosts take more values, up to `max`.
+        prompt_mode: `reasoning`, for models that support it; others refuse it.
+        prediction: The expected reply: `{"type": "content", "content": …}`.
+        stop: One or more strings at which the reply ends.
         n: Replies per request; a voice speaks one, so only 1 is allowed.
-        prompt_cache_key: What Mistral finds the cached beginning of a prompt by. Defaults to one
-            key for each service, which is one conversation; None turns it off.
-        guardrails: Mistral's moderation of what goes in and comes out.
+        prompt_cache_key: The key by which Mistral finds the cached beginning of a prompt. Defaults
+            to a key for each service, which is one conversation; None turns it off.
+        guardrails: Mistral's moderation of requests and replies.
         service_tier: `auto` or `standard_only`.
-        metadata: What Mistral's logs keep with the request.
-        keep_thoughts: Whether the thoughts of a reasoning model are kept in the context and given
+        metadata: Data that Mistral's logs store with the request.
+        keep_thoughts: Whether the thoughts of a reasoning model are stored in the context and sent
             back to it on later turns. Off by default: they cost tokens, and older models refuse
             them.
-        repeated_calls: What happens to a call that is like another of the same turn but for its
-            id: `run` (the default) runs both, `reuse` answers it from the first one's result.
-        connect_timeout: Seconds to a connection, TLS included (default 2).
-        first_token_timeout: Seconds that a request may take to its first output (default 4).
-        stall_timeout: Seconds between two outputs after which a stream counts as dead (default 3).
-        turn_timeout: Seconds that the caller may hear nothing, from the beginning of a turn or
-            the last sentence that the voice has said, before the turn is saved or the error told
-            (default 9). A model that thinks, or writes a call, has 30.
-        max_attempts: Requests that one turn may cost (default 3); 1 tries nothing again, not
-            even where a reply was empty.
-        inference_timeout: Seconds within which the whole reply to `run_inference` has come, all its
-            attempts together (default 120).
-        hedging: Whether a second request goes out beside one that is late; the first to speak
-            wins, the other is closed (default True).
-        hedge_after: Seconds after which it goes out. By default the 95th percentile of this
-            session's own last 20 turns, no less than one second (two while it is young).
-        fallback_models: Models to ask, in this order, where the bot's own is full, gone or failing
-            again and again; at the service's `fallback_base_url` if it has one.
-        max_images: Images that a request has at most: 0 to 8, which is what Mistral takes and the
-            default. The newest stay; fewer cost less and answer sooner.
-        max_images_bytes: Bytes of all images of a request together, as they are sent (default
-            6,000,000: eight full images). The newest is sent in any case.
-        images_of_last_turn_only: Whether images are left out of all turns but the last.
-        max_context_images_bytes: Bytes of all images in the context of a call, sent or not
-            (default 256,000,000, some 700 frames of a camera). A frame that comes beyond does not
-            enter the context, until earlier ones are taken out.
-        max_image_pixels: Pixels that an image may have, width times height, before it is scaled
-            down (default 16,777,216, which is 4096×4096; up to 67,108,864). The size is read from
-            the header; what is larger is not decoded. A JPEG may have four times as many, since it
-            is decoded at a reduced size. The memory that an image may take to decode follows from
-            this: 32 bytes a pixel.
-        image_side: Pixels to which the longer side of an image is scaled down. Defaults to what
-            the model sees: 1540, or 1024 for Pixtral.
-        image_quality: Quality of the JPEGs, from 1 to 95. Defaults to 75, the lowest at which the
-            least legible line on a page of small text keeps a likeness (SSIM) of 0.95: 284 kB for
-            a camera's frame of 1540×866. At 50 these are 0.91 and 181 kB, at 90 0.99 and 530 kB
-            (`benchmarks/images.py`).
-        sentence_timeout: Seconds from the first word of a sentence to its end. A voice speaks in
-            sentences: where a stream brings a word a second, an end is set after the word that has
-            come, so that the caller hears it. A stream as fast as speech has twice as long.
-            Defaults to 4, or to `first_token_timeout` where that is longer.
-        text_frames: What a frame of a reply holds: `token` pushes what the stream brings at once;
-            `clause` (the default) does so up to the end of the first sentence, and gathers the
-            words after it up to the end of a clause, for a tenth of a second at most. Sentences
-            reach the voice at the same time, and fewer frames cost less CPU.
-        max_calls_per_reply: Functions that one reply may call (default 64); what it calls beyond
-            does not run, and the model reads so in one result.
-        max_tool_rounds: Replies without words that may call functions one after the other, before
-            the caller speaks again (default 10). Then the model is asked once without functions,
-            so that it speaks.
-        empty_reply_text: What is said where the model twice has nothing to say, such as "Sorry,
-            could you say that again?". By default None: an `ErrorFrame` tells it.
+        repeated_calls: What happens to a call that differs from another of the same turn only in
+            its id: `run` (the default) runs both, `reuse` answers it with the result of the first.
+        connect_timeout: Seconds to establish a connection, TLS included (default 2).
+        first_token_timeout: Seconds from a request to its first output (default 4).
+        stall_timeout: Seconds without output after which a stream counts as dead (default 3).
+        turn_timeout: Seconds of silence, from the beginning of a turn or the last spoken sentence,
+            within which the bot speaks again or reports an error (default 9; 30 while a model
+            thinks or writes a call).
+        max_attempts: Requests that one turn may send (default 3); 1 turns retries off, also after
+            an empty reply.
+        inference_timeout: Seconds to the end of the reply to `run_inference`, all attempts included
+            (default 120).
+        hedging: Whether a late request is hedged: a second one is sent in parallel, the first to
+            speak wins, and the other is closed (default True).
+        hedge_after: Seconds after which a request is hedged. Defaults to the 95th percentile of
+            this session's last 20 turns, at least one second (two in its first five turns).
+        fallback_models: Models to ask, in this order, where the bot's own is overloaded,
+            unavailable or failing repeatedly; at the service's `fallback_base_url` if it has one.
+        max_images: The most images of a request: 0 to 8, which is Mistral's limit and the default.
+            The newest are sent; fewer cost less and answer sooner.
+        max_images_bytes: The most bytes of all images of a request, as they are sent (default
+            6,000,000: eight full images). The newest image is always sent.
+        images_of_last_turn_only: Whether only the images of the last turn are sent.
+        max_context_images_bytes: The most bytes of all images in the context, sent or not (default
+            256,000,000, some 700 frames of a camera). A further frame does not enter the context
+            until earlier ones are removed.
+        max_image_pixels: The most pixels of an image, width times height, before it is scaled down
+            (default 16,777,216, which is 4096×4096; up to 67,108,864). The size is read from the
+            header, and a larger image is not decoded. A JPEG may have four times as many, since it
+            is decoded at a reduced size. Decoding takes up to 32 bytes of memory a pixel.
+        image_side: Pixels to which the longer side of an image is scaled down. Defaults to the
+            model's resolution: 1540, or 1024 for Pixtral.
+        image_quality: The quality of the JPEGs, from 1 to 95. Defaults to 75, the lowest at which
+            the least legible line on a page of small text keeps a similarity (SSIM) of 0.95:
+            284 kB for a camera's frame of 1540×866. At 50 it is 0.91 and 181 kB, at 90 0.99 and
+            530 kB (`benchmarks/images.py`).
+        sentence_timeout: Seconds from the first word of a sentence to its end. A voice speaks whole
+            sentences: where a stream is slower, as at a word a second, the sentence is ended after
+            the last word that came, so that the caller hears it. A stream as fast as speech has
+            twice as long. Defaults to 4, or to `first_token_timeout` where that is longer.
+        text_frames: The text in a frame of a reply. `token`: what one read of the stream brings.
+            `clause` (the default): the same up to the end of the first sentence; after it, words
+            are gathered up to the end of a clause, for at most 0.1 s. Sentences reach the voice at
+            the same time, and fewer frames cost less CPU.
+        max_calls_per_reply: Functions that one reply may call (default 64). Further calls do not
+            run, and one result says so to the model.
+        max_tool_rounds: Consecutive replies without words that may call functions before the caller
+            speaks again (default 10). Then the model is asked once without functions, so that it
+            speaks.
+        empty_reply_text: What the voice says where the model replies with nothing twice, such as
+            "Sorry, could you say that again?". Defaults to None: an `ErrorFrame` reports it.
         slow_function_text: What the voice says, once for the calls of a reply, while a function
             keeps the caller waiting, such as "One moment, please.". Nothing is said where the reply
-            itself has words. By default None: nothing is said.
-        slow_function_after: Seconds after which it is said (default 2).
+            itself has words. Defaults to None: nothing is said.
+        slow_function_after: Seconds after which `slow_function_text` is said (default 2).
     """
 
     random_seed: int | None | NotGiven = _not_given()
@@ -189,7 +188,7 @@ class MistralLLMSettings(OpenAILLMSettings):
     slow_function_after: float | None | NotGiven = _not_given()
 
     def __repr__(self) -> str:
-        """The settings that have a value; what may hold a secret is not shown."""
+        """The settings that have a value, without secrets."""
         shown = [(f.name, getattr(self, f.name)) for f in fields(self)]
         words = [
             f"{name}={_without_values(value) if name == 'extra' else value!r}"
@@ -199,7 +198,7 @@ class MistralLLMSettings(OpenAILLMSettings):
         return f"{type(self).__name__}({', '.join(words)})"
 
     def limits(self) -> Limits:
-        """How long a turn may take, and how often it is tried."""
+        """The time limits of a turn, and its number of attempts."""
         default = Limits()
         return Limits(
             connect=given(self.connect_timeout, default.connect),
@@ -210,7 +209,7 @@ class MistralLLMSettings(OpenAILLMSettings):
         )
 
     def sentence_within(self) -> float:
-        """Seconds from the first word of a sentence to its end; JSON has no sentences."""
+        """Seconds from the first word of a sentence to its end; no limit for JSON."""
         form: dict[str, Any] = given(self.response_format) or {"type": "text"}
         timeout: float = given(
             self.sentence_timeout, max(SENTENCE_TIMEOUT, self.limits().first_token)
@@ -223,11 +222,11 @@ class MistralLLMSettings(OpenAILLMSettings):
 
     @classmethod
     def initial(cls, model: str | None, given: "MistralLLMSettings | None") -> "MistralLLMSettings":
-        """The settings with which a service begins.
+        """The initial settings of a service.
 
         Args:
-            model: The model, where `given` names none.
-            given: What a user has set.
+            model: The model, where `given` has none.
+            given: The user's settings.
 
         Raises:
             BadSetting: If a value is not allowed.
@@ -237,47 +236,47 @@ class MistralLLMSettings(OpenAILLMSettings):
         settings.model = model if model is not None else settings.model
         if given is not None:
             settings.apply_update(given)
-        # A bot that reads its model from an unset variable means the default.
+        # A bot that reads its model from an unset variable gets the default.
         settings.model = settings.model or DEFAULT_MODEL
         check_settings(settings)
         return settings
 
     def models(self) -> tuple[str, list[str]]:
-        """The own model, and those of the fallbacks."""
+        """The bot's model, and the fallback models."""
         return str(self.model), given(self.fallback_models) or []
 
     def calls_per_reply(self) -> int:
-        """How many functions one reply may call."""
+        """Functions that one reply may call."""
         return given(self.max_calls_per_reply, MAX_CALLS)
 
     def rounds(self) -> int:
-        """How many replies without words may call functions, one after the other."""
+        """Consecutive replies without words that may call functions."""
         return given(self.max_tool_rounds, MAX_ROUNDS)
 
     def form(self) -> Form:
-        """How an image is sent."""
+        """How images are encoded."""
         return Form(
-            side=given(self.image_side, seen_side(str(self.model))),
+            side=given(self.image_side, model_image_side(str(self.model))),
             quality=given(self.image_quality, Form().quality),
             pixels=given(self.max_image_pixels, Form().pixels),
         )
 
-    def budget(self) -> Budget:
-        """How many images a request may have."""
-        default = Budget()
-        return Budget(
+    def budget(self) -> ImageBudget:
+        """The images that a request may have."""
+        default = ImageBudget()
+        return ImageBudget(
             images=given(self.max_images, default.images),
             total_bytes=given(self.max_images_bytes, default.total_bytes),
             last_turn_only=bool(given(self.images_of_last_turn_only)),
         )
 
     def context_images_bytes(self) -> int:
-        """Bytes that all images in the context of a call may have."""
+        """Bytes that all images in the context may have."""
         return given(self.max_context_images_bytes, MOST_IMAGES_BYTES)
 
     @classmethod
     def complete(cls) -> "MistralLLMSettings":
-        """Settings of which every field of Mistral's own has a value: unset, where it can be."""
+        """Settings in which each of our fields has a value, None where it is unset."""
         settings = cls(model=DEFAULT_MODEL)
         for name in {f.name for f in fields(cls)} - {f.name for f in fields(OpenAILLMSettings)}:
             setattr(settings, name, None)
@@ -285,19 +284,19 @@ class MistralLLMSettings(OpenAILLMSettings):
 
 
 def _without_values(extra: Any) -> str:
-    """Further fields of a request, without what headers and the like may hold of secrets."""
+    """Further fields of a request, without headers and the like, which may hold secrets."""
     if not isinstance(extra, Mapping):
         return "…"
     items = cast("Mapping[str, Any]", extra).items()
     return repr({k: "…" if k.startswith("extra_") else v for k, v in items})
 
 
-class _NotShown:
+class _Redacted:
     def __repr__(self) -> str:
-        return "what it was set to (which is not shown: it may be a secret)"
+        return "the given value (redacted: it may be a secret)"
 
 
-_NOT_SHOWN = _NotShown()
+_REDACTED = _Redacted()
 
 
 class BadSetting(ValueError):
@@ -305,8 +304,8 @@ class BadSetting(ValueError):
 
     Attributes:
         name: The setting.
-        value: What it was set to.
-        allowed: What it may be, in words.
+        value: The given value.
+        allowed: The allowed values, in words.
     """
 
     def __init__(self, name: str, value: object, allowed: str) -> None:
@@ -315,28 +314,28 @@ class BadSetting(ValueError):
         self.allowed = allowed
         shown = repr(value)
         shown = shown if len(shown) <= 100 else shown[:100] + "…"
-        # Not `name=value`: Pipecat strikes out what follows `key=` in an error.
-        super().__init__(f"{name} may not be {shown}: it is {allowed}.")
+        # Not `name=value`: Pipecat redacts what follows `key=` in an error.
+        super().__init__(f"{name} must be {allowed}, not {shown}.")
 
 
 _CHECKS = {name: TypeAdapter[Any](kind) for name, (kind, _) in ALLOWED.items()}
 
 
 def check_settings(settings: OpenAILLMSettings) -> None:
-    """Hold every given setting against what Mistral's API allows.
+    """Check every given setting against the bounds of Mistral's API.
 
     Args:
-        settings: Settings in either of Pipecat's modes; values not given and None pass.
+        settings: Settings in either of Pipecat's modes; None and values not given are valid.
 
     Raises:
-        BadSetting: For the first value that is not allowed; it names field, value and what is.
+        BadSetting: For the first value that is not allowed.
     """
     for f in fields(settings):
         value = getattr(settings, f.name)
         if f.name not in _CHECKS or value is None or isinstance(value, UNSET):
             continue
         try:
-            # Strict, so that "0.5" is no number and 1 is no truth; an int is a number.
+            # Strict: "0.5" is not a number and 1 is not a bool; an int is a number.
             _CHECKS[f.name].validate_python(value, strict=True)
         except ValidationError:
             fits = False
@@ -348,7 +347,7 @@ def check_settings(settings: OpenAILLMSettings) -> None:
 
 
 def check_update(delta: Any) -> None:
-    """Hold an update of the settings against what Mistral's API allows.
+    """Check an update of the settings against the bounds of Mistral's API.
 
     Args:
         delta: The settings that change.
@@ -362,7 +361,7 @@ def check_update(delta: Any) -> None:
 
 
 def _check_extra(extra: dict[str, Any]) -> None:
-    """Fields that travel in `extra` under a name that has bounds are held against them too."""
+    """Check the fields in `extra` that are settings, and the client's own options."""
     known = {name: value for name, value in extra.items() if name in _CHECKS}
     for name, value in known.items():
         if value is None or isinstance(value, UNSET):
@@ -376,7 +375,7 @@ def _check_extra(extra: dict[str, Any]) -> None:
         if given is None or isinstance(given, UNSET):
             continue
         if not isinstance(given, Mapping):
-            raise BadSetting(f"extra[{name!r}]", _NOT_SHOWN, "a mapping")
+            raise BadSetting(f"extra[{name!r}]", _REDACTED, "a mapping")
         if name == "extra_headers" and (header := bad_header(cast("Any", given))) is not None:
             allowed = "a header of ASCII characters, without line breaks"
-            raise BadSetting(f"extra[{name!r}][{header!r}]", _NOT_SHOWN, allowed)
+            raise BadSetting(f"extra[{name!r}][{header!r}]", _REDACTED, allowed)

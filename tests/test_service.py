@@ -543,7 +543,7 @@ async def test_run_inference_asks_again_where_the_answer_is_no_reply(serve, body
         road.ahead(odd)
         assert await service.run_inference(context) == "A summary."
         road.ahead(odd, always=True)
-        with pytest.raises(MistralError, match="what it answered is no"):
+        with pytest.raises(MistralError, match="its answer is no"):
             await service.run_inference(context)
         await service.cleanup()
 
@@ -642,7 +642,7 @@ def test_an_address_that_is_none_is_the_default():
 
 @pytest.mark.parametrize("key", ["sk-one\nsk-two", "“sk”"])
 def test_a_key_that_is_none_is_told_without_it(key: str):
-    with pytest.raises(ValueError, match="copy it again") as raised:
+    with pytest.raises(ValueError, match="Copy it again") as raised:
         MistralLLMService(api_key=key)
     assert key not in str(raised.value)
 

@@ -128,7 +128,8 @@ def test_a_bad_value_is_refused_when_the_service_is_made(name: str, value):
         MistralLLMService(api_key="k", settings=Settings(**{name: value}))
     said = str(raised.value)
     assert (raised.value.name, raised.value.value) == (name, value)
-    assert said.startswith(f"{name} may not be {value!r}: it is ")
+    assert said.startswith(f"{name} must be ")
+    assert said.endswith(f", not {value!r}.")
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, values[0]) for name, values in BAD.items()])
@@ -160,13 +161,13 @@ async def test_the_deprecated_dict_form_is_held_against_the_same_bounds(serve, s
         )
         await call.say("Hello.")
     [error] = call.errors
-    assert "temperature may not be 9" in error.error
+    assert "temperature must be a number from 0 to 1.5, not 9" in error.error
     assert mistral.exchanges[0].request["temperature"] == 0.4
     assert mistral.exchanges[0].request["safe_prompt"] is True
 
 
 async def test_a_setting_in_extra_is_held_against_its_bounds():
-    with pytest.raises(BadSetting, match=r"extra\['temperature'\] may not be 3"):
+    with pytest.raises(BadSetting, match=r"extra\['temperature'\] must be .*, not 3"):
         MistralLLMService(api_key="k", settings=Settings(extra={"temperature": 3.0}))
 
 
@@ -330,7 +331,7 @@ async def test_mistrals_built_in_tools_travel_as_custom_tools(serve, service_for
     assert sent[2] == library
 
 
-async def test_a_tool_that_left_the_chat_is_told_and_the_others_are_offered(serve, service_for):
+async def test_a_tool_that_left_the_chat_is_reported_and_the_others_are_offered(serve, service_for):
     mistral = serve(Reply("Hi."))
     tools = ToolsSchema(
         standard_tools=[function()],
@@ -342,14 +343,14 @@ async def test_a_tool_that_left_the_chat_is_told_and_the_others_are_offered(serv
         [error] = call.errors
     assert error.error.endswith(
         "tool 2 is not offered to the model: its type is 'web_search', and function, connector, "
-        "document_library, image_generation are allowed in a chat: Mistral has this one in its "
+        "document_library, image_generation are allowed in a chat: Mistral runs this one in its "
         "conversations and agents."
     )
     sent = mistral.exchanges[0].request["tools"]
     assert [tool["type"] for tool in sent] == ["function", "image_generation"]
 
 
-async def test_more_tools_than_can_be_sent_are_told(serve, service_for):
+async def test_more_tools_than_can_be_sent_are_reported(serve, service_for):
     mistral = serve(Reply("Hi."))
     tools = [function(f"f{n}") for n in range(129)]
     async with Call(service_for(mistral)) as call:
@@ -444,17 +445,17 @@ async def test_the_rules_tell_what_they_changed(serve, service_for):
     context = LLMContext(messages=[{"role": "assistant", "content": "Good day."}])
     adapter = service.get_llm_adapter()
     await adapter.get_llm_invocation_params(context, system_instruction="Be kind.")
-    told = [str(change) for change in adapter.run.changes]
-    assert told == [
+    changes = [str(change) for change in adapter.conversion.changes]
+    assert changes == [
         "R12, message 0: had the user open the conversation",
-        "R5, message 0: made the last message a prefix, for the model to go on from",
+        "R5, message 0: made the last message a prefix that the model continues",
     ]
     await service.cleanup()
     await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("headers", [{"x-name": "Zoë"}, {"x-näme": "Zoe"}, {"x-name": "a\r\nb: c"}])
-def test_headers_that_cannot_be_sent_are_told_when_the_service_is_made(headers):
-    with pytest.raises(ValueError, match="default_headers") as told:
+def test_headers_that_cannot_be_sent_are_reported_when_the_service_is_made(headers):
+    with pytest.raises(ValueError, match="default_headers") as raised:
         MistralLLMService(api_key="k", default_headers=headers)
-    assert next(iter(headers.values())) not in str(told.value)
+    assert next(iter(headers.values())) not in str(raised.value)

@@ -1,15 +1,15 @@
-"""One process that holds the calls of a bot, as a container runs it (docs/deployment.md).
+"""One process that serves calls of a bot, for a container (docs/deployment.md).
 
 In a terminal, from a checkout::
 
     export MISTRAL_API_KEY=...        # or MISTRAL_API_KEY_FILE=/run/secrets/mistral
     python examples/one_process/serve.py examples/many_calls_bot.py
 
-It serves the page at `/`, calls of browsers at `/call`, calls of Twilio at `POST /twilio`, and two
-answers for whatever runs the process: `/healthz` (it works) and `/readyz` (it takes calls).
+It serves the page at `/`, calls from browsers at `/call`, calls from Twilio at `POST /twilio`, and
+two probes for the orchestrator: `/healthz` (liveness) and `/readyz` (readiness for calls).
 
-SIGTERM ends it in order: no new call, and the process ends with the last one. After `DRAIN_SECONDS`
-the lines that are left are closed. A second signal ends it at once.
+SIGTERM drains it: it takes no new call, and the process ends with the last one. After
+`DRAIN_SECONDS` the remaining calls are closed. A second signal stops it at once.
 """
 
 import asyncio
@@ -24,19 +24,18 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
-from mistral_service import MistralClient, MistralError
 from mistral_service.scale.args import load_bot, read_secrets
 from mistral_service.scale.calls import Calls
 from mistral_service.scale.ingress import create_app
-from mistral_service.scale.limits import LARGEST
-from mistral_service.wire.errors import Reason
+from mistral_service.scale.limits import WS_MAX_SIZE
+from mistral_service.scale.replica import check_mistral
 
-LEAVES_WITHIN = 1.0
-"""Seconds over which the calls that are left are closed."""
+CLOSE_SECONDS = 1.0
+"""Seconds over which the remaining calls are closed."""
 
 
 class Server(uvicorn.Server):
-    """A server whose calls outlast the signal that ends it; uvicorn would close their lines."""
+    """A server that drains its calls after a signal; uvicorn would close them at once."""
 
     def __init__(self, config: uvicorn.Config, calls: Calls, drain_seconds: float) -> None:
         super().__init__(config)
@@ -45,7 +44,7 @@ class Server(uvicorn.Server):
         self._draining: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End in order at the first signal, at once at the second."""
+        """Drain at the first signal, stop at the second."""
         if self._calls.limit:
             self._calls.limit = 0
             self._loop.call_soon_threadsafe(self._begin_to_drain)
@@ -60,29 +59,12 @@ class Server(uvicorn.Server):
         deadline = self._loop.time() + self._drain_seconds
         while self._calls and self._loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
-        await self._calls.move(LEAVES_WITHIN)
+        await self._calls.move(CLOSE_SECONDS)
         self.should_exit = True
 
 
-async def check_mistral() -> None:
-    """Ask Mistral for its models once: the key is right, and the way there is open.
-
-    Raises:
-        MistralError: If the key is wrong. What passes is met by the turns.
-    """
-    try:
-        async with asyncio.timeout(10), MistralClient() as client:
-            await client.models()
-    except MistralError as e:
-        if e.reason is Reason.KEY:
-            raise
-        logger.warning(f"Mistral does not answer yet: {e}")
-    except TimeoutError:
-        logger.warning("Mistral does not answer yet")
-
-
 async def serve(bot: str) -> None:
-    """Take calls until a signal comes.
+    """Serve calls until a signal comes.
 
     Args:
         bot: The path of a bot's file.
@@ -93,12 +75,11 @@ async def serve(bot: str) -> None:
     calls = Calls(module.bot, limit=int(os.getenv("CALLS", "8")))
 
     def ready(request: Request) -> PlainTextResponse:
-        takes = len(calls) < calls.limit
-        said = f"{len(calls)} of {calls.limit} calls" if calls.limit else "draining"
-        return PlainTextResponse(said, status_code=200 if takes else 503)
+        text = f"{len(calls)} of {calls.limit} calls" if calls.limit else "draining"
+        return PlainTextResponse(text, status_code=200 if len(calls) < calls.limit else 503)
 
     model = os.getenv("MISTRAL_MODEL", "mistral-small-latest")
-    doors = create_app(
+    app = create_app(
         calls,
         {
             "engine": f"Mistral, model {model}",
@@ -112,10 +93,10 @@ async def serve(bot: str) -> None:
         twilio_auth_token=os.getenv("TWILIO_AUTH_TOKEN"),
     )
     config = uvicorn.Config(
-        Starlette(routes=[Route("/readyz", ready), Mount("/", doors)]),
+        Starlette(routes=[Route("/readyz", ready), Mount("/", app)]),
         host=os.getenv("HOST", "127.0.0.1"),
         port=int(os.getenv("PORT", "8000")),
-        ws_max_size=LARGEST,
+        ws_max_size=WS_MAX_SIZE,
         log_level="warning",
     )
     server = Server(config, calls, float(os.getenv("DRAIN_SECONDS", "600")))
@@ -128,7 +109,7 @@ def main() -> None:
         sys.exit("Name the file of the bot: serve.py FILE.")
     try:
         asyncio.run(serve(sys.argv[1]))
-    except (MistralError, ValueError) as e:
+    except ValueError as e:
         sys.exit(str(e))
 
 

@@ -7,8 +7,7 @@ def main() -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 0 where all is well, 1 where something is not, 2 where the command line
-        itself was wrong.
+        The exit status: 0 for success, 1 for a fault, 2 for a wrong command line.
     """
     try:
         from mistral_service.cli.app import app

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mistral_service import __version__
-from mistral_service.wire.access import DEFAULT_BASE_URL, shown
+from mistral_service.wire.access import DEFAULT_BASE_URL, redacted_url
 from mistral_service.wire.client import error_of
 from mistral_service.wire.models import DEFAULT_MODEL
 
@@ -26,11 +26,11 @@ except ImportError as e:
 
 from mistral_service.cli import catalogue, checks, conform, doctor, lint
 from mistral_service.cli.chat import Chat
-from mistral_service.cli.endpoint import Endpoint, Problem
+from mistral_service.cli.endpoint import CommandError, Endpoint
 from mistral_service.conformance.report import markdown as to_markdown
 from mistral_service.conformance.run import Plan
 
-_INTERRUPTED = 130  # what shells report of a program that Ctrl-C has ended
+_INTERRUPTED = 130  # the status that shells report after Ctrl-C
 
 app = typer.Typer(
     help="Tools around pipecat-mistral-service, the Mistral LLM service for Pipecat.",
@@ -42,12 +42,10 @@ app = typer.Typer(
 
 BaseURL = Annotated[
     str,
-    typer.Option(envvar="MISTRAL_BASE_URL", help="Where the endpoint is.", metavar="URL"),
+    typer.Option(envvar="MISTRAL_BASE_URL", help="The endpoint's address.", metavar="URL"),
 ]
-ModelName = Annotated[
-    str, typer.Option(envvar="MISTRAL_MODEL", help="The model to ask.", metavar="NAME")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
+ModelName = Annotated[str, typer.Option(envvar="MISTRAL_MODEL", help="The model.", metavar="NAME")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -66,23 +64,23 @@ def doctor_command(
     tries: Annotated[int, typer.Option(min=0, max=100, help="Replies to time.")] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """Look whether a bot could speak: key, endpoint, TLS, clock, model, time to the first word.
+    """Check whether a bot could speak: key, endpoint, TLS, clock, model, time to the first word.
 
-    Ends with status 1 if it could not.
+    The exit status is 1 if it could not.
     """
 
-    async def look() -> list[checks.Finding]:
+    async def run() -> list[checks.Finding]:
         async with aclosing(checks.run_checks(Endpoint.given(base_url), model, tries)) as findings:
             if as_json:
                 return [finding async for finding in findings]
             return await doctor.show(findings, Console())
 
-    with _told():
-        found = asyncio.run(look())
+    with _errors_reported():
+        found = asyncio.run(run())
         if as_json:
             report = {
                 "healthy": doctor.healthy(found),
-                "base_url": shown(base_url),
+                "base_url": redacted_url(base_url),
                 "model": model,
                 "findings": [finding.as_json() for finding in found],
             }
@@ -105,11 +103,11 @@ def lint_command(
 ) -> None:
     """Show what the message rules would change in a history, and why.
 
-    Ends with status 1 if they would change something, with 2 if a file is no history.
+    The exit status is 1 if they would change something, 2 if a file is not a history.
     """
     console = Console()
     reports: list[dict[str, Any]] = []
-    with _told(status=2):
+    with _errors_reported(status=2):
         for path in files:
             name = "standard input" if path == Path("-") else str(path)
             text = sys.stdin.read() if path == Path("-") else lint.read_file(path)
@@ -127,26 +125,26 @@ def lint_command(
 def chat_command(
     words: Annotated[
         str | None,
-        typer.Argument(help="Say this and end with the answer.", show_default=False),
+        typer.Argument(help="A single message; print its answer and exit.", show_default=False),
     ] = None,
     base_url: BaseURL = DEFAULT_BASE_URL,
     model: ModelName = DEFAULT_MODEL,
     image: Annotated[
         Path | None,
-        typer.Option(help="An image to show with the first words.", show_default=False),
+        typer.Option(help="An image to attach to the first message.", show_default=False),
     ] = None,
     system: Annotated[
-        str | None, typer.Option(help="An instruction for the model.", show_default=False)
+        str | None, typer.Option(help="A system message.", show_default=False)
     ] = None,
     tools: Annotated[bool, typer.Option(help="Offer a clock and a calculator.")] = True,
 ) -> None:
-    """Talk with a model in the terminal: streamed, with functions and images.
+    """Chat with a model in the terminal: streamed, with functions and images.
 
-    Ctrl-C interrupts an answer, Ctrl-D ends the conversation, `/image FILE` shows an image with
-    the next words.
+    Ctrl-C interrupts an answer, Ctrl-D ends the conversation, `/image FILE` attaches an image to
+    the next message.
     """
     console = Console(highlight=False)
-    with _told(), asyncio.Runner() as runner:
+    with _errors_reported(), asyncio.Runner() as runner:
         endpoint = Endpoint.given(base_url)
         client = endpoint.client()
         chat = Chat(client, model, console, system=system, with_tools=tools)
@@ -157,87 +155,89 @@ def chat_command(
                 runner.run(chat.say(words))
                 return
             if sys.stdin.isatty():
-                console.print(Text(f"{model} at {shown(endpoint.base_url)}; Ctrl-D ends.", "dim"))
+                console.print(
+                    Text(f"{model} at {redacted_url(endpoint.base_url)}; Ctrl-D ends.", "dim")
+                )
             _converse(chat, console, runner)
         finally:
             runner.run(client.close())
 
 
 def _converse(chat: Chat, console: Console, runner: asyncio.Runner) -> None:
-    """Take the user's words until there are no more."""
+    """Answer the user's messages until the input ends."""
     while True:
         try:
             words = console.input("[bold cyan]you ›[/] " if sys.stdin.isatty() else "").strip()
         except EOFError:
             return
-        # What goes wrong with one answer is told, and the conversation goes on.
-        with _told(status=None):
+        # A fault in one answer is reported, and the conversation goes on.
+        with _errors_reported(status=None):
             if words.startswith("/image "):
                 chat.show_image(Path(words.removeprefix("/image ").strip()).expanduser())
-                console.print(Text("It is shown with your next words.", "dim"))
+                console.print(Text("It goes out with your next message.", "dim"))
             elif words:
                 runner.run(chat.say(words))
 
 
 @app.command("models")
 def models_command(base_url: BaseURL = DEFAULT_BASE_URL, as_json: AsJson = False) -> None:
-    """List the models that the key may ask, and what they can do."""
+    """List the models that the key may use, and their capabilities."""
 
     async def fetch() -> catalogue.Catalogue:
         async with Endpoint.given(base_url).client() as client:
             return await client.models()
 
-    with _told():
+    with _errors_reported():
         found = asyncio.run(fetch())
         if as_json:
             _print_json(catalogue.as_json(found))
         elif found.cards:
             catalogue.show(found, Console())
         else:
-            raise Problem(f"{shown(base_url)} lists no models.")
+            raise CommandError(f"{redacted_url(base_url)} lists no models.")
 
 
 @app.command("conform")
 def conform_command(
     base_url: BaseURL = DEFAULT_BASE_URL,
     model: ModelName = DEFAULT_MODEL,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before it begins.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before sending.")] = False,
     budget: Annotated[
-        float, typer.Option(min=0, help="Dollars to spend at most.", metavar="DOLLARS")
+        float, typer.Option(min=0, help="The most to spend, in dollars.", metavar="DOLLARS")
     ] = conform.DEFAULT_BUDGET,
     requests: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Requests to send at most.", metavar="N")
+        int, typer.Option(min=1, max=10_000, help="The most requests to send.", metavar="N")
     ] = conform.MOST_REQUESTS,
     report: Annotated[
         Path | None,
         typer.Option(
-            help="Where the report goes (default: conform-SERVER-DATE.json).",
+            help="The report's file (default: conform-SERVER-DATE.json).",
             metavar="FILE",
             show_default=False,
         ),
     ] = None,
     captures: Annotated[
         Path | None,
-        typer.Option(help="Save the streams here.", metavar="DIR", show_default=False),
+        typer.Option(help="Save the streams in this folder.", metavar="DIR", show_default=False),
     ] = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the report as Markdown, for an issue.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Hold what this package assumes of Mistral's API against an endpoint, for a few cents.
+    """Test what this package assumes of Mistral's API against an endpoint, for a few cents.
 
-    Ends with status 0 if all is as assumed, 1 if something differs, 2 if it could not run.
+    The exit status is 0 if all is as assumed, 1 if something differs, 2 if it could not run.
     """
     console = Console()
-    with _told(status=2):
+    with _errors_reported(status=2):
         endpoint = Endpoint.given(base_url)
         plan = Plan.of(model)
-        conform.check_places(report, captures)
+        conform.check_outputs(report, captures)
         if not yes:
-            conform.ask(conform.question(plan, endpoint, budget), Console(stderr=True))
+            conform.confirm(conform.plan_sentence(plan, endpoint, budget), Console(stderr=True))
         found, stopped = asyncio.run(
-            conform.examine(
+            conform.run_probes(
                 endpoint,
                 model,
                 plan,
@@ -259,20 +259,20 @@ def conform_command(
         raise typer.Exit(conform.status_of(found, stopped))
 
 
-# Their options are those of the two programs themselves, `--help` among them.
+# The options are those of the programs themselves, `--help` included.
 _PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
 @app.command("serve", context_settings=_PASSED_ON, add_help_option=False)
 def serve_command(context: typer.Context) -> None:
     """Run the strict local endpoint (as python -m mistral_service.local does)."""
-    with _told():
+    with _errors_reported():
         try:
             from mistral_service.local.__main__ import main
 
             status = main(context.args, program="mistral-service serve")
         except ImportError as e:
-            raise Problem(
+            raise CommandError(
                 f"A package is missing ({e}): pip install 'pipecat-mistral-service[local]'."
             ) from None
         raise typer.Exit(status)
@@ -283,13 +283,13 @@ def demo_command(context: typer.Context) -> None:
     """Speak with a bot in the browser (as python -m mistral_service.demo does)."""
     from mistral_service.demo.__main__ import main
 
-    with _told():
+    with _errors_reported():
         raise typer.Exit(main(context.args, program="mistral-service demo"))
 
 
 @contextmanager
-def _told(status: int | None = 1) -> Generator[None]:
-    """Tell what goes wrong in a sentence; end with `status`, or go on where it is None."""
+def _errors_reported(status: int | None = 1) -> Generator[None]:
+    """Report an exception in one sentence; exit with `status`, or go on if it is None."""
     try:
         yield
     except (typer.Exit, typer.Abort):
@@ -307,7 +307,7 @@ def _told(status: int | None = 1) -> Generator[None]:
 
 
 def _sentence(exception: Exception) -> str:
-    if isinstance(exception, Problem):
+    if isinstance(exception, CommandError):
         return str(exception)
     if error := error_of(exception, os.environ.get("MISTRAL_API_KEY", "").strip()):
         return str(error)

@@ -1,4 +1,4 @@
-"""`mistral-service models`: which models the key may ask, and what they can do."""
+"""`mistral-service models`: the models that the key may use, and their capabilities."""
 
 import dataclasses
 from typing import Any
@@ -19,7 +19,7 @@ _ABILITIES = {
 
 
 def as_json(catalogue: Catalogue) -> list[dict[str, Any]]:
-    """The list for a program to read."""
+    """The list as JSON."""
     return [dataclasses.asdict(card) for card in catalogue.cards]
 
 

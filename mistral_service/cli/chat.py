@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text as Line
 
 from mistral_service.cli import tools
-from mistral_service.cli.endpoint import Problem
+from mistral_service.cli.endpoint import CommandError
 from mistral_service.client import MistralClient
 from mistral_service.client.parameters import ChatParameters
 from mistral_service.conversation.conversion import Messages
@@ -30,7 +30,7 @@ class Chat:
     """A conversation with a model, printed as it goes.
 
     Attributes:
-        messages: What has been said.
+        messages: The conversation so far.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class Chat:
         """Begin a conversation.
 
         Args:
-            client: Who to ask.
+            client: The client.
             model: The model.
             console: Where to print.
-            system: An instruction for the whole conversation.
+            system: A system message.
             with_tools: Whether the model may call the clock and the calculator.
         """
         self.messages: Messages = [{"role": "system", "content": system}] if system else []
@@ -59,36 +59,36 @@ class Chat:
         self._image: dict[str, Any] | None = None
 
     def show_image(self, path: Path) -> None:
-        """Show the model an image with the next message.
+        """Attach an image to the next message.
 
         Args:
             path: A PNG, JPEG, WebP or GIF file of at most 10 MB.
 
         Raises:
-            Problem: If it is something else.
+            CommandError: If it is something else.
         """
         kind = mimetypes.guess_type(path.name)[0] or ""
         if kind not in ("image/png", "image/jpeg", "image/webp", "image/gif"):
-            raise Problem(f"{path} is no image: Mistral sees PNG, JPEG, WebP and GIF files.")
+            raise CommandError(f"{path} is no image: Mistral takes PNG, JPEG, WebP and GIF files.")
         try:
             data = path.read_bytes()
         except OSError as e:
-            raise Problem(f"{path} cannot be read: {e.strerror}.") from None
+            raise CommandError(f"{path} cannot be read: {e.strerror}.") from None
         if len(data) > _MAX_IMAGE_BYTES:
-            raise Problem(f"{path} has {len(data) / 1e6:.0f} MB: Mistral sees up to 10 MB.")
+            raise CommandError(f"{path} has {len(data) / 1e6:.0f} MB: Mistral takes up to 10 MB.")
         url = f"data:{kind};base64,{base64.b64encode(data).decode()}"
         self._image = {"type": "image_url", "image_url": {"url": url}}
 
     async def say(self, words: str) -> None:
-        """Say something, and print what the model answers.
+        """Send a message, and print the answer.
 
         Args:
-            words: What the user says.
+            words: The user's message.
 
         Raises:
-            MistralError: If there is no reply, or it breaks off.
+            MistralError: If there is no reply, or it is cut.
         """
-        # The loop rests while the user types: now it hears of connections that were closed.
+        # The loop does not run while the user types: let it notice closed connections first.
         await asyncio.sleep(0.01)
         content: Any = words
         if self._image is not None:
@@ -101,11 +101,11 @@ class Chat:
         self._console.print(Line(f"(stopped after {_MAX_ROUNDS} rounds of functions)", "yellow"))
 
     async def _answer(self) -> bool:
-        """One reply; returns whether functions were called, so that another follows."""
-        asking: ChatParameters = {"tools": self._tools} if self._tools else {}
+        """Print one reply; returns whether it called functions, so that another follows."""
+        parameters: ChatParameters = {"tools": self._tools} if self._tools else {}
         if fastest_effort(self._model):
-            asking["reasoning_effort"] = "none"
-        reply = self._client.stream_chat(self.messages, model=self._model, **asking)
+            parameters["reasoning_effort"] = "none"
+        reply = self._client.stream_chat(self.messages, model=self._model, **parameters)
         began = time.perf_counter()
         first: float | None = None
         said = ""
@@ -129,17 +129,17 @@ class Chat:
                         case Finish():
                             finish = event
         finally:
-            # Also where the user interrupts it, or it breaks: what was heard has been said.
+            # An interrupted or broken reply counts as far as it was printed.
             if said:
                 self.messages.append({"role": "assistant", "content": said})
                 self._console.print(end="" if said.endswith("\n") else "\n")
         if calls:
-            self._call(calls)
+            self._run_calls(calls)
         took = time.perf_counter() - began
         self._console.print(Line(_footer(finish, first, took), "dim"))
         return bool(calls)
 
-    def _call(self, calls: list[ToolCall]) -> None:
+    def _run_calls(self, calls: list[ToolCall]) -> None:
         made = [
             {
                 "id": call.id or f"call{len(self.messages):05}{place}",
@@ -189,5 +189,5 @@ def _shown(call: ToolCall) -> str:
 
 
 def _printable(text: str) -> str:
-    """The text without what would steer the terminal."""
+    """The text without control characters."""
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")

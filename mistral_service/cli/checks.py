@@ -1,4 +1,4 @@
-"""What the doctor looks at, one finding at a time; `doctor.py` shows it."""
+"""The checks of `mistral-service doctor`, one finding at a time; `doctor.py` shows them."""
 
 import asyncio
 import contextlib
@@ -36,12 +36,12 @@ TESTED_PIPECAT = "1.14"
 _CONNECT_SECONDS = 5.0
 _TRY_SECONDS = 15.0
 _SLOW_SECONDS = 1.0  # Mistral's models begin within one second
-_CLOCK_SECONDS = 5.0  # the header counts whole seconds, and the request takes a part of one
+_CLOCK_SECONDS = 5.0  # the header has whole seconds, and the request takes a part of one
 _CERTIFICATE_DAYS = 14
 
 
 class State(Enum):
-    """How a finding is to be taken."""
+    """The severity of a finding."""
 
     GOOD = "good"
     NOTE = "note"
@@ -51,14 +51,14 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Parameters:
-        name: What was looked at.
-        state: How it is.
+        name: What was checked.
+        state: Its severity.
         said: What was found.
-        advice: What to do about it; empty where there is nothing to do.
-        seconds: The measurements behind it.
+        advice: What to do about it, or empty.
+        seconds: The measured times.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Finding:
     seconds: tuple[float, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The finding for a program to read."""
+        """The finding as JSON."""
         return {
             "name": self.name,
             "state": self.state.value,
@@ -79,15 +79,15 @@ class Finding:
 
 
 async def run_checks(endpoint: Endpoint, model: str, tries: int = 5) -> AsyncGenerator[Finding]:
-    """Look at all that has to be right before a bot can speak.
+    """Check everything that a bot needs to speak.
 
     Args:
-        endpoint: Where to look.
-        model: The model that the bot asks.
-        tries: How often a reply is timed.
+        endpoint: The endpoint.
+        model: The bot's model.
+        tries: How many replies are timed.
 
     Yields:
-        A finding for each thing, as it is found. What depends on a thing that is wrong is left out.
+        The findings, as they come. Checks that depend on a failed one are skipped.
     """
     yield _versions()
     reached = True
@@ -125,7 +125,7 @@ def _versions() -> Finding:
 
 
 async def _connection(endpoint: Endpoint) -> AsyncGenerator[Finding]:
-    """Whether there is a way to the endpoint, and whether others can listen on it."""
+    """Check the connection to the endpoint, and its TLS."""
     where = f"{endpoint.host} port {endpoint.port}"
     scheme = "https" if endpoint.is_encrypted else "http"
     proxy = getproxies().get(scheme)
@@ -174,19 +174,19 @@ def _tls(endpoint: Endpoint, tls: ssl.SSLObject | None) -> Finding:
     if tls is None:
         if endpoint.is_on_this_machine:
             return Finding("TLS", State.NOTE, "none, and none is needed on this machine")
-        advice = "use https://: the key and what callers say can be read on the way"
+        advice = "use https://: anyone on the network path can read the key and what callers say"
         return Finding("TLS", State.WARNING, "none", advice)
     certificate: dict[str, Any] = tls.getpeercert() or {}
     ends = ssl.cert_time_to_seconds(certificate["notAfter"])
     days = int((ends - time.time()) / 86400)
     said = f"{tls.version()}, certificate good for {days} days"
     if days < _CERTIFICATE_DAYS:
-        return Finding("TLS", State.WARNING, said, "whoever runs the endpoint must renew it")
+        return Finding("TLS", State.WARNING, said, "the operator of the endpoint must renew it")
     return Finding("TLS", State.GOOD, said)
 
 
 async def _catalogue(client: AsyncOpenAI, key: str, model: str) -> AsyncGenerator[Finding]:
-    """What `GET /v1/models` tells: of the key, the clock, and the model."""
+    """Check the key, the clock and the model, by `GET /v1/models`."""
     began = time.time()
     try:
         answer: Any = await client.models.with_raw_response.list(timeout=_CONNECT_SECONDS * 2)
@@ -214,9 +214,9 @@ def _clock(date: str | None, began: float) -> Finding:
     try:
         theirs = parsedate_to_datetime(date or "")
     except ValueError:
-        return Finding("clock", State.NOTE, "the server does not tell its time")
+        return Finding("clock", State.NOTE, "the server sends no date")
     ours = (began + time.time()) / 2
-    # The header's second has begun, on average, half a second ago.
+    # The header is rounded down to seconds, by half a second on average.
     apart = ours - (theirs.replace(tzinfo=theirs.tzinfo or UTC).timestamp() + 0.5)
     if abs(apart) <= _CLOCK_SECONDS:
         return Finding("clock", State.GOOD, "agrees with the server's")
@@ -233,7 +233,7 @@ def _clock(date: str | None, began: float) -> Finding:
 def _model(catalogue: Catalogue, name: str) -> Iterator[Finding]:
     card = catalogue.find(name)
     if not catalogue.is_mistrals:
-        # As llama.cpp's and vLLM's, which list names and nothing of what they can do.
+        # llama.cpp and vLLM list names without capabilities.
         listed = ", ".join(card.id for card in catalogue.cards[:5]) or "nothing"
         yield Finding("model", State.NOTE, f"{name}; the endpoint lists {listed}")
     elif card is None:
@@ -267,7 +267,7 @@ def _abilities(name: str, card: ModelCard) -> Finding:
 
 
 async def _first_words(client: AsyncOpenAI, key: str, model: str, tries: int) -> Finding:
-    """How long the first word takes, over the connection that is open already."""
+    """Measure the time to the first word, over the open connection."""
     params = {
         "model": model,
         "messages": [{"role": "user", "content": "Say hello in three words."}],
@@ -290,7 +290,7 @@ async def _first_words(client: AsyncOpenAI, key: str, model: str, tries: int) ->
                 else:
                     raise MistralError(Reason.EMPTY)
                 async for _ in events:
-                    pass  # A reply that is read to its end leaves the connection for the next.
+                    pass  # reading to the end keeps the connection for the next try
         except Exception as e:
             said = f"try {len(seconds) + 1} of {tries}: {_error(e, key)}"
             return Finding("first word", State.FAULT, said, seconds=tuple(seconds))
@@ -310,7 +310,7 @@ def _error(exception: Exception, key: str) -> MistralError:
 
 
 async def _events_of(client: AsyncOpenAI, params: Mapping[str, Any]) -> AsyncGenerator[Event]:
-    """One reply as it comes, asked for once: a second try would hide what is measured."""
+    """The events of one reply, without retries, which would hide what is measured."""
     reader = ReplyReader()
     stream = await open_reply(client, params)
     try:

@@ -1,4 +1,4 @@
-"""`mistral-service conform`: asks first, shows what comes, and writes the report."""
+"""`mistral-service conform`: asks for confirmation, shows the findings, writes the report."""
 
 import os
 import platform
@@ -12,20 +12,20 @@ from rich.table import Table
 from rich.text import Text
 
 from mistral_service import __version__
-from mistral_service.cli.endpoint import Endpoint, Problem
-from mistral_service.conformance import kinds, report
+from mistral_service.cli.endpoint import CommandError, Endpoint
+from mistral_service.conformance import identify, report
 from mistral_service.conformance.answer import bounded
-from mistral_service.conformance.asking import Asker
 from mistral_service.conformance.probe import State
+from mistral_service.conformance.raw_client import RawClient
 from mistral_service.conformance.report import Report, Row, Scrub
 from mistral_service.conformance.run import CannotRun, Plan, Run
 from mistral_service.wire.trees import object_of
 
 DEFAULT_BUDGET = 0.06
-"""Dollars that a run may cost: more than the dearest of Mistral's models takes."""
+"""Dollars that a run may cost: enough for the most expensive of Mistral's models."""
 
 MOST_REQUESTS = 200
-"""Requests that a run may send, those included that are sent again after a wait."""
+"""Requests that a run may send, retries included."""
 
 _MARKS = {
     State.AS_ASSUMED.value: ("✓", "green"),
@@ -34,68 +34,70 @@ _MARKS = {
 }
 
 
-def question(plan: Plan, endpoint: Endpoint, budget: float) -> str:
-    """What is asked before anything is sent.
+def plan_sentence(plan: Plan, endpoint: Endpoint, budget: float) -> str:
+    """What a run would send, and its cost, in a sentence.
 
     Args:
-        plan: What is to be sent.
-        endpoint: Where.
+        plan: The requests.
+        endpoint: The endpoint.
         budget: Dollars that may be spent.
     """
     count = f"{len(plan.requests)} requests to {endpoint.host}"
     if endpoint.is_on_this_machine:
         return f"{count}, which is this machine."
     most = min(plan.dollars, budget)
-    by = "the price list" if plan.known else "the dearest model of the price list"
+    by = "the price list" if plan.known else "the most expensive model of the price list"
     end = f"; it ends at the budget of ${budget:g}" if plan.dollars > budget else ""
     return f"{count}, at most ${_dollars(most)} by {by}{end}."
 
 
-def ask(said: str, console: Console) -> None:
-    """Ask whether to go on.
+def confirm(said: str, console: Console) -> None:
+    """Ask for confirmation.
 
     Args:
-        said: What is to happen.
+        said: What would be sent.
         console: Where to ask.
 
     Raises:
-        Problem: If the answer is no, or there is no terminal to ask on.
+        CommandError: If the answer is no, or there is no terminal to ask on.
     """
     if not sys.stdin.isatty():
-        raise Problem(f"{said} There is no terminal to ask on: --yes goes on without a question.")
+        raise CommandError(
+            f"{said} There is no terminal to ask on: --yes goes on without a question."
+        )
     try:
         answer = console.input(f"{said} Continue? [y/N] ", markup=False)
     except EOFError:
         answer = ""
     if answer.strip().lower() not in ("y", "yes"):
-        raise Problem("Nothing was sent.")
+        raise CommandError("Nothing was sent.")
 
 
-def check_places(file: Path | None, captures: Path | None) -> None:
-    """See that the report and the captures can be written, before anything is spent.
+def check_outputs(file: Path | None, captures: Path | None) -> None:
+    """Check that the report and the captures can be written, before anything is spent.
 
     Args:
         file: The report's file; None writes into the current folder.
-        captures: The folder for captures; it is made.
+        captures: The folder for captures, which is created.
 
     Raises:
-        Problem: If one of them cannot be written.
+        CommandError: If one of them cannot be written.
     """
     folder = (file or Path("report.json")).absolute().parent
     if (file is not None and file.is_dir()) or not os.access(folder, os.W_OK):
-        raise Problem(
+        raise CommandError(
             f"The report cannot be written to {file or folder}: name a file with --report."
         )
     if captures is not None:
         try:
             captures.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise Problem(
-                f"{captures} cannot be made a folder for captures: {e.strerror}."
+            raise CommandError(
+                f"The folder {captures} for captures cannot be created: {e.strerror}."
             ) from None
 
 
-async def examine(
+async def run_probes(
     endpoint: Endpoint,
     model: str,
     plan: Plan,
@@ -105,38 +107,38 @@ async def examine(
     captures: Path | None = None,
     shown: Callable[[Row], None] | None = None,
 ) -> tuple[Report, str]:
-    """Send the probes, and report what came.
+    """Send the probes, and report the findings.
 
     Args:
-        endpoint: Where.
-        model: The model that is asked.
-        plan: What is sent.
+        endpoint: The endpoint.
+        model: The model.
+        plan: The requests.
         budget: Dollars that may be spent.
         most_requests: Requests that may be sent.
         captures: The folder for captures of streams; None saves none.
-        shown: Called with each row as it is found.
+        shown: Called with each row as it comes.
 
     Returns:
         The report, and why the run ended early; empty where it did not.
 
     Raises:
-        Problem: If nothing can be probed.
+        CommandError: If the endpoint cannot be probed.
     """
     scrub = Scrub(endpoint.key, endpoint.host)
     rows: list[Row] = []
-    asking = Asker(endpoint.base_url, endpoint.key, model, most_requests=most_requests)
-    async with asking as asker:
-        run = Run(asker, model, plan, budget=budget)
+    raw = RawClient(endpoint.base_url, endpoint.key, model, most_requests=most_requests)
+    async with raw as client:
+        run = Run(client, model, plan, budget=budget)
         try:
             await run.begin()
         except CannotRun as e:
-            raise Problem(scrub.text(str(e))) from None
+            raise CommandError(scrub.text(str(e))) from None
         async for probe, finding in run.findings():
             rows.append(report.row_of(probe, finding, scrub))
             if shown is not None:
                 shown(rows[-1])
-    says = kinds.said_by(run.listed, endpoint.base_url)
-    seen = kinds.seen_in(run.plain, run.answers.get(("wrong type", 0)))
+    says = identify.claimed_server(run.listed, endpoint.base_url)
+    seen = identify.observed_server(run.plain, run.answers.get(("wrong type", 0)))
     differing = sum(row.state == State.DIFFERS.value for row in rows)
     found = Report(
         server=says if seen == "unknown" else seen,
@@ -149,10 +151,10 @@ async def examine(
         date=datetime.now(UTC).date().isoformat(),
         version=__version__,
         python=platform.python_version(),
-        requests=asker.requests,
+        requests=client.requests,
         tokens=run.tokens,
         dollars=round(run.spent, 6) if plan.known and not endpoint.is_on_this_machine else None,
-        note=kinds.contradiction(says, seen, differing),
+        note=identify.contradiction(says, seen, differing),
         rows=tuple(rows),
     )
     if captures is not None:
@@ -180,7 +182,7 @@ def show(row: Row, console: Console) -> None:
 
 
 def show_end(found: Report, file: Path, stopped: str, console: Console) -> None:
-    """Print what is to be said at the end.
+    """Print the summary.
 
     Args:
         found: The report.
@@ -192,7 +194,7 @@ def show_end(found: Report, file: Path, stopped: str, console: Console) -> None:
     console.print()
     console.print(
         Text(
-            f"{found.server}, {found.model}: {report.summary(found.rows)} "
+            f"{found.server}, {found.model}: {found.summary} "
             f"({found.requests} requests, {found.tokens} tokens{cost}).",
             "bold",
         )
@@ -206,16 +208,16 @@ def write(file: Path, text: str) -> None:
     """Write a report.
 
     Raises:
-        Problem: If it cannot be written.
+        CommandError: If it cannot be written.
     """
     try:
         file.write_text(text, encoding="utf-8")
     except OSError as e:
-        raise Problem(f"The report cannot be written to {file}: {e.strerror}.") from None
+        raise CommandError(f"The report cannot be written to {file}: {e.strerror}.") from None
 
 
 def status_of(found: Report, stopped: str) -> int:
-    """The exit status: 0 as assumed, 1 something differs, 2 it ended early and nothing did."""
+    """The exit status: 0 as assumed, 1 if something differs, 2 if it only ended early."""
     return 1 if found.differs else 2 if stopped else 0
 
 

@@ -1,4 +1,4 @@
-"""`mistral-service doctor`: how what was found is shown."""
+"""`mistral-service doctor`: prints the findings."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -19,7 +19,7 @@ _BAR_WIDTH = 40
 
 
 def healthy(findings: Sequence[Finding]) -> bool:
-    """Whether a bot can speak: nothing that was found is a fault."""
+    """Whether a bot can speak: no finding is a fault."""
     return all(finding.state is not State.FAULT for finding in findings)
 
 
@@ -27,15 +27,15 @@ async def show(findings: AsyncIterator[Finding], console: Console) -> list[Findi
     """Print findings as they come.
 
     Args:
-        findings: What is found.
+        findings: The findings.
         console: Where to print.
 
     Returns:
-        All of them.
+        All findings.
     """
-    all_of_them: list[Finding] = []
+    shown: list[Finding] = []
     async for finding in findings:
-        all_of_them.append(finding)
+        shown.append(finding)
         mark, colour = _MARKS[finding.state]
         row = _grid()
         row.add_row(Text(mark, f"bold {colour}"), Text(finding.name, "bold"), Text(finding.said))
@@ -44,15 +44,15 @@ async def show(findings: AsyncIterator[Finding], console: Console) -> list[Findi
         if finding.seconds:
             row.add_row("", "", _bars(finding.seconds))
         console.print(row)
-    counts = {state: sum(f.state is state for f in all_of_them) for state in State}
+    counts = {state: sum(f.state is state for f in shown) for state in State}
     console.print()
     if counts[State.FAULT]:
         console.print(Text("A bot could not speak like this.", "bold red"))
     elif counts[State.WARNING]:
-        console.print(Text("A bot can speak; see what is marked with !.", "bold yellow"))
+        console.print(Text("A bot can speak; see the lines marked with !.", "bold yellow"))
     else:
         console.print(Text("A bot can speak.", "bold green"))
-    return all_of_them
+    return shown
 
 
 def _grid() -> Table:

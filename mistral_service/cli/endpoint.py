@@ -1,4 +1,4 @@
-"""Which endpoint the commands speak to."""
+"""The endpoint of the commands."""
 
 import ipaddress
 import os
@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from mistral_service.client import MistralClient
-from mistral_service.wire.access import DEFAULT_BASE_URL, shown
+from mistral_service.wire.access import DEFAULT_BASE_URL, redacted_url
 
-_STAND_IN = "none"
+_NO_KEY = "none"
 
 
-class Problem(Exception):
-    """What a person is told in a sentence, and can do something about."""
+class CommandError(Exception):
+    """An error that the user can fix; its message is a sentence for them."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where Mistral is, and the key to it.
+    """Mistral's address, and the key.
 
     Parameters:
         base_url: The address: `https://api.mistral.ai/v1`.
@@ -29,7 +29,7 @@ class Endpoint:
 
     @classmethod
     def given(cls, base_url: str | None = None) -> "Endpoint":
-        """The endpoint of the command line and the environment.
+        """The endpoint that the command line and the environment name.
 
         Args:
             base_url: The address; by default `MISTRAL_BASE_URL`, or Mistral's own.
@@ -38,25 +38,26 @@ class Endpoint:
             The endpoint, with the key of `MISTRAL_API_KEY`. One on this machine needs no key.
 
         Raises:
-            Problem: If the address or the key cannot be one.
+            CommandError: If the address or the key is invalid.
         """
         url = base_url or os.environ.get("MISTRAL_BASE_URL") or DEFAULT_BASE_URL
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise Problem(
-                f"{shown(url)} is no address of an endpoint: it begins with http:// or https://, "
-                f"like {DEFAULT_BASE_URL}."
+            raise CommandError(
+                f"{redacted_url(url)} is not the address of an endpoint: "
+                "it must begin with http:// or "
+                f"https://, like {DEFAULT_BASE_URL}."
             )
         endpoint = cls(url.rstrip("/"), os.environ.get("MISTRAL_API_KEY", "").strip())
         if not endpoint.key and endpoint.is_on_this_machine:
-            return cls(endpoint.base_url, _STAND_IN)
+            return cls(endpoint.base_url, _NO_KEY)
         if not endpoint.key:
-            raise Problem(
+            raise CommandError(
                 "There is no key: set MISTRAL_API_KEY (keys are made at console.mistral.ai). An "
                 "endpoint on this machine needs none: --base-url http://127.0.0.1:8080/v1."
             )
         if not endpoint.key.isascii() or not endpoint.key.isprintable():
-            raise Problem("MISTRAL_API_KEY has characters that no key has: copy it again.")
+            raise CommandError("MISTRAL_API_KEY has characters that no key has: copy it again.")
         return endpoint
 
     @property
@@ -66,22 +67,22 @@ class Endpoint:
 
     @property
     def port(self) -> int:
-        """The port; that of the scheme where the address names none."""
+        """The port; by default that of the scheme."""
         return urlsplit(self.base_url).port or (443 if self.is_encrypted else 80)
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether what is said to it is encrypted on the way."""
+        """Whether connections use TLS."""
         return self.base_url.startswith("https:")
 
     @property
     def is_on_this_machine(self) -> bool:
-        """Whether it is this machine that answers."""
+        """Whether the endpoint is on this machine."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
 
     def client(self) -> MistralClient:
-        """A client of it, to be used in an `async with` block."""
+        """A client, for an `async with` block."""
         return MistralClient(api_key=self.key, base_url=self.base_url)

@@ -1,4 +1,4 @@
-"""`mistral-service lint`: what would be changed in a request before it is sent, and why."""
+"""`mistral-service lint`: what the message rules would change in a request, and why."""
 
 import difflib
 import json
@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from mistral_service.cli.endpoint import Problem
+from mistral_service.cli.endpoint import CommandError
 from mistral_service.conversation.conversion import Change, Conversion, Message, Messages, ToolFault
 from mistral_service.conversation.foreign_parts import kind_of
 from mistral_service.conversation.rules import RULES
-from mistral_service.conversation.tools import judged_tools
+from mistral_service.conversation.tools import convert_all_tools
 
 _LONGEST = 400
 _COLOURS = {"+": "green", "-": "red", " ": "dim"}
@@ -23,12 +23,12 @@ _COLOURS = {"+": "green", "-": "red", " ": "dim"}
 
 @dataclass(frozen=True)
 class Step:
-    """What one rule did.
+    """The changes of one rule.
 
     Parameters:
         changes: What it changed, and why; at least one.
-        before: The messages that it was given.
-        after: The messages that it made of them.
+        before: The messages before it.
+        after: The messages after it.
     """
 
     changes: list[Change]
@@ -36,7 +36,7 @@ class Step:
     after: Messages
 
     def diff(self) -> Iterator[str]:
-        """The messages that are no more, and those that are new, one a line, marked `-` and `+`."""
+        """The removed and added messages, one a line, marked `-` and `+`."""
         before, after = ([_line(m) for m in side] for side in (self.before, self.after))
         for line in difflib.unified_diff(before, after, n=1, lineterm=""):
             if not line.startswith(("---", "+++", "@@")):
@@ -45,12 +45,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Report:
-    """What the rules make of a history.
+    """What the rules would change in a history.
 
     Parameters:
-        steps: What each rule did that did something.
+        steps: The rules that change something.
         messages: The messages that would be sent.
-        faults: What is wrong with each tool that would be left out.
+        faults: The tools that would be left out, and why.
     """
 
     steps: list[Step]
@@ -63,7 +63,7 @@ class Report:
         return [change for step in self.steps for change in step.changes]
 
     def as_json(self) -> dict[str, Any]:
-        """The report for a program to read."""
+        """The report as JSON."""
         return {
             "clean": not self.steps and not self.faults,
             "changes": [
@@ -81,26 +81,28 @@ def read_history(text: str, name: str) -> tuple[Messages, list[Any]]:
     Args:
         text: JSON: a list of messages, or a request with `messages` (`input`, `contents` for the
             APIs that call them so) and perhaps `tools`.
-        name: What the file is called, for errors.
+        name: The name of the file, for errors.
 
     Returns:
-        The messages, and the tools beside them.
+        The messages and the tools.
 
     Raises:
-        Problem: If the text is something else.
+        CommandError: If the text is something else.
     """
     try:
         data: object = json.loads(text)
     except (ValueError, RecursionError) as e:
-        raise Problem(f"{name} is not JSON: {e}") from None
+        raise CommandError(f"{name} is not JSON: {e}") from None
     request: Message = cast("Message", data) if isinstance(data, dict) else {"messages": data}
     names = [name for name in ("messages", "input", "contents") if name in request]
     messages: object = request[names[0]] if names else None
     if not isinstance(messages, list):
-        raise Problem(f"{name} is no history: a list of messages, or an object with messages.")
+        raise CommandError(
+            f"{name} is not a history: it must be a list of messages, or an object with messages."
+        )
     for place, message in enumerate(cast("list[object]", messages)):
         if not isinstance(message, dict) or not _is_message(cast("Message", message)):
-            raise Problem(f"{name}: message {place} is no object with a role.")
+            raise CommandError(f"{name}: message {place} is no object with a role.")
     tools: object = request.get("tools")
     return cast("Messages", messages), cast("list[Any]", tools) if isinstance(tools, list) else []
 
@@ -109,35 +111,35 @@ def read_file(path: Path) -> str:
     """Read a text file.
 
     Raises:
-        Problem: If it cannot be read.
+        CommandError: If it cannot be read.
     """
     try:
         return path.read_text(encoding="utf-8")
     except OSError as e:
-        raise Problem(f"{path} cannot be read: {e.strerror}.") from None
+        raise CommandError(f"{path} cannot be read: {e.strerror}.") from None
     except UnicodeDecodeError:
-        raise Problem(f"{path} is not a text in UTF-8.") from None
+        raise CommandError(f"{path} is not a text in UTF-8.") from None
 
 
 def lint(messages: Messages, tools: Sequence[Any] = ()) -> Report:
-    """See what the rules make of a history, one rule at a time, and what is left of its tools.
+    """Apply the rules to a history, one at a time, and check its tools.
 
     Args:
-        messages: The history; left as it is.
-        tools: The tools that are offered beside it.
+        messages: The history, which is not changed.
+        tools: The tools of the request.
 
     Returns:
         The report.
     """
-    offered = judged_tools(tools)
+    offered = convert_all_tools(tools)
     conversion = Conversion(has_tools=bool(offered.tools))
     conversion.begin(messages)
     steps: list[Step] = []
     for rule in RULES:
-        told = len(conversion.changes)
+        before = len(conversion.changes)
         after = rule(messages, conversion)
-        if len(conversion.changes) > told:
-            steps.append(Step(conversion.changes[told:], messages, after))
+        if len(conversion.changes) > before:
+            steps.append(Step(conversion.changes[before:], messages, after))
         messages = after
     return Report(steps, messages, offered.faults)
 
@@ -147,7 +149,7 @@ def show(report: Report, name: str, console: Console) -> None:
 
     Args:
         report: The report.
-        name: What the file is called.
+        name: The name of the file.
         console: Where to print.
     """
     for step in report.steps:
@@ -175,7 +177,7 @@ def show(report: Report, name: str, console: Console) -> None:
 
 
 def _is_message(message: Message) -> bool:
-    """Whether it has a role; items and contents of other APIs may have none."""
+    """Whether an object is a message; items and contents of other APIs may have no role."""
     role = message.get("role")
     return isinstance(role, str) or (role is None and bool(kind_of(message) or "parts" in message))
 

@@ -1,4 +1,4 @@
-"""The functions that the model may call in `mistral-service chat`."""
+"""The functions of `mistral-service chat`."""
 
 import ast
 import json
@@ -20,7 +20,7 @@ _LONGEST = 500
 
 
 def calculator(expression: str) -> str:
-    """Work out an arithmetic expression.
+    """Evaluate an arithmetic expression.
 
     Args:
         expression: Numbers, brackets and `+ - * / // % **`.
@@ -29,18 +29,18 @@ def calculator(expression: str) -> str:
         The result.
 
     Raises:
-        ValueError: If it is no such expression, or its result is out of bounds.
+        ValueError: If it is not such an expression, or its result is out of bounds.
     """
     if len(expression) > _LONGEST:
         raise ValueError(f"an expression has at most {_LONGEST} characters")
     try:
         return str(_value(ast.parse(expression.strip(), mode="eval").body))
     except (SyntaxError, TypeError, ArithmeticError, RecursionError) as e:
-        raise ValueError(f"{expression} cannot be worked out: {e}") from None
+        raise ValueError(f"{expression} cannot be evaluated: {e}") from None
 
 
 def time(zone: str = "UTC") -> str:
-    """Tell the time.
+    """The current date and time.
 
     Args:
         zone: A time zone of the IANA list: `Europe/Paris`.
@@ -61,13 +61,13 @@ def time(zone: str = "UTC") -> str:
 _FUNCTIONS: dict[str, tuple[Callable[..., str], str, dict[str, str], list[str]]] = {
     "calculator": (
         calculator,
-        "Works out an arithmetic expression exactly.",
+        "Evaluates an arithmetic expression exactly.",
         {"expression": "Numbers, brackets and + - * / // % **, such as (2 + 3) * 4"},
         ["expression"],
     ),
     "time": (
         time,
-        "Tells the date and time now.",
+        "Returns the current date and time.",
         {"zone": "A time zone of the IANA list, such as Europe/Paris; by default UTC"},
         [],
     ),
@@ -95,14 +95,14 @@ TOOLS: list[dict[str, Any]] = [
 
 
 def call(name: str, arguments: str) -> str:
-    """Call a function as the model asked for it.
+    """Run a function call of the model.
 
     Args:
         name: The function's name.
         arguments: Its arguments as JSON text.
 
     Returns:
-        The result; where the call was wrong, what was wrong with it, for the model to read.
+        The result, or an error for the model to read.
     """
     if name not in _FUNCTIONS:
         return f"error: there is no function {name}, only {', '.join(_FUNCTIONS)}"
@@ -126,7 +126,7 @@ def _value(node: ast.AST) -> float:
             return _value(operand)
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
             base, power = _value(left), _value(right)
-            # Whoever asks for 9 ** 9 ** 9 would wait for ever.
+            # 9 ** 9 ** 9 would never end.
             if abs(power) > _LARGEST_POWER or abs(base) > 1e6:
                 raise ValueError("that power is too large")
             return base**power

@@ -1,6 +1,6 @@
 """What the endpoints answer, typed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -35,14 +35,13 @@ class Answer:
     usage: Usage | None = None
 
     @classmethod
-    def of(cls, events: Iterable[Event]) -> "Answer":
+    def of(cls, events: Sequence[Event]) -> "Answer":
         """Put together what a stream has brought."""
-        told = list(events)
-        end = next((event for event in told if isinstance(event, Finish)), Finish(None, "", None))
+        end = next((event for event in events if isinstance(event, Finish)), Finish(None, "", None))
         return cls(
-            "".join(event.text for event in told if isinstance(event, Text)),
-            "".join(event.text for event in told if isinstance(event, Thought)),
-            tuple(event for event in told if isinstance(event, ToolCall)),
+            "".join(event.text for event in events if isinstance(event, Text)),
+            "".join(event.text for event in events if isinstance(event, Thought)),
+            tuple(event for event in events if isinstance(event, ToolCall)),
             end.reason,
             end.model,
             end.usage,

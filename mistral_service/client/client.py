@@ -32,14 +32,14 @@ CODESTRAL_BASE_URL = "https://codestral.mistral.ai/v1"
 """Codestral's own host, for keys that were made for it."""
 
 LIMITS = Limits(connect=5.0, first_token=20.0, stall=10.0, turn=60.0, whole=600.0)
-"""How long a request may take by default: nobody waits on a phone, and a batch may take a while."""
+"""How long a request may take by default: no caller waits on a phone, and a batch may take long."""
 
 
 class MistralClient:
     """A client for Mistral's endpoints.
 
     It shares its connections with the LLM services of the process, makes histories acceptable with
-    the same rules, tells what goes wrong as the same `MistralError`, and decides as they do
+    the same rules, reports what goes wrong as the same `MistralError`, and decides as they do
     whether to try again. Use it as an asynchronous context manager, or close it.
 
     Example::
@@ -246,7 +246,7 @@ class MistralClient:
         """Ask for a reply in the form of a pydantic model.
 
         Args:
-            form: The model; Mistral is told its JSON schema, strictly.
+            form: The model; its JSON schema is sent, to be followed strictly.
             messages: As for `chat`.
             model: As for `chat`.
             **asking: As for `chat`.

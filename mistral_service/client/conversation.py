@@ -10,7 +10,7 @@ from mistral_service.conversation.conversion import Conversion, ToolFault
 from mistral_service.conversation.images import has_images
 from mistral_service.conversation.parts import text_of
 from mistral_service.conversation.rules import apply_rules
-from mistral_service.conversation.tools import mistrals_tools
+from mistral_service.conversation.tools import convert_tools
 from mistral_service.turn.conversation import Conversation
 from mistral_service.turn.router import Needs
 from mistral_service.wire.client import CHAT
@@ -85,7 +85,7 @@ class Chat:
     def params(self, model: str, parts: frozenset[str] | None) -> tuple[dict[str, Any], Conversion]:
         """The parameters of the request, and what the rules did."""
         params: dict[str, Any] = {**self.asking}
-        offered = mistrals_tools(params.pop("tools", None) or [])
+        offered = convert_tools(params.pop("tools", None) or [])
         if "tool_choice" in params:
             params["tool_choice"] = offered.choice(params["tool_choice"])
         has_tools = bool(offered.tools) and params.get("tool_choice") != "none"
@@ -100,7 +100,7 @@ class Chat:
 
     def unreported(self, reported: set[ToolFault]) -> list[ToolFault]:
         """What is wrong with tools, as far as it was not reported before."""
-        faults = mistrals_tools(self.asking.get("tools") or []).faults
+        faults = convert_tools(self.asking.get("tools") or []).faults
         new = [fault for fault in faults if fault not in reported]
         reported.update(new)
         return new
@@ -125,11 +125,11 @@ class Fim:
     needs: Needs = Needs(functions=False, has_images=lambda: False)
 
     def continued(self, words: str) -> Self | None:
-        """Code begins anew: a repetition cannot be told from code that is alike."""
+        """Code begins anew: what it repeats cannot be distinguished from code that is alike."""
         return None
 
     def reminded(self, note: str, words: str) -> Self:
-        """There is nobody to remind."""
+        """Code is not reminded of anything."""
         return self
 
     def without_functions(self) -> Self:

@@ -19,7 +19,7 @@ def portkey_headers(
     """Make the headers that a Portkey gateway goes by, as `portkey_ai.createHeaders` makes them.
 
     Pass them as `default_headers`, with the gateway's address as `base_url`, to
-    `MistralLLMService` or `MistralClient`. `docs/portkey.md` tells which settings a gateway passes
+    `MistralLLMService` or `MistralClient`. `docs/portkey.md` says which settings a gateway passes
     on.
 
     Args:

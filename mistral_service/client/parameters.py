@@ -41,7 +41,7 @@ class ChatParameters(SamplingParameters, total=False):
         repetition_penalty: Above 0; above 1, what stands there already is less likely.
         top_k: From 1: only so many of the likeliest tokens are chosen from.
         logprobs: Whether the reply comes with its tokens' log probabilities.
-        top_logprobs: How many other likely tokens stand beside each.
+        top_logprobs: How many other likely tokens are given for each.
         prompt_logprobs: As `logprobs`, for the tokens of the prompt.
         top_prompt_logprobs: As `top_logprobs`, for the tokens of the prompt.
         reasoning_effort: `none` or `high`; models that Mistral hosts for others know more words.

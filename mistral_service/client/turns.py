@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 
 from mistral_service.client.conversation import Asked
 from mistral_service.conversation.conversion import Conversion
-from mistral_service.reply.calls import Plan, Planned
+from mistral_service.reply.calls import Plan, PlannedCall
 from mistral_service.reply.events import Event, Text, Thought, ToolCall
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.turn.deadline import now, within
 from mistral_service.turn.hedge import Pace
-from mistral_service.turn.parts import TurnParts
+from mistral_service.turn.ports import TurnPorts
 from mistral_service.turn.race import Stream
 from mistral_service.turn.retries import Handled
 from mistral_service.turn.router import Router
@@ -122,7 +122,7 @@ class Turns:
 
         chats = asked.path == CHAT
         return TurnRunner(
-            TurnParts(
+            TurnPorts(
                 name="MistralClient",
                 options=lambda: self._options,
                 open_stream=open_stream,
@@ -213,12 +213,14 @@ class _HandedCalls:
         *,
         offered: Collection[str] | None,
     ) -> Plan:
-        return Plan([Planned(call.id or "", call.name, {}) for call in calls])
+        return Plan([PlannedCall(call.id or "", call.name, {}) for call in calls])
 
-    def forget(self, calls: Sequence[Planned]) -> None:
+    def forget(self, calls: Sequence[PlannedCall]) -> None:
         pass
 
-    async def start(self, conversation: Asked, calls: Sequence[Planned], *, spoke: bool) -> None:
+    async def start(
+        self, conversation: Asked, calls: Sequence[PlannedCall], *, spoke: bool
+    ) -> None:
         pass
 
 

@@ -1,6 +1,6 @@
-"""Our assumptions about Mistral's API, held against a live endpoint.
+"""Tests our assumptions about Mistral's API against a live endpoint.
 
-Each probe is data: what is assumed, the raw requests, and a pure function that judges the answers.
-Nothing here goes through the message rules or the parameters that the service sends: a probe says
-what a server does with exactly the body that stands in it.
+Each probe is data: an assumption, raw requests, and a pure function that evaluates the answers. No
+request passes the message rules or the service's parameters: a probe shows what a server does with
+exactly the body that the probe contains.
 """

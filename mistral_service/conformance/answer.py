@@ -1,8 +1,8 @@
-"""One raw request, and what came of it."""
+"""One raw request, and its answer."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mistral_service.turn.prices import Price
@@ -12,20 +12,20 @@ from mistral_service.wire.trees import Json, first_of, last_of, list_of, object_
 
 _CHARACTERS_PER_TOKEN = 3
 _IMAGE_TOKENS = 300
-_BESIDE_TOKENS = 12  # the template's own, around a message
+_TEMPLATE_TOKENS = 12  # the template's own, around a message
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request, as it goes over the wire.
+    """A request, as it is sent.
 
     Parameters:
-        body: The body without the model, which is added; None asks with GET.
+        body: The body without the model, which is added; None for a GET request.
         path: The endpoint, without the version.
-        model: In place of the model that is examined.
-        key: In place of the right key.
-        leave_after: The connection is closed after so many chunks of the stream.
-        if_refused: It is sent only if the request before it was refused.
+        model: Replaces the model under test.
+        key: Replaces the valid key.
+        leave_after: Chunks of the stream after which the connection is closed.
+        if_refused: Whether it is sent only if the request before it was refused.
         headers: Further headers.
     """
 
@@ -43,19 +43,19 @@ class Request:
 
     @property
     def tokens(self) -> tuple[int, int]:
-        """An estimate, rather too high: tokens of the request, and at most of the reply."""
+        """An upper estimate: tokens of the request, and the most of the reply."""
         if self.body is None or self.key is not None or self.model is not None:
             return 0, 0
-        said = 0
+        prompt = 0
         messages = self.body.get("messages")
         for message in list_of(messages):
-            said += _BESIDE_TOKENS + _size(message)
-        said += _size(self.body.get("tools") or [])
+            prompt += _TEMPLATE_TOKENS + _size(message)
+        prompt += _size(self.body.get("tools") or [])
         replies = self.body.get("n") or 1
-        return said, replies * (self.body.get("max_tokens") or 0)
+        return prompt, replies * (self.body.get("max_tokens") or 0)
 
     def cost(self, price: Price) -> float:
-        """What it may cost at most, in dollars, by a price."""
+        """The most that it costs, in dollars, by a price."""
         prompt, completion = self.tokens
         return price.of(Usage(prompt, completion, prompt + completion))
 
@@ -66,11 +66,11 @@ class Refused:
 
     Parameters:
         status: The HTTP status.
-        form: What the body looks like: `object` (`{"object": "error", "message": …}`), `detail`
+        form: The form of the body: `object` (`{"object": "error", "message": …}`), `detail`
             (`{"detail": […]}` or a text), `error` (`{"error": {…}}`), `message`, `text`, `other`.
-        code: The error's `code`, as it stands there: a string, a number, or None.
-        type: The error's `type`; of a list of faults that of the first.
-        message: What is said, in words, bounded.
+        code: The error's `code`, verbatim: a string, a number, or None.
+        type: The error's `type`; for a list of errors, that of the first.
+        message: The error's message, bounded in length.
     """
 
     status: int
@@ -80,27 +80,20 @@ class Refused:
     message: str = ""
 
     def as_json(self) -> Json:
-        """For a report."""
+        """The refusal as it stands in a report."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Json) -> "Refused":
-        """Read one of a report.
+        """Read a refusal of a report.
 
         Raises:
-            ValueError: If it is none.
+            ValueError: If status and form are not those of a refusal.
         """
         status, form = data.get("status"), data.get("form")
         if not isinstance(status, int) or not 300 <= status <= 599 or not isinstance(form, str):
             raise ValueError(f"a refusal with the status {status!r} and the form {form!r}")
-        code = data.get("code")
-        return cls(
-            status,
-            form,
-            code if isinstance(code, str | int) else None,
-            _name(data.get("type")),
-            bounded(_text(data.get("message"))),
-        )
+        return _of_object(status, form, data)
 
     def __str__(self) -> str:
         names = [str(self.status)]
@@ -114,18 +107,18 @@ class Refused:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a request.
+    """The answer to a request.
 
     Parameters:
         status: The HTTP status; None where there was no answer.
         headers: The answer's headers, names in lower case.
-        body: What JSON made of the body; its text where it is no JSON; None of a stream.
+        body: The body, decoded from JSON; its text where it is not JSON; None for a stream.
         chunks: The events of a stream that are JSON.
-        done: Whether the stream said `[DONE]`.
-        garbled: Events of the stream that are neither.
+        done: Whether the stream ended with `[DONE]`.
+        garbled: The number of events that are neither.
         raw: The bytes of a stream.
         fault: Why there is no answer, in a few words.
-        skipped: Whether it was not sent, since the request before it was accepted.
+        skipped: Whether the request was not sent, since the one before it was accepted.
     """
 
     status: int | None = None
@@ -140,7 +133,7 @@ class Answer:
 
     @property
     def accepted(self) -> bool:
-        """Whether the server answered the request with a reply."""
+        """Whether the server accepted the request."""
         return self.status is not None and 200 <= self.status < 300
 
     @property
@@ -152,12 +145,12 @@ class Answer:
 
     @property
     def choices(self) -> list[Json]:
-        """The choices of a reply that came whole."""
+        """The choices of a reply that was not streamed."""
         return objects_of(object_of(self.body).get("choices"))
 
     @property
     def message(self) -> Json:
-        """The first choice's message of a reply that came whole."""
+        """The first choice's message of a reply that was not streamed."""
         return object_of(first_of(self.choices).get("message"))
 
     @property
@@ -168,26 +161,26 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The words of the reply, without its thoughts."""
+        """The text of the reply, without its thoughts."""
         contents = [delta.get("content") for delta in self.deltas] or [self.message.get("content")]
         return "".join(map(_words, contents))
 
     @property
     def calls(self) -> list[Json]:
-        """The calls of the reply: entries of `tool_calls`, or of all deltas."""
+        """The function calls of the reply: the entries of `tool_calls`, in all deltas."""
         sources = self.deltas or [self.message]
         return [call for source in sources for call in objects_of(source.get("tool_calls"))]
 
     @property
     def finish_reason(self) -> str | None:
-        """Why the reply ended; None where nothing is said."""
+        """Why the reply ended; None where it is not reported."""
         streamed = [c for chunk in self.chunks for c in objects_of(chunk.get("choices"))]
         reasons = [c.get("finish_reason") for c in streamed or self.choices]
         return next((str(reason) for reason in reversed(reasons) if reason), None)
 
     @property
     def usage(self) -> Json:
-        """The last usage that is reported; empty where none is."""
+        """The last reported usage; empty where there is none."""
         reported = [object_of(chunk.get("usage")) for chunk in self.chunks]
         reported = [*reported, object_of(object_of(self.body).get("usage"))]
         return last_of([usage for usage in reported if usage])
@@ -198,7 +191,7 @@ def _read(status: int, body: Any) -> Refused:
         return Refused(status, "text", message=bounded(body))
     data = object_of(body)
     if isinstance(data.get("error"), dict):
-        return replace(_of_object(status, object_of(data["error"])), form="error")
+        return _of_object(status, "error", object_of(data["error"]))
     if "detail" in data:
         detail = data["detail"]
         first = first_of(detail)
@@ -208,17 +201,17 @@ def _read(status: int, body: Any) -> Refused:
         words = f"{place}: {said}" if place else _text(said)
         return Refused(status, "detail", type=_name(kind), message=bounded(words))
     if data.get("object") == "error":
-        return replace(_of_object(status, data), form="object")
+        return _of_object(status, "object", data)
     if "message" in data:
-        return replace(_of_object(status, data), form="message")
+        return _of_object(status, "message", data)
     return Refused(status, "other", message=bounded(_text(body)))
 
 
-def _of_object(status: int, data: Json) -> Refused:
+def _of_object(status: int, form: str, data: Json) -> Refused:
     code = data.get("code")
     return Refused(
         status,
-        "",
+        form,
         code if isinstance(code, str | int) else None,
         _name(data.get("type")),
         bounded(_text(data.get("message"))),
@@ -231,14 +224,14 @@ def bounded(text: str, most: int = 200) -> str:
 
 
 def _size(value: Any) -> int:
-    """Tokens of a part of a request, roughly; the bytes of images do not count."""
+    """Tokens of a part of a request, estimated; the bytes of images do not count."""
     if parts := list_of(value):
         return sum(map(_size, parts))
     data = object_of(value)
     if data.get("type") == "image_url":
         return _IMAGE_TOKENS
     if isinstance(data.get("content"), list):
-        return _BESIDE_TOKENS + _size(data["content"])
+        return _TEMPLATE_TOKENS + _size(data["content"])
     return len(json.dumps(value, ensure_ascii=False)) // _CHARACTERS_PER_TOKEN + 1
 
 

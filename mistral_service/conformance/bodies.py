@@ -1,4 +1,4 @@
-"""The parts that the requests of the probes are made of."""
+"""Building blocks of the probes' requests."""
 
 import struct
 import zlib
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mistral_service.conformance.answer import Json, Request
 
 USER: Json = {"role": "user", "content": "Say yes."}
-"""What is asked where only matters whether the request is accepted."""
+"""The user's message where only acceptance of the request matters."""
 
 CITY: Json = {
     "type": "object",
@@ -19,7 +19,7 @@ CITY: Json = {
 
 
 def tool(name: str = "weather", parameters: Json = CITY) -> Json:
-    """A function that is offered."""
+    """A tool definition."""
     function = {"name": name, "description": "The weather.", "parameters": parameters}
     return {"type": "function", "function": function}
 
@@ -47,7 +47,7 @@ def result(of: str, content: object = "sunny") -> Json:
 
 
 def chat(*messages: Json, max_tokens: int = 1, **fields: object) -> Request:
-    """A request for a reply that is as short as can be."""
+    """A request for the shortest reply."""
     return Request({"messages": list(messages), "max_tokens": max_tokens, **fields})
 
 
@@ -72,6 +72,6 @@ def png(width: int, height: int) -> str:
 
 
 def images(sizes: Sequence[tuple[int, int]]) -> Json:
-    """A user's message that shows images."""
+    """A user's message with images."""
     parts: list[Json] = [{"type": "image_url", "image_url": {"url": png(*size)}} for size in sizes]
     return said("user", [*parts, {"type": "text", "text": "Say yes."}])

@@ -1,28 +1,25 @@
-"""What is around a reply: the list of models, headers, errors, images."""
+"""The list of models, headers, errors, and images."""
 
 from collections.abc import Sequence
 
-from mistral_service.conformance import signs
+from mistral_service.conformance import predicates
 from mistral_service.conformance.answer import Answer, Request
 from mistral_service.conformance.bodies import USER, chat, images
-from mistral_service.conformance.probe import Finding, Probe, refused_with, taken
-from mistral_service.conformance.replies import PLAIN, of_reply
+from mistral_service.conformance.probe import Finding, Probe, accepted, of_reply, refused_with
+from mistral_service.conformance.replies import PLAIN
 from mistral_service.wire.errors import MistralError
 from mistral_service.wire.reasons import Reason
 from mistral_service.wire.trees import Json, object_of, objects_of
 
 NO_MODEL = "no-such-model-of-mistral-service"
-"""A name that no server lists."""
+"""A model that no server has."""
 
 _WRONG_KEY = "wrong-key-of-mistral-service-conform"
 _PAGE = "faults.md"
 
 
-def _listed(answers: Sequence[Answer]) -> Finding:
-    refused = answers[0].refused
-    if refused is not None:
-        return Finding.of(False, str(refused), refused=refused.as_json())
-    cards = cards_of(answers[0])
+def _listed(answer: Answer) -> Finding:
+    cards = cards_of(answer)
     owners = sorted({str(card.get("owned_by")) for card in cards})
     can = any(isinstance(card.get("capabilities"), dict) for card in cards)
     aliases = any(isinstance(card.get("aliases"), list) for card in cards)
@@ -58,8 +55,7 @@ def _no_such_model(answers: Sequence[Answer]) -> Finding:
     if refused is None:
         return Finding.of(False, "accepted")
     error = MistralError.from_response(refused.status, answers[0].body)
-    good = error.reason is Reason.UNKNOWN_MODEL
-    return Finding.of(good, str(refused), refused=refused.as_json())
+    return Finding.of_refusal(refused, as_assumed=error.reason is Reason.UNKNOWN_MODEL)
 
 
 def _no_list(body: Json) -> bool:
@@ -76,7 +72,7 @@ ENDPOINT: tuple[Probe, ...] = (
         "The list of models has what each can do, and its other names.",
         "switching.md",
         (Request(None, path="models"),),
-        _listed,
+        of_reply(_listed),
     ),
     Probe(
         "rate headers",
@@ -135,9 +131,9 @@ ENDPOINT: tuple[Probe, ...] = (
         "An image of 32 pixels a side is accepted.",
         "vision.md",
         (chat(images([(32, 32)])),),
-        taken,
-        signs.one_image,
+        accepted,
+        predicates.one_image,
         needs="vision",
     ),
 )
-"""The probes of what is around a reply."""
+"""The probes of the list of models, headers, errors, and images."""

@@ -1,24 +1,35 @@
-"""Which parameters a model takes, each alone, and what it says to those that are none."""
+"""Which parameters a model accepts, each by itself, and how it refuses unknown ones."""
 
-from collections.abc import Sequence
-
-from mistral_service.conformance import signs
+from mistral_service.conformance import predicates
 from mistral_service.conformance.answer import Answer, Json, Request
 from mistral_service.conformance.bodies import USER, WEATHER, chat
-from mistral_service.conformance.probe import Finding, Judge, Probe, Sign, refused_with, taken
+from mistral_service.conformance.probe import (
+    Evaluate,
+    Finding,
+    Predicate,
+    Probe,
+    accepted,
+    of_reply,
+    refused_with,
+)
 
 _PAGE = "settings.md"
 _PLAIN: Json = {"messages": [USER], "max_tokens": 1}
 
 
-def _takes(
-    field: str, value: object, *, sign: Sign | None = None, judge: Judge = taken, **more: object
+def _accepts(
+    field: str,
+    value: object,
+    *,
+    applies_to: Predicate | None = None,
+    evaluate: Evaluate = accepted,
+    **more: object,
 ) -> Probe:
     named = isinstance(value, str) and field in ("reasoning_effort", "service_tier")
     name = f"{field} {value}" if named else field
     body = Request({**_PLAIN, field: value, **more})
-    own = sign or (signs.has(field, value) if named else signs.has(field))
-    return Probe(name, f"`{name}` is accepted.", _PAGE, (body,), judge, own)
+    applies_to = applies_to or (predicates.has(field, value) if named else predicates.has(field))
+    return Probe(name, f"`{name}` is accepted.", _PAGE, (body,), evaluate, applies_to)
 
 
 def _refuses(field: str, value: object, what: str = "is no field of Mistral's") -> Probe:
@@ -29,26 +40,22 @@ def _refuses(field: str, value: object, what: str = "is no field of Mistral's") 
         "rules.md#r9",
         (body,),
         refused_with(422, types=("extra_forbidden",)),
-        signs.has(field),
+        predicates.has(field),
     )
 
 
-def _choices(answers: Sequence[Answer]) -> Finding:
-    """Two replies were asked for."""
-    refused = answers[0].refused
-    if refused is not None:
-        return Finding.of(False, str(refused), refused=refused.as_json())
-    count = len(answers[0].choices)
+def _two_choices(answer: Answer) -> Finding:
+    count = len(answer.choices)
     return Finding.of(count == 2, f"accepted, {count} choices", choices=count)
 
 
-def _too_hot(body: Json) -> bool:
+def _high_temperature(body: Json) -> bool:
     temperature = body.get("temperature")
     return isinstance(temperature, int | float) and temperature > 1.5
 
 
-def _warm(body: Json) -> bool:
-    return body.get("temperature") is not None and not _too_hot(body)
+def _valid_temperature(body: Json) -> bool:
+    return body.get("temperature") is not None and not _high_temperature(body)
 
 
 def _other_effort(body: Json) -> bool:
@@ -56,27 +63,27 @@ def _other_effort(body: Json) -> bool:
 
 
 PARAMETERS: tuple[Probe, ...] = (
-    _takes("temperature", 0.3, sign=_warm),
-    _takes("top_p", 0.9),
-    _takes("stop", ["\n\n"]),
-    _takes("random_seed", 7),
-    _takes("presence_penalty", 0.1),
-    _takes("frequency_penalty", 0.1),
-    _takes("min_tokens", 1),
-    _takes("top_k", 20),
-    _takes("repetition_penalty", 1.1),
-    _takes("logprobs", True, top_logprobs=2),
-    _takes("prompt_logprobs", True, top_prompt_logprobs=2),
-    _takes("n", 2, judge=_choices),
-    _takes("metadata", {"call": "probe"}),
-    _takes("prediction", {"type": "content", "content": "Yes."}),
-    _takes("safe_prompt", True),
-    _takes("prompt_cache_key", "mistral-service-conform"),
-    _takes("service_tier", "auto"),
-    _takes("service_tier", "standard_only"),
-    _takes("parallel_tool_calls", False, tools=[WEATHER]),
-    _takes("reasoning_effort", "none"),
-    _takes("reasoning_effort", "high"),
+    _accepts("temperature", 0.3, applies_to=_valid_temperature),
+    _accepts("top_p", 0.9),
+    _accepts("stop", ["\n\n"]),
+    _accepts("random_seed", 7),
+    _accepts("presence_penalty", 0.1),
+    _accepts("frequency_penalty", 0.1),
+    _accepts("min_tokens", 1),
+    _accepts("top_k", 20),
+    _accepts("repetition_penalty", 1.1),
+    _accepts("logprobs", True, top_logprobs=2),
+    _accepts("prompt_logprobs", True, top_prompt_logprobs=2),
+    _accepts("n", 2, evaluate=of_reply(_two_choices)),
+    _accepts("metadata", {"call": "probe"}),
+    _accepts("prediction", {"type": "content", "content": "Yes."}),
+    _accepts("safe_prompt", True),
+    _accepts("prompt_cache_key", "mistral-service-conform"),
+    _accepts("service_tier", "auto"),
+    _accepts("service_tier", "standard_only"),
+    _accepts("parallel_tool_calls", False, tools=[WEATHER]),
+    _accepts("reasoning_effort", "none"),
+    _accepts("reasoning_effort", "high"),
     Probe(
         "reasoning_effort other",
         "A `reasoning_effort` that is neither `none` nor `high` is refused: 400, code 3051.",
@@ -92,7 +99,7 @@ PARAMETERS: tuple[Probe, ...] = (
         _PAGE,
         (chat(USER, prompt_mode="reasoning"),),
         refused_with(*(400, 422), may=True),
-        signs.has("prompt_mode"),
+        predicates.has("prompt_mode"),
     ),
     Probe(
         "temperature 2",
@@ -100,7 +107,7 @@ PARAMETERS: tuple[Probe, ...] = (
         _PAGE,
         (chat(USER, temperature=2),),
         refused_with(422),
-        _too_hot,
+        _high_temperature,
     ),
     _refuses("seed", 7),
     _refuses("user", "anna"),
@@ -109,4 +116,4 @@ PARAMETERS: tuple[Probe, ...] = (
     _refuses("max_completion_tokens", 1),
     _refuses("no_such_field", True),
 )
-"""The probes of parameters: what is a setting of ours, and what Mistral's closed schema refuses."""
+"""The probes of parameters: our settings, and fields that Mistral's closed schema refuses."""

@@ -1,14 +1,14 @@
-"""A probe: what is assumed, how it is asked, and how the answers are judged."""
+"""A probe: an assumption, the requests that test it, and how the answers are evaluated."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from mistral_service.conformance.answer import Answer, Json, Request
+from mistral_service.conformance.answer import Answer, Json, Refused, Request
 
 
 class State(Enum):
-    """How what came compares with what is assumed."""
+    """How the answers compare with the assumption."""
 
     AS_ASSUMED = "as assumed"
     DIFFERS = "differs"
@@ -17,11 +17,11 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of a probe.
+    """The result of a probe.
 
     Parameters:
-        state: How it compares with what is assumed.
-        came: What came, or why nothing is known, in a sentence.
+        state: How it compares with the assumption.
+        came: What the server answered, or why nothing is known, in a sentence.
         facts: The same as data, for `serve --as`.
     """
 
@@ -31,7 +31,7 @@ class Finding:
 
     @classmethod
     def of(cls, good: bool, came: str, **facts: object) -> "Finding":
-        """A finding that is either as assumed, or not."""
+        """A finding that is as assumed, or differs."""
         return cls(State.AS_ASSUMED if good else State.DIFFERS, came, facts)
 
     @classmethod
@@ -39,59 +39,71 @@ class Finding:
         """A finding that says why nothing is known."""
         return cls(State.NOT_KNOWN, why, facts)
 
+    @classmethod
+    def of_refusal(cls, refused: Refused, *, as_assumed: bool = False) -> "Finding":
+        """A finding that the request was refused."""
+        return cls.of(as_assumed, str(refused), refused=refused.as_json())
 
-Judge = Callable[[Sequence[Answer]], Finding]
-Sign = Callable[[Json], bool]
+
+Evaluate = Callable[[Sequence[Answer]], Finding]
+Predicate = Callable[[Json], bool]
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One assumption of ours, and how to ask about it.
+    """One assumption, and how to test it.
 
     Parameters:
-        name: Its name: `R4`, `tool_choice any`. No other probe has it.
-        assumed: What is assumed, in a sentence.
-        source: The page of the documentation that says so, without `docs/`.
-        requests: What is sent, in order.
-        judge: Makes a finding of the answers, one for each request.
-        sign: Which bodies a refusal speaks for; None where none can be refused for it.
-        needs: What the model must be able to do: a capability of `GET /v1/models`.
-        opens: Whether a server that answers 5xx has answered: a refusal may be disguised as one.
-        after: A probe whose request must be accepted; else nothing is known of this one.
+        name: Its unique name: `R4`, `tool_choice any`.
+        assumed: The assumption, in a sentence.
+        source: The page of the documentation that relies on it, without `docs/`.
+        requests: The requests, in order.
+        evaluate: Makes a finding of the answers, one for each request.
+        applies_to: Which bodies are refused for the same reason; None where a refusal is not about
+            the body.
+        needs: A capability that the model must have, by its name in `GET /v1/models`.
+        opens: Whether a 5xx counts as an answer: some servers refuse with one.
+        after: A probe whose request must be accepted; otherwise nothing is known of this one.
     """
 
     name: str
     assumed: str
     source: str
     requests: tuple[Request, ...]
-    judge: Judge
-    sign: Sign | None = None
+    evaluate: Evaluate
+    applies_to: Predicate | None = None
     needs: str | None = None
     opens: bool = False
     after: str | None = None
 
 
-def taken(answers: Sequence[Answer]) -> Finding:
-    """The request is accepted."""
-    refused = answers[0].refused
-    if refused is not None:
-        return Finding.of(False, str(refused), refused=refused.as_json())
-    return Finding.of(True, "accepted")
+def of_reply(evaluate: Callable[[Answer], Finding]) -> Evaluate:
+    """Evaluate the last reply that was sent; a refusal differs from the assumption."""
+
+    def of_answers(answers: Sequence[Answer]) -> Finding:
+        last = [answer for answer in answers if not answer.skipped][-1]
+        return evaluate(last) if last.refused is None else Finding.of_refusal(last.refused)
+
+    return of_answers
+
+
+accepted = of_reply(lambda _: Finding.of(True, "accepted"))
+"""The request is accepted."""
 
 
 def refused_with(
     *statuses: int, codes: Sequence[str] = (), types: Sequence[str] = (), may: bool = False
-) -> Judge:
-    """A judge: the first request is refused, and the second, if there is one, is accepted.
+) -> Evaluate:
+    """The first request is refused, and the second, if there is one, is accepted.
 
     Args:
-        statuses: The statuses that are assumed.
-        codes: The codes that are assumed; any where it is empty.
-        types: The types that are assumed; any where it is empty.
-        may: Whether it is as assumed, too, where the server accepts it: some deployments refuse it.
+        statuses: The assumed statuses.
+        codes: The assumed codes; any where it is empty.
+        types: The assumed types; any where it is empty.
+        may: Whether acceptance is as assumed too: only some deployments refuse the request.
     """
 
-    def judge(answers: Sequence[Answer]) -> Finding:
+    def evaluate(answers: Sequence[Answer]) -> Finding:
         refused = answers[0].refused
         said = "accepted" if refused is None else str(refused)
         facts: Json = {} if refused is None else {"refused": refused.as_json()}
@@ -102,11 +114,11 @@ def refused_with(
                 and (not codes or str(refused.code) in codes)
                 and (not types or refused.type in types)
             )
-        for mended in answers[1:]:
-            if mended.refused is not None:
+        for valid in answers[1:]:
+            if valid.refused is not None:
                 good = False
-                said += f"; mended, {mended.refused}"
-                facts["mended"] = mended.refused.as_json()
+                said += f"; mended, {valid.refused}"
+                facts["mended"] = valid.refused.as_json()
         return Finding.of(good, said, **facts)
 
-    return judge
+    return evaluate

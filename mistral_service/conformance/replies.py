@@ -1,12 +1,20 @@
-"""What a reply looks like: the chunks of a stream, thoughts, a beginning, JSON, what is counted."""
+"""The form of replies: chunks, usage, thoughts, prefixes, JSON, cached tokens."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from mistral_service.conformance import signs
+from mistral_service.conformance import predicates
 from mistral_service.conformance.answer import Answer, Json, Request, bounded
 from mistral_service.conformance.bodies import CITY, USER, chat, said, stream
-from mistral_service.conformance.probe import Finding, Judge, Probe, Sign, State, refused_with
+from mistral_service.conformance.probe import (
+    Evaluate,
+    Finding,
+    Predicate,
+    Probe,
+    State,
+    of_reply,
+    refused_with,
+)
 from mistral_service.wire.trees import first_of, object_of, objects_of
 
 _PAGE = "odd-replies.md"
@@ -18,7 +26,7 @@ _SEPARATED = "one\u2028two\u2029three"
 PLAIN = stream(
     said("user", "Count from one to fifty, in words: one, two, three, and so on."), max_tokens=8
 )
-"""The stream that most is read from."""
+"""The stream that most probes read."""
 _WHOLE = chat(USER, max_tokens=8)
 _THINKS = stream(
     said("user", "Is 91 a prime number? Answer with one word."),
@@ -29,7 +37,7 @@ _THINKS_UNASKED = Request(
     {k: v for k, v in (_THINKS.body or {}).items() if k != "reasoning_effort"}, if_refused=True
 )
 _CAPITAL = said("user", "Which is the capital of France?")
-_BEGUN = stream(_CAPITAL, said("assistant", _PREFIX, prefix=True), max_tokens=12)
+_PREFIXED = stream(_CAPITAL, said("assistant", _PREFIX, prefix=True), max_tokens=12)
 _CONTINUED = stream(
     _CAPITAL,
     said("assistant", _PREFIX),
@@ -37,19 +45,6 @@ _CONTINUED = stream(
     continue_final_message=True,
     add_generation_prompt=False,
 )
-
-
-def of_reply(judge: Callable[[Answer], Finding]) -> Judge:
-    """A judge of the last reply that was accepted; a refusal differs."""
-
-    def judged(answers: Sequence[Answer]) -> Finding:
-        sent = [answer for answer in answers if not answer.skipped]
-        refused = sent[-1].refused
-        if refused is not None:
-            return Finding.of(False, str(refused), refused=refused.as_json())
-        return judge(sent[-1])
-
-    return judged
 
 
 def _content_of(delta: Json) -> str:
@@ -129,10 +124,10 @@ def _separators(answer: Answer) -> Finding:
     return Finding.of(True, said)
 
 
-def _left(answers: Sequence[Answer]) -> Finding:
+def _closed(answers: Sequence[Answer]) -> Finding:
     for answer in answers:
         if answer.refused is not None:
-            return Finding.of(False, str(answer.refused), refused=answer.refused.as_json())
+            return Finding.of_refusal(answer.refused)
     return Finding.of(True, "the stream was closed, and the next request answered")
 
 
@@ -153,7 +148,7 @@ def _form_of_thought(delta: Json) -> str:
     return next((name for name in ("reasoning_content", "reasoning") if delta.get(name)), "")
 
 
-def _begun(answer: Answer) -> Finding:
+def _prefixed(answer: Answer) -> Finding:
     if not answer.text:
         return Finding.unknown("the model said nothing")
     repeated = answer.text.lstrip().startswith(_PREFIX)
@@ -161,8 +156,8 @@ def _begun(answer: Answer) -> Finding:
     return Finding.of(repeated, f"accepted, the beginning is {said}", repeated=repeated)
 
 
-def _json(keys: set[str]) -> Judge:
-    def judge(answer: Answer) -> Finding:
+def _json(keys: set[str]) -> Evaluate:
+    def evaluate(answer: Answer) -> Finding:
         try:
             read: object = json.loads(answer.text)
             found = object_of(read)
@@ -173,7 +168,7 @@ def _json(keys: set[str]) -> Judge:
         good = found == read and keys <= found.keys()
         return Finding.of(good, f"accepted, {bounded(json.dumps(read), 60)}")
 
-    return of_reply(judge)
+    return of_reply(evaluate)
 
 
 def _cached(answers: Sequence[Answer]) -> Finding:
@@ -182,7 +177,7 @@ def _cached(answers: Sequence[Answer]) -> Finding:
     details = first_of([usage[name] for name in names if usage.get(name)])
     reported = details.get("cached_tokens", usage.get("num_cached_tokens"))
     if answers[1].refused is not None:
-        return _left(answers[1:])
+        return _closed(answers[1:])
     if reported is None:
         return Finding.of(False, "cached tokens are not reported", reported=False)
     if not reported:
@@ -192,11 +187,11 @@ def _cached(answers: Sequence[Answer]) -> Finding:
     )
 
 
-def _of_format(kind: str) -> Sign:
-    def sign(body: Json) -> bool:
+def _of_format(kind: str) -> Predicate:
+    def applies_to(body: Json) -> bool:
         return object_of(body.get("response_format")).get("type") == kind
 
-    return sign
+    return applies_to
 
 
 def _cacheable() -> Request:
@@ -252,7 +247,7 @@ REPLIES: tuple[Probe, ...] = (
         "A stream can be closed in the middle, and the next request is answered.",
         "faults.md",
         (stream(said("user", "Count to a hundred."), max_tokens=200, leave_after=2), chat(USER)),
-        _left,
+        _closed,
     ),
     Probe(
         "thoughts",
@@ -266,9 +261,9 @@ REPLIES: tuple[Probe, ...] = (
         "prefix",
         "A reply can be begun with `prefix: true`, and repeats its beginning.",
         "rules.md#r5",
-        (_BEGUN,),
-        of_reply(_begun),
-        signs.prefix_last,
+        (_PREFIXED,),
+        of_reply(_prefixed),
+        predicates.prefix_last,
     ),
     Probe(
         "continue_final_message",
@@ -276,7 +271,7 @@ REPLIES: tuple[Probe, ...] = (
         "self-hosted.md",
         (_CONTINUED,),
         refused_with(422),
-        signs.has("continue_final_message"),
+        predicates.has("continue_final_message"),
     ),
     Probe(
         "JSON mode",

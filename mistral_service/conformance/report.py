@@ -1,21 +1,21 @@
-"""What a run found, as a file that can be pasted into an issue: no key, account or private host."""
+"""The report of a run, which can be pasted into an issue: no key, account or private host."""
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from mistral_service.conformance.answer import Json, bounded
 from mistral_service.conformance.probe import Finding, Probe, State
-from mistral_service.wire.secrets import Strike, secrets_in
+from mistral_service.wire.secrets import Redactor, secrets_in
 
 KIND = "mistral-service conform"
-"""What stands in a report, so that it is known for one."""
+"""The field `report` of a report."""
 
 FORM = 1
-"""The version of a report's form."""
+"""The version of the report's format."""
 
 _MOST_CAME = 500
 _MOST_LISTED = 12
@@ -32,32 +32,32 @@ _OWN_MODEL = re.compile(r"^ft:.*")
 
 
 class NoReport(ValueError):
-    """A file is no report; the message says what is expected."""
+    """A file is not a report; the message says what is expected."""
 
 
 class Scrub:
-    """Takes out of a text what shows who asked, and where."""
+    """Removes from a text what identifies the account and a private host."""
 
     def __init__(self, key: str, host: str) -> None:
         """Prepare.
 
         Args:
             key: The key.
-            host: The endpoint's host; struck out unless it is Mistral's own, or this machine.
+            host: The endpoint's host; removed unless it is Mistral's, or this machine.
         """
-        self._strike = Strike(secrets_in(key))
+        self._strike = Redactor(secrets_in(key))
         names = [re.escape(host)] if host and host not in _PUBLIC else []
         self._host = re.compile("|".join(names), re.IGNORECASE) if names else None
 
     def text(self, text: str) -> str:
-        """A text of some hundred characters without them."""
+        """Redact a text of some hundred characters."""
         text = self._strike(text)
         if self._host is not None:
             text = self._host.sub("[host]", text)
         return _ADDRESS.sub("[address]", _IDS.sub("[id]", text))
 
     def data(self, value: Any) -> Any:
-        """The same of every text in JSON."""
+        """Redact every text in JSON."""
         if isinstance(value, str):
             return bounded(self.text(value))
         if isinstance(value, Mapping):
@@ -73,10 +73,10 @@ class Row:
 
     Parameters:
         name: The probe.
-        assumed: What is assumed.
-        source: Where the documentation says so.
+        assumed: The assumption.
+        source: The page of the documentation that relies on it.
         state: `as assumed`, `differs` or `not known`.
-        came: What came, or why nothing is known.
+        came: What the server answered, or why nothing is known.
         facts: The same as data.
     """
 
@@ -93,18 +93,18 @@ class Report:
     """What a run found.
 
     Parameters:
-        server: What the server is, by what it answers: `mistral`, `vllm`, `llama.cpp`, …
-        says: What its list of models says that it is.
-        build: What the server calls its build, as vLLM does; empty where it says nothing.
+        server: The server, by its answers: `mistral`, `vllm`, `llama.cpp`, …
+        says: The server, by its list of models.
+        build: The server's build, as vLLM reports it; empty where it is not reported.
         where: `api.mistral.ai`, `this machine` or `elsewhere`.
-        model: The model; one of the account's own by its kind only.
+        model: The model; of a fine-tuned one, its prefix only.
         date: The day, in ISO form.
         version: The version of `mistral_service`.
         python: The version of Python.
         requests: Requests that were sent.
-        tokens: Tokens that were counted.
-        dollars: What they cost, by the price list; None where it does not have the model.
-        note: What is to be said of the whole; empty where there is nothing.
+        tokens: Tokens of requests and replies.
+        dollars: Their cost, by the price list; None where the model is not on it.
+        note: A remark on the whole, or empty.
         rows: The probes, in order.
     """
 
@@ -128,8 +128,13 @@ class Report:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many probes there are of each state."""
+        """The number of probes by state."""
         return {state.value: sum(r.state == state.value for r in self.rows) for state in State}
+
+    @property
+    def summary(self) -> str:
+        """The number of probes by state, in words."""
+        return ", ".join(f"{count} {state}" for state, count in self.counts.items())
 
     @property
     def differs(self) -> bool:
@@ -144,7 +149,8 @@ class Report:
             path: The file.
 
         Raises:
-            NoReport: If it is none, or one of another form; the message names what is expected.
+            NoReport: If it is not a report, or has another version; the message says what is
+                expected.
         """
         wanted = f"a report that `{KIND} --report FILE` wrote, with `form` {FORM}"
         try:
@@ -182,8 +188,8 @@ def row_of(probe: Probe, finding: Finding, scrub: Scrub) -> Row:
 
     Args:
         probe: The probe.
-        finding: What came of it.
-        scrub: Takes out what shows who asked.
+        finding: Its finding.
+        scrub: Removes what identifies the account.
     """
     return Row(
         probe.name,
@@ -208,7 +214,7 @@ def public_place(host: str) -> str:
 
 
 def markdown(report: Report) -> str:
-    """A report as it is pasted into an issue.
+    """A report in Markdown, for an issue.
 
     Args:
         report: The report.
@@ -216,12 +222,11 @@ def markdown(report: Report) -> str:
     cost = [] if report.dollars is None else [f"${report.dollars:.4f}"]
     made = (f"mistral_service {report.version}", f"Python {report.python}", report.where)
     sent = (f"{report.requests} requests", f"{report.tokens} tokens", *cost)
-    counts = (f"{count} {state}" for state, count in report.counts.items())
     lines = [
         f"### conform: {report.model}, {report.server}, {report.date}",
         "",
         f"{', '.join((*made, *filter(None, [report.build])))}; {', '.join(sent)}; "
-        f"{', '.join(counts)}.",
+        f"{report.summary}.",
         *(["", report.note] if report.note else []),
         "",
         "| | probe | assumed | what came |",
@@ -237,7 +242,7 @@ def _line(row: Row) -> str:
 
 
 def cell(text: str) -> str:
-    """A text as a cell of a table in Markdown."""
+    """A text as a cell of a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
@@ -245,8 +250,8 @@ def captures(answers: Mapping[tuple[str, int], Any], scrub: Scrub) -> Iterator[t
     """The streams of a run, in the form of `tests/captures/*.sse`.
 
     Args:
-        answers: What came, by probe and place.
-        scrub: Takes out what shows who asked.
+        answers: The answers, by the name of the probe and the position of the request.
+        scrub: Removes what identifies the account.
 
     Yields:
         The name of a file, and its text; each stream once.
@@ -273,9 +278,3 @@ _REPLY_ID = "f1e2d3c4b5a6978877665544332211aa"
 
 def _around(line: str, scrub: Scrub) -> str:
     return _REPLY_ID.join(scrub.text(part) for part in line.split(_REPLY_ID))
-
-
-def summary(rows: Sequence[Row]) -> str:
-    """How many probes there are of each state, in words."""
-    counts = {state: sum(row.state == state.value for row in rows) for state in State}
-    return ", ".join(f"{count} {state.value}" for state, count in counts.items())

@@ -1,6 +1,6 @@
-"""R1 to R15, one by one: is a request that breaks the rule refused, and the mended one accepted?"""
+"""R1 to R15: whether a request that breaks the rule is refused, and a valid one accepted."""
 
-from mistral_service.conformance import signs
+from mistral_service.conformance import predicates
 from mistral_service.conformance.answer import Json, Request
 from mistral_service.conformance.bodies import (
     CITY,
@@ -13,7 +13,7 @@ from mistral_service.conformance.bodies import (
     said,
     tool,
 )
-from mistral_service.conformance.probe import Probe, Sign, refused_with
+from mistral_service.conformance.probe import Predicate, Probe, refused_with
 
 _ID, _OTHER = "abcdefgh1", "abcdefgh2"
 _HELLO = said("assistant", "Hello.")
@@ -24,9 +24,9 @@ _SMALL = (32, 32)
 def _rule(
     name: str,
     assumed: str,
-    sign: Sign,
+    applies_to: Predicate,
     broken: Request,
-    mended: Request | None,
+    valid: Request | None,
     *statuses: int,
     codes: tuple[str, ...] = (),
     types: tuple[str, ...] = (),
@@ -40,9 +40,9 @@ def _rule(
         name,
         assumed,
         f"rules.md#{rule.lower()}",
-        (broken,) if mended is None else (broken, mended),
+        (broken,) if valid is None else (broken, valid),
         refused_with(*(statuses or (400,)), codes=codes, types=types, may=may),
-        sign,
+        applies_to,
         needs,
         opens,
         after,
@@ -61,7 +61,7 @@ RULES: tuple[Probe, ...] = (
     _rule(
         "R1",
         "A system message after the assistant's is refused: 400, code 3230.",
-        signs.later_system,
+        predicates.later_system,
         chat(USER, _HELLO, said("system", "Be brief."), USER),
         chat(USER, _HELLO, said("user", "[Instruction] Be brief.\n\nSay yes.")),
         codes=_ORDER,
@@ -69,7 +69,7 @@ RULES: tuple[Probe, ...] = (
     _rule(
         "R2",
         "A user message right after a function's result is refused: 400, code 3230.",
-        signs.user_after_tool,
+        predicates.user_after_tool,
         chat(*_with_result(USER), tools=[WEATHER]),
         chat(*_with_result(said("assistant", "Understood."), USER), tools=[WEATHER]),
         codes=_ORDER,
@@ -77,7 +77,7 @@ RULES: tuple[Probe, ...] = (
     _rule(
         "R3",
         "A result that does not follow its call is refused: 400, code 3230.",
-        signs.stray_result,
+        predicates.stray_result,
         chat(USER, result(_ID), tools=[WEATHER]),
         chat(*_with_result(), tools=[WEATHER]),
         codes=_ORDER,
@@ -85,7 +85,7 @@ RULES: tuple[Probe, ...] = (
     _rule(
         "R4",
         "Two calls with one result are refused: 400, code 3230.",
-        signs.unequal_results,
+        predicates.unequal_results,
         chat(USER, called(_ID, _OTHER), result(_ID), tools=[WEATHER]),
         chat(USER, called(_ID, _OTHER), result(_ID), result(_OTHER), tools=[WEATHER]),
         codes=(*_ORDER, "3280"),
@@ -94,7 +94,7 @@ RULES: tuple[Probe, ...] = (
         "R5",
         "A request whose last message is the assistant's, without `prefix`, is refused: 400, "
         "code 3230.",
-        signs.assistant_last,
+        predicates.assistant_last,
         chat(USER, said("assistant", "Let me")),
         chat(USER, said("assistant", "Let me"), said("user", "(Go on.)")),
         codes=_ORDER,
@@ -102,7 +102,7 @@ RULES: tuple[Probe, ...] = (
     _rule(
         "R6",
         "Ids of calls that are not nine letters and digits are refused: 400, code 3280.",
-        signs.odd_ids,
+        predicates.invalid_ids,
         chat(USER, called("call_9aF3kQ"), result("call_9aF3kQ"), tools=[WEATHER]),
         chat(*_with_result(), tools=[WEATHER]),
         codes=("3280",),
@@ -111,7 +111,7 @@ RULES: tuple[Probe, ...] = (
         "R7",
         "A message of the assistant without words and calls is refused: 400, code 3240; or 3600, "
         "as if the service were unavailable.",
-        signs.empty_assistant,
+        predicates.empty_assistant,
         chat(USER, said("assistant", ""), USER),
         chat(USER, _HELLO, USER),
         *(400, 500, 503),
@@ -122,7 +122,7 @@ RULES: tuple[Probe, ...] = (
         "R8",
         "Words and calls in one message are refused by models with an old tokenizer, and accepted "
         "by others.",
-        signs.words_and_calls,
+        predicates.text_and_calls,
         chat(USER, {**called(_ID), "content": "Let me see."}, result(_ID), tools=[WEATHER]),
         None,
         may=True,
@@ -130,7 +130,7 @@ RULES: tuple[Probe, ...] = (
     _rule(
         "R9",
         "A field that a message does not have is refused: 422, extra_forbidden.",
-        signs.message_field,
+        predicates.message_field,
         chat(said("user", "Say yes.", name="anna")),
         None,
         422,
@@ -139,7 +139,7 @@ RULES: tuple[Probe, ...] = (
     _rule(
         "R10 nine images",
         "Nine images are refused: 400.",
-        signs.many_images,
+        predicates.many_images,
         chat(images([_SMALL] * 9)),
         chat(images([_SMALL] * 8)),
         needs="vision",
@@ -148,7 +148,7 @@ RULES: tuple[Probe, ...] = (
     _rule(
         "R10 long side",
         "An image with a side of more than 10,000 pixels is refused: 400.",
-        signs.long_image,
+        predicates.long_image,
         chat(images([(10_001, 8)])),
         None,
         needs="vision",
@@ -157,14 +157,14 @@ RULES: tuple[Probe, ...] = (
     _rule(
         "R11 name",
         "A function's name with a dot is refused: 400.",
-        signs.odd_name,
+        predicates.invalid_name,
         chat(USER, tools=[tool("weather.today")]),
         chat(USER, tools=[tool("weather_today")]),
     ),
     _rule(
         "R11 129 tools",
         "More than 128 tools are refused: 400 or 422.",
-        signs.many_tools,
+        predicates.many_tools,
         chat(USER, tools=[tool(f"w{n}", {"type": "object"}) for n in range(129)]),
         None,
         *(400, 422),
@@ -173,7 +173,7 @@ RULES: tuple[Probe, ...] = (
         "R11 arguments",
         "Arguments of a call that are no JSON object are refused by some servers, and accepted by "
         "others.",
-        signs.broken_arguments,
+        predicates.broken_arguments,
         chat(USER, called(_ID, arguments="{broken"), result(_ID), tools=[WEATHER]),
         None,
         *(400, 422, 500),
@@ -182,7 +182,7 @@ RULES: tuple[Probe, ...] = (
     _rule(
         "R11 $schema",
         "A schema with `$schema` is refused by some models, since no grammar is made of it: 400.",
-        signs.schema_id,
+        predicates.schema_id,
         chat(USER, tools=[tool("weather", {"$schema": "http://json-schema.org/draft-07", **CITY})]),
         None,
         may=True,
@@ -191,7 +191,7 @@ RULES: tuple[Probe, ...] = (
         "R12 turns",
         "Two turns of the user in a row are refused by the templates of self-hosted models, and "
         "accepted elsewhere.",
-        signs.no_turns,
+        predicates.repeated_role,
         chat(USER, USER),
         chat(said("user", "Say yes.\n\nSay yes.")),
         may=True,
@@ -200,22 +200,22 @@ RULES: tuple[Probe, ...] = (
         "R12 beginning",
         "A conversation that the assistant begins is refused by the templates of self-hosted "
         "models, and accepted elsewhere.",
-        signs.assistant_first,
+        predicates.assistant_first,
         chat(_HELLO, USER),
         chat(said("user", "(The conversation begins.)"), _HELLO, USER),
         may=True,
     ),
     _rule(
         "R13",
-        "`prefix: true` beside functions is refused: 400.",
-        signs.prefix_and_tools,
+        "`prefix: true` together with functions is refused: 400.",
+        predicates.prefix_and_tools,
         chat(USER, said("assistant", "Yes", prefix=True), tools=[WEATHER]),
         chat(USER, said("assistant", "Yes"), said("user", "(Go on.)"), tools=[WEATHER]),
     ),
     _rule(
         "R14",
         "The role `developer` is refused: 422.",
-        signs.developer,
+        predicates.developer,
         chat(said("developer", "Be brief."), USER),
         chat(said("system", "Be brief."), USER),
         422,
@@ -223,7 +223,7 @@ RULES: tuple[Probe, ...] = (
     _rule(
         "R15 tool",
         "An image in a function's result is refused: 400 or 422.",
-        signs.shown_by_tool,
+        predicates.image_in_result,
         chat(USER, called(_ID), result(_ID, _shown(_SMALL)), tools=[WEATHER]),
         None,
         *(400, 422),
@@ -233,7 +233,7 @@ RULES: tuple[Probe, ...] = (
     _rule(
         "R15 system",
         "An image in a system message is refused: 400 or 422.",
-        signs.shown_by_system,
+        predicates.image_in_system,
         chat(said("system", _shown(_SMALL)), USER),
         None,
         *(400, 422),

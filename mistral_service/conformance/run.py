@@ -1,14 +1,14 @@
-"""Sends the probes one after the other, within a budget, and judges what comes."""
+"""Sends the probes one after the other, within a budget, and evaluates the answers."""
 
 import difflib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from mistral_service.conformance.answer import Answer, Json, Request
-from mistral_service.conformance.asking import Asker
 from mistral_service.conformance.bodies import USER, chat
 from mistral_service.conformance.probe import Finding, Probe
 from mistral_service.conformance.probes import PROBES
+from mistral_service.conformance.raw_client import RawClient
 from mistral_service.turn.prices import PRICES, Price
 from mistral_service.wire.chunks import Usage
 from mistral_service.wire.errors import MistralError
@@ -16,8 +16,8 @@ from mistral_service.wire.models import Catalogue
 from mistral_service.wire.reasons import Reason
 
 _DEAREST = max(PRICES.values(), key=lambda price: price.input + price.output)
-_FULL = (429, 502, 503, 504)
-_MOST_SILENT = 3
+_OVERLOADED = (429, 502, 503, 504)
+_MOST_UNANSWERED = 3
 
 _WITHOUT = {
     "vision": "the model sees no images",
@@ -32,12 +32,12 @@ class CannotRun(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be sent.
+    """The requests of a run.
 
     Parameters:
         probes: The probes.
         price: The model's price.
-        known: Whether the price list has the model; else `price` is its dearest.
+        known: Whether the price list has the model; otherwise `price` is the highest of the list.
     """
 
     probes: tuple[Probe, ...]
@@ -56,13 +56,13 @@ class Plan:
 
     @property
     def requests(self) -> list[Request]:
-        """The requests, each once, and before them the list of models and the plainest one."""
+        """The requests, each once, after the list of models and the plainest one."""
         own = {id(r): r for probe in self.probes for r in probe.requests}
         return [Request(None, path="models"), PLAINEST, *own.values()]
 
     @property
     def dollars(self) -> float:
-        """What they cost at most, estimated."""
+        """The most that they cost, estimated."""
         return sum(request.cost(self.price) for request in self.requests)
 
 
@@ -74,22 +74,22 @@ class Run:
     """One run of the probes against one endpoint.
 
     Attributes:
-        spent: Dollars so far, by the tokens that the server reports, or else by the estimate.
+        spent: Dollars so far, by the reported tokens, or else by the estimate.
         tokens: Tokens so far, of requests and replies.
-        answers: What came, for each request that was sent, by its probe and place.
-        stopped: Why the rest of the probes was not asked; empty where all were.
+        answers: The answers, by the name of the probe and the position of the request.
+        stopped: Why the remaining probes were not sent; empty where all were.
         listed: The answer to `GET /v1/models`.
         plain: The answer to the plainest request.
     """
 
-    def __init__(self, asker: Asker, model: str, plan: Plan, *, budget: float) -> None:
+    def __init__(self, client: RawClient, model: str, plan: Plan, *, budget: float) -> None:
         """Prepare.
 
         Args:
-            asker: What sends.
+            client: Sends the requests.
             model: The model.
-            plan: What is to be sent.
-            budget: Dollars that are spent at most.
+            plan: The requests.
+            budget: Dollars that may be spent.
         """
         self.spent = 0.0
         self.stopped = ""
@@ -97,22 +97,22 @@ class Run:
         self.answers: dict[tuple[str, int], Answer] = {}
         self.listed = Answer()
         self.plain = Answer()
-        self._asker = asker
+        self._client = client
         self._model = model
         self._plan = plan
         self._budget = budget
-        self._silent = 0
+        self._unanswered = 0
         self._refused: set[str] = set()
-        self._sent: dict[int, Answer] = {}
+        self._answered: dict[int, Answer] = {}
         self._can: Json = {}
 
     async def begin(self) -> None:
-        """See whether there is something to probe.
+        """Check that the endpoint can be probed.
 
         Raises:
             CannotRun: If the key is refused, the model does not exist, or nothing answers.
         """
-        self.listed = await self._asker.ask(Request(None, path="models"))
+        self.listed = await self._client.send(Request(None, path="models"))
         if self.listed.status is None:
             raise CannotRun(f"The endpoint cannot be reached: {self.listed.fault}.")
         _check_key(self.listed)
@@ -121,7 +121,7 @@ class Run:
         if catalogue.is_mistrals and catalogue.find(self._model) is None:
             names = [card.id for card in catalogue.cards]
             raise CannotRun(_no_model(self._model, names))
-        self.plain = await self._ask(PLAINEST)
+        self.plain = await self._send(PLAINEST)
         if self.plain.status is None:
             raise CannotRun(f"The plainest request gets no answer: {self.plain.fault}.")
         _check_key(self.plain)
@@ -132,15 +132,15 @@ class Run:
             raise CannotRun(f"The plainest request is refused, so nothing can be probed: {error}")
         if not self.plain.choices:
             raise CannotRun(
-                "What answers is no chat endpoint: the plainest request got status "
-                f"{self.plain.status} and no choices (the address of one mostly ends in /v1)."
+                f"This is not a chat endpoint: the plainest request got status {self.plain.status} "
+                "and no choices (the address of a chat endpoint usually ends in /v1)."
             )
 
     async def findings(self) -> AsyncGenerator[tuple[Probe, Finding]]:
         """Send every probe.
 
         Yields:
-            Each with what came of it, in order.
+            Each probe with its finding, in order.
         """
         for probe in self._plan.probes:
             yield probe, await self._finding(probe)
@@ -150,7 +150,7 @@ class Run:
             return Finding.unknown(_WITHOUT[probe.needs])
         if probe.after is not None and probe.after in self._refused:
             return Finding.unknown(f"{probe.after} is refused already")
-        if self._silent >= _MOST_SILENT:
+        if self._unanswered >= _MOST_UNANSWERED:
             return self._stop("the endpoint has stopped answering")
         answers: list[Answer] = []
         for place, request in enumerate(probe.requests):
@@ -159,40 +159,40 @@ class Run:
                 continue
             if (why := self._spent(request)) is not None:
                 return self._stop(why)
-            answer = await self._ask(request)
+            answer = await self._send(request)
             self.answers[probe.name, place] = answer
             if answer.status is None:
                 return Finding.unknown(answer.fault)
             if answer.status == 429:
                 return Finding.unknown("the rate limit is reached, also after a wait")
-            if answer.status in _FULL and not probe.opens:
+            if answer.status in _OVERLOADED and not probe.opens:
                 return Finding.unknown(str(answer.refused))
             answers.append(answer)
         if answers[-1].refused is not None:
             self._refused.add(probe.name)
-        return probe.judge(answers)
+        return probe.evaluate(answers)
 
     def _stop(self, why: str) -> Finding:
         self.stopped = self.stopped or why
         return Finding.unknown(f"not asked: {why}")
 
     def _spent(self, request: Request) -> str | None:
-        if id(request) in self._sent:
+        if id(request) in self._answered:
             return None
-        most = self._asker.most_requests
-        if self._asker.requests >= most:
+        most = self._client.most_requests
+        if self._client.requests >= most:
             return f"{most} requests have been sent, which is the most allowed"
         if self.spent + request.cost(self._plan.price) > self._budget:
             return f"the budget of ${self._budget:g} would be exceeded"
         return None
 
-    async def _ask(self, request: Request) -> Answer:
-        """Send a request, or take the answer that it has had."""
-        if (known := self._sent.get(id(request))) is not None:
+    async def _send(self, request: Request) -> Answer:
+        """Send a request, unless it has been answered already."""
+        if (known := self._answered.get(id(request))) is not None:
             return known
-        answer = await self._asker.ask(request)
-        self._sent[id(request)] = answer
-        self._silent = 0 if answer.status is not None else self._silent + 1
+        answer = await self._client.send(request)
+        self._answered[id(request)] = answer
+        self._unanswered = 0 if answer.status is not None else self._unanswered + 1
         if answer.accepted:
             prompt, completion = request.tokens
             reported = answer.usage
@@ -220,7 +220,7 @@ def _no_model(model: str, names: Sequence[str]) -> str:
 
 
 def _capabilities(listed: Answer, model: str) -> Json:
-    """What the list says that the model can do; empty where it says nothing."""
+    """The model's capabilities by the list; empty where it is not on the list."""
     card = Catalogue.from_reply(listed.body if listed.accepted else None).find(model)
     if card is None:
         return {}

@@ -1,1 +1,1 @@
-"""What is said to Mistral: from a Pipecat context to messages and tools."""
+"""Converts histories, images and tools to Mistral's form (knows no Pipecat)."""

@@ -1,4 +1,4 @@
-"""The rules for function calls and their results: each call has its one result right behind it."""
+"""The rules for function calls: each call is followed by exactly one result."""
 
 import functools
 import hashlib
@@ -8,12 +8,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from pydantic_core import from_json
-
 from mistral_service.conversation.conversion import Conversion, Message, Messages
 from mistral_service.conversation.parts import text_of
 from mistral_service.conversation.plain import as_json
-from mistral_service.wire.encoding import MAX_EVENT_VALUES, values_in
+from mistral_service.wire.encoding import MAX_EVENT_VALUES, decode, values_in
 
 Call = dict[str, Any]
 
@@ -21,27 +19,27 @@ NO_RESULT = "No result: the call was interrupted."
 STILL_RUNNING = "No result yet: the function is still running."
 WAS_CANCELLED = "No result: the call was cancelled before the function returned one."
 
-# What Pipecat writes in place of a result.
+# What Pipecat writes in place of a result, and what the model reads.
 _STATES = {"IN_PROGRESS": STILL_RUNNING, "CANCELLED": WAS_CANCELLED}
 
 _ID = re.compile(r"[a-zA-Z0-9]{9}")
-_NAMED = re.compile(r'("tool_call_id": ")([^"]*)"')
+_CALL_ID_IN_TEXT = re.compile(r'("tool_call_id": ")([^"]*)"')
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 _NAME_LENGTH = 64
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def calls_of(message: Message) -> list[Call]:
-    """The calls that a message makes."""
+    """The calls of a message."""
     return cast("list[Call]", message.get("tool_calls") or [])
 
 
 def calls_in_mistrals_form(messages: Messages, conversion: Conversion) -> Messages:
     """R9, R11: a call has an id, a name of letters, digits, `_` and `-`, and a JSON object.
 
-    Names that other servers allow are respelled, arguments that are no JSON object are wrapped in
-    one, other fields left out. Prevents 422 for the fields, 400 "Function name was …", and the
-    failure of self-hosted servers to parse the arguments.
+    Names with other characters are respelled, arguments that are no JSON object are wrapped in
+    one, other fields are left out. Prevents 422 for the fields, 400 "Function name was …", and
+    self-hosted servers that fail to parse the arguments.
     """
     result: Messages = []
     for message in messages:
@@ -55,7 +53,7 @@ def calls_in_mistrals_form(messages: Messages, conversion: Conversion) -> Messag
         else:
             functions = [call.get("function") for call in calls]
             respelled = any(c["function"] != f for c, f in zip(formed, functions, strict=True))
-            reason = "brought its calls into the form that Mistral takes"
+            reason = "converted its calls to Mistral's form"
             rule = "R11" if respelled else "R9"
             result.append(
                 conversion.record_change(rule, message, reason, {**message, "tool_calls": formed})
@@ -64,103 +62,105 @@ def calls_in_mistrals_form(messages: Messages, conversion: Conversion) -> Messag
 
 
 def results_follow_their_calls(messages: Messages, conversion: Conversion) -> Messages:
-    """R3, R4: a result stands behind its call, every call has exactly one.
+    """R3, R4: a result follows its call, and every call has exactly one.
 
-    Results are found by id, however late they come, and moved to their call; calls made side by
-    side, with no result between, become one message. A call without a result is told to have none;
-    a result without a call, or a second, different one, is kept as the user's text where it
-    stands; the same result told again is told once. Prevents "Unexpected role 'tool' after role
-    'user'", and "Not the same number of function calls and responses".
+    Results are matched by id, however late they come, and moved to their call; consecutive messages
+    of calls become one message. A call without a result gets one that says so; a result without a
+    call, or a second, different one, becomes user text at its position; a repeated result is left
+    out. Prevents "Unexpected role 'tool' after role 'user'", and "Not the same number of function
+    calls and responses".
     """
-    answers = _Answers(messages)
+    results = _Results(messages)
     result: Messages = []
-    joined = 0  # Messages before this one went out with the calls before them.
+    joined = 0  # Messages before this index were merged with the calls before them.
     for i, message in enumerate(messages):
         if message["role"] == "tool":
-            if (restated := answers.restated(i, message, conversion)) is not None:
-                result.append(restated)
+            if (text := results.as_text(i, message, conversion)) is not None:
+                result.append(text)
         elif not message.get("tool_calls"):
             result.append(message)
         elif i >= joined:
             joined = i + 1
             while joined < len(messages) and messages[joined].get("tool_calls"):
                 joined += 1
-            result += answers.group(range(i, joined), conversion)
+            result += results.group(range(i, joined), conversion)
     return result
 
 
-class _Answers:
-    """Which result answers which call."""
+class _Results:
+    """Which result belongs to which call."""
 
     def __init__(self, messages: Messages) -> None:
         self._messages = messages
         # (index of the message, number of the call in it) → indices of its results.
         self._results: dict[tuple[int, int], list[int]] = {}
         self._call_of: dict[int, tuple[int, int]] = {}
-        self._told: dict[tuple[int, int], set[str]] = {}
-        # How many messages before a place are neither calls nor results.
+        self._seen: dict[tuple[int, int], set[str]] = {}  # contents of a call's results
+        # How many messages before an index are neither calls nor results.
         self._others_before = [0]
-        # The calls that an id names: those of the last message that has it, for servers that
-        # count their ids anew on every turn.
-        named: dict[str, _Slots] = {}
-        waiting = _Slots()
+        # The calls of an id: those of the last message that has it, since some servers count their
+        # ids from 0 on every turn.
+        by_id: dict[str, _Slots] = {}
+        latest = _Slots()
         for i, message in enumerate(messages):
             is_other = message["role"] != "tool" and not message.get("tool_calls")
             self._others_before.append(self._others_before[-1] + is_other)
             if message.get("tool_calls"):
                 calls = calls_of(message)
-                waiting = _Slots()
-                named.update({call["id"]: _Slots() for call in calls if call["id"]})
+                latest = _Slots()
+                by_id.update({call["id"]: _Slots() for call in calls if call["id"]})
                 for number, call in enumerate(calls):
                     self._results[i, number] = []
-                    waiting.add((i, number))
+                    latest.add((i, number))
                     if call["id"]:
-                        named[call["id"]].add((i, number))
+                        by_id[call["id"]].add((i, number))
             elif message["role"] == "tool":
                 call_id = message.get("tool_call_id")
-                meant = named.get(call_id) if call_id else waiting
-                slot = None if meant is None else meant.take(self._results, again=bool(call_id))
+                slots = by_id.get(call_id) if call_id else latest
+                slot = None if slots is None else slots.take(self._results, again=bool(call_id))
                 if slot is not None:
                     self._results[slot].append(i)
                     self._call_of[i] = slot
 
     def group(self, indices: range, conversion: Conversion) -> Messages:
-        """The calls made side by side as one message, and their results behind it."""
+        """The calls of consecutive messages as one message, followed by their results."""
         first = self._messages[indices[0]]
         calls = [call for i in indices for call in calls_of(self._messages[i])]
         if len(indices) > 1:
-            reason = f"joined {len(indices)} messages of calls made side by side"
+            reason = f"merged {len(indices)} consecutive messages of calls"
             first = conversion.record_change("R4", first, reason, {**first, "tool_calls": calls})
         result = [first]
         for i in indices:
             for number, call in enumerate(calls_of(self._messages[i])):
-                result.append(self._answer((i, number), call, conversion))
+                result.append(self._result((i, number), call, conversion))
         return result
 
-    def _answer(self, slot: tuple[int, int], call: Call, conversion: Conversion) -> Message:
+    def _result(self, slot: tuple[int, int], call: Call, conversion: Conversion) -> Message:
         name = call["function"]["name"]
         if not self._results[slot]:
             message = self._messages[slot[0]]
             made: Message = {"role": "tool", "tool_call_id": call["id"], "content": NO_RESULT}
-            return conversion.record_change("R4", message, f"said that {name} has no result", made)
+            return conversion.record_change(
+                "R4", message, f"added a result which says that {name} has none", made
+            )
         index = self._results[slot][0]
-        answer = self._messages[index]
+        result = self._messages[index]
         if self._others_before[index] > self._others_before[slot[0] + 1]:
-            conversion.note("R3", answer, f"moved the result of {name} to its call")
-        said = _STATES.get(answer["content"])
-        if said is not None:
-            reason = f"said in words that {name} is {answer['content'].lower().replace('_', ' ')}"
-            answer = conversion.record_change("R4", answer, reason, {**answer, "content": said})
-        if answer.get("tool_call_id") != call["id"]:
-            answer = conversion.stands_for(answer, {**answer, "tool_call_id": call["id"]})
-        return answer
+            conversion.record("R3", result, f"moved the result of {name} to its call")
+        text = _STATES.get(result["content"])
+        if text is not None:
+            reason = f"wrote as text that {name} is {result['content'].lower().replace('_', ' ')}"
+            result = conversion.record_change("R4", result, reason, {**result, "content": text})
+        if result.get("tool_call_id") != call["id"]:
+            result = conversion.inherit_index(result, {**result, "tool_call_id": call["id"]})
+        return result
 
-    def restated(self, index: int, message: Message, conversion: Conversion) -> Message | None:
-        """A result where it stands: None if it stands with its call, or was told before."""
+    def as_text(self, index: int, message: Message, conversion: Conversion) -> Message | None:
+        """A result as user text at its position; None if it follows its call, or is a repeat."""
         slot = self._call_of.get(index)
-        said = text_of(message["content"])
+        content = text_of(message["content"])
         if slot is None:
-            text = f"[Result of a function call] {said}"
+            text = f"[Result of a function call] {content}"
             reason = "kept a result without a call as text"
             return conversion.record_change(
                 "R4", message, reason, {"role": "user", "content": text}
@@ -168,19 +168,19 @@ class _Answers:
         others = self._results[slot]
         if index == others[0]:
             return None
-        told = self._told.setdefault(slot, {self._messages[others[0]]["content"]})
-        if message["content"] in told:
-            conversion.note("R4", message, "left out a result that was told before")
+        seen = self._seen.setdefault(slot, {self._messages[others[0]]["content"]})
+        if message["content"] in seen:
+            conversion.record("R4", message, "left out a repeated result")
             return None
-        told.add(message["content"])
+        seen.add(message["content"])
         name = calls_of(self._messages[slot[0]])[slot[1]]["function"]["name"]
-        text = f"[Later result of {name}] {said}"
+        text = f"[Later result of {name}] {content}"
         reason = f"kept a second result of {name} as text"
         return conversion.record_change("R4", message, reason, {"role": "user", "content": text})
 
 
 class _Slots:
-    """The calls that a result may answer, in their order."""
+    """The calls to which a result may belong, in their order."""
 
     def __init__(self) -> None:
         self._slots: list[tuple[int, int]] = []
@@ -203,9 +203,9 @@ class _Slots:
 def ids_of_nine_characters(messages: Messages, conversion: Conversion) -> Messages:
     """R6: the id of a call is nine letters and digits, and its result has the same.
 
-    Other ids, OpenAI's and Anthropic's among them, are replaced by the beginning of their digest:
-    the same on every turn, so that the prompt cache holds, and different for different ids.
-    Expects results behind their calls, in order. Prevents 400 code 3280 `invalid_function_call`.
+    Other ids, OpenAI's and Anthropic's among them, are replaced by the beginning of their hash:
+    the same on every turn, so that the prompt cache is hit, and different for different ids.
+    Expects results after their calls, in order. Prevents 400 code 3280 `invalid_function_call`.
     """
     ids = _Ids()
     result: Messages = []
@@ -216,33 +216,33 @@ def ids_of_nine_characters(messages: Messages, conversion: Conversion) -> Messag
             given = ids.of(calls)
             expected = deque(given)
             if any(new != call["id"] for new, call in zip(given, calls, strict=True)):
-                record_change = [
-                    {**call, "id": new} for new, call in zip(given, calls, strict=True)
-                ]
+                renamed = [{**call, "id": new} for new, call in zip(given, calls, strict=True)]
                 reason = "gave its calls ids of nine letters and digits"
                 message = conversion.record_change(
-                    "R6", message, reason, {**message, "tool_calls": record_change}
+                    "R6", message, reason, {**message, "tool_calls": renamed}
                 )
         elif expected and message["role"] == "tool":
             call_id = expected.popleft()
             if message.get("tool_call_id") != call_id:
-                message = conversion.stands_for(message, {**message, "tool_call_id": call_id})
+                message = conversion.inherit_index(message, {**message, "tool_call_id": call_id})
         result.append(message)
     conversion.call_ids.update(ids.originals)
-    return [_names_sent_ids(message, ids.sent, conversion) for message in result]
+    return [_with_sent_ids(message, ids.sent, conversion) for message in result]
 
 
-def _names_sent_ids(message: Message, sent: dict[str, str], conversion: Conversion) -> Message:
-    """Pipecat's messages about asynchronous calls name a call by its id, in their text."""
+def _with_sent_ids(message: Message, sent: dict[str, str], conversion: Conversion) -> Message:
+    """Pipecat's messages about asynchronous calls have the id of a call in their text."""
     content = message.get("content")
     if not sent or not isinstance(content, str) or '"async_tool"' not in content:
         return message
-    named = _NAMED.sub(lambda found: f'{found[1]}{sent.get(found[2], found[2])}"', content)
-    return conversion.stands_for(message, {**message, "content": named})
+    named = _CALL_ID_IN_TEXT.sub(
+        lambda found: f'{found[1]}{sent.get(found[2], found[2])}"', content
+    )
+    return conversion.inherit_index(message, {**message, "content": named})
 
 
 class _Ids:
-    """Ids as they are sent, one for every id that stands in the context."""
+    """The ids as they are sent, one for every id in the context."""
 
     def __init__(self) -> None:
         self.originals: dict[str, str] = {}
@@ -285,20 +285,20 @@ class _Ids:
 
 
 def safe_name(name: str) -> str:
-    """A function's name in the letters that Mistral takes: `^[a-zA-Z0-9_-]{1,64}$` (R11).
+    """A function's name in the characters that Mistral takes: `^[a-zA-Z0-9_-]{1,64}$` (R11).
 
     Args:
         name: The name as the user gave it.
 
     Returns:
-        The same name if it is one; otherwise a respelling, the same for the same name and
+        The same name if it is valid; otherwise a respelling, the same for the same name and
         different for different names.
     """
     respelled = _NOT_IN_NAMES.sub("_", name)
     if respelled == name and 0 < len(name) <= _NAME_LENGTH:
         return name
-    mark = _digest(name)[:4]
-    return f"{respelled[: _NAME_LENGTH - 5] or 'f'}_{mark}"
+    suffix = _digest(name)[:4]
+    return f"{respelled[: _NAME_LENGTH - 5] or 'f'}_{suffix}"
 
 
 def _formed(call: Call) -> Call:
@@ -322,26 +322,19 @@ def _arguments(value: Any) -> str:
     return text if isinstance(value, dict) and text.startswith("{") else _object_text(text)
 
 
-@functools.lru_cache(maxsize=4096)  # the same calls come again on every turn
+@functools.lru_cache(maxsize=4096)  # every request has the calls of the last one again
 def _object_text(text: str) -> str:
     if not text.strip() or text == "null":
         return "{}"
     try:
         if values_in(text) > MAX_EVENT_VALUES:
-            # No reply of ours has as many, and to read them takes long: its ends tell.
+            # No reply has as many, and to parse them takes long: its first and last bracket decide.
             whole = text.lstrip().startswith("{") and text.rstrip().endswith("}")
         else:
-            whole = isinstance(_read(text), dict)
-    except (ValueError, RecursionError):
+            whole = isinstance(decode(text), dict)
+    except ValueError:
         whole = False
     return text if whole else json.dumps({"arguments": text}, ensure_ascii=False)
-
-
-def _read(text: str) -> Any:
-    try:
-        return from_json(text)  # four times as fast, and stricter
-    except (ValueError, TypeError):  # the latter for a lone surrogate
-        return json.loads(text)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""A conversation in which a reply goes on that was cut."""
+"""The messages of a request that continues a reply which was cut."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -7,15 +7,15 @@ from mistral_service.conversation.calls import calls_of
 
 
 def continued(messages: Sequence[Mapping[str, Any]], words: str) -> list[Mapping[str, Any]]:
-    """The messages, and the words after which the reply was cut.
+    """Add the text of a reply that was cut to its messages.
 
     Args:
-        messages: The messages that were answered; they are left as they are.
-        words: The words.
+        messages: The messages that the reply answers; they are not changed.
+        words: The text of the reply.
 
     Returns:
-        The messages with one of the assistant at the end. Where they end with words of the
-        assistant already, which the reply went on from, both are one message.
+        The messages with an assistant message at the end. If they end with one already, which the
+        reply continued, both are one message.
     """
     last: Any = messages[-1] if messages else None
     if isinstance(last, dict):

@@ -1,4 +1,4 @@
-"""One run of the rules: what is known of the request, and what was changed, and why."""
+"""One conversion of a history: what the rules know of the request, and what they changed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ Messages = list[Message]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing that a rule changed.
+    """One change that a rule made.
 
     Parameters:
         rule: The rule's number: `R6`.
-        index: The message's place in the context; -1 for the service's own instruction.
-        reason: What was done and why, in a sentence.
+        index: The message's index in the context; -1 for the service's own instruction.
+        reason: What the rule did and why, in a sentence.
     """
 
     rule: str
@@ -33,7 +33,7 @@ class ToolFault:
     """What is wrong with a tool that is not offered, or with the choice of one.
 
     Parameters:
-        name: The function's name; for a tool without one, its place: `tool 3`.
+        name: The function's name; for a tool without one, its position: `tool 3`.
         reason: What is wrong, and what is allowed.
     """
 
@@ -45,13 +45,13 @@ class ToolFault:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class ImageBudget:
     """How many images a request may have.
 
     Parameters:
-        images: The most images; Mistral takes eight.
-        total_bytes: The most bytes that they may have together, as they are sent. The newest is
-            sent, however large.
+        images: The maximum number of images; Mistral takes eight.
+        total_bytes: The maximum of their bytes together, as they are sent. The newest image is
+            sent however large it is.
         last_turn_only: Whether the images of earlier turns are left out.
     """
 
@@ -61,29 +61,29 @@ class Budget:
 
 
 class Conversion:
-    """What the rules are told of the request, and what they tell of their work.
+    """The rules read what they need to know of the request here, and record what they changed.
 
     Attributes:
         has_tools: Whether functions are offered in the request.
         takes_thoughts: Whether the model takes the thoughts of earlier turns.
-        sees: Whether the model sees images; None where that is not known.
-        parts: The kinds of parts that the server knows; None for all of Mistral's.
+        sees: Whether the model has vision; None where that is not known.
+        parts: The types of content parts that the server knows; None for all of Mistral's.
         budget: How many images the request may have.
-        images: What is sent in place of an image's URL, or why it cannot be sent; by default
-            the URL itself.
-        oversized: Why an image is left out whose URL is longer than any image.
+        images: What is sent in place of an image's URL, or why the image cannot be sent; by
+            default the URL itself.
+        oversized: The error for an image whose URL is longer than any image.
         changes: What was changed, in the order of the rules.
-        offered: The names of the functions that the request knows of, as they are sent; none may
-            be called unless `has_tools` says so.
-        call_ids: The ids of calls as they are sent → as they stand in the context, where the two
+        offered: The names of the functions in the request, as they are sent; they may only be
+            called if `has_tools` is True.
+        call_ids: The ids of calls as they are sent → as they are in the context, where the two
             differ.
         names: The names of functions as they are sent → as the user gave them, where the two
             differ.
-        unseen: How many images were left out because the model does not see.
-        faults: What is wrong with images that could not be sent.
+        unseen_images: How many images were left out because the model has no vision.
+        image_errors: What is wrong with images that could not be sent.
         tool_faults: What is wrong with tools that are not offered.
-        prefix: The words that the reply will repeat before it goes on; empty if there are none.
-        in_mistrals_form: Whether no message is in the form of another API any more.
+        prefix: The text that the reply repeats before it continues; empty if there is none.
+        in_mistrals_form: Whether all messages are in Mistral's form, none in another API's.
     """
 
     def __init__(
@@ -92,41 +92,41 @@ class Conversion:
         has_tools: bool = False,
         takes_thoughts: bool = False,
         sees: bool | None = None,
-        budget: Budget | None = None,
+        budget: ImageBudget | None = None,
         parts: frozenset[str] | None = None,
     ) -> None:
         self.has_tools = has_tools
         self.takes_thoughts = takes_thoughts
         self.sees = sees
         self.parts = parts
-        self.budget = budget or Budget()
+        self.budget = budget or ImageBudget()
         self.images: Mapping[str, str | ImageError] = {}
         self.oversized = ImageError("its URL is too long")
         self.changes: list[Change] = []
         self.offered: Sequence[str] = ()
         self.call_ids: dict[str, str] = {}
         self.names: dict[str, str] = {}
-        self.unseen = 0
-        self.faults: list[ImageError] = []
+        self.unseen_images = 0
+        self.image_errors: list[ImageError] = []
         self.tool_faults: Sequence[ToolFault] = ()
         self.prefix = ""
         self.in_mistrals_form = False
-        self._given: Sequence[Message] = ()
-        self._given_places: Sequence[int] = ()
-        self._places: dict[int, int] | None = None
-        # An id() is a message's own only as long as the message lives.
+        self._messages: Sequence[Message] = ()
+        self._indices: Sequence[int] = ()
+        self._index_by_id: dict[int, int] | None = None
+        # An id() identifies a message only as long as the message lives.
         self._alive: list[Message] = []
 
     def begin(self, messages: Sequence[Message], places: Sequence[int] | None = None) -> None:
-        """Take the messages that the rules will work on.
+        """Begin with the messages that the rules work on.
 
         Args:
             messages: The messages.
-            places: Where in the context each stands; by default in the order given.
+            places: The index of each in the context; by default in the order given.
         """
         self.in_mistrals_form = False
-        self._given = messages
-        self._given_places = range(len(messages)) if places is None else places
+        self._messages = messages
+        self._indices = range(len(messages)) if places is None else places
 
     def callable_names(self) -> list[str] | None:
         """The functions that may be called, by the names that the user gave; None if unknown."""
@@ -137,32 +137,31 @@ class Conversion:
     @property
     def begun(self) -> bool:
         """Whether the messages are known."""
-        return bool(self._given)
+        return bool(self._messages)
 
-    def note(self, rule: str, message: Message, reason: str) -> None:
-        """Tell of a change to a message."""
-        self.changes.append(Change(rule, self._place_of(message), reason))
+    def record(self, rule: str, message: Message, reason: str) -> None:
+        """Record a change to a message."""
+        self.changes.append(Change(rule, self._index_of(message), reason))
 
     def record_change(self, rule: str, old: Message, reason: str, new: Message) -> Message:
-        """Tell that one message takes the place of another, and return it."""
-        self.note(rule, old, reason)
-        return self.stands_for(old, new)
+        """Record that a new message replaces an old one, and return the new one."""
+        self.record(rule, old, reason)
+        return self.inherit_index(old, new)
 
-    def stands_for(self, old: Message, new: Message) -> Message:
-        """Give a new message the place of the one that it was made from."""
-        place = self._place_of(old)
-        self._known()[id(new)] = place
+    def inherit_index(self, old: Message, new: Message) -> Message:
+        """Give a new message the index of the one that it was made from, and return it."""
+        self._index_table()[id(new)] = self._index_of(old)
         self._alive.append(new)
         return new
 
-    def _place_of(self, message: Message) -> int:
-        return self._known().get(id(message), 0)
+    def _index_of(self, message: Message) -> int:
+        return self._index_table().get(id(message), 0)
 
-    def _known(self) -> dict[int, int]:
-        """Where messages stand; worked out when a rule first changes something."""
-        if self._places is None:
-            self._places = dict(zip(map(id, self._given), self._given_places, strict=True))
-        return self._places
+    def _index_table(self) -> dict[int, int]:
+        """The index of each message by its id(); built when a rule first changes something."""
+        if self._index_by_id is None:
+            self._index_by_id = dict(zip(map(id, self._messages), self._indices, strict=True))
+        return self._index_by_id
 
 
 def without(message: Mapping[str, Any], *names: str) -> Message:

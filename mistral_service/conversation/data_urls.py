@@ -1,33 +1,33 @@
-"""The bytes in a data URL, read so that no other thread waits for them."""
+"""Decodes data URLs in short steps, so that no other thread waits for the GIL."""
 
 import binascii
 import string
 from urllib.parse import unquote_to_bytes
 
-from mistral_service.conversation.encoding import MOST_BYTES
+from mistral_service.conversation.encoding import MAX_IMAGE_BYTES
 
-MOST_CHARACTERS = MOST_BYTES // 3 * 4 + 1000
+MAX_URL_LENGTH = MAX_IMAGE_BYTES // 3 * 4 + 1000
 """Characters that an image's URL may have: the largest image in base64."""
 
-# Python's lock is held for as long as one call takes: 0.2 ms for a piece, 60 for a megabyte's 25.
-_PIECE = 1 << 16
+# One call holds the GIL as long as it takes: 0.2 ms for a chunk, 60 ms for 25 MB.
+_CHUNK = 1 << 16
 _BASE64 = (string.ascii_letters + string.digits + "+/=").encode()
-_JUNK = bytes(set(range(256)) - set(_BASE64))
+_NOT_BASE64 = bytes(set(range(256)) - set(_BASE64))
 
 
 def read_data_url(url: str) -> tuple[str, bytearray, bool]:
-    """Take a data URL apart.
+    """Decode a data URL.
 
     Args:
         url: A URL that begins with `data:`.
 
     Returns:
-        Its MIME type, its bytes, and whether they are in base64.
+        Its MIME type, its bytes, and whether they were in base64.
 
     Raises:
-        ValueError: If its base64 is broken.
+        ValueError: If its base64 is invalid.
     """
-    # A head is short; a longer one is no head.
+    # A head of more than 1,000 characters is none.
     comma = url.find(",", 0, 1000)
     head = url[5 : comma if comma >= 0 else min(len(url), 1000)]
     start = comma + 1 if comma >= 0 else len(url)
@@ -36,25 +36,27 @@ def read_data_url(url: str) -> tuple[str, bytearray, bool]:
         return mime_type, _from_base64(url, start), True
     data = bytearray()
     while start < len(url):
-        stop = start + _PIECE
+        stop = start + _CHUNK
         if (cut := url.rfind("%", stop - 2, stop)) >= 0:
-            stop = cut  # a character's code stays whole
+            stop = cut  # an escape sequence is not split
         data += unquote_to_bytes(url[start:stop])
         start = stop
     return mime_type, data, False
 
 
 def _from_base64(url: str, start: int) -> bytearray:
-    """As `base64.b64decode` reads it: what is no base64 in it is skipped."""
+    """Decode as `base64.b64decode` does: characters outside the alphabet are skipped."""
     data, rest = bytearray(), b""
-    for place in range(start, len(url), _PIECE):
-        piece = rest + url[place : place + _PIECE].encode("ascii", "ignore").translate(None, _JUNK)
-        if b"=" in piece:
-            # The end, whatever comes behind it.
-            rest = piece + url[place + _PIECE : place + _PIECE + 2].encode("ascii", "ignore")
+    for place in range(start, len(url), _CHUNK):
+        chunk = rest + url[place : place + _CHUNK].encode("ascii", "ignore").translate(
+            None, _NOT_BASE64
+        )
+        if b"=" in chunk:
+            # Padding: the end, whatever follows.
+            rest = chunk + url[place + _CHUNK : place + _CHUNK + 2].encode("ascii", "ignore")
             break
-        whole = len(piece) // 4 * 4
-        data += binascii.a2b_base64(piece[:whole])
-        rest = piece[whole:]
+        whole = len(chunk) // 4 * 4
+        data += binascii.a2b_base64(chunk[:whole])
+        rest = chunk[whole:]
     data += binascii.a2b_base64(rest)
     return data

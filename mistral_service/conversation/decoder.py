@@ -1,9 +1,9 @@
-"""The process that decodes images: what runs in it, and how the two sides speak.
+"""The decoder process: what runs in it, and its protocol.
 
-It is started by `mistral_service.conversation.isolation`. Nothing of the bot is in it: neither its
-memory nor its environment, and so no key. It decodes in a fork of itself: the
-kernel limits the memory and time that an image may take there, and where one breaks a limit, the
-next finds a new fork at once.
+`mistral_service.conversation.isolation` starts it. It has neither the bot's memory nor its
+environment, and so no API key. It decodes in a fork of itself: there the kernel limits the memory
+and CPU time of an image, and after an image that exceeds a limit, the next one has a new fork at
+once.
 """
 
 import contextlib
@@ -21,18 +21,18 @@ from PIL import AvifImagePlugin, Image
 from mistral_service.conversation.encoding import Encoded, Form, encode
 
 CPU_SECONDS = 3
-"""Seconds of CPU time that one image may take; the system counts whole ones. The slowest JPEG of
-64 megapixels takes 1.3, a telephone's photograph 0.1 to 0.3."""
+"""Seconds of CPU time for one image; the kernel counts whole seconds. The slowest JPEG of 64
+megapixels takes 1.3, a photograph of a phone 0.1 to 0.3."""
 
 _BASE_BYTES = 192 * 1024 * 1024
-# A canvas of four bytes a pixel, eight times: two for an animated WebP, one each for its pixels as
-# bytes, as an image, opaque, scaled … A JPEG of four times the pixels fits in as well.
-_BYTES_A_PIXEL = 4 * 8
+# Four bytes a pixel, eight times: two canvases of an animated WebP, and one copy each as bytes, as
+# an image, opaque, scaled … A JPEG of four times the pixels fits as well.
+_BYTES_PER_PIXEL = 4 * 8
 
 
 def memory_for(form: Form) -> int:
-    """Bytes of address space that the process may have while it decodes an image."""
-    return _BASE_BYTES + _BYTES_A_PIXEL * form.pixels
+    """The limit of the process's address space in bytes, while it decodes an image."""
+    return _BASE_BYTES + _BYTES_PER_PIXEL * form.pixels
 
 
 class Pipe(Protocol):
@@ -51,12 +51,12 @@ def send(pipe: Pipe, head: dict[str, Any], data: bytes | bytearray = b"") -> Non
     """Write a message: the length of its head, the head as JSON, and the bytes of a file.
 
     Args:
-        pipe: Where to.
-        head: What is said; plain values.
+        pipe: The pipe.
+        head: The head; JSON values.
         data: The file.
 
     Raises:
-        OSError: If the other side is gone.
+        OSError: If the other side has closed the pipe.
     """
     text = json.dumps({**head, "length": len(data)}).encode()
     for piece in (len(text).to_bytes(4, "big") + text, data):
@@ -69,15 +69,15 @@ def receive(pipe: Pipe, most: int) -> tuple[dict[str, Any], bytes]:
     """Read a message.
 
     Args:
-        pipe: Where from.
-        most: Bytes that head and file may have.
+        pipe: The pipe.
+        most: The maximum of bytes of the head, and of the file.
 
     Returns:
-        Its head, and the file.
+        The head and the file.
 
     Raises:
-        EOFError: If the other side is gone.
-        ValueError: If it is no message, or too long.
+        EOFError: If the other side has closed the pipe.
+        ValueError: If it is no valid message, or too long.
     """
     head = json.loads(_exactly(pipe, int.from_bytes(_exactly(pipe, 4, most), "big"), most))
     return head, _exactly(pipe, int(head["length"]), most)
@@ -97,38 +97,38 @@ def _exactly(pipe: Pipe, size: int, most: int) -> bytes:
 
 def _limit(form: Form) -> None:
     """Set the limits of this process for its next image."""
-    import resource  # it is where there is a fork
+    import resource  # exists where fork exists
 
     for kind, value in (
         (resource.RLIMIT_AS, memory_for(form)),
         (resource.RLIMIT_CPU, math.ceil(time.process_time()) + CPU_SECONDS),
         (resource.RLIMIT_CORE, 0),
     ):
-        with contextlib.suppress(ValueError, OSError):  # the machine's own limit is lower
+        with contextlib.suppress(ValueError, OSError):  # the hard limit is lower
             resource.setrlimit(kind, (value, resource.getrlimit(kind)[1]))
 
 
 def serve(source: Pipe, sink: Pipe) -> None:
-    """Decode images until the other side is gone.
+    """Decode images until the other side closes the pipe.
 
     Args:
-        source: Where they come from.
-        sink: Where they go.
+        source: Requests are read from here.
+        sink: Responses are written here.
     """
     Image.init()
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each would have an arena of its own
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each thread would have a memory arena of its own
     send(sink, {"ready": True})
     while _decode_in_fork(source, sink) if hasattr(os, "fork") else _decode_next(source, sink):
         pass
 
 
 def _decode_in_fork(source: Pipe, sink: Pipe) -> bool:
-    """Wait for images, and decode some, in a copy of this process."""
+    """Wait for images, and decode some, in a fork of this process."""
     pid = os.fork()
     if pid == 0:
         code = _FAILED
         try:
-            more = all(_decode_next(source, sink, _limit) for _ in range(_PICTURES_A_FORK))
+            more = all(_decode_next(source, sink, _limit) for _ in range(_IMAGES_PER_FORK))
             code = 0 if more else _NO_MORE
         finally:
             os._exit(code)
@@ -141,7 +141,7 @@ def _decode_in_fork(source: Pipe, sink: Pipe) -> bool:
 
 
 _FAILED, _NO_MORE = 1, 2
-_PICTURES_A_FORK = 50  # a new one takes some milliseconds, and has its memory to touch again
+_IMAGES_PER_FORK = 50  # a new fork takes some milliseconds, and page faults
 
 
 def _decode_next(
@@ -155,18 +155,18 @@ def _decode_next(
     limit(form)
     made = encode(data, (0, 0), head["name"], form)
     if not isinstance(made, Encoded):
-        send(sink, {"why": str(made)})
+        send(sink, {"error": str(made)})
     elif made.unchanged:
-        send(sink, {"kept": True, "type": made.mime_type, "size": made.size})
+        send(sink, {"unchanged": True, "type": made.mime_type, "size": made.size})
     else:
         send(sink, {"type": made.mime_type, "size": made.size}, made.data)
     return True
 
 
 def main() -> None:
-    """Run the process: images come on standard input, and go to standard output."""
+    """Run the process: it reads images from standard input and writes to standard output."""
     with io.FileIO(0, "rb", closefd=False) as source, io.FileIO(os.dup(1), "wb") as sink:
-        os.dup2(2, 1)  # what a library prints is no answer
+        os.dup2(2, 1)  # what a library prints is not part of the protocol
         serve(source, sink)
 
 

@@ -1,4 +1,4 @@
-"""An image as a model sees it best for its bytes: one pure function."""
+"""Encodes an image for a request: one pure function."""
 
 import io
 import time
@@ -16,35 +16,35 @@ DEFAULT_QUALITY = 75
 """The JPEG quality: the lowest at which even the worst line of small text keeps an SSIM of 0.95
 (`benchmarks/images.py`)."""
 
-SEEN_SIDE = 1540
-"""Pixels of the longer side that Mistral's models see; they scale down what is larger."""
+MODEL_IMAGE_SIDE = 1540
+"""Pixels of the longer side that Mistral's models see; they scale larger images down."""
 
-SEEN_SIDE_OF_PIXTRAL = 1024
-"""The same for Pixtral, which sees less."""
+PIXTRAL_IMAGE_SIDE = 1024
+"""The same for Pixtral."""
 
-MOST_PIXELS = 16_777_216
+MAX_PIXELS = 16_777_216
 """Pixels that an image may have, by default: 4096 × 4096."""
 
-MOST_BYTES = 16 * 1024 * 1024
+MAX_IMAGE_BYTES = 16 * 1024 * 1024
 """Bytes that an encoded image may have; Mistral's own limit is 10 MB."""
 
 JPEG_FACTOR = 4
-"""How many times as many pixels a JPEG may have: it is decoded at a half, a quarter or an eighth.
-A telephone's camera takes images of 50 megapixels."""
+"""A JPEG may have this many times the pixels, since it is decoded at a half, a quarter or an eighth
+of its size. The camera of a phone takes images of 50 megapixels."""
 
-# An image that needs no change is left as it is up to here; beyond, JPEG is tried for size.
+# Up to this size, an image that needs no change is sent as it is; beyond, a JPEG may be smaller.
 _SMALL_BYTES = 256 * 1024
 
 _READ = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "ICO", "PPM")
-# What Mistral's API takes, and with what a whole file of each type ends (WebP tells its length).
+# What Mistral's API takes, and how a complete file of each type ends (WebP has a length field).
 _ENDS: dict[str, bytes] = {
     "JPEG": b"\xff\xd9",
     "PNG": b"IEND\xaeB`\x82",
     "GIF": b";",
     "WEBP": b"",
 }
-# What says how to decode a file; all else that Pillow finds beside the pixels is metadata.
-_NO_METADATA = frozenset(
+# Fields that are needed to decode a file; all other fields that Pillow finds are metadata.
+_DECODING_FIELDS = frozenset(
     {"jfif", "jfif_version", "jfif_unit", "jfif_density", "adobe", "adobe_transform", "dpi"}
     | {"gamma", "srgb", "chromaticity", "transparency", "interlace"}
     | {"version", "background", "extension", "loop", "duration", "timestamp"}
@@ -61,34 +61,34 @@ _TURNS = {
 }
 
 
-def seen_side(model: str) -> int:
-    """Pixels of an image's longer side that a model sees."""
-    return SEEN_SIDE_OF_PIXTRAL if "pixtral" in model.lower() else SEEN_SIDE
+def model_image_side(model: str) -> int:
+    """Pixels of an image's longer side in a model's vision encoder."""
+    return PIXTRAL_IMAGE_SIDE if "pixtral" in model.lower() else MODEL_IMAGE_SIDE
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How an image is sent.
+    """The form in which an image is sent.
 
     Parameters:
-        side: The most pixels that its longer side may have.
+        side: The maximum of pixels of its longer side.
         quality: The quality of the JPEG, 1 to 95.
-        pixels: The most pixels that an image may have before it is scaled down. A JPEG may have
-            four times as many, if it can be decoded at a reduced size that has no more.
+        pixels: The maximum of pixels before it is scaled down. A JPEG may have four times as many,
+            if it can be decoded at a reduced size within the maximum.
     """
 
-    side: int = SEEN_SIDE
+    side: int = MODEL_IMAGE_SIDE
     quality: int = DEFAULT_QUALITY
-    pixels: int = MOST_PIXELS
+    pixels: int = MAX_PIXELS
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An image ready to be sent.
+    """An encoded image.
 
     Parameters:
         data: The file.
-        mime_type: Its type.
+        mime_type: Its MIME type.
         size: Width and height.
         unchanged: Whether it is the file that was given.
     """
@@ -102,44 +102,43 @@ class Encoded:
 def encode(
     data: bytes | bytearray, size: Size, name: str | None, form: Form
 ) -> Encoded | ImageError:
-    """Make an image ready to be sent.
+    """Encode an image for a request.
 
-    It is scaled down to the form's side, never up, turned as its EXIF orientation says, and freed
-    of its metadata; what is transparent in it stands on white, and of what moves the first frame
-    is taken. It becomes a JPEG, unless it comes encoded in a type that Mistral takes and needs no
-    change: that it keeps, if it is small.
+    It is scaled down to the form's side, never up, rotated by its EXIF orientation, and stripped of
+    its metadata; transparency is put on white, and of an animation the first frame is taken. It
+    becomes a JPEG, unless it is small, needs no change, and has a type that Mistral takes.
 
     Args:
         data: Raw pixels, or an encoded file.
-        size: Width and height of raw pixels; an encoded file knows its own.
+        size: Width and height of raw pixels; not used for an encoded file.
         name: The pixel format, as `image_of` takes it, or the MIME type of an encoded file.
-        form: How the image is to be sent.
+        form: The form in which the image is sent.
 
     Returns:
-        The image, or why there is none: returned and not raised, since a traceback would keep
-        the bytes alive for as long as the error is remembered.
+        The image, or an error: returned and not raised, since a traceback would keep the bytes
+        alive for as long as the error is cached.
     """
     try:
-        data = bytes(data)  # of an array, its bytes
+        data = bytes(data)  # a numpy array as its bytes
         if name and name.startswith("image/"):
             return _encoded(data, form)
         return _raw(data, size, name, form)
     except ImageError as e:
         why = str(e)
     except Exception as e:
-        # Pillow meets hostile bytes with errors of a dozen types.
+        # For malformed files Pillow raises errors of a dozen types.
         why = printable(f"{e}") or type(e).__name__
     return ImageError(why)
 
 
 def printable(text: str) -> str:
-    """The beginning of a text that may quote a file, without line breaks and control characters."""
+    """The beginning of a text that may quote a file, without control characters."""
     return "".join(c if c.isprintable() else "?" for c in text[:200])
 
 
 def _raw(data: bytes, size: Size, name: str | None, form: Form) -> Encoded:
     if min(size) < 1:
-        raise ImageError(f"{size[0]}×{size[1]} pixels show nothing")
+        raise ImageError(f"a size of {size[0]}×{size[1]} pixels is empty")
     _check_pixels(size, form.pixels)
     return _jpeg(_scaled(_opaque(image_of(data, size, name)), form.side), form)
 
@@ -147,14 +146,14 @@ def _raw(data: bytes, size: Size, name: str | None, form: Form) -> Encoded:
 def _encoded(data: bytes, form: Form) -> Encoded:
     if not data:
         raise ImageError("it is empty")
-    if len(data) > MOST_BYTES:
-        raise ImageError(f"it has {len(data):,} bytes, more than {MOST_BYTES:,}")
+    if len(data) > MAX_IMAGE_BYTES:
+        raise ImageError(f"it has {len(data):,} bytes, more than {MAX_IMAGE_BYTES:,}")
     if size := size_before_opening(data):
         _check_pixels(size, form.pixels)
     try:
         image = Image.open(io.BytesIO(data), formats=_READ)
     except Image.UnidentifiedImageError:
-        raise ImageError("it is of no type that can be read, or broken") from None
+        raise ImageError("it is broken, or of a type that cannot be read") from None
     with image:
         is_jpeg = isinstance(image, JpegImageFile)
         _check_pixels(image.size, form.pixels * (JPEG_FACTOR if is_jpeg else 1))
@@ -163,30 +162,30 @@ def _encoded(data: bytes, form: Form) -> Encoded:
         fits = max(image.size) <= form.side
         may_stay = kind in _ENDS and fits and clean and not getattr(image, "is_animated", False)
         if not may_stay:
-            # A JPEG can be decoded at a half or a quarter; twice the target keeps it sharp.
+            # A JPEG can be decoded at a half or a quarter; twice the target size keeps it sharp.
             width, height = _fitted(image.size, form.side)
             image.draft(None, (2 * width, 2 * height))
         _check_pixels(image.size, form.pixels)  # a GIF's frame may be larger than its screen
         image.load()  # raises if the file is broken
-        kept: Encoded | None = None
-        if may_stay and _whole(data, kind):
-            kept = Encoded(data, Image.MIME[kind], image.size, unchanged=True)
+        original: Encoded | None = None
+        if may_stay and _is_complete(data, kind):
+            original = Encoded(data, Image.MIME[kind], image.size, unchanged=True)
             if len(data) <= _SMALL_BYTES:
-                return kept
+                return original
         flat = _scaled(_opaque(image), form.side)
         made = _jpeg(flat.transpose(turn) if turn is not None else flat, form)
-        return kept if kept and len(kept.data) <= len(made.data) else made
+        return original if original and len(original.data) <= len(made.data) else made
 
 
 def _check_pixels(size: Size, most: int) -> None:
     if size[0] * size[1] > most:
-        raise ImageError(f"{size[0]:,}×{size[1]:,} pixels are too many: {most:,} are the most")
+        raise ImageError(f"{size[0]:,}×{size[1]:,} pixels are too many: the maximum is {most:,}")
 
 
 def _metadata(image: Image.Image) -> tuple[Image.Transpose | None, bool]:
-    """How the image is to be turned, and whether there is nothing in it to be dropped."""
+    """How the image has to be rotated, and whether it has no metadata to remove."""
     segments = {name for name, _ in cast("list[Any]", getattr(image, "applist", []))}
-    clean = _NO_METADATA.issuperset(map(str, image.info)) and segments <= {"APP0", "APP14"}
+    clean = _DECODING_FIELDS.issuperset(map(str, image.info)) and segments <= {"APP0", "APP14"}
     if clean and image.format not in ("TIFF", "AVIF"):
         return None, True
     try:
@@ -195,15 +194,15 @@ def _metadata(image: Image.Image) -> tuple[Image.Transpose | None, bool]:
         return None, False
 
 
-def _whole(data: bytes, kind: str) -> bool:
-    """Whether a file ends where its type says, with nothing cut off and nothing hidden behind."""
+def _is_complete(data: bytes, kind: str) -> bool:
+    """Whether a file ends where its type says: not truncated, and with no trailing data."""
     if kind == "WEBP":
         return len(data) == int.from_bytes(data[4:8], "little") + 8
     return data.endswith(_ENDS[kind])
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """The image in a mode that JPEG knows; what is transparent stands on white."""
+    """The image in a mode that JPEG has, with transparency put on white."""
     if image.mode in ("RGB", "L", "YCbCr") and "transparency" not in image.info:
         return image
     if image.mode.startswith("I") or image.mode == "F":
@@ -224,7 +223,7 @@ def _scaled(image: Image.Image, side: int) -> Image.Image:
     size = _fitted(image.size, side)
     if size == image.size:
         return image
-    # Of small text this filter keeps a likeness of 0.92 (SSIM) where a bilinear one keeps 0.88.
+    # For small text this filter has an SSIM of 0.92, a bilinear one 0.88.
     return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
@@ -236,11 +235,11 @@ def _fitted(size: Size, side: int) -> Size:
     return width, height
 
 
-class _InPieces(io.BytesIO):
-    """A file that lets other threads run between the pieces that are written to it.
+class _YieldingBuffer(io.BytesIO):
+    """A buffer that releases the GIL between the chunks that are written to it.
 
-    Pillow keeps Python's lock while it makes a JPEG, in pieces of 64 kB: without this, the event
-    loop would stand still for the whole of it (measured: 1 ms in place of 4).
+    Pillow holds the GIL while it encodes a JPEG, in chunks of 64 kB: without this, the event loop
+    would be blocked for all of it (measured: 1 ms instead of 4).
     """
 
     def write(self, data: Any) -> int:
@@ -249,7 +248,7 @@ class _InPieces(io.BytesIO):
 
 
 def _jpeg(image: Image.Image, form: Form) -> Encoded:
-    image.info = {}  # a comment in it would be written again
-    data = _InPieces()
+    image.info = {}  # a comment in it would be written to the JPEG
+    data = _YieldingBuffer()
     image.save(data, "JPEG", quality=form.quality)
     return Encoded(data.getvalue(), "image/jpeg", image.size)

@@ -1,4 +1,4 @@
-"""Threads that work for all calls of a process in turn."""
+"""A thread pool that serves the calls of a process in turn (fair queueing)."""
 
 import os
 import threading
@@ -17,10 +17,10 @@ _SLOW_SECONDS = 1.0
 class FairThreads:
     """A pool of threads with a queue for each session, served in turn.
 
-    A session has one piece of work running at a time. One whose last piece was slow does not get
-    the last free thread: the others find one, whatever it sends.
+    At most one job of a session runs at a time. A session whose last job was slow does not get the
+    last free thread, so that one is left for the other sessions.
 
-    A process that was forked has a pool of its own; what its parent had not finished is `lost`.
+    A forked process has a pool of its own; jobs that its parent had not finished are `lost`.
     """
 
     def __init__(self, threads: int, name: str) -> None:
@@ -29,7 +29,7 @@ class FairThreads:
         self._lock = threading.Lock()
         self._reset()
         if hasattr(os, "register_at_fork"):
-            # With the lock, so that no thread that is not forked leaves half a change behind.
+            # With the lock held, so that the child does not inherit a half-made change.
             os.register_at_fork(
                 before=self._lock.acquire,
                 after_in_parent=self._lock.release,
@@ -37,15 +37,15 @@ class FairThreads:
             )
 
     def submit(self, session: object, work: Callable[..., T], *args: Any) -> Future[T]:
-        """Have some work done when the session's turn comes.
+        """Queue a job of a session.
 
         Args:
-            session: Whose work it is; hashed by identity, and held until the work is done.
-            work: What is done, in a thread.
+            session: The owner of the job; hashed by identity, and referenced until the job is done.
+            work: The function that runs in a thread.
             args: Its arguments.
 
         Returns:
-            Its result to be; cancelled while it waits, it is left out.
+            The future of its result. A job that is cancelled while it waits does not run.
         """
         future: Future[T] = Future()
         with self._lock:
@@ -54,19 +54,19 @@ class FairThreads:
         return future
 
     def drop(self, session: object) -> None:
-        """Cancel what a session has waiting."""
+        """Cancel the waiting jobs of a session."""
         with self._lock:
             waiting = self._waiting.pop(session, ())
         for future, _, _ in waiting:
             future.cancel()
 
     def lost(self, future: Future[Any]) -> bool:
-        """Whether a result will never come, since it was to come in the parent of this process."""
+        """Whether a future will never complete, since its job belongs to the parent process."""
         return future in self._lost
 
     def _reset(self) -> None:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix=self._name)
-        # In the order of their turns: who was served goes to the end.
+        # In round-robin order: a session that was served goes to the end.
         self._waiting: dict[object, deque[tuple[Future[Any], Callable[..., Any], Any]]] = {}
         self._running: dict[object, Future[Any]] = {}
         self._slow: WeakSet[object] = WeakSet()
@@ -80,7 +80,7 @@ class FairThreads:
         self._lock.release()
 
     def _start(self) -> None:
-        """Start what can be started; the lock is held."""
+        """Start the jobs for which there is a thread; the lock is held."""
         while len(self._running) < self._threads and (session := self._next()) is not None:
             jobs = self._waiting.pop(session)
             job = jobs.popleft()
@@ -89,7 +89,7 @@ class FairThreads:
             self._running[session] = job[0]
             try:
                 self._pool.submit(self._run, session, *job)
-            except RuntimeError:  # the process ends
+            except RuntimeError:  # the interpreter shuts down
                 del self._running[session]
                 job[0].cancel()
 

@@ -1,6 +1,6 @@
-"""Histories in the forms of other APIs: their calls, results and images become Mistral's.
+"""Converts histories in the forms of other APIs: their calls, results and images become Mistral's.
 
-They turn up where one context serves several providers, and where another framework has kept them.
+They occur where several providers share a context, and where another framework has stored them.
 """
 
 from collections import deque
@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from mistral_service.conversation.conversion import Conversion, Message, Messages, without
-from mistral_service.conversation.foreign_blocks import Called, Returned
+from mistral_service.conversation.foreign_blocks import ForeignCall, ForeignResult
 from mistral_service.conversation.foreign_media import get, mapping_of, text_part
 from mistral_service.conversation.foreign_parts import OWN_KINDS, content_of, kind_of, pieces_of
-from mistral_service.conversation.parts import Part, is_text
+from mistral_service.conversation.parts import is_text
 from mistral_service.conversation.plain import as_json
+from mistral_service.wire.trees import object_of
 
-# Roles that a message may have as it is; the last is that of a kept thought.
+# Roles that need no conversion; the last is that of a stored thought.
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "thought"})
 _ROLES_OF_OTHERS = {"model": "assistant", "function": "tool"}
 _READABLE = frozenset({"user", "assistant", "tool", *_ROLES_OF_OTHERS})
@@ -23,56 +24,56 @@ _THOUGHTS = frozenset(
     {"reasoning", "thinking", "redacted_thinking", "thought", "thought_signature"}
 )
 _FIELDS = ("role", "type", "content", "parts", "tool_calls", "tool_call_id")
-_MOST_NAMED = 5
-_LONGEST_NAME = 40
+_MAX_NAMED = 5
+_MAX_NAME = 40
 
 
 def in_mistrals_form(messages: Messages, conversion: Conversion) -> Messages:
-    """R16: calls, results, images and words that other APIs have as parts or items of their own.
+    """R16: parts and items of other APIs become Mistral's calls, results, images and text.
 
     Anthropic's `tool_use` and `tool_result`, the Responses API's items and `input_…` parts,
     Google's `parts`, the blocks of Bedrock's Converse. One message may become several. Ids are
-    kept; what is marked as an error begins with "[Error]"; thoughts of other models are left out.
-    Prevents 422 for the form, and a model that reads "[tool_result]" where a result stood.
+    kept; the result of a failed call begins with "[Error]"; thoughts of other models are left out.
+    Prevents 422 for the form, and a model that reads "[tool_result]" instead of the result.
     """
     if conversion.in_mistrals_form:
         return messages
     conversion.in_mistrals_form = True
-    place = 0
+    start = 0
     for message in messages:
-        if not (_says_words(message) or _is_plain(message)):
+        if not (_is_text_message(message) or _is_native(message)):
             break
-        place += 1
+        start += 1
     else:
-        return messages  # The common case, decided without making anything.
-    result = messages[:place]
-    forms = _Forms(conversion)
-    for message in messages[place:]:
-        if _is_plain(message):
-            forms.ids.pause()
+        return messages  # The common case, decided without an allocation.
+    result = messages[:start]
+    converter = _Converter(conversion)
+    for message in messages[start:]:
+        if _is_native(message):
+            converter.ids.end_group()
             result.append(message)
         else:
-            result += forms.read(message)
+            result += converter.convert(message)
     return result
 
 
 def is_foreign(message: Any) -> bool:
     """Whether a message may be in the form of another API."""
-    return not _is_plain(message)
+    return not _is_native(message)
 
 
 def readable(message: Any) -> Message | None:
-    """What another provider's own message says, shows and does.
+    """The part of another provider's own message that other models can read.
 
-    Thoughts, signatures and other matters between that provider and its model concern no one else,
-    nor do its own instructions.
+    Thoughts, signatures and the like only concern that provider and its model, and so do its
+    instructions.
 
     Args:
         message: A message in the form of OpenAI, Anthropic, Google, or another: a mapping, or an
             object with attributes of the same names. It is left as it is.
 
     Returns:
-        A message that `in_mistrals_form` takes; None if there is nothing to read.
+        A message that `in_mistrals_form` takes; None if there is nothing that others can read.
     """
     if _is_thought(message):
         return None
@@ -87,8 +88,8 @@ def readable(message: Any) -> Message | None:
         parts = plain.get(name)
         if isinstance(parts, list | tuple):
             plain[name] = [p for p in cast("Sequence[Any]", parts) if not _is_thought(p)]
-    says = any(plain.get(name) for name in ("content", "parts", "tool_calls", "function_call"))
-    return plain if says and plain["role"] in _READABLE else None
+    content = any(plain.get(name) for name in ("content", "parts", "tool_calls", "function_call"))
+    return plain if content and plain["role"] in _READABLE else None
 
 
 def _is_thought(value: Any) -> bool:
@@ -96,8 +97,8 @@ def _is_thought(value: Any) -> bool:
     return (isinstance(kind, str) and kind in _THOUGHTS) or get(value, "thought") is True
 
 
-def _says_words(message: Any) -> bool:
-    """Whether a message is a role and words, as most are."""
+def _is_text_message(message: Any) -> bool:
+    """Whether a message has a role and text only, as most have."""
     return (
         message.__class__ is dict
         and len(message) == 2
@@ -106,8 +107,8 @@ def _says_words(message: Any) -> bool:
     )
 
 
-def _is_plain(message: Any) -> bool:
-    """Whether nothing in a message is another API's: asked of every message on every turn."""
+def _is_native(message: Any) -> bool:
+    """Whether a message has nothing of another API; checked for every message of every request."""
     if message.__class__ is not dict or message.get("role") not in _ROLES:
         return False
     if "parts" in message or "function_call" in message or "tool_plan" in message:
@@ -127,65 +128,65 @@ def _is_plain(message: Any) -> bool:
     return True
 
 
-class _Forms:
-    """Reads messages in the forms of other APIs, in their order."""
+class _Converter:
+    """Converts messages in the forms of other APIs, in their order."""
 
     def __init__(self, conversion: Conversion) -> None:
         self._conversion = conversion
         self.ids = _Ids()
 
-    def read(self, message: Any) -> Messages:
-        """A message as some in Mistral's form: the same object, if it is that already."""
+    def convert(self, message: Any) -> Messages:
+        """A message as one or several in Mistral's form: the same object, if it is that already."""
         pieces, kinds = _pieces(message)
         role = _role(message, pieces)
         given = cast("Message", message)
         own = given if isinstance(message, dict) else mapping_of(message)
-        if not any(isinstance(piece, Called | Returned) for piece in pieces):
-            self.ids.pause()
+        if not any(isinstance(piece, ForeignCall | ForeignResult) for piece in pieces):
+            self.ids.end_group()
             return self._in_one(given, {**own, "role": role}, pieces, kinds)
         made = self._in_several("user" if role == "tool" else role, pieces)
-        if beside := own.get("tool_calls"):
-            made.append({"role": "assistant", "tool_calls": beside})
+        if calls := own.get("tool_calls"):
+            made.append({"role": "assistant", "tool_calls": calls})
         if own.get("prefix") and made[-1]["role"] == "assistant":
             made[-1]["prefix"] = own["prefix"]
         head = self._conversion.record_change("R16", given, _reason(kinds), made[0])
-        return [head, *(self._conversion.stands_for(given, each) for each in made[1:])]
+        return [head, *(self._conversion.inherit_index(given, each) for each in made[1:])]
 
     def _in_one(
-        self, message: Message, new: Message, said: list[Any], kinds: Sequence[str]
+        self, message: Message, new: Message, parts: list[Any], kinds: Sequence[str]
     ) -> Messages:
-        """A message that neither calls nor returns."""
+        """A message without calls and results."""
         if not kinds and type(message) is dict and new["role"] == message.get("role"):
             return [message]
         if kinds:
             new = without(new, "parts", "type", "tool_plan", "content")
-            new["content"] = said[0]["text"] if len(said) == 1 and _is_text(said[0]) else said
-            says_more = any(new.get(name) for name in ("tool_calls", "refusal", "audio"))
-            if not said and new["role"] in ("user", "assistant") and not says_more:
+            new["content"] = parts[0]["text"] if len(parts) == 1 and _is_text(parts[0]) else parts
+            has_more = any(new.get(name) for name in ("tool_calls", "refusal", "audio"))
+            if not parts and new["role"] in ("user", "assistant") and not has_more:
                 reason = f"left out {_named(kinds)}: nothing that another model can read"
-                self._conversion.note("R16", message, reason)
+                self._conversion.record("R16", message, reason)
                 return []
         return [self._conversion.record_change("R16", message, _reason(kinds), new)]
 
     def _in_several(self, role: str, pieces: list[Any]) -> Messages:
-        """A message that calls or returns; words stand with the calls that they led to."""
+        """A message with calls or results; text stays in front of the calls that follow it."""
         made: Messages = []
         last: Message | None = None  # The message that the next piece may join.
         for piece in pieces:
-            if isinstance(piece, Returned):
+            if isinstance(piece, ForeignResult):
                 last = {
                     "role": "tool",
                     "tool_call_id": self.ids.of_result(piece),
                     "content": piece.content,
                 }
                 made.append(last)
-            elif isinstance(piece, Called):
+            elif isinstance(piece, ForeignCall):
                 if last is None or last["role"] != "assistant":
                     last = {"role": "assistant"}
                     made.append(last)
                 last.setdefault("tool_calls", []).append(self.ids.of_call(piece))
             else:
-                self.ids.pause()
+                self.ids.end_group()
                 if last is None or last["role"] != role or "tool_calls" in last:
                     last = {"role": role, "content": []}
                     made.append(last)
@@ -194,51 +195,51 @@ class _Forms:
 
 
 class _Ids:
-    """The ids of calls and results: their own, and those that are made where there are none."""
+    """The ids of calls and results; an id is generated where there is none."""
 
     def __init__(self) -> None:
-        # The calls of each function, for results that say the function's name alone: those made
-        # side by side of late, and those before them.
-        self._late: dict[str, deque[str]] = {}
-        self._early: dict[str, deque[str]] = {}
+        # The ids by function, for results that only have the function's name: those of the last
+        # group of consecutive calls, and those before it.
+        self._last_group: dict[str, deque[str]] = {}
+        self._earlier: dict[str, deque[str]] = {}
         self._answered: set[str] = set()
-        self._made: dict[str, int] = {}
-        self._goes_on = False
+        self._generated: dict[str, int] = {}
+        self._in_group = False
 
-    def pause(self) -> None:
-        """Something else than a call has come: what is called next is not beside it."""
-        self._goes_on = False
+    def end_group(self) -> None:
+        """Something else than a call has come: the next call begins a new group."""
+        self._in_group = False
 
-    def of_call(self, call: Called) -> Message:
+    def of_call(self, call: ForeignCall) -> Message:
         """A call with an id."""
-        if not self._goes_on:
-            for name, ids in self._late.items():
-                self._early.setdefault(name, deque()).extend(ids)
-            self._late.clear()
-            self._goes_on = True
+        if not self._in_group:
+            for name, ids in self._last_group.items():
+                self._earlier.setdefault(name, deque()).extend(ids)
+            self._last_group.clear()
+            self._in_group = True
         call_id = "" if call.id == "null" else call.id
         if not call_id:
-            number = self._made[call.name] = self._made.get(call.name, 0) + 1
+            number = self._generated[call.name] = self._generated.get(call.name, 0) + 1
             call_id = f"{call.name} {number}"
         self._answered.discard(call_id)
-        self._late.setdefault(call.name, deque()).append(call_id)
+        self._last_group.setdefault(call.name, deque()).append(call_id)
         function = {"name": call.name, "arguments": call.arguments}
         return {"id": call_id, "type": "function", "function": function}
 
-    def of_result(self, result: Returned) -> str:
-        """The id that a result has, or that of a call of its function without a result."""
-        self.pause()
+    def of_result(self, result: ForeignResult) -> str:
+        """The id of a result, or that of a call of its function which has no result yet."""
+        self.end_group()
         call_id = "" if result.id == "null" else result.id
-        for waiting in (self._late.get(result.name), self._early.get(result.name)):
-            while waiting and result.name and not call_id:
-                waits = waiting.popleft()
-                call_id = "" if waits in self._answered else waits
+        for ids in (self._last_group.get(result.name), self._earlier.get(result.name)):
+            while ids and result.name and not call_id:
+                candidate = ids.popleft()
+                call_id = "" if candidate in self._answered else candidate
         self._answered.add(call_id)
         return call_id
 
 
 def _pieces(message: Any) -> tuple[list[Any], Sequence[str]]:
-    """What a message is made of, and what the API that it comes from calls that."""
+    """The pieces of a message, and the names that its API has for them."""
     kinds: dict[str, None] = {}
     pieces: list[Any] = []
     content = get(message, "content")
@@ -263,16 +264,16 @@ def _pieces(message: Any) -> tuple[list[Any], Sequence[str]]:
             else:
                 kinds[kind_of(part) or "an object"] = None
                 pieces += read
-    # OpenAI's own form of old.
+    # OpenAI's legacy form.
     if name := get(call := get(message, "function_call"), "name"):
         kinds["function_call"] = None
         arguments = get(call, "arguments")
         text = arguments if isinstance(arguments, str) else as_json(arguments or {})
-        pieces.append(Called("", str(name), text))
-    if get(message, "role") == "function" and not any(isinstance(p, Returned) for p in pieces):
+        pieces.append(ForeignCall("", str(name), text))
+    if get(message, "role") == "function" and not any(isinstance(p, ForeignResult) for p in pieces):
         kinds["function"] = None
         returned = content if isinstance(content, str) else pieces
-        pieces = [Returned("", str(get(message, "name") or ""), returned)]
+        pieces = [ForeignResult("", str(get(message, "name") or ""), returned)]
     return pieces, list(kinds)
 
 
@@ -285,21 +286,18 @@ def _role(message: Any, pieces: Sequence[Any]) -> Any:
     kind = kind_of(message)
     if not kind:
         return "user" if get(message, "parts") is not None else None
-    calls = any(isinstance(piece, Called | Returned) for piece in pieces)
+    calls = any(isinstance(piece, ForeignCall | ForeignResult) for piece in pieces)
     return "assistant" if calls or kind.startswith("output_") else "user"
 
 
 def _is_text(part: Any) -> bool:
-    return (
-        isinstance(part, dict)
-        and is_text(cast("Part", part))
-        and isinstance(get(part, "text"), str)
-    )
+    fields = object_of(part)
+    return is_text(fields) and isinstance(fields.get("text"), str)
 
 
 def _named(kinds: Sequence[str]) -> str:
-    return ", ".join(kind[:_LONGEST_NAME] for kind in kinds[:_MOST_NAMED])
+    return ", ".join(kind[:_MAX_NAME] for kind in kinds[:_MAX_NAMED])
 
 
 def _reason(kinds: Sequence[str]) -> str:
-    return f"brought {_named(kinds) or 'its role'} into Mistral's form"
+    return f"converted {_named(kinds) or 'its role'} to Mistral's form"

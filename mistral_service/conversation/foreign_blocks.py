@@ -1,6 +1,6 @@
-"""Parts and items that name themselves in a `type`: Anthropic's, and those of OpenAI's Responses.
+"""Parts and items with a `type`: Anthropic's, and those of OpenAI's Responses.
 
-Each is read as parts, calls and results. What is nested in one is left for the caller.
+Each is converted to parts, calls and results. Nested parts are left to the caller.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from mistral_service.conversation.foreign_media import (
-    at,
-    elsewhere,
+    data_parts,
+    file_text,
     first,
     get,
-    named,
-    said,
-    shown,
+    text_parts,
+    unavailable,
+    url_parts,
 )
 from mistral_service.conversation.parts import Part
 from mistral_service.conversation.plain import as_json
 
 
 @dataclass(frozen=True, slots=True)
-class Called:
-    """A call that another API has as a part.
+class ForeignCall:
+    """A call in another API's part.
 
     Parameters:
         id: Its id; empty if it has none.
@@ -36,13 +36,13 @@ class Called:
 
 
 @dataclass(frozen=True, slots=True)
-class Returned:
-    """A result that another API has as a part.
+class ForeignResult:
+    """A result in another API's part.
 
     Parameters:
         id: The id of its call; empty if it has none.
-        name: The function's name; empty where only the id says it.
-        content: What was returned, in whichever form it has.
+        name: The function's name; empty if it has none.
+        content: What the function returned, in any form.
         failed: Whether it is marked as an error.
     """
 
@@ -54,7 +54,7 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Nested:
-    """Parts within a part, in the forms of other APIs.
+    """Parts within a part, in the form of another API.
 
     Parameters:
         content: The parts.
@@ -63,8 +63,8 @@ class Nested:
     content: Any
 
 
-Piece = Part | Called | Returned | Nested
-"""What a part is: something said or shown, a call, a result, or other parts."""
+Piece = Part | ForeignCall | ForeignResult | Nested
+"""What a part is converted to: a part in Mistral's form, a call, a result, or nested parts."""
 
 Pieces = Sequence[Piece]
 
@@ -73,26 +73,26 @@ _ITEM_FIELDS = frozenset(
 )
 
 
-def call(call_id: Any, name: Any, arguments: Any) -> Called:
-    """A call, whatever its fields are."""
+def call(call_id: Any, name: Any, arguments: Any) -> ForeignCall:
+    """A call from fields of any type."""
     if not isinstance(arguments, str):
         arguments = "" if arguments is None else as_json(arguments)
-    return Called(_name(call_id), _name(name), arguments)
+    return ForeignCall(_name(call_id), _name(name), arguments)
 
 
-def result(call_id: Any, name: Any, content: Any, failed: Any = False) -> Returned:
-    """A result, whatever its fields are."""
-    return Returned(_name(call_id), _name(name), content, bool(failed))
+def result(call_id: Any, name: Any, content: Any, failed: Any = False) -> ForeignResult:
+    """A result from fields of any type."""
+    return ForeignResult(_name(call_id), _name(name), content, bool(failed))
 
 
 def nothing(_: Any, __: Any) -> Pieces:
-    """What is a matter between an API and its model."""
+    """A part that only concerns an API and its own model."""
     return ()
 
 
-def words(part: Any, _: Any) -> Pieces:
+def text(part: Any, _: Any) -> Pieces:
     """`input_text`, `output_text`."""
-    return said(get(part, "text"))
+    return text_parts(get(part, "text"))
 
 
 def image(part: Any, _: Any) -> Pieces:
@@ -101,26 +101,26 @@ def image(part: Any, _: Any) -> Pieces:
 
 
 def document(part: Any, _: Any) -> Pieces:
-    """Anthropic's `document`, and Cohere's, which functions return."""
+    """Anthropic's `document`, and Cohere's in results of functions."""
     own = get(part, "document")
     if get(part, "source") is None and own is not None:
         data = own if isinstance(own, str) else first(own, "data", "text")
-        return said(data if isinstance(data, str) else as_json(data or own))
-    return [*_source(part, "application/pdf"), *said(get(part, "context"))]
+        return text_parts(data if isinstance(data, str) else as_json(data or own))
+    return [*_source(part, "application/pdf"), *text_parts(get(part, "context"))]
 
 
 def search_result(part: Any, _: Any) -> Pieces:
     """Anthropic's `search_result`."""
     head = " ".join(str(get(part, name) or "") for name in ("title", "source")).strip()
-    return [*said(head), Nested(get(part, "content"))]
+    return [*text_parts(head), Nested(get(part, "content"))]
 
 
 def input_image(part: Any, _: Any) -> Pieces:
-    """`input_image`, whose URL stands alone, and a computer's screenshot."""
+    """`input_image`, whose URL is a string, and `computer_screenshot`."""
     url = get(part, "image_url")
     url = url if isinstance(url, str) or url is None else get(url, "url")
     if not isinstance(url, str):
-        return elsewhere("image", get(part, "file_id"))
+        return unavailable("image", get(part, "file_id"))
     detail = get(part, "detail") if get(part, "detail") != "auto" else None
     return [
         {
@@ -135,35 +135,37 @@ def input_file(part: Any, _: Any) -> Pieces:
     name, data = get(part, "filename"), get(part, "file_data")
     if not isinstance(data, str) or not data:
         url = get(part, "file_url")
-        return at(url, "", name) if url else elsewhere("file", get(part, "file_id") or name)
+        return (
+            url_parts(url, "", name) if url else unavailable("file", get(part, "file_id") or name)
+        )
     head, comma, encoded = data[:100].partition(",")
     if not head.startswith("data:") or not comma:
-        return shown("application/pdf", data, name)
+        return data_parts("application/pdf", data, name)
     if head.startswith("data:text/"):
-        return shown(head[5:].partition(";")[0], encoded + data[100:], name)
-    return at(data, "", name)
+        return data_parts(head[5:].partition(";")[0], encoded + data[100:], name)
+    return url_parts(data, "", name)
 
 
 def pipecats_file(part: Any, _: Any) -> Pieces:
     """`file_base64` and `file_url`."""
     file = get(part, "file")
-    return at(first(file, "file_data", "url"), get(file, "mime_type"), get(file, "filename"))
+    return url_parts(first(file, "file_data", "url"), get(file, "mime_type"), get(file, "filename"))
 
 
 def tool_use(part: Any, _: Any) -> Pieces:
-    """Anthropic's `tool_use`, of the user's functions and of its own."""
+    """Anthropic's `tool_use`, of the user's functions and of built-in tools."""
     return [call(get(part, "id"), get(part, "name"), get(part, "input"))]
 
 
 def tool_result(part: Any, _: Any) -> Pieces:
-    """Anthropic's `tool_result`, of the user's functions and of its own."""
+    """Anthropic's `tool_result`, of the user's functions and of built-in tools."""
     content = get(part, "content")
     failed = get(part, "is_error") or str(get(content, "type")).endswith("_error")
     return [result(get(part, "tool_use_id"), "", content, failed)]
 
 
 def called_item(part: Any, _: Any) -> Pieces:
-    """A call of the Responses API; what its own tools have returned stands in the call."""
+    """A call of the Responses API; the call of a built-in tool contains its result."""
     kind = str(get(part, "type"))
     call_id = first(part, "call_id", "id")
     arguments = first(part, "arguments", "args", "input", "action")
@@ -187,26 +189,26 @@ def returned_item(part: Any, _: Any) -> Pieces:
 
 
 def reference(part: Any, _: Any) -> Pieces:
-    """An item that OpenAI keeps."""
-    return elsewhere("message", get(part, "id"))
+    """An item that OpenAI stores."""
+    return unavailable("message", get(part, "id"))
 
 
 def _source(part: Any, media_type: str) -> Pieces:
-    """What Anthropic's images and documents have as their source."""
+    """The `source` of Anthropic's images and documents."""
     source, name = get(part, "source"), get(part, "title")
     data = get(source, "data")
     match get(source, "type"):
         case "base64":
-            return shown(get(source, "media_type") or media_type, data, name)
+            return data_parts(get(source, "media_type") or media_type, data, name)
         case "text" if isinstance(data, str):
-            return named(data, name)
+            return file_text(data, name)
         case "content":
-            return [*said(f"[File {name}]" if name else ""), Nested(get(source, "content"))]
+            return [*text_parts(f"[File {name}]" if name else ""), Nested(get(source, "content"))]
         case "url":
-            return at(get(source, "url"), media_type, name)
+            return url_parts(get(source, "url"), media_type, name)
         case _:
             what = "image" if media_type.startswith("image/") else "file"
-            return elsewhere(what, get(source, "file_id") or name)
+            return unavailable(what, get(source, "file_id") or name)
 
 
 def _name(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What other APIs' parts are read with: their fields, and images, files and sound in them."""
+"""Reads the fields of other APIs' parts, and the images, files and sound in them."""
 
 import base64
 from collections.abc import Mapping
@@ -6,12 +6,12 @@ from typing import Any, cast
 
 from mistral_service.conversation.parts import Part
 
-_LONGEST_NAME = 200
+_MAX_NAME = 200
 _ON_THE_WEB = ("http://", "https://", "data:")
 
 
 def get(value: Any, name: str) -> Any:
-    """A field of a mapping, or of an object; None if there is none."""
+    """A field of a mapping, or an attribute of an object; None if there is none."""
     if isinstance(value, Mapping):
         return cast("Mapping[str, Any]", value).get(name)
     found = getattr(value, name, None)
@@ -24,7 +24,7 @@ def first(value: Any, *names: str) -> Any:
 
 
 def mapping_of(value: Any) -> dict[str, Any]:
-    """The fields of a mapping, or of an object of a client."""
+    """The fields of a mapping, or of an object of a client library."""
     if isinstance(value, Mapping):
         return dict(cast("Mapping[str, Any]", value))
     dump = getattr(value, "model_dump", None)
@@ -32,33 +32,33 @@ def mapping_of(value: Any) -> dict[str, Any]:
     return dict(cast("dict[str, Any]", fields)) if isinstance(fields, dict) else {}
 
 
-def text_part(words: str) -> Part:
-    """Words as a part."""
-    return {"type": "text", "text": words}
+def text_part(text: str) -> Part:
+    """A text as a part."""
+    return {"type": "text", "text": text}
 
 
-def said(words: Any) -> list[Part]:
-    """Words as parts: none where there are none."""
-    return [text_part(words)] if isinstance(words, str) and words else []
+def text_parts(text: Any) -> list[Part]:
+    """A text as parts: none for an empty one."""
+    return [text_part(text)] if isinstance(text, str) and text else []
 
 
-def named(words: str, name: Any) -> list[Part]:
-    """The words of a file."""
-    return [text_part(f"[File {name}]\n{words}" if isinstance(name, str) and name else words)]
+def file_text(text: str, name: Any) -> list[Part]:
+    """The text of a file."""
+    return [text_part(f"[File {name}]\n{text}" if isinstance(name, str) and name else text)]
 
 
-def elsewhere(what: str, name: Any) -> list[Part]:
-    """What another provider keeps, and Mistral cannot fetch."""
+def unavailable(what: str, name: Any) -> list[Part]:
+    """A text for a file that another provider stores, and that Mistral cannot fetch."""
     if not isinstance(name, str) or not name:
         return [text_part(f"[{what} without a source]")]
-    return [text_part(f"[{what} {name[:_LONGEST_NAME]}, kept by another provider]")]
+    return [text_part(f"[{what} {name[:_MAX_NAME]}, kept by another provider]")]
 
 
-def at(url: Any, media_type: Any, name: Any = None) -> list[Part]:
-    """What stands at a URL, if it is one that Mistral fetches."""
+def url_parts(url: Any, media_type: Any, name: Any = None) -> list[Part]:
+    """An image or document by its URL, if Mistral can fetch it."""
     is_image = str(media_type).startswith("image/")
     if not isinstance(url, str) or not url.startswith(_ON_THE_WEB):
-        return elsewhere("image" if is_image else "file", url)
+        return unavailable("image" if is_image else "file", url)
     if is_image:
         return [{"type": "image_url", "image_url": {"url": url}}]
     document: Part = {"type": "document_url", "document_url": url}
@@ -67,8 +67,8 @@ def at(url: Any, media_type: Any, name: Any = None) -> list[Part]:
     return [document]
 
 
-def shown(media_type: Any, data: Any, name: Any = None) -> list[Part]:
-    """What some bytes show: an image, sound, words, or a document.
+def data_parts(media_type: Any, data: Any, name: Any = None) -> list[Part]:
+    """An image, sound, text or document from its bytes.
 
     Args:
         media_type: The MIME type.
@@ -85,15 +85,15 @@ def shown(media_type: Any, data: Any, name: Any = None) -> list[Part]:
         return [text_part(f"[{kind} that you cannot see]")]
     if kind.startswith("text/") or kind == "application/json":
         try:
-            return named(base64.b64decode(encoded).decode("utf-8", "replace"), name)
+            return file_text(base64.b64decode(encoded).decode("utf-8", "replace"), name)
         except ValueError:
             return [text_part(f"[{kind} that could not be read]")]
-    return at(f"data:{kind};base64,{encoded}", kind, name)
+    return url_parts(f"data:{kind};base64,{encoded}", kind, name)
 
 
 def _base64(data: Any) -> str:
     if isinstance(data, bytes | bytearray):
         return base64.b64encode(data).decode()
     text = data if isinstance(data, str) else ""
-    # Google's client writes the alphabet that is for URLs.
+    # Google's client uses the URL-safe alphabet.
     return text.replace("-", "+").replace("_", "/") if "-" in text or "_" in text else text

@@ -1,6 +1,6 @@
-"""The parts of a content in the forms of other APIs: which are known, and what they are.
+"""Content parts in the forms of other APIs: which are known, and what they are converted to.
 
-A part may be a mapping, or an object of the client that returned it.
+A part may be a mapping, or an object of a client library.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -8,19 +8,25 @@ from typing import Any, cast
 
 from mistral_service.conversation import foreign_blocks as blocks
 from mistral_service.conversation import foreign_keys as keys
-from mistral_service.conversation.foreign_blocks import Called, Nested, Piece, Pieces, Returned
-from mistral_service.conversation.foreign_media import get, mapping_of, said, text_part
+from mistral_service.conversation.foreign_blocks import (
+    ForeignCall,
+    ForeignResult,
+    Nested,
+    Piece,
+    Pieces,
+)
+from mistral_service.conversation.foreign_media import get, mapping_of, text_part, text_parts
 from mistral_service.conversation.plain import as_json
 
 FAILED = "[Error] "
-"""What stands before the result of a function that has failed (R16)."""
+"""The beginning of the result of a function that has failed (R16)."""
 
 OWN_KINDS = frozenset(
     ["text", "image_url", "input_audio", "file", "document_url", "reference", "thinking", "refusal"]
 )
-"""Parts that Mistral, or OpenAI's chat completions, have under these names."""
+"""Types of parts in Mistral's API, or in OpenAI's chat completions."""
 
-_DEEPEST = 4
+_MAX_DEPTH = 4
 
 _Reader = Callable[[Any, Any], Pieces]
 
@@ -35,8 +41,8 @@ _BY_KIND: Mapping[str, _Reader] = {
     "search_result": blocks.search_result,
     "redacted_thinking": blocks.nothing,
     # OpenAI's Responses
-    "input_text": blocks.words,
-    "output_text": blocks.words,
+    "input_text": blocks.text,
+    "output_text": blocks.text,
     "input_image": blocks.input_image,
     "computer_screenshot": blocks.input_image,
     "input_file": blocks.input_file,
@@ -47,7 +53,7 @@ _BY_KIND: Mapping[str, _Reader] = {
     "file_url": blocks.pipecats_file,
 }
 
-# Kinds of which there are many: `web_search_tool_result`, `function_call`, `shell_call_output`.
+# Families of types: `web_search_tool_result`, `function_call`, `shell_call_output`.
 _BY_ENDING: Mapping[str, _Reader] = {
     "_tool_result": blocks.tool_result,
     "_call": blocks.called_item,
@@ -55,7 +61,7 @@ _BY_ENDING: Mapping[str, _Reader] = {
 }
 
 _BY_KEY: Mapping[str, _Reader] = {
-    # Google's, in the two ways in which it is written
+    # Google's, in snake case and camel case
     "function_call": keys.google_call,
     "functionCall": keys.google_call,
     "function_response": keys.google_result,
@@ -84,30 +90,30 @@ _BY_KEY: Mapping[str, _Reader] = {
 
 
 def kind_of(part: Any) -> str:
-    """What another API calls a part or an item; empty if no other API is known to have it."""
+    """The name that another API has for a part or an item; empty if it is of no known API."""
     return _found(part)[0]
 
 
 def pieces_of(part: Any) -> Sequence[Any] | None:
-    """What a part is in Mistral's form.
+    """Convert a part to Mistral's form.
 
     Args:
         part: A part in any form.
 
     Returns:
-        Parts that `mistrals_part` takes, calls, and results whose content is text or such parts,
-        in their order: none if the part is a matter between an API and its model. None if no other
-        API is known to have such a part.
+        Parts that `convert_part` takes, calls, and results whose content is text or such parts,
+        in their order: none if the part only concerns an API and its own model. None if it is of no
+        known API.
     """
     read = _read(part)
     if read is None:
         return None
     pieces: list[Any] = []
     for piece in read:
-        if isinstance(piece, Returned):
+        if isinstance(piece, ForeignResult):
             content = content_of(piece.content)
-            content = _marked(content) if piece.failed else content
-            pieces.append(Returned(piece.id, piece.name, content))
+            content = _as_failed(content) if piece.failed else content
+            pieces.append(ForeignResult(piece.id, piece.name, content))
         elif isinstance(piece, Nested):
             pieces += _parts_in(piece.content, ())
         else:
@@ -116,13 +122,13 @@ def pieces_of(part: Any) -> Sequence[Any] | None:
 
 
 def content_of(value: Any) -> str | list[Any]:
-    """What a function has returned.
+    """Convert what a function has returned.
 
     Args:
         value: Text, parts in any form, or any other value.
 
     Returns:
-        Text, or parts that `mistrals_part` takes. What is neither becomes JSON text.
+        Text, or parts that `convert_part` takes. Any other value becomes JSON text.
     """
     if value is None:
         return ""
@@ -134,21 +140,23 @@ def content_of(value: Any) -> str | list[Any]:
 
 
 def _parts_in(value: Any, around: tuple[int, ...]) -> list[Any]:
-    """The parts of a content that stands in a part; calls and results in it become JSON text."""
+    """The parts of a nested content; calls and results in it become JSON text."""
     if isinstance(value, str):
-        return said(value)
+        return text_parts(value)
     if not isinstance(value, list | tuple):
         return [] if value is None else [text_part(as_json(value))]
-    if id(cast("object", value)) in around or len(around) >= _DEEPEST:
+    if id(cast("object", value)) in around or len(around) >= _MAX_DEPTH:
         return [text_part(as_json(value))]
     parts: list[Any] = []
     for part in cast("Sequence[Any]", value):
         read = _read(part)
         if read is None:
             parts.append(
-                part if isinstance(part, str) or _is_own(part) else text_part(as_json(_open(part)))
+                part
+                if isinstance(part, str) or _is_own(part)
+                else text_part(as_json(_without_encrypted(part)))
             )
-        elif any(isinstance(piece, Called | Returned) for piece in read):
+        elif any(isinstance(piece, ForeignCall | ForeignResult) for piece in read):
             parts.append(text_part(as_json(part)))
         else:
             for piece in read:
@@ -194,20 +202,20 @@ def _is_part(value: Any) -> bool:
     return isinstance(value, str) or isinstance(get(value, "type"), str) or bool(kind_of(value))
 
 
-def _open(value: Any) -> Any:
-    """Without what only the provider that wrote it can read."""
+def _without_encrypted(value: Any) -> Any:
+    """A value without content that only its provider can decrypt."""
     if not isinstance(value, Mapping):
         return value
     given = cast("Mapping[str, Any]", value)
     return {key: given[key] for key in given if key != "encrypted_content"}
 
 
-def _marked(content: str | list[Any]) -> str | list[Any]:
-    """The result of a function that has failed, so that the model knows."""
+def _as_failed(content: str | list[Any]) -> str | list[Any]:
+    """The result of a failed function, marked so that the model knows."""
     if isinstance(content, str):
         return FAILED + content
     head = content[0] if content else None
-    words = head if isinstance(head, str) else get(head, "text")
-    if not isinstance(words, str):
+    text = head if isinstance(head, str) else get(head, "text")
+    if not isinstance(text, str):
         return [text_part(FAILED.strip()), *content]
-    return [text_part(FAILED + words), *content[1:]]
+    return [text_part(FAILED + text), *content[1:]]

@@ -1,11 +1,11 @@
-"""The size of an image, from its header alone, where Pillow would decode to find it."""
+"""Reads the size of an image from its header alone, where Pillow would decode the image."""
 
 import io
 from typing import Any
 
 from PIL import BmpImagePlugin, IcoImagePlugin, PngImagePlugin
 
-Size = tuple[int, int]
+from mistral_service.conversation.pixels import Size
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -13,14 +13,14 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 def size_before_opening(data: bytes) -> Size | None:
     """Read the size of a WebP or an ICO.
 
-    Pillow opens most files without decoding them. For a WebP it makes the decoder, with two
-    canvases of the full size; an ICO is decoded.
+    Pillow opens most files without decoding them. For a WebP it allocates two canvases of the full
+    size; an ICO is decoded.
 
     Args:
         data: An encoded file.
 
     Returns:
-        Width and height; None for other types, and where the header is broken.
+        Width and height; None for other types, and for a broken header.
     """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _size_of_webp(data[12:30])
@@ -30,7 +30,7 @@ def size_before_opening(data: bytes) -> Size | None:
 
 
 def _size_of_webp(head: bytes) -> Size | None:
-    """The size in the first chunk (RFC 9649); libwebp refuses what contradicts it later on."""
+    """The size in the first chunk (RFC 9649); libwebp refuses a file that contradicts it."""
     match head[:4]:
         case b"VP8 ":
             width, height = _little(head[14:16]) & 0x3FFF, _little(head[16:18]) & 0x3FFF
@@ -45,7 +45,7 @@ def _size_of_webp(head: bytes) -> Size | None:
 
 
 def _size_of_ico(data: bytes) -> Size | None:
-    """The size of the image in it that Pillow decodes; what the directory says is no bound."""
+    """The size of the image that Pillow decodes; the size in the directory is no bound."""
     file = io.BytesIO(data)
     try:
         ico: Any = IcoImagePlugin.IcoFile(file)
@@ -54,7 +54,7 @@ def _size_of_ico(data: bytes) -> Size | None:
         if data[offset : offset + 8] == _PNG:
             return PngImagePlugin.PngImageFile(file).size
         width, height = BmpImagePlugin.DibImageFile(file).size
-    except Exception:  # Pillow will say what is wrong with it
+    except Exception:  # Pillow will raise a better error
         return None
     return width, height // 2  # colours, then the mask
 

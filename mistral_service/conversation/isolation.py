@@ -1,8 +1,8 @@
-"""Encoded images are decoded in a process with limits to its memory and time.
+"""Decodes encoded images in a subprocess with limits on memory and CPU time.
 
-No check of a header bounds what a decoder does: scans without number in a JPEG, a million chunks
+No check of a header bounds the work of a decoder: any number of scans in a JPEG, a million chunks
 in a PNG, comments in a PPM that Pillow removes one by one. And decoders are written in C. So no
-hostile byte is decoded in the bot's process, where it could stall or end every call.
+untrusted image is decoded in the bot's process, where it could stall or end every call.
 """
 
 import atexit
@@ -17,34 +17,34 @@ from typing import Any, cast
 
 from mistral_service.conversation import encoding
 from mistral_service.conversation.decoder import CPU_SECONDS, receive, send
-from mistral_service.conversation.encoding import MOST_BYTES, Encoded, Form, printable
+from mistral_service.conversation.encoding import MAX_IMAGE_BYTES, Encoded, Form, printable
 from mistral_service.conversation.parts import ImageError
 
-# A backstop for a process that does nothing at all: a busy machine may be this slow.
+# A last resort for a process that hangs: a busy machine may be this slow.
 _WALL_SECONDS = 60
 _START_SECONDS = 60
-# What the process needs to find its libraries; keys stay here.
-_PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "LANG")
+# What the process needs to find its libraries; no API keys.
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "LANG")
 
 _ENCODED_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif"})
 
 
-class NoProcess(ImageError):
-    """No process can be started that decodes the image: the fault is not the image's."""
+class DecoderUnavailable(ImageError):
+    """The decoder process cannot be started; nothing is wrong with the image."""
 
 
 def encode(
     data: bytes | bytearray, size: tuple[int, int], name: str | None, form: Form
 ) -> Encoded | ImageError:
-    """Make an image ready to be sent; what is encoded is decoded in another process.
+    """Encode an image for a request; an encoded file is decoded in another process.
 
-    Takes and returns what `mistral_service.conversation.encoding.encode` does. To be called in a
-    thread. Raw pixels are handled here: no decoder is needed, and they are as large as they say.
+    Takes and returns what `mistral_service.conversation.encoding.encode` does. Call it in a thread.
+    Raw pixels are handled in this process: they need no decoder, and their size is known.
     """
-    if not (name and name.startswith("image/")) or not data or len(data) > MOST_BYTES:
+    if not (name and name.startswith("image/")) or not data or len(data) > MAX_IMAGE_BYTES:
         return encoding.encode(data, size, name, form)
     if getattr(sys, "frozen", False) or not sys.executable:
-        return encoding.encode(data, size, name, form)  # there is no Python to start
+        return encoding.encode(data, size, name, form)  # no Python to start
     try:
         decoder = _idle.pop()
     except IndexError:
@@ -55,7 +55,7 @@ def encode(
 
 
 class _Decoder:
-    """One process, started when it is needed, and anew when it has been ended."""
+    """One subprocess, started when it is needed, and restarted after it has ended."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -68,19 +68,21 @@ class _Decoder:
             self._start()
         except (OSError, ValueError, EOFError) as e:
             self.end()
-            return NoProcess(f"no process that decodes it can be started ({e or 'it ended'})")
+            return DecoderUnavailable(
+                f"the process that decodes it cannot be started ({e or 'it ended'})"
+            )
         try:
             head, made = self._exchange({"form": asdict(form), "name": name}, data)
-            return _answer(head, data, made)
+            return _response(head, data, made)
         except (OSError, ValueError, EOFError, KeyError, TypeError):
             self.end()
-            return ImageError(_why(0))
+            return ImageError(_reason_of_signal(0))
 
     def _start(self) -> None:
         if self._process is not None:
             return
-        # The same modules as here, however they were found; and not the current folder's.
-        environ = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        # The same import path as here, and without the current directory (-P).
+        environ = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         environ |= {"PYTHONPATH": os.pathsep.join(sys.path), "MALLOC_ARENA_MAX": "1"}
         process = self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "mistral_service.conversation.decoder"],
@@ -100,7 +102,7 @@ class _Decoder:
         process: Any = self._process
         with self._within(_WALL_SECONDS):
             send(process.stdin, head, data)
-            return receive(process.stdout, MOST_BYTES)
+            return receive(process.stdout, MAX_IMAGE_BYTES)
 
     @contextlib.contextmanager
     def _within(self, seconds: float) -> Any:
@@ -113,7 +115,7 @@ class _Decoder:
             timer.cancel()
 
     def end(self) -> None:
-        """End the process, and what it may have forked."""
+        """Kill the process and its forks."""
         process, self._process = self._process, None
         if process is not None:
             process.stdin.close()  # pyright: ignore[reportOptionalMemberAccess]
@@ -122,12 +124,12 @@ class _Decoder:
             process.stdout.close()  # pyright: ignore[reportOptionalMemberAccess]
 
     def forget(self) -> None:
-        """Let go of the process after a fork: it is the parent's."""
+        """Drop the process after a fork of the bot: it belongs to the parent."""
         process, self._process = self._process, None
         if process is not None:
             for pipe in (process.stdin, process.stdout):
                 pipe.close()  # pyright: ignore[reportOptionalMemberAccess]
-            process.returncode = 0  # so that its end is not waited for
+            process.returncode = 0  # so that `Popen` does not wait for it
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -142,29 +144,29 @@ _decoders: list[_Decoder] = []
 _idle: list[_Decoder] = []
 
 
-def _answer(head: dict[str, Any], data: bytes | bytearray, made: bytes) -> Encoded | ImageError:
-    """What the process said; it has read hostile bytes, so that nothing of it is taken on trust."""
+def _response(head: dict[str, Any], data: bytes | bytearray, made: bytes) -> Encoded | ImageError:
+    """The response of the process; it has read untrusted bytes, so every field is checked."""
     if "signal" in head:
-        return ImageError(_why(int(head["signal"])))
-    if "why" in head:
-        why = printable(str(head["why"]))
-        return ImageError(_TOO_MUCH_MEMORY if why == "MemoryError" else why)
+        return ImageError(_reason_of_signal(int(head["signal"])))
+    if "error" in head:
+        error = printable(str(head["error"]))
+        return ImageError(_TOO_MUCH_MEMORY if error == "MemoryError" else error)
     width, height = map(int, head["size"])
-    kept = bool(head.get("kept"))
-    if head["type"] not in _ENCODED_TYPES or bool(made) == kept:
-        raise ValueError("no answer")
+    unchanged = bool(head.get("unchanged"))
+    if head["type"] not in _ENCODED_TYPES or bool(made) == unchanged:
+        raise ValueError("invalid response")
     return Encoded(
-        bytes(data) if kept else made, str(head["type"]), (width, height), unchanged=kept
+        bytes(data) if unchanged else made, str(head["type"]), (width, height), unchanged=unchanged
     )
 
 
-_TOO_MUCH_MEMORY = "it takes more memory to decode than an image may"
+_TOO_MUCH_MEMORY = "decoding it takes more memory than an image may use"
 
 
-def _why(number: int) -> str:
+def _reason_of_signal(number: int) -> str:
     if number == getattr(signal, "SIGXCPU", -1):
-        return f"it takes longer than {CPU_SECONDS} seconds to decode"
-    return "it breaks the process that decodes it, or takes too much memory or time"
+        return f"decoding it takes more than {CPU_SECONDS} seconds of CPU time"
+    return "decoding it crashes the decoder, or takes too much memory or time"
 
 
 def _end_all() -> None:

@@ -1,7 +1,7 @@
-"""The keywords of a schema that hold no further schemas, each mended where its meaning is clear.
+"""Repairs the keywords of a schema that contain no further schemas, where their meaning is clear.
 
-What a keyword says of the arguments has to be understood. A limit that cannot be read is left out:
-the function gets what it would have refused, and its own checks stand.
+A limit that cannot be parsed is left out: the function then gets values that the limit would have
+excluded, and has to check them itself.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any, cast
 from mistral_service.conversation.plain import BadSchema, is_json
 from mistral_service.conversation.type_names import Schema, any_of, schema_of
 
-GONE = object()
+OMITTED = object()
 """In place of a keyword's value: the keyword is left out."""
 
 NULL: Schema = {"type": "null"}
@@ -34,7 +34,7 @@ ANNOTATIONS = frozenset(
         *("deprecated", "readOnly", "writeOnly"),
     }
 )
-"""Keywords that allow and forbid nothing."""
+"""Keywords that do not constrain the value."""
 
 KEYWORDS = frozenset(
     {
@@ -47,61 +47,61 @@ KEYWORDS = frozenset(
         *("unevaluatedProperties", "unevaluatedItems"),
     }
 )
-"""What a schema may say in one draft or another, besides what begins with `$`."""
+"""The keywords of all drafts, except those that begin with `$`."""
 
-# What a grammar compiler does not take besides what is no regular expression at all: classes by
-# Unicode property, groups that look around, have a name or set a flag, references back to a group.
+# Valid regular expressions that a grammar compiler does not take: Unicode property classes,
+# lookaround, named groups, flags, and backreferences.
 _PIECE = re.compile(
     r"\\(?P<escaped>.)|(?P<set>\[(?:\\.|[^\]\\])*\])|(?P<group>\(\?(?!:))", re.DOTALL
 )
 _NOT_ESCAPED = "pPkbBZ123456789"
 _IN_A_SET = re.compile(r"\\[pP]")
-_LONGEST_MENTION = 200
+_MAX_MENTION = 200
 
 
-def mended_keyword(key: str, value: Any) -> Any:
-    """The value of a keyword as Mistral takes it, or `GONE`.
+def repair_keyword(key: str, value: Any) -> Any:
+    """The value of a keyword as Mistral takes it, or `OMITTED`.
 
     Args:
-        key: The keyword; one that JSON schema does not know is kept if JSON knows its value.
-        value: Its value, as `plain` restates it.
+        key: The keyword; an unknown one is kept if its value is JSON.
+        value: Its value, as `to_json_value` returns it.
 
     Raises:
-        BadSchema: If it is an `enum` or a `const` of which nothing can be said in JSON.
+        BadSchema: If it is an `enum` or a `const` that JSON cannot represent.
     """
     if key in _TEXTS:
         return _text(value)
     if key in _COUNTS:
         count = _number(value)
-        whole = count is not GONE and 0 <= count < 2**63 and count == int(count)
-        return int(count) if whole else GONE
+        whole = count is not OMITTED and 0 <= count < 2**63 and count == int(count)
+        return int(count) if whole else OMITTED
     if key in _BOUNDS:
         bound = _number(value)
-        return GONE if key == "multipleOf" and bound is not GONE and bound <= 0 else bound
+        return OMITTED if key == "multipleOf" and bound is not OMITTED and bound <= 0 else bound
     if key in _FLAGS:
-        said = flag(value)
-        return GONE if said is None else said
+        parsed = flag(value)
+        return OMITTED if parsed is None else parsed
     if key == "pattern":
-        return value if is_usable(value) else GONE
+        return value if is_usable(value) else OMITTED
     if key == "enum":
         return _enum(value)
     if key == "const" and not is_json(value):
-        raise BadSchema(f"const is {_shown(value)}, and a value that JSON knows is allowed")
+        raise BadSchema(f"const is {_quoted(value)}, and only JSON values are allowed")
     if key == "examples" and not isinstance(value, list):
-        return GONE
-    # `nullable`, `discriminator`: OpenAPI's, said otherwise. `$id` and `$schema` broke the API's
-    # grammar compiler (litellm#13389), and nothing here uses the others that begin so.
+        return OMITTED
+    # `nullable` and `discriminator` are OpenAPI's, and converted elsewhere. `$id` and `$schema`
+    # broke the API's grammar compiler (litellm#13389); the other `$` keywords are not needed.
     if key in ("nullable", "discriminator") or key.startswith("$"):
-        return GONE
-    return cast("Any", value) if is_json(value) else GONE
+        return OMITTED
+    return cast("Any", value) if is_json(value) else OMITTED
 
 
-def agreed(given: Schema, schema: Schema) -> Schema:
-    """Bring the keywords of one schema into agreement with each other.
+def reconcile(given: Schema, schema: Schema) -> Schema:
+    """Reconcile the keywords of one schema with each other.
 
     Args:
         given: The schema as it was given.
-        schema: The same, each keyword mended.
+        schema: The same, with each keyword repaired.
 
     Returns:
         The schema as it is sent.
@@ -110,14 +110,14 @@ def agreed(given: Schema, schema: Schema) -> Schema:
         if flag(given.get(strict)) and bound in schema:  # as in draft 4
             schema[strict] = schema.pop(bound)
     pattern = given.get("pattern")
-    if isinstance(pattern, str) and "pattern" not in schema and len(pattern) <= _LONGEST_MENTION:
-        said = f"It matches the regular expression {pattern}"
-        schema["description"] = f"{schema.get('description', '')} {said}".strip()
+    if isinstance(pattern, str) and "pattern" not in schema and len(pattern) <= _MAX_MENTION:
+        hint = f"It matches the regular expression {pattern}"
+        schema["description"] = f"{schema.get('description', '')} {hint}".strip()
     if flag(given.get("nullable")):
         schema = nullable(schema)
     _agree_on_type(schema)
     kinds = kinds_of(schema)
-    if kinds and "null" not in kinds and schema.get("default", GONE) is None:
+    if kinds and "null" not in kinds and schema.get("default", OMITTED) is None:
         del schema["default"]
     if "array" in kinds and not schema.keys() & {"items", "prefixItems"}:
         schema["items"] = {}
@@ -134,37 +134,42 @@ def nullable(schema: Schema) -> Schema:
         if "enum" in schema and None not in schema["enum"]:
             schema["enum"] = [*schema["enum"], None]
         return schema
-    said = {key: value for key, value in schema.items() if key in ANNOTATIONS}
-    allowed = {key: value for key, value in schema.items() if key not in ANNOTATIONS}
-    if not allowed:
-        return said
-    if allowed.keys() == {"anyOf"}:
-        choices = cast("list[Any]", allowed["anyOf"])
-        return {**said, "anyOf": choices if NULL in choices else [*choices, NULL]}
-    return {**said, "anyOf": [allowed, NULL]}
+    notes, constraints = split_annotations(schema)
+    if not constraints:
+        return notes
+    if constraints.keys() == {"anyOf"}:
+        choices = cast("list[Any]", constraints["anyOf"])
+        return {**notes, "anyOf": choices if NULL in choices else [*choices, NULL]}
+    return {**notes, "anyOf": [constraints, NULL]}
+
+
+def split_annotations(schema: Schema) -> tuple[Schema, Schema]:
+    """The annotations of a schema, and the keywords that constrain the value."""
+    notes = {key: value for key, value in schema.items() if key in ANNOTATIONS}
+    return notes, {key: value for key, value in schema.items() if key not in notes}
 
 
 def without_nulls(given: Schema) -> Schema:
-    """A schema without the keywords that say nothing.
+    """A schema without the keywords whose null means "not set".
 
-    Some frameworks write every keyword that they know, with null for those that are not set. A
-    `default` of null says something. So does a `const` of null, unless the type forbids it, or
-    other keywords are null as well. `properties` of null are none.
+    Some frameworks write every keyword, with null for those that are not set. A `default` of null
+    is a value. So is a `const` of null, unless the type forbids it, or other keywords are null as
+    well. `properties` of null are none.
     """
-    silent = {key for key, value in given.items() if value is None} - {"default", "properties"}
-    if "const" in silent:
+    unset = {key for key, value in given.items() if value is None} - {"default", "properties"}
+    if "const" in unset:
         kinds: Any = given.get("type")
-        dumped = len(silent) > 1
+        dumped = len(unset) > 1
         if kinds in ("null", ["null"]) or (not dumped and (kinds is None or "null" in kinds)):
-            silent.remove("const")
-    return {key: value for key, value in given.items() if key not in silent} if silent else given
+            unset.remove("const")
+    return {key: value for key, value in given.items() if key not in unset} if unset else given
 
 
 def with_json_type(given: Schema) -> Schema:
-    """A schema whose `type` is one of JSON schema's, where its name says which is meant.
+    """A schema with a `type` of JSON schema for the name of a type in any language.
 
     Raises:
-        BadSchema: If the type is no name, or a name that says nothing.
+        BadSchema: If the type is no name, or an unknown one.
     """
     if "type" not in given:
         return given
@@ -177,24 +182,24 @@ def with_json_type(given: Schema) -> Schema:
         schema = NULL if kind is None else schema_of(kind) if isinstance(kind, str) else None
         if schema is None:
             raise BadSchema(
-                f"type is {_shown(kind)}, and string, number, integer, boolean, object, array and "
+                f"type is {_quoted(kind)}, and string, number, integer, boolean, object, array and "
                 "null are allowed"
             )
         meant.append(schema)
-    said = any_of(meant)
-    if "anyOf" in said and "anyOf" in rest:
-        raise BadSchema(f"type is {_shown(kinds)} beside anyOf, and one of them is allowed")
-    return {**said, **rest}
+    typed = any_of(meant)
+    if "anyOf" in typed and "anyOf" in rest:
+        raise BadSchema(f"type is {_quoted(kinds)} together with anyOf, and one of them is allowed")
+    return {**typed, **rest}
 
 
 def kinds_of(schema: Schema) -> list[str]:
-    """The types that a mended schema names."""
+    """The types of a repaired schema."""
     kinds: Any = schema.get("type", [])
     return cast("list[str]", kinds) if isinstance(kinds, list) else [kinds]
 
 
 def flag(value: Any) -> bool | None:
-    """What a yes or no says, also in words; None if it is neither."""
+    """A boolean, also as text; None if it is neither."""
     if isinstance(value, str):
         return {"true": True, "false": False}.get(value.strip().lower())
     return value if isinstance(value, bool) else None
@@ -218,7 +223,7 @@ def is_usable(pattern: Any) -> bool:
     return True
 
 
-def _shown(value: Any) -> str:
+def _quoted(value: Any) -> str:
     shown = repr(value)
     return shown if len(shown) <= 60 else shown[:60] + "…"
 
@@ -226,10 +231,10 @@ def _shown(value: Any) -> str:
 def _text(value: Any) -> Any:
     if isinstance(value, list) and value:
         lines = cast("list[Any]", value)
-        return "\n".join(lines) if all(isinstance(line, str) for line in lines) else GONE
+        return "\n".join(lines) if all(isinstance(line, str) for line in lines) else OMITTED
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    return value if isinstance(value, str) else GONE
+    return value if isinstance(value, str) else OMITTED
 
 
 def _number(value: Any) -> Any:
@@ -237,26 +242,26 @@ def _number(value: Any) -> Any:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            return GONE
+            return OMITTED
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return GONE
-    return value if value - value == 0 else GONE
+        return OMITTED
+    return value if value - value == 0 else OMITTED
 
 
 def _enum(value: Any) -> Any:
     if value is None or value == []:
-        return GONE
+        return OMITTED
     if not isinstance(value, list):
-        raise BadSchema(f"enum is {_shown(value)}, and a list of values is allowed")
+        raise BadSchema(f"enum is {_quoted(value)}, and a list of values is allowed")
     # As JSON text 1 and true differ, which are equal in Python.
     known = {json.dumps(each): each for each in cast("list[Any]", value) if is_json(each)}
     if not known:
-        raise BadSchema(f"enum is {_shown(value)}, and values that JSON knows are allowed")
+        raise BadSchema(f"enum is {_quoted(value)}, and only JSON values are allowed")
     return list(known.values())
 
 
 def _agree_on_type(schema: Schema) -> None:
-    """Have `type` allow what `enum` or `const` names: a value says more than a type's name."""
+    """Make `type` agree with `enum` or `const`, which are more specific."""
     kinds = kinds_of(schema)
     if not kinds:
         return

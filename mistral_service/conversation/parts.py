@@ -5,35 +5,35 @@ from typing import Any, cast
 
 Part = dict[str, Any]
 
-PICTURE_FROM_EARLIER = "[image from earlier]"
-"""What stands where an image stood that the request has no room for (R10)."""
+EARLIER_IMAGE = "[image from earlier]"
+"""Replaces an image that exceeds the limits of the request (R10)."""
 
-UNREADABLE_PICTURE = "[image that could not be read]"
-"""What stands where an image stood that is broken, or too large to be one."""
+UNREADABLE_IMAGE = "[image that could not be read]"
+"""Replaces an image that is broken or too large."""
 
-UNSEEN_PICTURE = "[image that you cannot see]"
-"""What stands where an image stood in a request to a model without vision."""
+UNSEEN_IMAGE = "[image that you cannot see]"
+"""Replaces an image in a request to a model without vision."""
 
-_MOST_SHOWN = 100
+_MAX_LOGGED = 100
 
-_LONGEST_NAME = 200
+_MAX_NAME = 200
 
 _DETAILS = ("low", "auto", "high")
 _CITED = ("tool", "title", "url", "favicon", "description")
 
 
 class ImageError(ValueError):
-    """An image cannot be sent; the message says why, in words to stand behind a colon.
+    """An image cannot be sent; the message says why, worded to follow a colon.
 
     Attributes:
-        told: Whether it has been told, which is done once for each image.
+        reported: Whether the error has been reported, which happens once for each image.
     """
 
-    told = False
+    reported = False
 
 
 def text_of(content: Any) -> str:
-    """The words in a content, whichever form it has; parts are joined by line feeds."""
+    """The text of a content in any form; parts are joined by line feeds."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -43,29 +43,28 @@ def text_of(content: Any) -> str:
 
 
 def has_content(content: Any) -> bool:
-    """Whether a content says anything."""
+    """Whether a content is not empty or blank."""
     return bool(content.strip()) if isinstance(content, str) else bool(content)
 
 
-def said_elsewhere(message: Mapping[str, Any]) -> str:
-    """Words of the assistant that stand beside an empty content."""
+def refusal_or_transcript(message: Mapping[str, Any]) -> str:
+    """The text of an assistant message with empty content: its refusal or audio transcript."""
     if message["role"] != "assistant" or has_content(message.get("content")):
         return ""
     audio = message.get("audio")
-    heard = cast("dict[str, Any]", audio).get("transcript") if isinstance(audio, dict) else None
-    words = message.get("refusal") or heard
-    return words if isinstance(words, str) else ""
+    text = message.get("refusal") or _mapping(audio).get("transcript")
+    return text if isinstance(text, str) else ""
 
 
-def mistrals_part(part: Any) -> Part | None:
+def convert_part(part: Any) -> Part | None:
     """One part of a content in Mistral's form.
 
     Args:
         part: A part in OpenAI's or Mistral's form.
 
     Returns:
-        The part, the same object if it is as it should be; None if it says nothing. What has no
-        form of its own is restated as text.
+        The part, the same object if nothing needs to change; None if it is empty. A part of an
+        unknown type becomes text.
     """
     if isinstance(part, str):
         return {"type": "text", "text": part} if part.strip() else None
@@ -85,7 +84,7 @@ def mistrals_part(part: Any) -> Part | None:
             return _document(part)
         case "reference":
             ids = part.get("reference_ids")
-            return _kept(part, reference_ids=ids) if isinstance(ids, list) else None
+            return _with_only(part, reference_ids=ids) if isinstance(ids, list) else None
         case "resource":
             return _resource(part)
         case "resource_link":
@@ -93,12 +92,12 @@ def mistrals_part(part: Any) -> Part | None:
         case "thinking":
             return _thinking(part)
         case kind:
-            words = next((part[k] for k in ("text", "refusal") if isinstance(part.get(k), str)), "")
-            return {"type": "text", "text": words or f"[{kind}]"}
+            text = next((part[k] for k in ("text", "refusal") if isinstance(part.get(k), str)), "")
+            return {"type": "text", "text": text or f"[{kind}]"}
 
 
 def is_text(part: Part) -> bool:
-    """Whether a part is words."""
+    """Whether a part is text."""
     return part.get("type") == "text"
 
 
@@ -108,13 +107,13 @@ def is_image(part: Part) -> bool:
 
 
 def image_in(part: Part) -> Part | None:
-    """The part that is an image: the part itself, or what a resource holds; None without one."""
+    """The image of a part: the part itself, or the content of a resource; None without one."""
     inner: Any = part.get("content") if part.get("type") == "resource" else part
     return cast("Part", inner) if _mapping(inner).get("type") == "image_url" else None
 
 
-def in_words(part: Part) -> Part:
-    """A part as text, where it is a resource of words or a link; others as they are.
+def link_or_resource_as_text(part: Part) -> Part:
+    """A resource of text, or a link, as a text part; other parts as they are.
 
     Args:
         part: A part in Mistral's form.
@@ -127,26 +126,26 @@ def in_words(part: Part) -> Part:
 
 
 def for_server(part: Part, kinds: frozenset[str] | None) -> Part | None:
-    """A part as a server takes it that does not know all of Mistral's kinds.
+    """A part in a form that a server takes which does not know all of Mistral's types.
 
     Args:
         part: A part in Mistral's form.
-        kinds: The kinds that it knows; None for all.
+        kinds: The types that the server knows; None for all.
 
     Returns:
-        The part, the image or the words in it, or a word on what cannot be sent; None for what is
-        nothing to the model.
+        The part, the image or text in it, or a text that names what cannot be sent; None for
+        thoughts and references.
     """
     if kinds is None or part["type"] in kinds:
         return part
     image = image_in(part)
-    words = in_words(part)
-    if image is not None or is_text(words):
-        return image or words
+    text = link_or_resource_as_text(part)
+    if image is not None or is_text(text):
+        return image or text
     if part["type"] in ("thinking", "reference"):
         return None
     name = part.get("document_name") or part.get("document_url") or part.get("file_id") or ""
-    shown = f" {str(name)[:_LONGEST_NAME]}" if name and not str(name).startswith("data:") else ""
+    shown = f" {str(name)[:_MAX_NAME]}" if name and not str(name).startswith("data:") else ""
     what = {"input_audio": "sound", "document_url": "document"}.get(part["type"], part["type"])
     return {"type": "text", "text": f"[{what}{shown} that you cannot read]"}
 
@@ -159,7 +158,7 @@ def as_parts(content: Any) -> list[Part]:
 
 
 def without_bytes(message: dict[str, Any]) -> dict[str, Any]:
-    """A message for a log: the same, or a copy without the bytes of what it shows."""
+    """A message for a log: the same, or a copy without the bytes of images, files and sound."""
     content = message.get("content")
     if not isinstance(content, list):
         return message
@@ -175,9 +174,9 @@ def _without_bytes(part: Any) -> Any:
     value = fields.get(kind)
     inner = next((name for name in ("url", "data") if name in _mapping(value)), None)
     text = _mapping(value)[inner] if inner else value
-    if not isinstance(text, str) or len(text) <= _MOST_SHOWN or text.startswith("http"):
+    if not isinstance(text, str) or len(text) <= _MAX_LOGGED or text.startswith("http"):
         return part
-    short = f"{text.partition(',')[0][:_MOST_SHOWN]}..."
+    short = f"{text.partition(',')[0][:_MAX_LOGGED]}..."
     return {**fields, kind: {**_mapping(value), inner: short} if inner else short}
 
 
@@ -222,15 +221,15 @@ def _document(part: Part) -> Part | None:
         return None
     name = part.get("document_name")
     named = {"document_name": name} if isinstance(name, str) else {}
-    return _kept(part, document_url=url, **named)
+    return _with_only(part, document_url=url, **named)
 
 
 def _resource(part: Part) -> Part | None:
-    """Mistral's resource holds a part; MCP's holds text, or base64 that is not for a model."""
+    """Mistral's resource contains a part; MCP's contains text, or base64 that no model reads."""
     embedded = _mapping(part.get("resource"))
     uri = part.get("uri", embedded.get("uri"))
     content: Any = part.get("content", embedded.get("text"))
-    inner = mistrals_part(content)
+    inner = convert_part(content)
     if inner is None or not (is_text(inner) or is_image(inner)):
         return _link({"type": "resource_link", "uri": uri})
     if not isinstance(uri, str):
@@ -248,7 +247,7 @@ def _link(part: Part) -> Part | None:
         for name, value in _mapping(metadata).items()
         if isinstance(value, str | int | float)
     }
-    return _kept(part, uri=uri, **({"metadata": kept} if kept else {}))
+    return _with_only(part, uri=uri, **({"metadata": kept} if kept else {}))
 
 
 def _thinking(part: Part) -> Part | None:
@@ -264,20 +263,20 @@ def _thinking(part: Part) -> Part | None:
         return None
     fields = {"closed": bool, "signature": str}
     more = {name: part[name] for name, kind in fields.items() if isinstance(part.get(name), kind)}
-    return _kept(part, thinking=thinking if kept == thinking else kept, **more)
+    return _with_only(part, thinking=thinking if kept == thinking else kept, **more)
 
 
 def _thought(item: Any) -> Part | None:
-    """What a thought may hold: a text, a source, what a tool found."""
+    """An item of a thought: a text, a reference, or a tool's reference."""
     if _mapping(item).get("type") != "tool_reference":
-        made = mistrals_part(item)
+        made = convert_part(item)
         return made if made is not None and made["type"] in ("text", "reference") else None
     found = {name: item[name] for name in _CITED if isinstance(item.get(name), str)}
-    return _kept(item, **found) if {"tool", "title"} <= found.keys() else None
+    return _with_only(item, **found) if {"tool", "title"} <= found.keys() else None
 
 
-def _kept(part: Part, **fields: Any) -> Part:
-    """A part with these fields and its type alone; the same object if it has no others."""
+def _with_only(part: Part, **fields: Any) -> Part:
+    """A part with its type and these fields only; the same object if it has no others."""
     made = {"type": part["type"], **fields}
     return part if part == made else made
 

@@ -1,4 +1,4 @@
-"""Raw pixels, in the formats that transports and cameras give them, as an image."""
+"""Raw pixels, in the formats of transports and cameras, to an image."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +16,9 @@ def image_of(data: bytes, size: Size, name: str | None) -> Image.Image:
     Args:
         data: The pixels, row by row without gaps, planes one after the other.
         size: Width and height.
-        name: The pixel format, however it is spelled: `RGB`, `bgr24`, `RGBA`, `I420`, `NV12`,
-            `gray`, `GRAY16LE`, …, or the name of one of Pillow's modes. Letters stand in the
-            order of the bytes. Where it is None the number of bytes tells it. What stands for
-            transparency in raw pixels is not looked at: cameras have none.
+        name: The pixel format in any spelling: `RGB`, `bgr24`, `RGBA`, `I420`, `NV12`, `gray`,
+            `GRAY16LE`, …, or one of Pillow's modes. The letters have the order of the bytes. None
+            infers it from the number of bytes. An alpha channel is ignored: cameras have none.
 
     Returns:
         The image, in one of the modes `RGB`, `L` and `YCbCr`, or in Pillow's mode of that name.
@@ -40,17 +39,17 @@ def image_of(data: bytes, size: Size, name: str | None) -> Image.Image:
         try:
             return Image.frombytes(spelled, size, data)
         except ValueError:
-            raise ImageError(_said(len(data), size, spelled)) from None
+            raise ImageError(_mismatch(len(data), size, spelled)) from None
     raise ImageError(f"there is no pixel format {spelled!r}")
 
 
 def _check(data: bytes, needed: int, size: Size, name: str) -> None:
     if len(data) != needed:
-        raise ImageError(f"{_said(len(data), size, name)} (it needs {needed:,})")
+        raise ImageError(f"{_mismatch(len(data), size, name)} (it needs {needed:,})")
 
 
-def _said(count: int, size: Size, name: str) -> str:
-    return f"{count:,} bytes are no {size[0]}×{size[1]} pixels of {name}"
+def _mismatch(count: int, size: Size, name: str) -> str:
+    return f"{count:,} bytes do not make {size[0]}×{size[1]} pixels of {name}"
 
 
 # How a pixel's bytes lie: Pillow's mode, its name for that order, bytes per pixel.
@@ -73,7 +72,7 @@ _GUESSED = {1: "L", 3: "RGB", 4: "RGBA"}
 
 # --- YUV ----------------------------------------------------------------------------------------
 
-# Video keeps black at 16 and white at 235 (ITU-R BT.601), images at 0 and 255.
+# Video has black at 16 and white at 235 (ITU-R BT.601), images have them at 0 and 255.
 _LUMA = [min(255, max(0, round((y - 16) * 255 / 219))) for y in range(256)]
 _CHROMA = [min(255, max(0, round((c - 128) * 255 / 224 + 128))) for c in range(256)]
 
@@ -83,7 +82,7 @@ _Reader = Callable[[bytes, Size, str], Image.Image]
 def _planar(
     across: int, down: int, *, interleaved: bool = False, swapped: bool = False, full: bool = False
 ) -> _Reader:
-    """A reader of a plane of luma and then chroma, which is coarser across and down."""
+    """A reader of a luma plane, followed by chroma subsampled by `across` and `down`."""
 
     def read(data: bytes, size: Size, name: str) -> Image.Image:
         width, height = size
@@ -102,7 +101,7 @@ def _planar(
 
 
 def _interleaved(luma_first: bool) -> _Reader:
-    """A reader of two pixels in four bytes, which share their chroma."""
+    """A reader of pairs of pixels in four bytes, which share their chroma."""
 
     def read(data: bytes, size: Size, name: str) -> Image.Image:
         width, height = size

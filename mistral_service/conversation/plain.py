@@ -1,4 +1,4 @@
-"""Any Python value to what JSON knows: the form in which a function's schema is judged."""
+"""Converts any Python value to JSON values: the form in which a function's schema is checked."""
 
 import json
 import math
@@ -13,24 +13,24 @@ from uuid import UUID
 from pydantic import BaseModel
 
 MAX_DEPTH = 100
-"""Levels of objects and lists; no schema that a person has written comes near."""
+"""Levels of objects and lists; no hand-written schema comes near."""
 
 MAX_VALUES = 10_000
-"""Values in one schema, each counted as often as it stands there."""
+"""Values in one schema, each counted as often as it occurs."""
 
 # JSON readers differ on longer integers; a schema's limits are those of 64 bits.
-_LONGEST_INTEGER = 1_000  # bits
+_MAX_INTEGER_BITS = 1_000  # bits
 
 
 class BadSchema(ValueError):
-    """A schema that cannot be sent; the message names the place, the value and what is allowed."""
+    """A schema that cannot be sent; the message has the path, the value and what is allowed."""
 
 
 class NotJson:
-    """Stands where a value has no form in JSON, such as NaN or an object of some class.
+    """Marks a value that JSON cannot represent, such as NaN or an object of some class.
 
     Attributes:
-        kind: What stood there.
+        kind: What the value was.
     """
 
     def __init__(self, kind: str) -> None:
@@ -40,8 +40,8 @@ class NotJson:
         return self.kind
 
 
-def plain(value: Any) -> Any:
-    """Restate a value with nothing but what JSON knows, and `NotJson` where there is no such form.
+def to_json_value(value: Any) -> Any:
+    """Convert a value to JSON values, with `NotJson` where JSON cannot represent it.
 
     Enums become their values, sets and tuples lists, dates their ISO form, pydantic models their
     schema, Python's types their name.
@@ -54,13 +54,13 @@ def plain(value: Any) -> Any:
 
     Raises:
         BadSchema: If it contains itself, is nested deeper than `MAX_DEPTH`, has more than
-            `MAX_VALUES` values, or a name in it is no text.
+            `MAX_VALUES` values, or a key that is no string.
     """
     return _Reader().read(value, 0)
 
 
 def is_json(value: Any) -> bool:
-    """Whether a value that `plain` has restated has a form in JSON, whole."""
+    """Whether JSON can represent all of a value that `to_json_value` returned."""
     if isinstance(value, dict):
         return all(is_json(each) for each in cast("dict[str, Any]", value).values())
     if isinstance(value, list):
@@ -69,13 +69,13 @@ def is_json(value: Any) -> bool:
 
 
 def as_json(value: Any) -> str:
-    """Any Python value as JSON text; what has no form in JSON stands there by its name."""
+    """Any Python value as JSON text; what JSON cannot represent is written as its type's name."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         pass
     try:
-        return json.dumps(plain(value), ensure_ascii=False, default=repr)
+        return json.dumps(to_json_value(value), ensure_ascii=False, default=repr)
     except BadSchema as e:
         return json.dumps(f"<{type(value).__name__}: {e}>", ensure_ascii=False)
 
@@ -88,10 +88,10 @@ class _Reader:
     def read(self, value: Any, depth: int) -> Any:
         self._values += 1
         if self._values > MAX_VALUES:
-            raise BadSchema(f"it has more than the {MAX_VALUES} values that are allowed")
+            raise BadSchema(f"it has more than {MAX_VALUES} values, the maximum")
         if depth > MAX_DEPTH:
-            raise BadSchema(f"it is nested deeper than the {MAX_DEPTH} levels that are allowed")
-        value = _restated(value)
+            raise BadSchema(f"it is nested deeper than {MAX_DEPTH} levels, the maximum")
+        value = _as_json_type(value)
         if not isinstance(value, Mapping | list):
             return value
         if id(cast("object", value)) in self._inside:
@@ -106,13 +106,13 @@ class _Reader:
             self._inside.discard(id(cast("object", value)))
 
 
-def _restated(value: Any) -> Any:
-    """A value as a mapping, a list, or one that JSON knows."""
+def _as_json_type(value: Any) -> Any:
+    """A value as a mapping, a list, or a JSON scalar."""
     match value:
         case None | bool():
             return value
         case Enum():
-            return _restated(value.value)
+            return _as_json_type(value.value)
         case str():
             return str.__str__(value)
         case int():
@@ -124,14 +124,14 @@ def _restated(value: Any) -> Any:
         case tuple():
             return list(cast("tuple[Any, ...]", value))
         case set() | frozenset():
-            # In an order that is the same in every process: the prompt is cached.
+            # In the same order in every process, for the prompt cache.
             return sorted(cast("set[Any]", value), key=repr)
         case datetime() | date() | time():
             return value.isoformat()
         case UUID() | PurePath():
             return str(value)
         case Decimal():
-            return _restated(float(value))
+            return _as_json_type(float(value))
         case bytes() | bytearray():
             try:
                 return value.decode()
@@ -146,13 +146,13 @@ def _restated(value: Any) -> Any:
         case type() if get_origin(value) is None:
             return cast("type[Any]", value).__name__
         case _:
-            # A type with arguments, `list[str]` or `Optional[int]`, is read by its name.
+            # A type with arguments, `list[str]` or `Optional[int]`, is converted to its name.
             described = get_origin(value) is not None
             return repr(value) if described else NotJson(f"<{type(value).__name__}>")
 
 
 def _is_long(value: int) -> bool:
-    return value.bit_length() > _LONGEST_INTEGER
+    return value.bit_length() > _MAX_INTEGER_BITS
 
 
 def _name(key: Any) -> str:
@@ -162,4 +162,4 @@ def _name(key: Any) -> str:
         return str.__str__(key)
     if isinstance(key, int | float) and not isinstance(key, bool):
         return str(key)
-    raise BadSchema(f"a name in it is {key!r}, and only text is allowed")
+    raise BadSchema(f"it has the key {key!r}, and only strings are allowed")

@@ -1,4 +1,4 @@
-"""What the references in a schema point to."""
+"""Resolves the references in a schema."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,22 +11,22 @@ _SHARED = ("$defs", "definitions")
 _IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else")
 
 
-def target_of(
+def resolve_reference(
     reference: str, around: Sequence[Node]
 ) -> tuple[Node | bool, tuple[Node, ...]] | None:
-    """Find what a reference points to.
+    """Resolve a reference.
 
-    A schema that was put whole into another one brings its own `$defs`, to which its references
-    point; and some that generate schemas move the definitions and leave the references. So the
-    pointer is followed from the whole schema first, then from each schema around the reference,
-    and at last the definitions are searched for its last name.
+    A schema that is embedded in another one has its own `$defs`, to which its references point; and
+    some generators move the definitions and leave the references. So the pointer is resolved from
+    the whole schema first, then from each schema around the reference, and at last the definitions
+    are searched for its last name.
 
     Args:
         reference: The value of `$ref`.
         around: The schemas around the reference, the whole one first.
 
     Returns:
-        What it points to, and the schemas around that; None if it points nowhere.
+        Its target, and the schemas around the target; None if there is no target.
     """
     bases = [around[0], *reversed(around[1:])]
     address, _, pointer = reference.partition("#")
@@ -43,8 +43,8 @@ def target_of(
     return None
 
 
-def defined_name(reference: str, taken: Mapping[str, Any]) -> str:
-    """A name for what a reference points to, among `$defs` that have others already."""
+def definition_name(reference: str, taken: Mapping[str, Any]) -> str:
+    """A name for the target of a reference, different from the names that are taken."""
     last = re.sub(r"[^A-Za-z0-9_.-]", "_", unquote(reference.rpartition("/")[2]).strip("#"))
     name, number = last or "Schema", 1
     while name in taken:
@@ -53,31 +53,31 @@ def defined_name(reference: str, taken: Mapping[str, Any]) -> str:
     return name
 
 
-def never_ends(definitions: Mapping[str, Any]) -> str | None:
-    """Find a definition that is defined by nothing but itself.
+def circular_definition(definitions: Mapping[str, Any]) -> str | None:
+    """Find a definition that is only defined by itself.
 
     Args:
         definitions: The `$defs` of a schema.
 
     Returns:
-        Its name; None if there is none. One that has itself as a part, as a tree does, is no such.
+        Its name; None if there is none. A recursive type, such as a tree, is not circular.
     """
-    leads = {name: set(_in_place(schema)) for name, schema in definitions.items()}
-    for start in leads:
+    edges = {name: set(_in_place(schema)) for name, schema in definitions.items()}
+    for start in edges:
         seen: set[str] = set()
-        ahead = [start]
-        while ahead:
-            for name in leads.get(ahead.pop(), ()):
+        queue = [start]
+        while queue:
+            for name in edges.get(queue.pop(), ()):
                 if name == start:
                     return start
                 if name not in seen:
                     seen.add(name)
-                    ahead.append(name)
+                    queue.append(name)
     return None
 
 
 def _in_place(schema: Any) -> Iterator[str]:
-    """The definitions that hold for the same value as the schema itself."""
+    """The definitions that apply to the same value as the schema itself."""
     if isinstance(schema, list):
         for each in cast("list[Any]", schema):
             yield from _in_place(each)

@@ -1,16 +1,16 @@
 """The rules for a conversation that every Mistral deployment accepts, one pure function each.
 
-Each takes and returns a plain list of message dicts. A message that may not stand where it stands
-is moved, merged or restated; what was said in it is never lost. Messages that a rule does not
-change are shared with the input, never altered in place, and what it does change it records in
-the `Conversion`, with its reason.
+Each takes and returns a plain list of message dicts. A message that is not allowed at its position
+is moved, merged or converted; its content is never lost. Messages that a rule does not change are
+shared with the input and never altered in place. Every change is recorded in the `Conversion`,
+with its reason.
 
 `docs/rules.md` has every rule with its number, the error it prevents, and an example.
 """
 
 from collections.abc import Callable, Sequence
 from itertools import takewhile
-from typing import Any, cast
+from typing import Any
 
 from mistral_service.conversation.calls import (
     calls_in_mistrals_form,
@@ -24,27 +24,28 @@ from mistral_service.conversation.images import images_within_the_budget
 from mistral_service.conversation.parts import (
     Part,
     as_parts,
+    convert_part,
     for_server,
     has_content,
-    in_words,
     is_text,
-    mistrals_part,
-    said_elsewhere,
+    link_or_resource_as_text,
+    refusal_or_transcript,
     text_of,
 )
 from mistral_service.conversation.thoughts import thoughts_return_to_their_place
-from mistral_service.wire.servers import GO_ON
+from mistral_service.wire.servers import CONTINUE_TEXT
+from mistral_service.wire.trees import list_of
 
 Rule = Callable[[Messages, Conversion], Messages]
 
 BRIDGE = "Understood."
-"""What the assistant says between a function's result and the user's next words (R2)."""
+"""The assistant message between a function's result and the next user message (R2)."""
 
 OPENING = "(The conversation begins.)"
-"""What the user says where a conversation has to begin with the user and does not (R5, R12)."""
+"""The user message that opens a conversation which does not begin with the user (R5, R12)."""
 
 INSTRUCTION = "[Instruction] "
-"""What marks an instruction that stands later than the system block (R1)."""
+"""Marks an instruction that comes after the leading system block (R1)."""
 
 _FIELDS: dict[Any, frozenset[str]] = {
     "system": frozenset({"role", "content"}),
@@ -54,16 +55,15 @@ _FIELDS: dict[Any, frozenset[str]] = {
     "tool": frozenset({"role", "content", "tool_call_id"}),
 }
 
-
-# Fields of the schema that may stand there empty, which is as good as absent.
-_NEEDLESS = frozenset({"tool_calls", "prefix"})
+# Fields of the schema that may be empty, which is as good as absent.
+_OPTIONAL = frozenset({"tool_calls", "prefix"})
 
 
 def only_fields_of_the_schema(messages: Messages, conversion: Conversion) -> Messages:
     """R9: a message has the fields of its role and no other.
 
-    A refusal, or the transcript of an assistant's audio, stands in for words that are missing; a
-    role that Mistral does not know becomes the user's text. Prevents 422 `extra_forbidden`.
+    A refusal, or the transcript of an assistant's audio, replaces an empty content; a message of an
+    unknown role becomes user text. Prevents 422 `extra_forbidden`.
     """
     result: Messages = []
     for message in messages:
@@ -71,9 +71,9 @@ def only_fields_of_the_schema(messages: Messages, conversion: Conversion) -> Mes
         if (
             fields is not None
             and fields.issuperset(message)
-            and not _NEEDLESS.intersection(message)
+            and not _OPTIONAL.intersection(message)
         ):
-            pass  # The common case, decided without making anything.
+            pass  # The common case, decided without an allocation.
         elif fields is None:
             text = f"[{message.get('role')}] {text_of(message.get('content'))}"
             reason = f"kept a message of the role {message.get('role')!r} as text"
@@ -82,11 +82,11 @@ def only_fields_of_the_schema(messages: Messages, conversion: Conversion) -> Mes
             )
         else:
             other = message.keys() - fields
-            empty = [name for name in _NEEDLESS if not message.get(name, True)]
+            empty = [name for name in _OPTIONAL if not message.get(name, True)]
             if other or empty:
                 kept = without(message, *other, *empty)
-                if words := said_elsewhere(message):
-                    kept["content"] = words
+                if text := refusal_or_transcript(message):
+                    kept["content"] = text
                 reason = f"left out {', '.join(sorted([*other, *empty]))}"
                 message = conversion.record_change("R9", message, reason, kept)
         result.append(message)
@@ -94,12 +94,12 @@ def only_fields_of_the_schema(messages: Messages, conversion: Conversion) -> Mes
 
 
 def parts_where_they_may_stand(messages: Messages, conversion: Conversion) -> Messages:
-    """R9, R15: parts have Mistral's form, and only the user shows images, files and sound.
+    """R9, R15: parts have Mistral's form, and only user messages have images, files and sound.
 
-    OpenAI's `file` and `input_audio` are respelled. What a system, assistant or tool message shows
-    is shown by a user message behind it, in order; a resource of words, and a link, are words
-    there. So is what the server does not know. System and tool content is plain text. Prevents
-    422 for the form, and "Unexpected content chunk types".
+    OpenAI's `file` and `input_audio` are converted. Images, files and sound of a system, assistant
+    or tool message move to a user message behind it, in order; a text resource or a link becomes
+    text there, and so does what the server does not know. System and tool content is plain text.
+    Prevents 422 for the form, and "Unexpected content chunk types".
     """
     result: Messages = []
     for message in messages:
@@ -107,34 +107,32 @@ def parts_where_they_may_stand(messages: Messages, conversion: Conversion) -> Me
         if isinstance(content, str) or (content is None and message["role"] == "assistant"):
             result.append(message)
             continue
-        given = cast("list[Any]", content) if isinstance(content, list) else []
-        formed = [mistrals_part(part) for part in given]
+        given = list_of(content)
+        formed = [convert_part(part) for part in given]
         if conversion.parts is not None:
             formed = [part and for_server(part, conversion.parts) for part in formed]
         if not (conversion.takes_thoughts and message["role"] == "assistant"):
-            # Thoughts are nobody's words, and most models refuse to be given them.
+            # Most models refuse the thoughts of earlier turns.
             formed = [part if part and part["type"] != "thinking" else None for part in formed]
         parts = [part for part in formed if part is not None]
         shown: list[Part] = []
         if message["role"] != "user":
-            parts = [in_words(part) for part in parts]
+            parts = [link_or_resource_as_text(part) for part in parts]
             shown = [part for part in parts if not _may_stand(part, message["role"])]
             parts = [part for part in parts if _may_stand(part, message["role"])]
         if all(is_text(part) for part in parts):
-            # Words alone are a string: the templates of older models know no lists.
-            words = "\n".join(part["text"] for part in parts)
-            reason = "wrote its text parts as one text"
-            message = conversion.record_change(
-                "R15", message, reason, {**message, "content": words}
-            )
+            # Text alone is sent as a string: the templates of older models know no lists.
+            text = "\n".join(part["text"] for part in parts)
+            reason = "joined its text parts into one text"
+            message = conversion.record_change("R15", message, reason, {**message, "content": text})
         elif len(parts) != len(given) or any(
             new is not old for new, old in zip(formed, given, strict=True)
         ):
-            reason = "brought its parts into Mistral's form"
+            reason = "converted its parts to Mistral's form"
             message = conversion.record_change("R9", message, reason, {**message, "content": parts})
         result.append(message)
         if shown:
-            reason = f"had the user show what a {message['role']} message may not"
+            reason = f"moved what a {message['role']} message may not contain to a user message"
             behind: Message = {"role": "user", "content": shown}
             result.append(conversion.record_change("R15", message, reason, behind))
     return result
@@ -143,8 +141,8 @@ def parts_where_they_may_stand(messages: Messages, conversion: Conversion) -> Me
 def instructions_where_they_stand(messages: Messages, conversion: Conversion) -> Messages:
     """R1, R14: `system` stands only at the beginning, and there is no `developer` role.
 
-    A leading `developer` message joins the system block. An instruction later in the conversation
-    keeps its place in time as a user turn, marked as an instruction. Prevents 400 code 3230
+    A leading `developer` message joins the system block. A later instruction stays at its position
+    as a user message, marked as an instruction. Prevents 400 code 3230
     "Unexpected role 'system' after role …", and 422 for `developer`.
     """
     result: Messages = []
@@ -154,11 +152,11 @@ def instructions_where_they_stand(messages: Messages, conversion: Conversion) ->
         if role not in ("system", "developer"):
             leading = False
         elif not has_content(message.get("content")):
-            conversion.note("R1", message, f"left out an empty {role} message")
+            conversion.record("R1", message, f"left out an empty {role} message")
             continue
         elif not leading:
             text = INSTRUCTION + text_of(message["content"])
-            reason = f"kept a {role} message in its place as an instruction by the user"
+            reason = f"kept a {role} message at its position as an instruction of the user"
             message = conversion.record_change(
                 "R1", message, reason, {"role": "user", "content": text}
             )
@@ -172,11 +170,10 @@ def instructions_where_they_stand(messages: Messages, conversion: Conversion) ->
 
 
 def empty_messages_go(messages: Messages, conversion: Conversion) -> Messages:
-    """R7: a message of the assistant or the user says something.
+    """R7: a message of the assistant or the user is not empty.
 
-    One that has neither words nor calls says nothing, so nothing is lost with it. Prevents 400
-    "must have either content or tool_calls", which also comes disguised as "Service unavailable."
-    (3600).
+    One that has neither content nor calls is left out. Prevents 400 "must have either content or
+    tool_calls", which also comes disguised as "Service unavailable." (3600).
     """
     result: Messages = []
     for message in messages:
@@ -186,14 +183,14 @@ def empty_messages_go(messages: Messages, conversion: Conversion) -> Messages:
             and message["role"] in ("assistant", "user")
             and not message.get("tool_calls")
         ):
-            conversion.note("R7", message, f"left out an empty {message['role']} message")
+            conversion.record("R7", message, f"left out an empty {message['role']} message")
         else:
             result.append(message)
     return result
 
 
 def words_and_calls_stand_apart(messages: Messages, conversion: Conversion) -> Messages:
-    """R8: words and calls are two messages; a thought stays with the call it led to.
+    """R8: text and calls are two messages; a thought stays with the call that follows it.
 
     Prevents "must have either content or tool_calls, but not both" of tokenizers before v7.
     """
@@ -206,13 +203,13 @@ def words_and_calls_stand_apart(messages: Messages, conversion: Conversion) -> M
         ):
             result.append(message)
         elif has_content(message["content"]):
-            reason = "parted words and calls"
+            reason = "split text and calls into two messages"
             result.append(
                 conversion.record_change("R8", message, reason, without(message, "tool_calls"))
             )
-            result.append(conversion.stands_for(message, without(message, "content", "prefix")))
+            result.append(conversion.inherit_index(message, without(message, "content", "prefix")))
         else:
-            reason = "left out the blank beside its calls"
+            reason = "left out the blank content of a message with calls"
             result.append(
                 conversion.record_change("R8", message, reason, without(message, "content"))
             )
@@ -222,14 +219,14 @@ def words_and_calls_stand_apart(messages: Messages, conversion: Conversion) -> M
 def the_assistant_answers_a_result(messages: Messages, conversion: Conversion) -> Messages:
     """R2: after a function's result comes the assistant, never the user.
 
-    A bridge of one word stands between them, and nowhere else: a turn that ends with results goes
-    out as it is, so that the model may call again. Prevents 400 code 3230 "Unexpected role 'user'
-    after role 'tool'".
+    An assistant message of one word is inserted between them, and nowhere else: a request that
+    ends with results is sent as it is, so that the model may call again. Prevents 400 code 3230
+    "Unexpected role 'user' after role 'tool'".
     """
     result: Messages = []
     for message in messages:
         if message["role"] == "user" and result and result[-1]["role"] == "tool":
-            reason = "had the assistant take note of a result before the user goes on"
+            reason = "had the assistant acknowledge a result before the next user message"
             bridge: Message = {"role": "assistant", "content": BRIDGE}
             result.append(conversion.record_change("R2", message, reason, bridge))
         result.append(message)
@@ -237,33 +234,35 @@ def the_assistant_answers_a_result(messages: Messages, conversion: Conversion) -
 
 
 def the_user_stands_between_words_and_calls(messages: Messages, conversion: Conversion) -> Messages:
-    """R12: where the assistant speaks and then calls, the user says "go on" in between.
+    """R12: between text and a call of the assistant, the user says "go on".
 
-    Templates count words followed by an answer as two turns of the assistant. Prevents
+    Templates count text followed by a call as two turns of the assistant. Prevents
     "conversation roles must alternate".
     """
     result: Messages = []
     for message in messages:
-        if message.get("tool_calls") and result and _speaks(result[-1]):
-            reason = "had the user say “go on” between the assistant's words and its call"
-            go_on: Message = {"role": "user", "content": GO_ON}
-            result.append(conversion.record_change("R12", message, reason, go_on))
+        if message.get("tool_calls") and result and _is_assistant_text(result[-1]):
+            reason = "had the user say “go on” between the assistant's text and its call"
+            user: Message = {"role": "user", "content": CONTINUE_TEXT}
+            result.append(conversion.record_change("R12", message, reason, user))
         result.append(message)
     return result
 
 
 def neighbours_merge(messages: Messages, conversion: Conversion) -> Messages:
-    """R12: user and assistant take turns, and there is one system message.
+    """R12: user and assistant alternate, and there is one system message.
 
-    Neighbours of one role become one message; text joins with a blank line, lists of parts are
-    joined in order. Prevents "conversation roles must alternate" of self-hosted templates.
+    Consecutive messages of one role are merged; texts are joined with a blank line, lists of parts
+    in order. Prevents "conversation roles must alternate" of self-hosted templates.
     """
     result: Messages = []
     together: Messages = []
     for message in messages:
         last = together[-1] if together else None
         if last is not None and last["role"] == message["role"] and _may_merge(last, message):
-            conversion.note("R12", message, f"joined it to the {message['role']} message before it")
+            conversion.record(
+                "R12", message, f"merged it into the {message['role']} message before it"
+            )
         elif together:
             result.append(_merged(together, conversion))
             together = []
@@ -272,11 +271,11 @@ def neighbours_merge(messages: Messages, conversion: Conversion) -> Messages:
 
 
 def the_user_begins(messages: Messages, conversion: Conversion) -> Messages:
-    """R5, R12: after the system block the user speaks first, and somebody speaks.
+    """R5, R12: after the system block comes a user message.
 
-    A greeting by the assistant gets an opening before it; so does a conversation of instructions
-    alone. Prevents "conversation roles must alternate" of self-hosted templates, and "Expected
-    last role User or Tool".
+    One is inserted before a greeting by the assistant, and where there are only instructions.
+    Prevents "conversation roles must alternate" of self-hosted templates, and "Expected last role
+    User or Tool".
     """
     start = next(
         (i for i, message in enumerate(messages) if message["role"] != "system"), len(messages)
@@ -290,27 +289,27 @@ def the_user_begins(messages: Messages, conversion: Conversion) -> Messages:
 
 
 def the_last_message_asks_for_a_reply(messages: Messages, conversion: Conversion) -> Messages:
-    """R5, R13: the last message is the user's, a result, or a prefix to go on from.
+    """R5, R13: the last message is the user's, a result, or a prefix that the model continues.
 
     Where functions are offered a prefix is refused, so the user says "go on" instead; a prefix
-    that the conversation has left behind is an ordinary message. Prevents "Expected last role User
+    that is not the last message becomes an ordinary message. Prevents "Expected last role User
     or Tool (or Assistant with prefix True)", and "Cannot set an assistant prefix with function
     calling".
     """
     result: Messages = []
     for i, message in enumerate(messages):
         if message.get("prefix") and (i < len(messages) - 1 or conversion.has_tools):
-            reason = "took back a prefix that is none any more"
+            reason = "removed the prefix mark of a message that is no prefix"
             message = conversion.record_change("R5", message, reason, without(message, "prefix"))
         result.append(message)
     last = result[-1]
     if last["role"] != "assistant" or last.get("prefix"):
         return result
     if conversion.has_tools or calls_of(last):
-        go_on: Message = {"role": "user", "content": GO_ON}
-        reason = "had the user say “go on”: a prefix may not be sent with functions"
-        return [*result, conversion.record_change("R13", last, reason, go_on)]
-    reason = "made the last message a prefix, for the model to go on from"
+        user: Message = {"role": "user", "content": CONTINUE_TEXT}
+        reason = "had the user say “go on”: a prefix must not be sent with functions"
+        return [*result, conversion.record_change("R13", last, reason, user)]
+    reason = "made the last message a prefix that the model continues"
     return [*result[:-1], conversion.record_change("R5", last, reason, {**last, "prefix": True})]
 
 
@@ -336,10 +335,10 @@ RULES: Sequence[Rule] = (
 
 
 def apply_rules(messages: Sequence[Message], conversion: Conversion | None = None) -> Messages:
-    """Make a history one that every Mistral deployment accepts.
+    """Convert a history to one that every Mistral deployment accepts.
 
-    Running the rules on their own result changes nothing, and a turn added at the end changes
-    nothing before the last turn, so that Mistral's prompt cache is hit.
+    The conversion is idempotent, and a turn added at the end changes nothing before the last turn,
+    so that Mistral's prompt cache is hit.
 
     Args:
         messages: The messages; neither the list nor a message in it is changed.
@@ -367,12 +366,12 @@ def _only_thinks(content: Any) -> bool:
     )
 
 
-def _speaks(message: Message) -> bool:
+def _is_assistant_text(message: Message) -> bool:
     return message["role"] == "assistant" and not calls_of(message)
 
 
 def _merged(together: Messages, conversion: Conversion) -> Message:
-    """Neighbours as one message; text before the first list of parts is one text."""
+    """Consecutive messages as one; texts before the first list of parts become one text."""
     if len(together) == 1:
         return together[0]
     contents = [message["content"] for message in together]
@@ -387,9 +386,9 @@ def _merged(together: Messages, conversion: Conversion) -> Message:
         made |= message
     if "prefix" not in together[-1]:
         made.pop("prefix", None)
-    return conversion.stands_for(together[0], {**made, "content": content})
+    return conversion.inherit_index(together[0], {**made, "content": content})
 
 
 def _may_merge(first: Message, second: Message) -> bool:
-    # Calls stay next to their results, and apart from words.
+    # Calls stay next to their results, and apart from text.
     return first["role"] != "tool" and not calls_of(first) and not calls_of(second)

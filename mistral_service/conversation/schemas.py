@@ -1,8 +1,8 @@
-"""The schema of a function's arguments, judged before it is sent and mended where it is clear.
+"""Checks the schema of a function's arguments before it is sent, and repairs it where it is clear.
 
-Frameworks and MCP servers bring schemas of every draft and dialect, and Mistral refuses a whole
-request for one that its validator does not take, turn after turn. So each is brought into a form
-that is valid in draft 7, by which Mistral judges, and in draft 2020-12, by which most others do.
+Frameworks and MCP servers send schemas of every draft and dialect, and Mistral refuses a whole
+request because of one that its validator does not take, turn after turn. So each is converted to a
+form that is valid in draft 7, which Mistral uses, and in draft 2020-12, which most others use.
 """
 
 from collections.abc import Generator
@@ -11,30 +11,35 @@ from typing import Any, cast
 
 from mistral_service.conversation.keywords import (
     ANNOTATIONS,
-    GONE,
     NULL,
-    agreed,
+    OMITTED,
     flag,
     is_usable,
     kinds_of,
-    mended_keyword,
     nullable,
+    reconcile,
+    repair_keyword,
+    split_annotations,
     with_json_type,
     without_nulls,
 )
-from mistral_service.conversation.plain import MAX_VALUES, BadSchema, plain
-from mistral_service.conversation.references import defined_name, never_ends, target_of
+from mistral_service.conversation.plain import MAX_VALUES, BadSchema, to_json_value
+from mistral_service.conversation.references import (
+    circular_definition,
+    definition_name,
+    resolve_reference,
+)
 from mistral_service.conversation.type_names import Schema, schema_of
 from mistral_service.conversation.wrapping import is_bare, wrapped, wrapped_twice
 
 MAX_NESTED = 40
-"""Schemas one in another: validators written in Python give up from about 80 on."""
+"""Nesting depth of schemas: validators written in Python fail from about 80 on."""
 
 MAX_INLINED = 2_000
-"""Values that a schema may have with every definition written out where it is referred to."""
+"""Values that a schema may have with every reference inlined."""
 
-# Each is found on a way of its own through the schema.
-_MOST_RECURSIVE = 16
+# Each is found by a pass of its own through the schema.
+_MAX_RECURSIVE = 16
 
 Around = tuple[Schema, ...]
 Within = tuple[int, ...]
@@ -45,18 +50,18 @@ _OPEN = frozenset({"additionalProperties", "unevaluatedProperties", "unevaluated
 _SINGLE = frozenset({"contains", "propertyNames", "not", "if", "then", "else", "contentSchema"})
 _MAPPINGS = frozenset({"patternProperties", "dependentSchemas", "dependencies"})
 _ELSEWHERE = frozenset({"$ref", "$defs", "definitions", "properties", "required"})
-# What may name properties that do not stand under `properties`.
+# Keywords that may name properties which are not in `properties`.
 _MORE_PROPERTIES = frozenset({*_IN_PLACE, "patternProperties", "dependentSchemas"})
 
 
-_MOST_PASSES = 4
+_MAX_PASSES = 4
 
 
-def mended(parameters: Any) -> Schema:
-    """Bring the schema of a function's arguments into the form that Mistral takes.
+def repair_schema(parameters: Any) -> Schema:
+    """Convert the schema of a function's arguments to a form that Mistral takes.
 
-    Definitions are written out where they are referred to; those that contain themselves, and all
-    where the schema would grow beyond `MAX_INLINED`, stay under `$defs`.
+    References are inlined; definitions that contain themselves, and all of them where the schema
+    would grow beyond `MAX_INLINED`, stay under `$defs`.
 
     Args:
         parameters: The schema, a mapping of arguments to schemas without the object around it, or
@@ -68,39 +73,39 @@ def mended(parameters: Any) -> Schema:
     Raises:
         BadSchema: If it is not clear what is meant.
     """
-    made = _mended_once(parameters)
-    # A reference that is written out may show what to mend: until nothing changes.
-    for _ in range(_MOST_PASSES):
-        again = _mended_once(made)
+    made = _repair_once(parameters)
+    # An inlined reference may need further repairs: repeat until nothing changes.
+    for _ in range(_MAX_PASSES):
+        again = _repair_once(made)
         if again == made:
             break
         made = again
     return made
 
 
-def _mended_once(parameters: Any) -> Schema:
-    given: Any = plain(parameters)
+def _repair_once(parameters: Any) -> Schema:
+    given: Any = to_json_value(parameters)
     if given is None or given is True or given in ([], ""):
         given = {}
     if not isinstance(given, dict):
         raise BadSchema(f"parameters is {given!r:.60}, and the schema of an object is allowed")
-    kept: set[int] | None = set()
+    in_defs: set[int] | None = set()
     while True:
         try:
-            return _Mender(cast("Schema", given), kept).whole()
+            return _SchemaRepair(cast("Schema", given), in_defs).whole()
         except _Recursive as e:
-            if kept is None or e.target in kept:
-                raise BadSchema("it is defined by nothing but itself") from None
-            kept.add(e.target)
-            if len(kept) > _MOST_RECURSIVE:
-                kept = None
+            if in_defs is None or e.target in in_defs:
+                raise BadSchema("it is only defined by itself") from None
+            in_defs.add(e.target)
+            if len(in_defs) > _MAX_RECURSIVE:
+                in_defs = None
         except _TooLarge:
-            if kept is None:
+            if in_defs is None:
                 raise BadSchema(
-                    f"it has more than {MAX_VALUES} values or {MAX_NESTED} schemas one in another, "
-                    "the most that are allowed"
+                    f"it has more than {MAX_VALUES} values, or more than {MAX_NESTED} nested "
+                    "schemas, the maximum"
                 ) from None
-            kept = None
+            in_defs = None
 
 
 class _Recursive(Exception):
@@ -114,22 +119,22 @@ class _TooLarge(Exception):
     """The schema has grown beyond its bounds."""
 
 
-class _Mender:
-    """One way through a schema.
+class _SchemaRepair:
+    """One pass through a schema.
 
-    `around` are the schemas around a place, as they were given, the whole one first; `within` names
-    the definitions that are being written out there.
+    `around` are the schemas around a node, as they were given, the whole one first; `within` are
+    the ids of the definitions that are being inlined there.
     """
 
-    def __init__(self, given: Schema, kept: set[int] | None) -> None:
+    def __init__(self, given: Schema, in_defs: set[int] | None) -> None:
         self._given = given
-        self._kept = kept  # None: all that are referred to
+        self._in_defs = in_defs  # ids of definitions that stay under $defs; None for all
         self._names: dict[int, str] = {}
         self._definitions: dict[str, Any] = {}
         self._waiting: list[tuple[str, Schema, Around]] = []
         self._path: list[str] = []
         self._nested = 0
-        self._left = MAX_VALUES if kept is None else MAX_INLINED
+        self._left = MAX_VALUES if in_defs is None else MAX_INLINED
 
     def whole(self) -> Schema:
         """The schema of the arguments."""
@@ -140,25 +145,25 @@ class _Mender:
             name, target, there = self._waiting.pop(0)
             with self._at(name):
                 self._definitions[name] = self._node(target, there, (id(target),))
-        if name := never_ends(self._definitions):
-            raise BadSchema(f"{name} is defined by nothing but itself")
+        if name := circular_definition(self._definitions):
+            raise BadSchema(f"{name} is only defined by itself")
         head = {"type": "object", "properties": made.get("properties", {})}
         whole = {**head, **{key: value for key, value in made.items() if key not in head}}
         if self._given.get("type") == "object" and "properties" not in self._given:
-            # It was a whole schema without them, and leaves as it came.
+            # A whole schema was given without them, and stays without.
             whole = {key: value for key, value in whole.items() if key != "properties" or value}
         return {**whole, "$defs": self._definitions} if self._definitions else whole
 
     # --- one schema ---
 
     def _schema(self, value: Any, around: Around, within: Within, *, part: bool = False) -> Any:
-        """A schema, in whichever form it was given."""
+        """A schema in any form."""
         if isinstance(value, bool):
             return value and {}
         if isinstance(value, str) and (named := schema_of(value)) is not None:
             value = named
         if not isinstance(value, dict):
-            raise self._bad(f"it is {value!r:.60}, and a schema is allowed")
+            raise self._error(f"it is {value!r:.60}, and a schema is allowed")
         node = cast("Schema", value)
         return self._node(node, (*around, node), within, part=part)
 
@@ -171,7 +176,7 @@ class _Mender:
         top: bool = False,
         part: bool = False,
     ) -> Schema:
-        """A mapping as a schema; `part` of another that holds for the same value."""
+        """A mapping as a schema; `part` of another that applies to the same value."""
         self._nested += 1
         self._left -= 1
         if self._nested > MAX_NESTED or self._left < 0:
@@ -195,9 +200,9 @@ class _Mender:
             if is_bare(made):
                 loose = {key: given[key] for key in made}
                 return self._node(wrapped(loose), around, within, part=part)
-            return agreed(given, made)
+            return reconcile(given, made)
         except BadSchema as e:
-            raise e if isinstance(e, _Placed) else self._bad(str(e)) from None
+            raise e if isinstance(e, _WithPath) else self._error(str(e)) from None
         finally:
             self._nested -= 1
 
@@ -209,7 +214,7 @@ class _Mender:
         if key in _LISTS:
             choices: Any = [value] if isinstance(value, dict) else value or []
             if not isinstance(choices, list):
-                raise self._bad(f"it is {value!r:.60}, and a list of schemas is allowed")
+                raise self._error(f"it is {value!r:.60}, and a list of schemas is allowed")
             empty: Schema = {} if key == "prefixItems" else NULL
             each = [empty if choice is None else choice for choice in cast("list[Any]", choices)]
             made = [self._schema(choice, around, within, part=part) for choice in each]
@@ -231,17 +236,17 @@ class _Mender:
             return self._mapping(key, value, around, within)
         if key == "dependentRequired":
             return {key: _lists_of_names(value)}
-        if key == "additionalItems":  # said with `items`
+        if key == "additionalItems":  # converted with `items`
             return {}
-        made = mended_keyword(key, value)
+        made = repair_keyword(key, value)
         if isinstance(made, list | str):
             self._left -= len(cast("list[Any]", made)) // (100 if isinstance(made, str) else 1)
-        return {} if made is GONE else {key: made}
+        return {} if made is OMITTED else {key: made}
 
     def _open(self, key: str, value: Any, around: Around, within: Within) -> Schema:
-        """What may stand beside what is named; it is open where that cannot be read."""
-        if (said := flag(value)) is not None:
-            return {key: said}
+        """The schema of further properties or items; anything, where it cannot be parsed."""
+        if (allowed := flag(value)) is not None:
+            return {key: allowed}
         if isinstance(value, dict) or (isinstance(value, str) and schema_of(value) is not None):
             return {key: self._schema(value, around, within)}
         return {}
@@ -270,12 +275,12 @@ class _Mender:
         if properties is not None and properties != []:
             if not isinstance(properties, dict):
                 with self._at("properties"):
-                    raise self._bad(f"it is {properties!r:.60}, and a mapping is allowed")
+                    raise self._error(f"it is {properties!r:.60}, and a mapping is allowed")
             schemas: Schema = {}
             for name, value in cast("Schema", properties).items():
                 with self._at(name):
                     schemas[name] = self._schema({} if value is None else value, around, within)
-                    # As in draft 3: a property says by itself that it is required.
+                    # Draft 3: a property is marked as required by itself.
                     if isinstance(value, dict) and flag(cast("Schema", value).get("required")):
                         required.append(name)
             made["properties"] = schemas
@@ -302,65 +307,64 @@ class _Mender:
         if isinstance(value, list):
             return _names(value)
         with self._at("required"):
-            raise self._bad(f"it is {value!r:.60}, and a list of names is allowed")
+            raise self._error(f"it is {value!r:.60}, and a list of names is allowed")
 
     # --- references ---
 
     def _referred(
         self, given: Schema, around: Around, within: Within, *, top: bool, part: bool
     ) -> Schema:
-        """What a reference points to, with what stands beside the reference."""
+        """The target of a reference, merged with the keywords next to the reference."""
         reference = cast("str", given["$ref"])
-        found = target_of(reference, around)
+        found = resolve_reference(reference, around)
         if found is None:
-            raise self._bad(f"$ref is {reference!r:.100}, and the schema has nothing there")
+            raise self._error(f"$ref is {reference!r:.100}, which does not exist in the schema")
         target, there = found
         if isinstance(target, bool):
             rest = {key: value for key, value in given.items() if key != "$ref"}
-            told: Schema = rest if target else {**rest, "not": {}}
-            return self._node(told, around, within, top=top, part=part)
-        beside = {
+            merged: Schema = rest if target else {**rest, "not": {}}
+            return self._node(merged, around, within, top=top, part=part)
+        siblings = {
             key: value
             for key, value in given.items()
-            if key not in ("$ref", "$defs", "definitions") and value != target.get(key, GONE)
+            if key not in ("$ref", "$defs", "definitions") and value != target.get(key, OMITTED)
         }
-        if not top and (self._kept is None or id(target) in self._kept):
-            kept = {"$ref": f"#/$defs/{self._keep(target, reference, there)}"}
-            return self._joined(kept, beside, around, within)
+        if not top and (self._in_defs is None or id(target) in self._in_defs):
+            referred = {"$ref": f"#/$defs/{self._define(target, reference, there)}"}
+            return self._joined(referred, siblings, around, within)
         if id(target) in within:
             raise _Recursive(id(target))
         inside = (*within, id(target))
-        own = {"required"} if flag(beside.get("required")) is not None else set[str]()
-        if any(key in target and key not in (*ANNOTATIONS, *own) for key in beside):
-            return self._joined(self._schema(target, there, inside), beside, around, within)
-        # Both keep what is around them: references in the one and the other are found.
+        own = {"required"} if flag(siblings.get("required")) is not None else set[str]()
+        if any(key in target and key not in (*ANNOTATIONS, *own) for key in siblings):
+            return self._joined(self._schema(target, there, inside), siblings, around, within)
+        # The schemas around both, so that the references in both can be resolved.
         around = (there[0], *around, *there[1:])
-        merged = {**target, **beside}
+        merged = {**target, **siblings}
         if own:
             merged["required"] = target.get("required")
         return self._node(merged, around, inside, top=top, part=part)
 
-    def _joined(self, made: Schema, beside: Schema, around: Around, within: Within) -> Schema:
-        """A schema that is done, with the keywords that stand beside a reference to it."""
-        none = flag(beside.get("nullable"))
-        rest = {key: value for key, value in beside.items() if key != "nullable"}
+    def _joined(self, made: Schema, siblings: Schema, around: Around, within: Within) -> Schema:
+        """A finished schema, with the keywords next to a reference to it."""
+        none = flag(siblings.get("nullable"))
+        rest = {key: value for key, value in siblings.items() if key != "nullable"}
         others = self._node(rest, around, within, part=True) if rest else {}
-        said = {key: value for key, value in others.items() if key in ANNOTATIONS}
-        allowed = {key: value for key, value in others.items() if key not in ANNOTATIONS}
-        joined = {"allOf": [made, allowed], **said} if allowed else {**made, **said}
+        notes, constraints = split_annotations(others)
+        joined = {"allOf": [made, constraints], **notes} if constraints else {**made, **notes}
         return nullable(joined) if none else joined
 
-    def _keep(self, target: Schema, reference: str, there: Around) -> str:
-        """The name under `$defs` of what is referred to; made when it is first needed."""
+    def _define(self, target: Schema, reference: str, there: Around) -> str:
+        """The name of a target under `$defs`; added when it is first needed."""
         if id(target) in self._names:
             return self._names[id(target)]
-        name = self._names[id(target)] = defined_name(reference, self._definitions)
+        name = self._names[id(target)] = definition_name(reference, self._definitions)
         self._definitions[name] = {}
-        # Made later, nested in nothing: a chain of definitions is no deep schema.
+        # Converted later, at the top level: a chain of definitions is no deep schema.
         self._waiting.append((name, target, there))
         return name
 
-    # --- where the fault is ---
+    # --- the path of an error ---
 
     @contextmanager
     def _at(self, name: str) -> Generator[None]:
@@ -368,12 +372,12 @@ class _Mender:
         yield
         self._path.pop()
 
-    def _bad(self, text: str) -> BadSchema:
-        return _Placed(f"{'.'.join(self._path)[:200]}: {text}" if self._path else text)
+    def _error(self, text: str) -> BadSchema:
+        return _WithPath(f"{'.'.join(self._path)[:200]}: {text}" if self._path else text)
 
 
-class _Placed(BadSchema):
-    """A fault that says where it is."""
+class _WithPath(BadSchema):
+    """An error with its path in the schema."""
 
 
 def _names(values: Any) -> list[str]:

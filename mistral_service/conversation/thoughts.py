@@ -1,9 +1,10 @@
-"""Thoughts that were kept in the context return to their place in later requests."""
+"""Thoughts that the context stores return to their place in later requests."""
 
-from typing import Any, cast
+from typing import Any
 
 from mistral_service.conversation.conversion import Conversion, Message, Messages
 from mistral_service.conversation.parts import as_parts
+from mistral_service.wire.trees import object_of
 
 OWN = "mistral"
 """The mark of messages in a context that are Mistral's own."""
@@ -12,18 +13,18 @@ _KIND = "thought"
 
 
 def thought_of(message: Any) -> Message | None:
-    """A thought as Pipecat keeps it, if a message of Mistral's own is one."""
-    own = cast("Message", message) if isinstance(message, dict) else {}
+    """A thought as Pipecat stores it, if a message of Mistral's own is one."""
+    own = object_of(message)
     if own.get("type") == _KIND and own.get("text"):
         return {"role": _KIND, "content": str(own["text"])}
     return None
 
 
 def thoughts_return_to_their_place(messages: Messages, conversion: Conversion) -> Messages:
-    """R15: a thought stands as a thinking part before the words or the call it led to.
+    """R15: a thought becomes a thinking part before the text or the call that follows it.
 
-    Only where the request says that the model takes thoughts; otherwise they are left out, as is a
-    thought that led nowhere. Prevents 422 for a role that is none.
+    Only where the model takes thoughts; otherwise they are left out, as is a thought that nothing
+    follows. Prevents 422 for an unknown role.
     """
     result: Messages = []
     thoughts: list[str] = []
@@ -37,7 +38,7 @@ def thoughts_return_to_their_place(messages: Messages, conversion: Conversion) -
                 {"type": "thinking", "thinking": thinking},
                 *as_parts(message.get("content")),
             ]
-            reason = "put the thought before what it led to"
+            reason = "put the thought before the text or call that follows it"
             message = conversion.record_change(
                 "R15", message, reason, {**message, "content": content}
             )

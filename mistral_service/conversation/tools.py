@@ -1,4 +1,4 @@
-"""The functions and tools that a request offers, as Mistral takes them."""
+"""The functions and tools that a request offers, in Mistral's form."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,9 @@ from pydantic_core import from_json, to_json
 from mistral_service.conversation.calls import safe_name
 from mistral_service.conversation.conversion import Conversion, ToolFault
 from mistral_service.conversation.foreign import in_mistrals_form
-from mistral_service.conversation.keywords import GONE, flag, mended_keyword
-from mistral_service.conversation.plain import BadSchema, is_json, plain
-from mistral_service.conversation.schemas import mended
+from mistral_service.conversation.keywords import OMITTED, flag, repair_keyword
+from mistral_service.conversation.plain import BadSchema, is_json, to_json_value
+from mistral_service.conversation.schemas import repair_schema
 
 Tool = dict[str, Any]
 
@@ -20,24 +20,24 @@ MAX_TOOLS = 128
 """Tools that a request may offer (R11)."""
 
 MAX_TOOLS_BYTES = 2_000_000
-"""Bytes that the tools of a request may have as JSON: twice what fits in the longest context."""
+"""Bytes that the tools of a request may have as JSON: twice what fits the longest context."""
 
-# Bytes from which on a set is judged in a thread: on the loop it would take some milliseconds.
+# A larger set is checked in a thread: it would block the event loop for some milliseconds.
 _LARGE = 16_000
 
 BUILT_IN = frozenset({"image_generation", "document_library", "connector"})
 """Types of tools that Mistral runs itself in a chat."""
 
 _ELSEWHERE = ("web_search", "web_search_premium", "code_interpreter")
-"""Those that Mistral runs in its conversations and agents, and no longer in a chat."""
+"""Those that Mistral runs in its conversations and agents, but no longer in a chat."""
 
-# The options of each, as Mistral's closed schema has them, and what each cannot do without.
+# The options of each in Mistral's closed schema, and the required one.
 _OPTIONS = {
     "image_generation": {"tool_configuration"},
     "document_library": {"library_ids", "tool_configuration"},
     "connector": {"connector_id", "authorization", "tool_configuration"},
 }
-_NEEDED = {
+_REQUIRED = {
     "document_library": ("library_ids", list, "a list of the libraries' ids"),
     "connector": ("connector_id", str, "the connector's id"),
 }
@@ -45,8 +45,8 @@ _NEEDED = {
 # MCP's, Anthropic's and Google's names for a function's parameters.
 _PARAMETERS = ("parameters", "inputSchema", "input_schema", "parametersJsonSchema")
 
-# A conversation has one set of tools, or goes to and fro between a few: one for each of its steps.
-_REMEMBERED_SETS = 16
+# A conversation has one set of tools, or alternates between a few: one for each of its steps.
+_CACHED_SETS = 16
 
 
 class ToolsNotPassable(ValueError):
@@ -55,7 +55,7 @@ class ToolsNotPassable(ValueError):
 
 @dataclass(frozen=True)
 class OfferedTools:
-    """What a request can offer of a set of tools.
+    """The tools that a request can offer, of a set of tools.
 
     Parameters:
         tools: The tools in Mistral's form.
@@ -68,7 +68,7 @@ class OfferedTools:
     faults: list[ToolFault] = field(default_factory=list[ToolFault])
 
     def copy(self) -> "OfferedTools":
-        """The same, with tools and functions that may be changed."""
+        """A copy whose tools and functions may be changed."""
         tools = [
             {**tool, "function": dict(tool["function"])} if "function" in tool else dict(tool)
             for tool in self.tools
@@ -76,7 +76,7 @@ class OfferedTools:
         return OfferedTools(tools, dict(self.names), list(self.faults))
 
     def choice(self, choice: Any) -> Any:
-        """Bring the choice of tools into Mistral's form.
+        """Convert the choice of tools to Mistral's form.
 
         Args:
             choice: `auto`, `any`, `required`, `none`, or a named function.
@@ -96,12 +96,12 @@ class OfferedTools:
         return {"type": "function", "function": {"name": sent}}
 
 
-def mistrals_tools(tools: Sequence[Any]) -> OfferedTools:
-    """Bring tools into Mistral's form, and leave out those that Mistral would refuse.
+def convert_tools(tools: Sequence[Any]) -> OfferedTools:
+    """Convert tools to Mistral's form, and leave out those that Mistral would refuse.
 
-    Names are respelled where Mistral does not take them, schemas mended where it is clear what is
-    meant (`mistral_service.conversation.schemas`), fields outside the API's form left out. A set
-    of tools is judged once, as long as it stays as it is.
+    Names are respelled where Mistral does not take them, schemas repaired where it is clear what is
+    meant (`mistral_service.conversation.schemas`), unknown fields left out. The result is cached as
+    long as the set of tools does not change.
 
     Args:
         tools: Functions in OpenAI's form, and Mistral's built-in tools by their type; left as they
@@ -113,20 +113,20 @@ def mistrals_tools(tools: Sequence[Any]) -> OfferedTools:
     Raises:
         ToolsNotPassable: If more than `MAX_TOOLS` can be offered.
     """
-    return _passable(judged_tools(tools))
+    return _within_limit(convert_all_tools(tools))
 
 
-async def mistrals_tools_beside(tools: Sequence[Any]) -> OfferedTools:
-    """Do as `mistrals_tools`; a large set that is new is judged in a thread.
+async def convert_tools_in_thread(tools: Sequence[Any]) -> OfferedTools:
+    """As `convert_tools`, but a large set that is not cached is converted in a thread.
 
     Args:
-        tools: As for `mistrals_tools`.
+        tools: As for `convert_tools`.
 
     Returns:
-        As `mistrals_tools`.
+        As `convert_tools`.
 
     Raises:
-        ToolsNotPassable: If there are too many, or they are too large together.
+        ToolsNotPassable: If there are too many, or they are too large in total.
     """
     others: list[Any] = []
     key = _key_of(tools, others)
@@ -135,12 +135,12 @@ async def mistrals_tools_beside(tools: Sequence[Any]) -> OfferedTools:
             f"The tools have {len(key):,} bytes as JSON, and {MAX_TOOLS_BYTES:,} are the most that "
             "are allowed: offer fewer, or such as need fewer words."
         )
-    if key is None or (len(key) > _LARGE and key not in _judged):
-        return _passable(await asyncio.to_thread(_judged_once, tools, key, others))
-    return _passable(_judged_once(tools, key, others))
+    if key is None or (len(key) > _LARGE and key not in _cache):
+        return _within_limit(await asyncio.to_thread(_convert_cached, tools, key, others))
+    return _within_limit(_convert_cached(tools, key, others))
 
 
-def _passable(offered: OfferedTools) -> OfferedTools:
+def _within_limit(offered: OfferedTools) -> OfferedTools:
     if len(offered.tools) > MAX_TOOLS:
         raise ToolsNotPassable(
             f"{len(offered.tools)} tools are offered, and Mistral takes at most {MAX_TOOLS}: offer "
@@ -149,50 +149,50 @@ def _passable(offered: OfferedTools) -> OfferedTools:
     return offered
 
 
-def judged_tools(tools: Sequence[Any]) -> OfferedTools:
-    """Bring tools into Mistral's form as `mistrals_tools` does, however many they are."""
+def convert_all_tools(tools: Sequence[Any]) -> OfferedTools:
+    """Convert tools to Mistral's form as `convert_tools` does, without a limit of their number."""
     others: list[Any] = []
-    return _judged_once(tools, _key_of(tools, others), others)
+    return _convert_cached(tools, _key_of(tools, others), others)
 
 
 def tools_to_show(tools: list[Any]) -> list[Any]:
-    """The tools that are offered, for a log or a span; a large set that is new as it was given.
+    """The tools that are offered, for a log or a span; a large uncached set as it was given.
 
-    What opens a connector is not shown.
+    A connector's credentials are redacted.
     """
     others: list[Any] = []
     key = _key_of(tools, others)
-    if key is not None and len(key) > _LARGE and key not in _judged:
-        return [_shown(tool) for tool in from_json(key)]
-    return [_shown(tool) for tool in _judged_once(tools, key, others).tools]
+    if key is not None and len(key) > _LARGE and key not in _cache:
+        return [_redacted(tool) for tool in from_json(key)]
+    return [_redacted(tool) for tool in _convert_cached(tools, key, others).tools]
 
 
-def _shown(tool: Any) -> Any:
+def _redacted(tool: Any) -> Any:
     if not isinstance(tool, dict) or "authorization" not in tool:
         return cast("Any", tool)
     return {**cast("Tool", tool), "authorization": "…"}
 
 
-def _judged_once(tools: Sequence[Any], key: bytes | None, others: list[Any]) -> OfferedTools:
+def _convert_cached(tools: Sequence[Any], key: bytes | None, others: list[Any]) -> OfferedTools:
     if key is None:
-        return _judge(tools)
-    found = _judged.pop(key, None) or (_judge(tools), others)
-    _judged[key] = found
-    while len(_judged) > _REMEMBERED_SETS:
-        _judged.pop(next(iter(_judged)), None)
+        return _convert(tools)
+    found = _cache.pop(key, None) or (_convert(tools), others)
+    _cache[key] = found
+    while len(_cache) > _CACHED_SETS:
+        _cache.pop(next(iter(_cache)), None)
     return found[0].copy()
 
 
-# What was made of the sets of tools that were seen of late, for all conversations of a process; and
-# the objects in them that are known again by their identity, which is theirs as long as they live.
-_judged: dict[bytes, tuple[OfferedTools, list[Any]]] = {}
+# The results of the latest sets of tools, for all conversations of a process; with the objects that
+# the key has by their id(), which identifies them as long as they live.
+_cache: dict[bytes, tuple[OfferedTools, list[Any]]] = {}
 
 
 def choice_now(choice: Any, messages: Sequence[Mapping[str, Any]]) -> Any:
     """The choice of tools for a request, given how far the turn has come.
 
-    A choice that forces a call holds for the caller's request. After the call's result it would
-    force another, for ever: from then on the model chooses.
+    A choice that forces a call applies to the first request of a turn. After the call's result it
+    would force another, in an endless loop: from then on the model chooses.
 
     Args:
         choice: `auto`, `any`, `required`, `none`, or a named function; None for no choice.
@@ -207,9 +207,9 @@ def choice_now(choice: Any, messages: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _key_of(tools: Sequence[Any], others: list[Any]) -> bytes | None:
-    """What two sets of tools share that say the same; None for one that cannot be written.
+    """The cache key of a set of tools, its JSON; None for one that cannot be serialised.
 
-    Tools may be changed in place, and `==` takes true for 1: their text is compared.
+    Tools may be changed in place, and `==` takes True for 1, so their text is compared.
     """
 
     def identity(value: Any) -> Any:
@@ -224,16 +224,16 @@ def _key_of(tools: Sequence[Any], others: list[Any]) -> bytes | None:
         return None
 
 
-def _judge(tools: Sequence[Any]) -> OfferedTools:
+def _convert(tools: Sequence[Any]) -> OfferedTools:
     offered = OfferedTools()
     given: set[str] = set()
     for place, tool in enumerate(tools, 1):
         try:
-            made, name = _judged_alone(tool, given)
+            made, name = _convert_one(tool, given)
         except BadSchema as e:
             offered.faults.append(ToolFault(_name_in(tool) or f"tool {place}", str(e)))
         except Exception as e:
-            # Any object may stand in a schema. Whatever it does when it is read, the other
+            # A schema may contain any object. Whatever it raises when it is read, the other
             # functions are offered.
             reason = f"it cannot be read ({type(e).__name__}: {e})"
             offered.faults.append(ToolFault(_name_in(tool) or f"tool {place}", reason))
@@ -246,8 +246,8 @@ def _judge(tools: Sequence[Any]) -> OfferedTools:
     return offered
 
 
-def _judged_alone(tool: Any, given: set[str]) -> tuple[Tool, str | None]:
-    """A tool in Mistral's form; for a function the name that the user gave it."""
+def _convert_one(tool: Any, given: set[str]) -> tuple[Tool, str | None]:
+    """A tool in Mistral's form; for a function also the name that the user gave it."""
     if not isinstance(tool, Mapping):
         raise BadSchema(f"it is {tool!r:.60}, and a mapping is allowed")
     kind = cast("Tool", tool).get("type") or "function"
@@ -257,22 +257,24 @@ def _judged_alone(tool: Any, given: set[str]) -> tuple[Tool, str | None]:
     if kind != "function" or function is None:
         allowed = f"function, {', '.join(sorted(BUILT_IN))} are allowed"
         if kind in _ELSEWHERE:
-            allowed += " in a chat: Mistral has this one in its conversations and agents"
+            allowed += " in a chat: Mistral runs this one in its conversations and agents"
         raise BadSchema(f"its type is {kind!r:.60}, and {allowed}")
-    name = plain(function.get("name"))
+    name = to_json_value(function.get("name"))
     if not isinstance(name, str) or not name.strip():
-        raise BadSchema(f"its name is {name!r:.60}, and a text is allowed")
+        raise BadSchema(f"its name is {name!r:.60}, and only a string is allowed")
     if name in given:
-        raise BadSchema("its name is given twice, and the first function of the name is offered")
+        raise BadSchema("another function has the same name, and the first one is offered")
     return {"type": "function", "function": _function(function, safe_name(name))}, name
 
 
 def _built_in(tool: Tool, kind: str) -> Tool:
-    """A tool that Mistral runs itself, with the options that it has there."""
-    made: Any = plain({name: tool[name] for name in ("type", *_OPTIONS[kind]) if name in tool})
+    """A tool that Mistral runs itself, with its options."""
+    made: Any = to_json_value(
+        {name: tool[name] for name in ("type", *_OPTIONS[kind]) if name in tool}
+    )
     if not is_json(made):
-        raise BadSchema("it has a value that JSON does not know, and only JSON is allowed")
-    if needed := _NEEDED.get(kind):
+        raise BadSchema("it has a value that JSON cannot represent")
+    if needed := _REQUIRED.get(kind):
         name, form, allowed = needed
         if not made.get(name) or not isinstance(made[name], form):
             raise BadSchema(f"its {name} is {made.get(name)!r:.60}, and {allowed} is needed")
@@ -285,9 +287,9 @@ def _function(function: Tool, name: str) -> Tool:
     if required and isinstance(parameters, Mapping) and "required" not in parameters:
         # Put one level too high, where the API refuses it (client-python#91).
         parameters = {**cast("Tool", parameters), "required": required}
-    made: Tool = {"name": name, "parameters": mended(parameters)}
-    description = mended_keyword("description", plain(function.get("description")))
-    if description and description is not GONE:
+    made: Tool = {"name": name, "parameters": repair_schema(parameters)}
+    description = repair_keyword("description", to_json_value(function.get("description")))
+    if description and description is not OMITTED:
         made["description"] = description
     if (strict := flag(function.get("strict"))) is not None:
         made["strict"] = strict
@@ -295,9 +297,9 @@ def _function(function: Tool, name: str) -> Tool:
 
 
 def _function_in(tool: Any) -> Tool | None:
-    """What a tool says of its function.
+    """The mapping that describes a tool's function.
 
-    The Responses API, Anthropic and MCP have no mapping of its own for it.
+    With the Responses API, Anthropic and MCP it is the tool itself.
     """
     if not isinstance(tool, Mapping):
         return None
@@ -307,6 +309,6 @@ def _function_in(tool: Any) -> Tool | None:
 
 
 def _name_in(tool: Any) -> str | None:
-    """The name of a tool that cannot be offered, as far as it has one."""
+    """The name of a tool that cannot be offered; None if it has none."""
     name: Any = (_function_in(tool) or {}).get("name")
     return name if isinstance(name, str) and name.strip() else None

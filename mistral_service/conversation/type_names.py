@@ -1,4 +1,4 @@
-"""What the name of a type means, in whichever language it was written, as a JSON schema."""
+"""Converts the name of a type, in any programming language, to a JSON schema."""
 
 import re
 from collections.abc import Sequence
@@ -30,23 +30,23 @@ _FORMATS = {
 }
 _ANY = frozenset({"any", "unknown", "mixed", "*", "", "type_unspecified"})
 
-_LONGEST = 200
+_MAX_LENGTH = 200
 _GENERIC = re.compile(r"(\w+)\s*[\[<](.*)[\]>]", re.DOTALL)
 _PREFIXES = re.compile(r"\b(typing|builtins|collections\.abc|datetime|uuid|decimal)\.(?=\w)")
 
 
 def schema_of(name: str) -> Schema | None:
-    """The schema that the name of a type stands for.
+    """The schema of a type's name.
 
     Args:
         name: `string`, or what others call it: `str`, `STRING`, `<class 'str'>`, `List[str]`,
             `str | None`, `string[]`.
 
     Returns:
-        The schema, empty for any type; None if no type has that name.
+        The schema, empty for any type; None if the name is unknown.
     """
     text = name.strip()
-    if len(text) > _LONGEST:
+    if len(text) > _MAX_LENGTH:
         return None
     if named := re.fullmatch(r"<(?:class|enum) '(.*)'>", text):
         text = named[1]
@@ -54,7 +54,7 @@ def schema_of(name: str) -> Schema | None:
 
 
 def any_of(schemas: Sequence[Schema]) -> Schema:
-    """The schema of what is of one type or another."""
+    """The schema of a union of types."""
     if not all(schemas) or not schemas:
         return {}
     if all(schema.keys() == {"type"} for schema in schemas):
@@ -109,7 +109,7 @@ def _any_of(names: Sequence[str]) -> Schema | None:
 
 
 def _split(text: str, mark: str) -> list[str]:
-    """The parts of a text between marks that stand in no brackets."""
+    """Split a text at a mark, but not within brackets."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "[<(") - (character in "]>)")

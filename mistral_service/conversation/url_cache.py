@@ -1,4 +1,4 @@
-"""What is kept by the URL of an image, without all of a long one being read."""
+"""Mappings with image URLs as keys, which hash only a part of a long URL."""
 
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Generic, TypeVar
@@ -6,14 +6,14 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-# Python reads 2 MB of a text in a millisecond to hash it; after that it knows the hash.
+# Python hashes 2 MB of a string in a millisecond, and then caches the hash in the string.
 _LONG = 1_000_000
 _SAMPLES = 64
 _SAMPLE = 64
 
 
 class _Long:
-    """A long URL as a key: hashed by some of its characters, compared with an equal one only."""
+    """A long URL as a key: hashed by a sample of its characters, compared in full."""
 
     __slots__ = ("_hash", "url")
 
@@ -30,22 +30,22 @@ class _Long:
         return isinstance(other, _Long) and (self.url is other.url or self.url == other.url)
 
 
-def key_of(url: str) -> str | _Long:
-    """What a URL is found by: itself, if it is short."""
+def url_key(url: str) -> str | _Long:
+    """The key of a URL: the URL itself, if it is short."""
     return url if len(url) <= _LONG else _Long(url)
 
 
-class ByUrl(Mapping[str, V]):
-    """A mapping from URLs, long ones as well."""
+class UrlMapping(Mapping[str, V]):
+    """A mapping from URLs of any length."""
 
     def __init__(self) -> None:
         self._entries: dict[str | _Long, V] = {}
 
     def __setitem__(self, url: str, value: V) -> None:
-        self._entries[key_of(url)] = value
+        self._entries[url_key(url)] = value
 
     def __getitem__(self, url: str) -> V:
-        return self._entries[key_of(url)]
+        return self._entries[url_key(url)]
 
     def __iter__(self) -> Iterator[str]:
         return (key if isinstance(key, str) else key.url for key in self._entries)
@@ -54,28 +54,28 @@ class ByUrl(Mapping[str, V]):
         return len(self._entries)
 
 
-class Latest(Generic[K, V]):
-    """A mapping that keeps those entries that were used last."""
+class LRUCache(Generic[K, V]):
+    """A mapping that evicts the least recently used entry when it is full."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._entries: dict[K, V] = {}
 
     def get(self, key: K) -> V | None:
-        """The value of a key, which is then the last that was used; None if there is none."""
+        """The value of a key, which becomes the most recently used; None if there is none."""
         value = self._entries.pop(key, None)
         if value is not None:
-            # Under this key, not its equal: the text in the context is the one that is kept.
+            # Under this key object, not an equal one: the context has it too.
             self._entries[key] = value
         return value
 
     def put(self, key: K, value: V) -> None:
-        """Keep a value, and let go of the one that was not used for the longest time."""
+        """Store a value, and evict the least recently used one if the cache is full."""
         self._entries.pop(key, None)
         self._entries[key] = value
         if len(self._entries) > self._most:
             del self._entries[next(iter(self._entries))]
 
-    def drop(self, key: K) -> None:
-        """Let go of a value."""
+    def discard(self, key: K) -> None:
+        """Remove a value, if there is one."""
         self._entries.pop(key, None)

@@ -1,12 +1,12 @@
-"""The object around a function's arguments: put there where it is missing, and one of two."""
+"""The object around a function's arguments: added where it is missing, removed where doubled."""
 
 from typing import Any, cast
 
 from mistral_service.conversation.keywords import KEYWORDS
 from mistral_service.conversation.type_names import Schema, schema_of
 
-# By these a mapping is recognised as a schema.
-_TELLING = frozenset(
+# A mapping with one of these keys is recognised as a schema.
+_SCHEMA_KEYS = frozenset(
     {
         *("type", "description", "title", "format", "enum", "const", "default", "nullable"),
         *("items", "properties", "required", "anyOf", "oneOf", "allOf", "$ref", "minimum"),
@@ -23,7 +23,7 @@ _MAPPINGS = frozenset(
 
 
 def wrapped(given: Schema) -> Schema:
-    """A function's arguments with the object around them that some frameworks leave out.
+    """Add the object around a function's arguments that some frameworks leave out.
 
     Args:
         given: The schema of an object, or a mapping of arguments to their schemas. An argument may
@@ -51,13 +51,13 @@ def is_bare(given: Schema) -> bool:
 
 
 def wrapped_twice(given: Schema) -> Schema | None:
-    """The inner of two objects, where a whole schema was given in place of its properties.
+    """The inner of two objects, where a whole schema was given as `properties`.
 
     Args:
         given: The schema of an object.
 
     Returns:
-        Its inner object; None if it is no such schema.
+        The inner schema; None if the schema is not doubled.
     """
     inner: Any = given.get("properties")
     if not _is_schema(inner) or not isinstance(inner.get("properties"), dict):
@@ -68,16 +68,16 @@ def wrapped_twice(given: Schema) -> Schema | None:
 
 
 def _is_schema(value: Any) -> bool:
-    """Whether a mapping says its type, as a schema does."""
+    """Whether a mapping has a `type`, as a schema does."""
     return isinstance(value, dict) and isinstance(cast("Schema", value).get("type"), str)
 
 
-def _is_argument(key: str, value: Any, beside: Schema) -> bool:
+def _is_argument(key: str, value: Any, schema: Schema) -> bool:
     """Whether a key of a schema cannot be a keyword, and its value is a schema."""
     if isinstance(value, str):
-        return key not in KEYWORDS and "type" not in beside and schema_of(value) is not None
+        return key not in KEYWORDS and "type" not in schema and schema_of(value) is not None
     if not isinstance(value, dict) or key.startswith(("$", "x-")):
         return False
     if key == "properties" or key in _MAPPINGS:
         return False
-    return bool(cast("Schema", value).keys() & _TELLING) or (not value and key not in KEYWORDS)
+    return bool(cast("Schema", value).keys() & _SCHEMA_KEYS) or (not value and key not in KEYWORDS)

@@ -1,8 +1,9 @@
 """A spoken conversation in the browser, without a key and without a network.
 
-`python -m mistral_service.demo` runs the bot of `examples/voice_bot.py` behind a page of its own:
+`python -m mistral_service.demo` runs the bot of `examples/panel_bot.py` behind a page of its own:
 the microphone comes in over WebRTC, Whisper hears, `MistralLLMService` answers through Mistral's
-API or through the strict local endpoint, and Piper speaks.
+API or through the strict local endpoint, and Piper speaks. The page's panel breaks the call and
+changes it while it goes on.
 """
 
 

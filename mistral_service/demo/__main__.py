@@ -10,8 +10,8 @@ from pathlib import Path
 from mistral_service.demo import DemoError
 
 # The wheel carries the example beside this file; a checkout has it where people look for it.
-PACKAGED_BOT = Path(__file__).parent / "voice_bot.py"
-SOURCE_BOT = Path(__file__).parents[2] / "examples" / "voice_bot.py"
+PACKAGED_BOT = Path(__file__).parent / "panel_bot.py"
+SOURCE_BOT = Path(__file__).parents[2] / "examples" / "panel_bot.py"
 
 
 _PROGRAM = "python -m mistral_service.demo"
@@ -50,7 +50,7 @@ def parse(arguments: Sequence[str] | None, program: str = _PROGRAM) -> argparse.
         type=Path,
         metavar="FILE.py",
         default=PACKAGED_BOT if PACKAGED_BOT.exists() else SOURCE_BOT,
-        help="a file with `async def bot(runner_args)` (examples/voice_bot.py)",
+        help="a file with `async def bot(runner_args)` (examples/panel_bot.py)",
     )
     parser.add_argument("--verbose", action="store_true", help="show what Pipecat logs")
     return parser.parse_args(arguments)

@@ -6,8 +6,6 @@ has left. Pipecat's `SmallWebRTCRequestHandler` has no such bounds, and keeps wh
 """
 
 import asyncio
-import os
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -17,6 +15,7 @@ from pipecat.runner.types import SmallWebRTCRunnerArguments
 from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
 from pipecat.transports.smallwebrtc.request_handler import IceCandidate, SmallWebRTCRequest
 
+from mistral_service.demo.secrets import without_secrets
 from mistral_service.pipecat.tracebacks import traceback_of
 
 MOST_CALLS = 8
@@ -35,8 +34,6 @@ MOST_MEDIA = 8
 """Media of an offer: the microphone, the camera, a screen and the data channel are four."""
 
 _LOOK_S = 0.5
-_SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-_SHORTEST_SECRET = 6
 
 
 Bot = Callable[[SmallWebRTCRunnerArguments], Awaitable[None]]
@@ -186,8 +183,8 @@ class Conversations:
         try:
             await self._bot(SmallWebRTCRunnerArguments(webrtc_connection=connection))
         except Exception as e:
-            logger.debug("{}", _struck(traceback_of(e)))
-            logger.error(said := _struck(f"The bot ended: {e}"))
+            logger.debug("{}", without_secrets(traceback_of(e)))
+            logger.error(said := without_secrets(f"The bot ended: {e}"))
             connection.send_app_message(
                 {"label": "rtvi-ai", "type": "error", "data": {"error": said, "fatal": True}}
             )
@@ -204,14 +201,6 @@ def _check(request: SmallWebRTCRequest) -> None:
             f"An offer has the type offer, 1 to {MOST_MEDIA} media and {MOST_CANDIDATES} "
             "candidates at most.",
         )
-
-
-def _struck(text: str) -> str:
-    """A text without the secrets of the environment, which libraries quote in their errors."""
-    for name, value in os.environ.items():
-        if _SECRET.search(name) and len(value) >= _SHORTEST_SECRET:
-            text = text.replace(value, f"${name}")
-    return text
 
 
 async def _read(doing: Awaitable[None]) -> None:

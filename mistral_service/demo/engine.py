@@ -57,18 +57,26 @@ def choose(environ: Mapping[str, str], model: Path | None) -> Engine:
 
 
 class LocalEngine:
-    """`python -m mistral_service.local`, the strict endpoint with a model behind it, as a child.
+    """`python -m mistral_service.demo.endpoint`, the strict endpoint with a model, as a child.
 
     Use as a context manager: the child ends with the block, or with this process.
     """
 
-    def __init__(self, model: Path, verbose: bool = False, api_key: str | None = None):
+    def __init__(
+        self,
+        model: Path,
+        verbose: bool = False,
+        api_key: str | None = None,
+        *,
+        scripted_calls: bool = True,
+    ):
         """Start loading the model.
 
         Args:
             model: The GGUF file.
             verbose: Whether the child's own words are passed on to stderr.
             api_key: The one key that it answers to; by default a new one that begins with `local`.
+            scripted_calls: Whether the demo's functions are called for a model that cannot.
         """
         self.api_key = api_key or f"local-{secrets.token_urlsafe(16)}"
         with bind("127.0.0.1", 0) as free:
@@ -79,9 +87,10 @@ class LocalEngine:
         environ[API_KEY_VARIABLE] = self.api_key
         # The child reads a pipe that nothing is written to. It ends with this process, so the child
         # ends too, even where this one is killed and can end nothing itself.
-        options = ["--port", str(self._port), "--model", str(model), "--until-eof"]
+        options = ["--port", str(self._port), "--model", str(model)]
+        options += ["--scripted-calls"] if scripted_calls else []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mistral_service.local", *options],
+            [sys.executable, "-m", "mistral_service.demo.endpoint", *options],
             env=environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -105,6 +114,11 @@ class LocalEngine:
     def base_url(self) -> str:
         """Where the endpoint answers, as `MISTRAL_BASE_URL` wants it."""
         return f"http://127.0.0.1:{self._port}/v1"
+
+    @property
+    def faults_url(self) -> str:
+        """Where faults are asked for."""
+        return f"http://127.0.0.1:{self._port}/faults"
 
     @property
     def running(self) -> bool:

@@ -70,7 +70,10 @@ def launch(options: argparse.Namespace) -> None:
         local = None
         if model:
             key = os.environ.get("MISTRAL_API_KEY")  # that of Mistral's speech services, perhaps
-            local = stack.enter_context(LocalEngine(model, options.verbose, key))
+            scripted = options.model is None
+            local = stack.enter_context(
+                LocalEngine(model, options.verbose, key, scripted_calls=scripted)
+            )
         with step("Loading speech"):
             for module in SPEECH_MODULES[options.speech]:
                 importlib.import_module(module)
@@ -80,8 +83,12 @@ def launch(options: argparse.Namespace) -> None:
                 local.wait_until_ready(lambda: print(".", end="", flush=True))
             os.environ["MISTRAL_BASE_URL"] = local.base_url
             os.environ["MISTRAL_API_KEY"] = local.api_key
+            os.environ["MISTRAL_DEMO_FAULTS"] = local.faults_url
+        os.environ["MISTRAL_DEMO_ENGINE"] = engine.line
         os.environ["SPEECH"] = options.speech
-        os.environ["PIPECAT_SETUP_FILES"] = str(Path(__file__).parent / "latency.py")
+        here = Path(__file__).parent
+        hooks = [str(here / name) for name in ("latency.py", "panel.py")]
+        os.environ["PIPECAT_SETUP_FILES"] = os.pathsep.join(hooks)
 
         # Imported late, with its fellows: they take a second, and above there was much to refuse.
         from mistral_service.demo.network import offer_loopback_when_alone
@@ -93,8 +100,13 @@ def launch(options: argparse.Namespace) -> None:
         print(f"  Open http://{page_host(options.host)}:{port}/ and speak; Ctrl-C ends it.\n")
         sys.stdout.flush()
         status = {"engine": engine.line, "model": engine.model, "local": engine.local}
-        # A bot that looks says so, and the page offers the camera.
-        status["camera"] = bool(getattr(module, "CAMERA", False))
+        # A bot that looks says so, and the page offers the camera: at once, or when it is asked.
+        camera = getattr(module, "CAMERA", False)
+        status["camera"] = camera == "on request" or bool(camera)
+        status["camera_on_request"] = camera == "on request"
+        status["panel"] = True
+        status["functions"] = bool(getattr(module, "FUNCTIONS", False))
+        status["scripted"] = engine.local and options.model is None
         serve(sock, module.bot, status, host=options.host, allow_hosts=options.allow_host)
 
 

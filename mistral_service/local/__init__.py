@@ -1,8 +1,8 @@
-"""A Mistral endpoint on one's own machine, as strict as the real one.
+"""A Mistral endpoint on your own machine, as strict as the real one.
 
-It refuses what Mistral refuses, with Mistral's statuses and bodies, and answers what it accepts in
-Mistral's wire format. What it answers comes from one of two engines: a `Script`, for tests, or a
-small real model, for demos.
+It refuses what Mistral refuses, with Mistral's statuses and bodies, and answers in Mistral's wire
+format. The answers come from an engine: a `Script` for tests, a small real model for demos, or
+`AsAsked`, which needs neither.
 
 In a test::
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AsAsked", "Behaviour", "Checks", "LocalMistral", "RateLimits", "Reply", "Script"]
 
-# Loaded when first asked for: pytest loads the plugin in this package for everybody who has it
-# installed, with the extra `local` or without.
-_HOMES = {
+# Loaded on first use: pytest loads the plugin in this package wherever it is installed, with the
+# extra `local` or without.
+_MODULES = {
     "AsAsked": "mistral_service.local.as_asked",
     "Behaviour": "mistral_service.local.behaviour",
     "Checks": "mistral_service.local.checks",
@@ -41,6 +41,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+from mistral_service.local.app import create_app
 from mistral_service.local.as_asked import AsAsked
 from mistral_service.local.behaviour import Behaviour
 from mistral_service.local.checks import VERSIONS, Checks
@@ -20,10 +21,10 @@ from mistral_service.local.script import Script
 from mistral_service.local.server import bind, serve
 
 API_KEY_VARIABLE = "MISTRAL_LOCAL_API_KEY"
-"""What holds the key, where it should not stand in the list of processes."""
+"""The environment variable with the key, which keeps it out of the list of processes."""
 
 _STOP_SECONDS = 5.0
-"""Seconds to end in an orderly way after standard input has; then the process ends anyway."""
+"""Seconds for a graceful shutdown after standard input has ended; then the process is killed."""
 
 
 def main(
@@ -33,31 +34,33 @@ def main(
 
     Args:
         arguments: The command line; by default the process's own.
-        program: What the command line calls the program.
+        program: The name of the program in its help.
 
     Returns:
-        The exit status: 0 when it was told to end, 1 where it could not begin.
+        The exit status: 0 after a signal to stop, 1 where it could not start.
     """
     options = _parser(program).parse_args(arguments)
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, end)
     if options.until_eof:
-        threading.Thread(target=_end_with_stdin, daemon=True).start()
+        threading.Thread(target=end_with_stdin, daemon=True).start()
     try:
         checks = Checks(versions=options.accept.split(","))
         limits = RateLimits(options.requests_per_minute, options.tokens_per_minute, options.window)
         behaviour = Behaviour.from_file(options.behave_as) if options.behave_as else None
         limited = options.requests_per_minute or options.tokens_per_minute
-        # The port before the model: whoever has the wrong port should not wait to hear of it.
+        # The port before the model, which takes seconds: a port in use is reported at once.
         with bind(options.host, options.port) as listener:
-            serve(
-                listener,
-                _engine(options),
+            engine = _engine(options)
+            app = create_app(
+                engine,
                 checks,
                 api_key=options.api_key,
                 limits=limits if limited else None,
+                host=listener.getsockname()[0],
                 allow_hosts=options.allow_host,
                 behaviour=behaviour,
             )
+            serve(listener, app, engine)
     except (ModelNotLoaded, OSError, ValueError) as e:
         print(e, file=sys.stderr)
         return 1
@@ -91,8 +94,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME",
-        help="a further name under which it is asked, as of its container; may be repeated "
-        "(localhost and the address of --host always may)",
+        help="a further name of the endpoint, such as its container's; may be repeated "
+        "(localhost and the address of --host are always allowed)",
     )
     answers = parser.add_mutually_exclusive_group()
     answers.add_argument("--model", type=Path, help="a GGUF file (default: SmolLM2-135M)")
@@ -100,22 +103,22 @@ def _parser(program: str) -> argparse.ArgumentParser:
     answers.add_argument(
         "--no-model",
         action="store_true",
-        help="answer at once, without a model, in the way that a request asks for: call the "
-        "functions, follow the schema, think, cut",
+        help="answer at once, without a model, as a request asks: call the functions, follow the "
+        "schema, think, cut",
     )
     parser.add_argument(
         "--as",
         dest="behave_as",
         type=Path,
         metavar="REPORT",
-        help="refuse, accept and stream as a server does; the report of `mistral-service "
-        "conform` describes it (answers without a model, unless one is named)",
+        help="refuse, accept and stream as another server does, by a report of `mistral-service "
+        "conform` (answers without a model, unless one is named)",
     )
-    parser.add_argument("--threads", type=int, default=1, help="of the model (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the model (default: 1)")
     parser.add_argument(
         "--api-key",
         default=os.environ.get(API_KEY_VARIABLE),
-        help=f"the one key that is right (default: {API_KEY_VARIABLE}, else any)",
+        help=f"the one valid key (default: {API_KEY_VARIABLE}, else any)",
     )
     parser.add_argument("--requests-per-minute", type=int, help="the account's (default: no limit)")
     parser.add_argument("--tokens-per-minute", type=int, help="the account's (default: no limit)")
@@ -123,7 +126,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
         "--window",
         type=float,
         default=60.0,
-        help="seconds that the limits take for a minute (default: %(default)s)",
+        help="seconds of the limits' minute (default: %(default)s)",
     )
     parser.add_argument(
         "--accept",
@@ -133,17 +136,18 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--until-eof",
         action="store_true",
-        help="end when standard input ends, as it does with the program that started this one",
+        help="end when standard input ends, as it does when the parent process ends",
     )
     return parser
 
 
-def _end(*_: object) -> NoReturn:
+def end(*_: object) -> NoReturn:
+    """End the process in an orderly way, as Ctrl-C does: a handler of SIGTERM."""
     raise KeyboardInterrupt
 
 
-def _end_with_stdin() -> None:
-    """End the process with its standard input, which the system closes with its parent."""
+def end_with_stdin() -> None:
+    """End the process when standard input ends, which happens when its parent ends."""
     while os.read(sys.stdin.fileno(), 1024):  # not `sys.stdin.read`, whose lock outlives a failure
         pass
     os.kill(os.getpid(), signal.SIGTERM)

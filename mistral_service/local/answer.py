@@ -1,4 +1,4 @@
-"""One answer: an engine's pieces in Mistral's wire format, and what became of the request."""
+"""One answer: an engine's pieces in Mistral's wire format, and a record of the exchange."""
 
 import asyncio
 import json
@@ -25,24 +25,24 @@ from mistral_service.local.pieces import (
     Refusal,
     Wait,
 )
-from mistral_service.local.stream_form import Restated, StreamForm
+from mistral_service.local.stream_format import StreamFormat, StreamRewriter
 
 _NO_HEADERS: Mapping[str, str] = {}
 
 
 @dataclass
 class Exchange:
-    """One request and what became of it, for tests to look at.
+    """A request and its answer, for tests to inspect.
 
     Parameters:
         request: The request's body.
         headers: The request's headers, names in lower case, without the key.
-        began: When it came, on the monotonic clock.
+        began: When the request arrived, on the monotonic clock.
         status: The status of the answer; None until there is one.
-        ended: When the answer ended, or the client left; None until then.
-        left: Whether the client left before the end.
-        refused: What the judges said against the request; None if they accepted it.
-        path: Which endpoint was asked, without the version: `chat/completions`.
+        ended: When the answer ended, or the client disconnected; None until then.
+        left: Whether the client disconnected before the end.
+        refused: The error body where the request did not pass the checks; None if it did.
+        path: The endpoint, without the version: `chat/completions`.
     """
 
     request: Any
@@ -54,13 +54,19 @@ class Exchange:
     refused: Any = None
     path: str = "chat/completions"
 
+    def refuse(self, refusal: Refusal) -> Response:
+        """Record a refusal; returns the response that carries it."""
+        self.status = refusal.status
+        self.ended = time.monotonic()
+        return refusal_response(refusal)
+
 
 class _Broken(Exception):
-    """The script wants the connection broken: the server closes the socket on any exception."""
+    """The script breaks the connection: the server closes the socket on any exception."""
 
 
 class Answer(Response):
-    """Sends what an engine yields while it yields it, and notices when the client leaves."""
+    """Sends each piece as the engine yields it, and stops when the client disconnects."""
 
     def __init__(
         self,
@@ -79,94 +85,87 @@ class Answer(Response):
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until the engine has ended or the client has left."""
+        """Send until the engine ends or the client disconnects."""
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body"):
-                # Before its client can know: what that asks next begins later.
+                # Before the client sees the end, so that its next request begins later.
                 self._exchange.ended = time.monotonic()
             await send(message)
 
         sending = asyncio.create_task(self._send(scope, receive, send_on))
-        leaving = asyncio.create_task(_disconnect(receive))
+        disconnected = asyncio.create_task(_disconnect(receive))
         try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({sending, disconnected}, return_when=asyncio.FIRST_COMPLETED)
             if not sending.done():
                 self._exchange.left = True
         finally:
-            for task in (sending, leaving):
+            for task in (sending, disconnected):
                 task.cancel()
-            results = await asyncio.gather(sending, leaving, return_exceptions=True)
+            results = await asyncio.gather(sending, disconnected, return_exceptions=True)
             self._exchange.ended = self._exchange.ended or time.monotonic()
         if isinstance(results[0], Exception):
             raise results[0]
 
     async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(_pieces(self._engine, self._body)) as pieces:
-            if self._body.get("stream"):
-                await self._stream(pieces, scope, receive, send)
-            else:
-                await self._whole(pieces, scope, receive, send)
+        respond = self._stream if self._body.get("stream") else self._whole
+        async with aclosing(_paced(self._engine, self._body)) as pieces:
+            await respond(pieces, scope, receive, send)
 
     async def _stream(
         self, pieces: AsyncIterator[Piece], scope: Scope, receive: Receive, send: Send
     ) -> None:
         form = ReplyFormat(self._body)
-        stream_form = self._behaviour.stream_form() if self._behaviour else StreamForm()
-        restated = Restated(stream_form, self._body) if self._behaviour else None
+        stream_format = self._behaviour.stream_format() if self._behaviour else StreamFormat()
+        rewriter = StreamRewriter(stream_format, self._body) if self._behaviour else None
         async for piece in pieces:
+            if isinstance(piece, Refusal):
+                await self._refuse(piece, scope, receive, send)
+                return
+            await self._begin(send, piece.headers if isinstance(piece, Headers) else _NO_HEADERS)
             match piece:
-                case Refusal():
-                    refusal = replace(piece, headers={**self._headers, **piece.headers})
-                    await refusal_response(refusal, self._exchange)(scope, receive, send)
-                    return
-                case Wait(seconds):
-                    await asyncio.sleep(seconds)
-                case Headers(headers):
-                    await self._begin(send, headers)
                 case Cut():
-                    await self._begin(send)
                     raise _Broken
                 case Raw(data):
-                    await self._begin(send)
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                    await _write(send, data)
                 case Delta() | End():
-                    await self._begin(send)
                     chunks = form.chunks(piece)
-                    for chunk in restated.chunks(chunks) if restated else chunks:
-                        data = b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + b"\n\n"
-                        await send({"type": "http.response.body", "body": data, "more_body": True})
-                    if isinstance(piece, End) and stream_form.done:
-                        data = b"data: [DONE]\n\n"
-                        await send({"type": "http.response.body", "body": data, "more_body": True})
+                    for chunk in rewriter.chunks(chunks) if rewriter else chunks:
+                        data = json.dumps(chunk, ensure_ascii=False).encode()
+                        await _write(send, b"data: " + data + b"\n\n")
+                    if isinstance(piece, End) and stream_format.done:
+                        await _write(send, b"data: [DONE]\n\n")
+                case _:
+                    pass
         await self._begin(send)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await _write(send, b"", more=False)
 
     async def _whole(
         self, pieces: AsyncIterator[Piece], scope: Scope, receive: Receive, send: Send
     ) -> None:
         form = ReplyFormat(self._body)
+        response: Response | None = None
         async for piece in pieces:
             match piece:
                 case Refusal():
-                    refusal = replace(piece, headers={**self._headers, **piece.headers})
-                    await refusal_response(refusal, self._exchange)(scope, receive, send)
+                    await self._refuse(piece, scope, receive, send)
                     return
-                case Wait(seconds):
-                    await asyncio.sleep(seconds)
                 case Cut():
                     raise _Broken
                 case Raw(data):
-                    self._exchange.status = 200
-                    whole = Response(data, 200, self._headers, media_type="application/json")
-                    await whole(scope, receive, send)
-                    return
+                    response = Response(data, 200, self._headers, media_type="application/json")
+                    break
                 case Delta() | End():
                     form.gather(piece)
-                case Headers():
+                case _:
                     pass
         self._exchange.status = 200
-        await JSONResponse(form.whole(), 200, self._headers)(scope, receive, send)
+        response = response or JSONResponse(form.whole(), 200, self._headers)
+        await response(scope, receive, send)
+
+    async def _refuse(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+        with_limits = replace(refusal, headers={**self._headers, **refusal.headers})
+        await self._exchange.refuse(with_limits)(scope, receive, send)
 
     async def _begin(self, send: Send, more: Mapping[str, str] = _NO_HEADERS) -> None:
         if self._begun:
@@ -183,10 +182,8 @@ class Answer(Response):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 
 
-def refusal_response(refusal: Refusal, exchange: Exchange) -> Response:
-    """What an engine or a judge refuses, as Mistral words it."""
-    exchange.status = refusal.status
-    exchange.ended = time.monotonic()
+def refusal_response(refusal: Refusal) -> Response:
+    """A refusal as an HTTP response."""
     headers = dict(refusal.headers)
     if isinstance(refusal.body, str):
         return PlainTextResponse(refusal.body, refusal.status, headers)
@@ -194,7 +191,7 @@ def refusal_response(refusal: Refusal, exchange: Exchange) -> Response:
 
 
 class _Json(JSONResponse):
-    """JSON that can be written whatever stands in it: a refusal repeats what the client sent."""
+    """JSON of any value, NaN included: a refusal repeats what the client sent."""
 
     def render(self, content: Any) -> bytes:
         try:
@@ -203,9 +200,17 @@ class _Json(JSONResponse):
             return json.dumps(json.loads(json.dumps(content), parse_constant=str)).encode()
 
 
-async def _pieces(engine: Engine, body: Json) -> AsyncGenerator[Piece]:
+async def _paced(engine: Engine, body: Json) -> AsyncGenerator[Piece]:
+    """The engine's pieces, each after the waits before it."""
     async for piece in engine.answer(body):
-        yield piece
+        if isinstance(piece, Wait):
+            await asyncio.sleep(piece.seconds)
+        else:
+            yield piece
+
+
+async def _write(send: Send, data: bytes, *, more: bool = True) -> None:
+    await send({"type": "http.response.body", "body": data, "more_body": more})
 
 
 async def _disconnect(receive: Receive) -> None:

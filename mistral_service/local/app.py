@@ -1,9 +1,10 @@
-"""The endpoint's HTTP side: routes and keys, and what a body may cost."""
+"""The endpoint's HTTP side: its routes, its keys, and how large a body may be."""
 
 import asyncio
 import hmac
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json
@@ -16,13 +17,13 @@ from mistral_service.local import endpoints
 from mistral_service.local.answer import Answer, Exchange, refusal_response
 from mistral_service.local.behaviour import Behaviour
 from mistral_service.local.checks import Checks
-from mistral_service.local.elsewhere import on_unknown_route
 from mistral_service.local.engine import ModelNotLoaded
 from mistral_service.local.guard import guard
 from mistral_service.local.limits import RateLimits
 from mistral_service.local.models import find_model
 from mistral_service.local.pieces import Engine, Json, Piece, Raw, Refusal
 from mistral_service.local.script import Script
+from mistral_service.local.unknown_routes import on_unknown_route
 
 MOST_BYTES = 128 * 1024 * 1024
 """Bytes of a request's body: eight images of 10 MB, the most that Mistral takes, in base64."""
@@ -33,7 +34,8 @@ base64 has none of them, and a text that fills the longest context has a tenth."
 
 _NO_HEADERS: Mapping[str, str] = {}
 
-_Endpoint = Callable[[Request], Awaitable[Response]]
+_Handler = Callable[[Request], Awaitable[Response]]
+_Validate = Callable[[object], Refusal | None]
 
 
 def create_app(
@@ -51,55 +53,92 @@ def create_app(
     """Make the ASGI application.
 
     Args:
-        engine: What answers requests that pass.
-        checks: The judges; by default as strict as can be.
-        api_key: The one key that is right; None takes any, but never none.
-        exchanges: A list to which every request is appended that asks for more than the models.
-        limits: How much may be asked for in a minute; None for as much as one likes.
+        engine: What answers requests that pass the checks.
+        checks: What requests are validated against; by default as strict as can be.
+        api_key: The one valid key; None accepts any key, but not a request without one.
+        exchanges: A list to which every request for a completion, vectors or moderation is added.
+        limits: The account's rate limits; None for no limits.
         host: The address that the server listens on; see `guard`.
-        allow_hosts: Further names of the server, as in a network of containers; None takes any.
+        allow_hosts: Further names of the server, as in a network of containers; None allows any.
         most_bytes: Bytes that a body may have; a larger one is refused with 413.
         behaviour: How another server answers chats, which this endpoint then imitates.
 
     Returns:
         The application: `POST` to `/v1/chat/completions`, `/v1/fim/completions`, `/v1/embeddings`,
-        `/v1/moderations`, `/v1/chat/moderations`; `GET /v1/models`, `GET /v1/models/{id}`; where
-        there are limits, `PUT /limits` changes them, as `RateLimits.change` takes them, and
-        `GET /limits` tells them and how many requests were refused. All of them want the key. What
-        else is asked for is answered in Mistral's form, with 404 or 405.
+        `/v1/moderations`, `/v1/chat/moderations`; `GET /v1/models`, `GET /v1/models/{id}`. With
+        limits, `PUT /limits` changes them, as `RateLimits.change` takes them, and `GET /limits`
+        returns them and the number of refused requests. Every route requires the key. Any other
+        request is answered in Mistral's form, with 404 or 405.
 
     Raises:
-        ValueError: If one of `allow_hosts` is no host.
+        ValueError: If an entry of `allow_hosts` is not a host.
     """
-    judges = checks or Checks()
-
-    def refused_key(request: Request) -> Response | None:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        key = given.strip().encode()
-        right = bool(key) if api_key is None else hmac.compare_digest(key, api_key.encode())
-        if scheme.lower() == "bearer" and right:
-            return None
-        if behaviour is not None:
-            if behaviour.takes_any_key():
-                return None
-            if (refusal := behaviour.refusal("wrong key")) is not None:
-                return refusal_response(refusal, Exchange(None, {}))
-        return JSONResponse({"detail": "Unauthorized"}, 401)
-
-    def keyed(endpoint: _Endpoint) -> _Endpoint:
-        async def answer(request: Request) -> Response:
-            return refused_key(request) or await endpoint(request)
-
-        return answer
+    api = _Api(engine, checks or Checks(), api_key, exchanges, limits, behaviour)
+    unknown = on_unknown_route(api.key_refusal)
 
     async def too_large(_: Request, __: Exception) -> Response:
         return _too_large(f"The request has more than {most_bytes} bytes")
 
-    async def answer(
-        request: Request, judge: Callable[[object], Refusal | None], engine: Engine
-    ) -> Response:
-        if refusal := refused_key(request):
-            return refusal
+    return Starlette(
+        routes=api.routes(),
+        middleware=[guard(host=host, allow_hosts=allow_hosts, most_bytes=most_bytes)],
+        exception_handlers={404: unknown, 405: unknown, 413: too_large},
+    )
+
+
+@dataclass(frozen=True)
+class _Api:
+    """The handlers of the routes, and what they share; the fields are those of `create_app`."""
+
+    engine: Engine
+    checks: Checks
+    api_key: str | None
+    exchanges: list[Exchange] | None
+    limits: RateLimits | None
+    behaviour: Behaviour | None
+
+    def routes(self) -> list[Route]:
+        moderation = endpoints.validate_moderation, endpoints.moderations
+        chat_moderation = endpoints.validate_chat_moderation, endpoints.moderations
+        embedding = endpoints.validate_embedding, endpoints.embeddings
+        return [
+            *(self._limits_routes(self.limits) if self.limits is not None else []),
+            Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/v1/fim/completions", self._fim, methods=["POST"]),
+            self._computed_route("embeddings", *embedding),
+            self._computed_route("moderations", *moderation),
+            self._computed_route("chat/moderations", *chat_moderation),
+            Route("/v1/models", self._keyed(self._models)),
+            Route("/v1/models/{id}", self._keyed(self._model)),
+            *(_catch_all_route(self.behaviour) if self.behaviour is not None else []),
+        ]
+
+    def key_refusal(self, request: Request) -> Response | None:
+        """The response to a request without the right key; None for one that has it."""
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        key = given.strip().encode()
+        if self.api_key is None:
+            right = bool(key)
+        else:
+            right = hmac.compare_digest(key, self.api_key.encode())
+        if scheme.lower() == "bearer" and right:
+            return None
+        if self.behaviour is not None:
+            if self.behaviour.takes_any_key():
+                return None
+            if (refusal := self.behaviour.refusal("wrong key")) is not None:
+                return refusal_response(refusal)
+        return JSONResponse({"detail": "Unauthorized"}, 401)
+
+    def _keyed(self, handler: _Handler) -> _Handler:
+        async def answer(request: Request) -> Response:
+            return self.key_refusal(request) or await handler(request)
+
+        return answer
+
+    async def _answer(self, request: Request, validate: _Validate, engine: Engine) -> Response:
+        if refused := self.key_refusal(request):
+            return refused
         data = await request.body()
         if sum(map(data.count, b",:[{")) > _MOST_PARTS:
             return _too_large(f"The request has more than {_MOST_PARTS} parts")
@@ -110,92 +149,83 @@ def create_app(
             return JSONResponse({"detail": [{**issue, "input": {}}]}, 422)
         headers = {k: v for k, v in request.headers.items() if k != "authorization"}
         exchange = Exchange(body, headers, path=request.url.path.removeprefix("/v1/"))
-        if exchanges is not None:
-            exchanges.append(exchange)
-        if refusal := judge(body):
+        if self.exchanges is not None:
+            self.exchanges.append(exchange)
+        if refusal := validate(body):
             exchange.refused = refusal.body
-            return refusal_response(refusal, exchange)
-        refusal, headers = limits.take(data) if limits is not None else (None, _NO_HEADERS)
+            return exchange.refuse(refusal)
+        refusal, headers = self.limits.take(data) if self.limits else (None, _NO_HEADERS)
         if refusal:
-            return refusal_response(refusal, exchange)
-        if behaviour is not None and judge == behaviour.judge:
+            return exchange.refuse(refusal)
+        behaviour = self.behaviour
+        if behaviour is not None and validate == behaviour.validate:
             headers = {**behaviour.headers(), **headers}
             body = {"model": behaviour.model, **body}
             return Answer(behaviour.engine(engine), body, exchange, headers, behaviour)
         return Answer(engine, body, exchange, headers)
 
-    async def chat(request: Request) -> Response:
-        return await answer(request, (behaviour or judges).judge, engine)
+    async def _chat(self, request: Request) -> Response:
+        return await self._answer(request, (self.behaviour or self.checks).validate, self.engine)
 
-    async def fim(request: Request) -> Response:
-        return await answer(request, lambda body: endpoints.judge_fim(body, judges.models), engine)
+    async def _fim(self, request: Request) -> Response:
+        models = self.checks.models
+        validate: _Validate = lambda body: endpoints.validate_fim(body, models)  # noqa: E731
+        return await self._answer(request, validate, self.engine)
 
-    def beside(path: str, judge: endpoints.Judge, compute: Callable[[Json], Json]) -> Route:
-        computed = _Computed(path, engine, compute)
+    def _computed_route(
+        self, path: str, validate: endpoints.Validate, compute: Callable[[Json], Json]
+    ) -> Route:
+        engine = _Computed(path, self.engine, compute)
 
-        async def endpoint(request: Request) -> Response:
-            return await answer(request, lambda body: judge(body, judges.models), computed)
+        async def answer(request: Request) -> Response:
+            models = self.checks.models
+            return await self._answer(request, lambda body: validate(body, models), engine)
 
-        return Route(f"/v1/{path}", endpoint, methods=["POST"])
+        return Route(f"/v1/{path}", answer, methods=["POST"])
 
-    async def models(_: Request) -> Response:
-        if behaviour is not None:
-            return JSONResponse(behaviour.models())
-        return JSONResponse({"object": "list", "data": [m.card() for m in judges.models]})
+    async def _models(self, _: Request) -> Response:
+        if self.behaviour is not None:
+            return JSONResponse(self.behaviour.models())
+        return JSONResponse({"object": "list", "data": [m.card() for m in self.checks.models]})
 
-    async def model(request: Request) -> Response:
+    async def _model(self, request: Request) -> Response:
         name = request.path_params["id"]
-        found = find_model(name, judges.models)
+        found = find_model(name, self.checks.models)
         if found is None:
-            error = {"object": "error", "message": f"Model {name} not found", "type": "not_found"}
-            return JSONResponse({**error, "param": None, "code": "1500"}, 404)
+            message = f"Model {name} not found"
+            return refusal_response(Refusal.error(message, "not_found", "1500", status=404))
         return JSONResponse(found.card())
 
-    unknown = on_unknown_route(refused_key)
-    return Starlette(
-        routes=[
-            *(_routes_of(limits, keyed) if limits is not None else []),
-            Route("/v1/chat/completions", chat, methods=["POST"]),
-            Route("/v1/fim/completions", fim, methods=["POST"]),
-            beside("embeddings", endpoints.judge_embedding, endpoints.embeddings),
-            beside("moderations", endpoints.judge_moderation, endpoints.moderations),
-            beside("chat/moderations", endpoints.judge_chat_moderation, endpoints.moderations),
-            Route("/v1/models", keyed(models)),
-            Route("/v1/models/{id}", keyed(model)),
-            *(_elsewhere(behaviour) if behaviour is not None else []),
-        ],
-        middleware=[guard(host=host, allow_hosts=allow_hosts, most_bytes=most_bytes)],
-        exception_handlers={404: unknown, 405: unknown, 413: too_large},
-    )
+    def _limits_routes(self, limits: RateLimits) -> list[Route]:
+        async def change(request: Request) -> Response:
+            try:
+                limits.change(_read_json(await request.body()))
+            except (TypeError, ValueError) as e:
+                return JSONResponse({"detail": str(e)}, 422)
+            return Response(status_code=204)
+
+        async def show(_: Request) -> Response:
+            return JSONResponse(limits.state())
+
+        return [
+            Route("/limits", self._keyed(change), methods=["PUT"]),
+            Route("/limits", self._keyed(show)),
+        ]
 
 
-def _routes_of(limits: RateLimits, keyed: Callable[[_Endpoint], _Endpoint]) -> list[Route]:
-    async def change(request: Request) -> Response:
-        try:
-            limits.change(_read_json(await request.body()))
-        except (TypeError, ValueError) as e:
-            return JSONResponse({"detail": str(e)}, 422)
-        return Response(status_code=204)
-
-    async def tell(_: Request) -> Response:
-        return JSONResponse(limits.state())
-
-    return [Route("/limits", keyed(change), methods=["PUT"]), Route("/limits", keyed(tell))]
-
-
-def _elsewhere(behaviour: Behaviour) -> list[Route]:
+def _catch_all_route(behaviour: Behaviour) -> list[Route]:
     """What another server answers where it has no route."""
     if (refusal := behaviour.refusal("unknown route")) is None:
         return []
 
     async def answer(_: Request) -> Response:
-        return refusal_response(refusal, Exchange(None, {}))
+        return refusal_response(refusal)
 
     return [Route("/{path:path}", answer, methods=["GET", "POST"])]
 
 
 class _Computed:
-    """An engine whose answers are computed, unless a script has another for that path."""
+    """An engine whose answers are computed, unless a script has a reply for that path."""
 
     def __init__(self, path: str, engine: Engine, compute: Callable[[Json], Json]) -> None:
         self._path = path
@@ -218,14 +248,13 @@ class _Computed:
 
 
 def _too_large(sentence: str) -> Response:
-    error = {"object": "error", "message": sentence, "type": "request_too_large", "param": None}
-    return JSONResponse({**error, "code": None, "raw_status_code": 413}, 413)
+    return refusal_response(Refusal.error(sentence, "request_too_large", None, status=413))
 
 
 def _read_json(data: bytes) -> Any:
-    """Decode JSON, strictly; what is nested 200 deep is refused before Python's own limits are met.
+    """Decode JSON, strictly; nesting 200 deep is refused before Python's own limits apply.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If the data is not JSON.
     """
     return from_json(data, allow_inf_nan=False)

@@ -1,9 +1,8 @@
-"""An engine without a model: it answers in the way that a request asks for.
+"""An engine without a model: it follows what a request asks for.
 
-Functions are called where they must be, or are named in the user's words; JSON follows its schema;
-thoughts come where they are asked for; a prefix is repeated; `max_tokens` cuts. Otherwise it says
-the user's words back. So every form that a reply can have is there to be tried, at once and the
-same each time.
+It calls functions where the request requires a call, or where the user's words name them. JSON
+follows its schema, thoughts come on request, a prefix is repeated, and `max_tokens` cuts. Otherwise
+it echoes the user's words. So every form of reply can be tested, at once and deterministically.
 """
 
 import json
@@ -16,11 +15,11 @@ from mistral_service.wire.trees import last_of, list_of, object_of, objects_of
 
 _DEEPEST = 20
 _CALL_TOKENS = 8
-_BLOCK = 64  # tokens; Mistral's cache counts in such blocks
+_BLOCK = 64  # tokens; Mistral's cache works in such blocks
 
 
 class AsAsked:
-    """Answers as a request asks for it."""
+    """Answers without a model, as a request asks."""
 
     def __init__(self) -> None:
         self._cached: dict[str, str] = {}
@@ -55,7 +54,7 @@ class AsAsked:
         """Nothing to release."""
 
     def _usage(self, request: Json) -> Json:
-        """What is counted, four characters a token, and what of it was cached."""
+        """An estimate, four characters a token, and how much of the prompt was cached."""
         said = json.dumps(request.get("messages") or request.get("prompt"), ensure_ascii=False)
         tokens = len(said) // 4 + 1
         usage: Json = {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": 0}
@@ -67,11 +66,11 @@ class AsAsked:
         return usage
 
     def _calls(self, request: Json) -> list[Json]:
-        """The calls that are asked for; of a function with a choice, one for each that is named."""
+        """The calls that are asked for; for an enum, one call for each value that is named."""
         tools = objects_of(request.get("tools"))
         functions = [f for tool in tools if (f := object_of(tool.get("function")))]
         choice: Any = request.get("tool_choice")
-        words = _last_words(request)
+        words = _last_user_text(request)
         if chosen := object_of(choice):
             named = object_of(chosen.get("function")).get("name")
             functions = [f for f in functions if f.get("name") == named]
@@ -97,7 +96,7 @@ class AsAsked:
 
 
 def _arguments(schema: Json, words: str) -> list[Any]:
-    """Arguments for each value of a choice that is named in the words; one set where none is."""
+    """Arguments for each value of an enum that is in the words; one set where none is."""
     value = value_of(schema)
     for name, inner in object_of(schema.get("properties")).items():
         named = [each for each in list_of(object_of(inner).get("enum")) if str(each) in words]
@@ -107,14 +106,14 @@ def _arguments(schema: Json, words: str) -> list[Any]:
 
 
 def value_of(schema: Any, depth: int = 0) -> Any:
-    """A value that follows a schema, as far as it is a plain one.
+    """A value that follows a simple schema.
 
     Args:
         schema: The schema.
-        depth: How deep it stands; what is too deep is None.
+        depth: How deeply it is nested; beyond a bound the value is None.
 
     Returns:
-        Its first choice, or the plainest value of its type.
+        The first value of an enum, or the simplest value of the type.
     """
     data = object_of(schema)
     if data != schema or depth > _DEEPEST:
@@ -145,19 +144,19 @@ def _text(request: Json) -> str:
         return json.dumps(value_of(object_of(form.get("json_schema")).get("schema")))
     last = last_of(request.get("messages"))
     if last.get("role") == "assistant":
-        return f"{_words_in(last.get('content'))} and so it goes on."
-    return _last_words(request) or "Yes."
+        return f"{_text_of(last.get('content'))} and so it goes on."
+    return _last_user_text(request) or "Yes."
 
 
-def _last_words(request: Json) -> str:
-    """What the user said last; of a request without messages, its prompt."""
+def _last_user_text(request: Json) -> str:
+    """The last message of the user; for a request without messages, its prompt."""
     for message in reversed(objects_of(request.get("messages"))):
         if message.get("role") == "user":
-            return _words_in(message.get("content"))
+            return _text_of(message.get("content"))
     return str(request.get("prompt") or "")
 
 
-def _words_in(content: Any) -> str:
+def _text_of(content: Any) -> str:
     if isinstance(content, str):
         return content
     texts = [part.get("text") for part in objects_of(content)]

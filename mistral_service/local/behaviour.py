@@ -1,8 +1,7 @@
 """How another server behaves, as a report of `mistral-service conform` describes it.
 
-`serve --as report.json` refuses what that server was seen to refuse, with its statuses and bodies,
-accepts what it accepted, and writes its replies as that one does. What a report does not know is
-as Mistral's.
+`serve --as report.json` refuses what that server refused, with its statuses and bodies, accepts
+what it accepted, and streams as it does. Whatever a report does not cover is as at Mistral.
 """
 
 import time
@@ -12,15 +11,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from mistral_service.conformance.answer import Refused
-from mistral_service.conformance.probe import Sign, State
+from mistral_service.conformance.probe import Predicate, State
 from mistral_service.conformance.probes import PROBES
 from mistral_service.conformance.report import NoReport, Report
 from mistral_service.local.pieces import Delta, End, Engine, Json, Piece, Refusal
-from mistral_service.local.stream_form import StreamForm
+from mistral_service.local.stream_format import StreamFormat
 from mistral_service.wire.trees import last_of, object_of, objects_of
 
 _COUNTED = ("prompt_tokens", "completion_tokens", "total_tokens")
-_PIECE = 6  # characters of a call's arguments in one chunk
+_CHUNK = 6  # characters of a call's arguments in one delta
 
 
 @dataclass(frozen=True)
@@ -28,15 +27,15 @@ class Behaviour:
     """How a server behaves.
 
     Parameters:
-        model: The one model that it has.
-        facts: What is known, by probe.
-        refusals: What bodies it refuses, and how, by probe, in the order in which they are judged.
+        model: Its only model.
+        facts: The facts of the report, by probe.
+        refusals: Which bodies it refuses, and how, by probe, in the order of the probes.
     """
 
     model: str
     facts: Mapping[str, Json] = field(default_factory=dict[str, Json])
-    refusals: Mapping[str, tuple[Sign | None, Refused]] = field(
-        default_factory=dict[str, tuple[Sign | None, Refused]]
+    refusals: Mapping[str, tuple[Predicate | None, Refused]] = field(
+        default_factory=dict[str, tuple[Predicate | None, Refused]]
     )
 
     @classmethod
@@ -47,52 +46,52 @@ class Behaviour:
             path: The report.
 
         Raises:
-            NoReport: If the file is none, or one of another form.
+            NoReport: If the file is not a report, or has another version.
         """
         return cls.of(Report.from_file(path))
 
     @classmethod
     def of(cls, report: Report) -> "Behaviour":
-        """The behaviour that a report describes; what is not known there is left out.
+        """The behaviour that a report describes.
 
         Args:
             report: The report.
 
         Raises:
-            NoReport: If a refusal in it is none.
+            NoReport: If a refusal in it cannot be read.
         """
         known = {r.name: r.facts for r in report.rows if r.state != State.NOT_KNOWN.value}
-        refusals: dict[str, tuple[Sign | None, Refused]] = {}
+        refusals: dict[str, tuple[Predicate | None, Refused]] = {}
         for probe in PROBES:
             said = known.get(probe.name, {}).get("refused")
             if isinstance(said, dict):
                 try:
-                    refusals[probe.name] = (probe.sign, Refused.from_json(cast("Json", said)))
+                    refusals[probe.name] = (probe.applies_to, Refused.from_json(cast("Json", said)))
                 except ValueError as e:
                     raise NoReport(f"The report's probe {probe.name} has {e}.") from None
         return cls(report.model, known, refusals)
 
-    def judge(self, body: object) -> Refusal | None:
-        """Judge one request.
+    def validate(self, body: object) -> Refusal | None:
+        """Validate one request.
 
         Args:
             body: What the client sent, decoded from JSON.
 
         Returns:
-            The refusal, as that server words it; None if it is accepted.
+            The refusal, with that server's status and body; None if the request is accepted.
         """
         request = object_of(body)
         if request.get("messages") != objects_of(request.get("messages")):
             return self.refusal("wrong type") or _refusal(_MALFORMED)
         if request.get("model") != self.model and "unknown model" in self.refusals:
             return self.refusal("unknown model")
-        for sign, refused in self.refusals.values():
-            if sign is not None and sign(request):
+        for applies_to, refused in self.refusals.values():
+            if applies_to is not None and applies_to(request):
                 return _refusal(refused)
         return None
 
     def refusal(self, probe: str) -> Refusal | None:
-        """How the server refuses what a probe asks for; None where it does not.
+        """How the server refuses the request of a probe; None where it accepts it.
 
         Args:
             probe: The probe's name.
@@ -100,33 +99,33 @@ class Behaviour:
         return _refusal(self.refusals[probe][1]) if probe in self.refusals else None
 
     def takes_any_key(self) -> bool:
-        """Whether the server was seen to accept a key that is none."""
+        """Whether the server accepted an invalid key."""
         return "wrong key" in self.facts and "wrong key" not in self.refusals
 
-    def stream_form(self) -> StreamForm:
-        """How it writes streams."""
-        first, last = self._of("first chunk"), self._of("last chunk")
-        form = StreamForm()
-        return StreamForm(
+    def stream_format(self) -> StreamFormat:
+        """The format of its streams."""
+        first, last = self._facts_of("first chunk"), self._facts_of("last chunk")
+        form = StreamFormat()
+        return StreamFormat(
             role=first.get("role", "assistant") is not None,
             first=str(first.get("content", form.first)),
             last=str(last.get("content", form.last)),
-            usage=str(self._of("usage in a stream").get("place", form.usage)),
-            done=bool(self._of("[DONE]").get("done", form.done)),
+            usage=str(self._facts_of("usage in a stream").get("place", form.usage)),
+            done=bool(self._facts_of("[DONE]").get("done", form.done)),
         )
 
     def headers(self) -> dict[str, str]:
-        """Headers of every answer, beside those of the limits."""
-        names = self._of("rate headers").get("headers", ["x-ratelimit-remaining-req-minute"])
+        """The rate-limit headers of every answer."""
+        names = self._facts_of("rate headers").get("headers", ["x-ratelimit-remaining-req-minute"])
         return dict.fromkeys(cast("list[str]", names), "1000")
 
     def names_requests(self) -> bool:
-        """Whether an answer has Mistral's correlation id."""
-        return bool(self._of("correlation id").get("header", True))
+        """Whether answers have Mistral's correlation id."""
+        return bool(self._facts_of("correlation id").get("header", True))
 
     def models(self) -> Json:
         """The list of models."""
-        reported = self._of("models")
+        reported = self._facts_of("models")
         owners = cast("list[str]", reported.get("owners") or ["mistralai"])
         card: Json = {"id": self.model, "object": "model", "created": int(time.time())}
         card["owned_by"] = owners[0]
@@ -137,36 +136,36 @@ class Behaviour:
         return {"object": "list", "data": [card]}
 
     def engine(self, engine: Engine) -> Engine:
-        """An engine whose replies are as this server's.
+        """Wrap an engine so that it replies as this server does.
 
         Args:
-            engine: An engine that answers as Mistral does.
+            engine: An engine that replies as Mistral does.
         """
-        return _Behaving(engine, self)
+        return _BehavingEngine(engine, self)
 
-    def restated(self, piece: Piece) -> list[Piece]:
-        """A piece of Mistral's as this server's.
+    def rewrite(self, piece: Piece) -> list[Piece]:
+        """Rewrite a piece of Mistral's reply as this server writes it.
 
         Args:
             piece: The piece.
         """
         if isinstance(piece, Delta):
-            return self._thought(piece)
+            return self._rewrite_thought(piece)
         if isinstance(piece, End):
-            if not self._of("cached tokens").get("reported", True) and piece.usage:
+            if not self._facts_of("cached tokens").get("reported", True) and piece.usage:
                 piece = replace(piece, usage={k: piece.usage[k] for k in _COUNTED})
-            return self._called(piece)
+            return self._rewrite_calls(piece)
         return [piece]
 
     def repeats_prefix(self) -> bool:
-        """Whether a reply repeats the beginning that it was given."""
-        return bool(self._of("prefix").get("repeated", True))
+        """Whether a reply repeats its prefix."""
+        return bool(self._facts_of("prefix").get("repeated", True))
 
-    def _of(self, probe: str) -> Json:
+    def _facts_of(self, probe: str) -> Json:
         return self.facts.get(probe, {})
 
-    def _thought(self, piece: Delta) -> list[Piece]:
-        form = self._of("thoughts").get("form", "parts")
+    def _rewrite_thought(self, piece: Delta) -> list[Piece]:
+        form = self._facts_of("thoughts").get("form", "parts")
         parts = objects_of(piece.delta.get("content"))
         if form == "parts" or not parts:
             return [piece]
@@ -177,31 +176,31 @@ class Behaviour:
             return [Delta({"content": f"<think>{words}" if words else "</think>"})]
         return [Delta({str(form): words})] if words else []
 
-    def _called(self, piece: End) -> list[Piece]:
+    def _rewrite_calls(self, piece: End) -> list[Piece]:
         calls = cast("list[Json]", piece.delta.get("tool_calls") or [])
         if not calls:
             return [piece]
-        index = self._of("calls' index").get("index", "counted")
-        ids = self._of("calls' ids").get("ids", "nine")
-        restated = [
+        index = self._facts_of("calls' index").get("index", "counted")
+        ids = self._facts_of("calls' ids").get("ids", "nine")
+        rewritten = [
             _with_id({**call, "index": 0 if index == "same" else place}, str(ids))
             for place, call in enumerate(calls)
         ]
         if index == "none":
-            restated = [{k: v for k, v in call.items() if k != "index"} for call in restated]
-        reason = self._of("calls' end").get("reason", piece.finish_reason)
+            rewritten = [{k: v for k, v in call.items() if k != "index"} for call in rewritten]
+        reason = self._facts_of("calls' end").get("reason", piece.finish_reason)
         end = replace(piece, finish_reason=cast("str", reason))
-        if self._of("calls whole").get("pieces"):
-            deltas = [Delta({"tool_calls": [each]}) for call in restated for each in _cut(call)]
-        elif not self._of("calls together").get("together", True):
-            deltas = [Delta({"tool_calls": [call]}) for call in restated]
+        if self._facts_of("calls whole").get("pieces"):
+            deltas = [Delta({"tool_calls": [each]}) for call in rewritten for each in _cut(call)]
+        elif not self._facts_of("calls together").get("together", True):
+            deltas = [Delta({"tool_calls": [call]}) for call in rewritten]
         else:
-            return [replace(end, delta={**piece.delta, "tool_calls": restated})]
+            return [replace(end, delta={**piece.delta, "tool_calls": rewritten})]
         return [*deltas, replace(end, delta={"content": ""})]
 
 
-class _Behaving:
-    """An engine that answers as the server of a report does."""
+class _BehavingEngine:
+    """An engine that replies as the server of a report does."""
 
     def __init__(self, engine: Engine, behaviour: Behaviour) -> None:
         self._engine = engine
@@ -210,8 +209,8 @@ class _Behaving:
     async def answer(self, request: Json) -> AsyncIterator[Piece]:
         """Answer."""
         last = last_of(request.get("messages"))
-        begun = last.get("content") if last.get("role") == "assistant" else None
-        skip = str(begun or "") if not self._behaviour.repeats_prefix() else ""
+        prefix = last.get("content") if last.get("role") == "assistant" else None
+        skip = str(prefix or "") if not self._behaviour.repeats_prefix() else ""
         async for piece in self._engine.answer(request):
             if skip and isinstance(piece, Delta) and isinstance(piece.delta.get("content"), str):
                 words: str = piece.delta["content"]
@@ -220,7 +219,7 @@ class _Behaving:
                 if not words:
                     continue
                 piece = Delta({"content": words})
-            for each in self._behaviour.restated(piece):
+            for each in self._behaviour.rewrite(piece):
                 yield each
 
     async def close(self) -> None:
@@ -229,12 +228,12 @@ class _Behaving:
 
 
 def _cut(call: Json) -> list[Json]:
-    """A call in pieces, as servers write them that stream arguments."""
+    """A call in deltas, as servers that stream arguments send it."""
     function = cast("Json", call["function"])
     arguments = str(function["arguments"])
     place = {"index": call["index"]} if "index" in call else {}
     first = {**call, "function": {**function, "arguments": ""}}
-    rest = [arguments[at : at + _PIECE] for at in range(0, len(arguments), _PIECE)]
+    rest = [arguments[at : at + _CHUNK] for at in range(0, len(arguments), _CHUNK)]
     return [first, *({**place, "function": {"arguments": piece}} for piece in rest)]
 
 
@@ -248,7 +247,7 @@ _MALFORMED = Refused(422, "detail", type="list_type", message="messages: a list 
 
 
 def _refusal(refused: Refused) -> Refusal:
-    """A refusal with a body of the form that was seen."""
+    """A refusal with a body of the recorded form."""
     said: Json = {"message": refused.message, "type": refused.type, "code": refused.code}
     bodies: Mapping[str, Any] = {
         "object": {"object": "error", **said, "param": None, "raw_status_code": refused.status},

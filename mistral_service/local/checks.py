@@ -1,9 +1,9 @@
-"""A request judged as Mistral judges it.
+"""Validates a request as Mistral does.
 
-Three judges sit together, and all must accept: the closed schema (422), the validators that Mistral
+A request has to pass three sets of checks: the closed schema (422), the validators that Mistral
 publishes in `mistral-common`, one for each version of its tokenizers, and the rules that the hosted
-API, the servers of self-hosted models and their chat templates add to them. What satisfies all is
-accepted by every deployment.
+API, the servers of self-hosted models and their chat templates add. Every deployment accepts a
+request that passes all of them.
 """
 
 import base64
@@ -40,6 +40,7 @@ from mistral_service.local.schema import issues_of
 VERSIONS = ("v3", "v7", "v11", "v13", "v15")
 """The tokenizer versions that models in use have."""
 
+_INVALID = ("invalid_request_error", "3051")
 _ORDER = ("invalid_request_message_order", "3230")
 _CALL = ("invalid_function_call", "3280")
 _CODES: tuple[tuple[type[MistralCommonException], tuple[str, str]], ...] = (
@@ -60,14 +61,14 @@ _EFFORTS = ("none", "high")
 
 @dataclass(frozen=True)
 class Checks:
-    """Judges requests.
+    """What requests are validated against.
 
     Parameters:
         versions: The tokenizer versions whose validators must all accept: a subset of `VERSIONS`.
-        hosted: Whether the rules that the hosted API adds hold (R2, R10, R11, R13).
-        templates: Whether the rules of self-hosted models' chat templates and servers hold (R12,
-            R11).
-        models: The models there are.
+        hosted: Whether the rules that the hosted API adds apply (R2, R10, R11, R13).
+        templates: Whether the rules of self-hosted models' chat templates and servers apply
+            (R11, R12).
+        models: The models that exist.
     """
 
     versions: Sequence[str] = VERSIONS
@@ -82,21 +83,21 @@ class Checks:
                     f"there is no tokenizer version {version!r}: choose of {', '.join(VERSIONS)}"
                 )
 
-    def judge(self, body: object) -> Refusal | None:
-        """Judge one request.
+    def validate(self, body: object) -> Refusal | None:
+        """Validate one request.
 
         Args:
             body: What the client sent, decoded from JSON.
 
         Returns:
-            The refusal, as Mistral words it; None if the request is accepted.
+            The refusal, with Mistral's status and body; None if the request is accepted.
         """
         if issues := issues_of(body):
             return Refusal(422, {"detail": issues})
         request = cast("Json", body)
         model = find_model(request["model"], self.models)
         if model is None or not model.chat:
-            return refusal_of(f"Invalid model: {request['model']}", "invalid_model", "1500")
+            return Refusal.error(f"Invalid model: {request['model']}", "invalid_model", "1500")
         if (request.get("max_tokens") or 0) >= model.context:
             issue = {
                 "type": "value_error",
@@ -108,59 +109,61 @@ class Checks:
         effort = request.get("reasoning_effort")
         if effort is not None and effort not in _EFFORTS:
             message = f"reasoning_effort {effort!r} is not supported: choose of {_EFFORTS}"
-            return refusal_of(message, "invalid_request_error", "3051")
-        return self._judge_messages(request)
+            return Refusal.error(message, *_INVALID)
+        return self._validate_messages(request)
 
-    def _judge_messages(self, request: Json) -> Refusal | None:
+    def _validate_messages(self, request: Json) -> Refusal | None:
         messages = cast("list[Json]", request["messages"])
         if self.hosted:
             for previous, message in pairwise(messages):
                 if previous["role"] == "tool" and message["role"] == "user":
-                    return refusal_of("Unexpected role 'user' after role 'tool'", *_ORDER)
+                    return Refusal.error("Unexpected role 'user' after role 'tool'", *_ORDER)
             if messages[-1].get("prefix") and request.get("tools"):
                 message = "Cannot set an assistant prefix with function calling"
-                return refusal_of(message, "invalid_request_error", "3051")
-            if refusal := _judge_images(messages):
+                return Refusal.error(message, *_INVALID)
+            if refusal := _validate_images(messages):
                 return refusal
         for version in self.versions:
-            if refusal := _judge_as(version, request):
+            if refusal := _validate_as(version, request):
                 return refusal
-        return self._judge_tools(request) or (_judge_turns(messages) if self.templates else None)
+        return self._validate_tools(request) or (
+            _validate_turns(messages) if self.templates else None
+        )
 
-    def _judge_tools(self, request: Json) -> Refusal | None:
+    def _validate_tools(self, request: Json) -> Refusal | None:
         tools = cast("list[Json]", request.get("tools") or [])
         fault = hosted_fault(tools) if self.hosted else None
         if fault is None and self.templates:
             fault = self_hosted_fault(tools, request.get("tool_choice"))
-        return refusal_of(fault, "invalid_request_error", "3051") if fault else None
+        return Refusal.error(fault, *_INVALID) if fault else None
 
 
-def _judge_as(version: str, request: Json) -> Refusal | None:
-    """The verdict of the validator that Mistral publishes for one tokenizer version."""
+def _validate_as(version: str, request: Json) -> Refusal | None:
+    """Run the validator that Mistral publishes for one tokenizer version."""
     messages = [_for_validator(message) for message in cast("list[Json]", request["messages"])]
     tools = cast("list[Json]", request.get("tools") or [])
     functions = [tool for tool in tools if tool.get("type", "function") == "function"]
     validator = cast(Any, get_validator(TokenizerVersion(version), ValidationMode.serving))
     try:
-        # Of the parameters only the model's name matters here; `reasoning_effort` is refused by
-        # the older validators altogether, although the API takes it for every model.
+        # Of the parameters only the model's name is passed: the older validators refuse
+        # `reasoning_effort`, which the API accepts for every model.
         validator.validate_request(
             ChatCompletionRequest[ChatMessage].model_validate(
                 {"model": request["model"], "messages": messages, "tools": functions or None}
             )
         )
     except MistralCommonException as e:
-        kind, code = next((c for t, c in _CODES if isinstance(e, t)), (None, None))
-        return refusal_of(str(e), kind or "invalid_request_error", code or "3051")
+        kind, code = next((c for t, c in _CODES if isinstance(e, t)), _INVALID)
+        return Refusal.error(str(e), kind, code)
     except ValidationError as e:
-        return refusal_of(str(e.errors()[0]["msg"]), "invalid_request_error", "3051")
+        return Refusal.error(str(e.errors()[0]["msg"]), *_INVALID)
     except (ValueError, RecursionError) as e:
-        return refusal_of(str(e), "invalid_request_error", "3051")
+        return Refusal.error(str(e), *_INVALID)
     return None
 
 
 def _for_validator(message: Json) -> Json:
-    """The message with those parts restated that the API takes and the validator does not know."""
+    """The message without what the API accepts and the validator does not know."""
     changed = dict(message)
     content = message.get("content")
     if isinstance(content, list):
@@ -183,8 +186,8 @@ def _part_for_validator(part: Json) -> Json:
     return part
 
 
-def _judge_images(messages: list[Json]) -> Refusal | None:
-    """R10: how many images there may be, and how large."""
+def _validate_images(messages: list[Json]) -> Refusal | None:
+    """R10: the number and size of images."""
     parts = [
         part["content"] if part["type"] == "resource" else part
         for message in messages
@@ -195,10 +198,10 @@ def _judge_images(messages: list[Json]) -> Refusal | None:
     urls = [image if isinstance(image, str) else image["url"] for image in images]
     if len(urls) > _MAX_IMAGES:
         message = f"At most {_MAX_IMAGES} images are allowed in a request, got {len(urls)}"
-        return refusal_of(message, "invalid_request_error", "3051")
+        return Refusal.error(message, *_INVALID)
     for url in urls:
         if fault := _image_fault(url):
-            return refusal_of(fault, "invalid_request_error", "3310")
+            return Refusal.error(fault, "invalid_request_error", "3310")
     return None
 
 
@@ -228,8 +231,8 @@ def _image_fault(url: str) -> str | None:
     )
 
 
-def _judge_turns(messages: list[Json]) -> Refusal | None:
-    """R12: user and assistant take turns, calls and results aside, and the user begins."""
+def _validate_turns(messages: list[Json]) -> Refusal | None:
+    """R12: user and assistant alternate, calls and results aside, and the user begins."""
     expected = "user"
     leading = True
     for message in messages:
@@ -244,27 +247,6 @@ def _judge_turns(messages: list[Json]) -> Refusal | None:
                 "After the optional system message, conversation roles must alternate "
                 f"user/assistant/user/assistant/...; expected {expected}, got {role}"
             )
-            return refusal_of(text, *_ORDER)
+            return Refusal.error(text, *_ORDER)
         expected = "assistant" if expected == "user" else "user"
     return None
-
-
-def refusal_of(message: str, kind: str, code: str) -> Refusal:
-    """A refusal as Mistral words it.
-
-    Args:
-        message: What is wrong, in words.
-        kind: Mistral's type of the error.
-        code: Its code.
-    """
-    return Refusal(
-        400,
-        {
-            "object": "error",
-            "message": message,
-            "type": kind,
-            "param": None,
-            "code": code,
-            "raw_status_code": 400,
-        },
-    )

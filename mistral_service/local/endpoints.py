@@ -1,7 +1,7 @@
-"""The endpoints beside chat: what a request may be, and what the answer is.
+"""The endpoints other than chat: how their requests are validated, and how they answer.
 
 The schemas are those of the official `mistralai` SDK, closed as the API's are; the limits are those
-that the API's refusals name.
+that the API's errors name.
 """
 
 import base64
@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, Field
 
-from mistral_service.local.checks import refusal_of
 from mistral_service.local.models import Model, find_model
 from mistral_service.local.pieces import Json, Refusal
 from mistral_service.local.schema import Sampled, issues_of
@@ -68,46 +67,46 @@ class ChatModerationRequest(Closed):
     input: list[Message] | list[list[Message]]
 
 
-Judge = Callable[[object, Sequence[Model]], Refusal | None]
+Validate = Callable[[object, Sequence[Model]], Refusal | None]
 
 
-def judge_embedding(body: object, models: Sequence[Model]) -> Refusal | None:
-    """Judge a request for vectors, as `Checks.judge` does one for a chat."""
-    if refusal := _judge(body, EmbeddingRequest, models, lambda model: model.embeds):
+def validate_embedding(body: object, models: Sequence[Model]) -> Refusal | None:
+    """Validate a request for vectors, as `Checks.validate` does for a chat."""
+    if refusal := _validate(body, EmbeddingRequest, models, lambda model: model.embeds):
         return refusal
     request = cast("Json", body)
     if request.get("output_dimension") or request.get("output_dtype", "float") != "float":
         message = f"{request['model']} does not support output_dimension or output_dtype"
-        return refusal_of(message, "invalid_request_error", "3051")
+        return Refusal.error(message, "invalid_request_error", "3051")
     texts = texts_of(request)
     if len(texts) > MAX_INPUTS:
-        return refusal_of("Too many inputs in request, split into more batches.", *_TOO_MUCH)
+        return Refusal.error("Too many inputs in request, split into more batches.", *_TOO_MUCH)
     tokens = [_tokens(text) for text in texts]
     for number, count in enumerate(tokens):
         if count > MAX_INPUT_TOKENS:
             message = f"Input id {number} has {count} tokens, exceeding max {MAX_INPUT_TOKENS}."
-            return refusal_of(message, *_TOO_MUCH)
+            return Refusal.error(message, *_TOO_MUCH)
     if sum(tokens) > MAX_BATCH_TOKENS:
-        return refusal_of("Too many tokens overall, split into more batches.", *_TOO_MUCH)
+        return Refusal.error("Too many tokens overall, split into more batches.", *_TOO_MUCH)
     return None
 
 
-def judge_fim(body: object, models: Sequence[Model]) -> Refusal | None:
-    """Judge a request to fill in the middle."""
-    return _judge(body, FIMCompletionRequest, models, lambda model: model.fim)
+def validate_fim(body: object, models: Sequence[Model]) -> Refusal | None:
+    """Validate a request for fill-in-the-middle."""
+    return _validate(body, FIMCompletionRequest, models, lambda model: model.fim)
 
 
-def judge_moderation(body: object, models: Sequence[Model]) -> Refusal | None:
-    """Judge a request to judge texts."""
-    return _judge(body, ModerationRequest, models, lambda model: model.moderates)
+def validate_moderation(body: object, models: Sequence[Model]) -> Refusal | None:
+    """Validate a request to moderate texts."""
+    return _validate(body, ModerationRequest, models, lambda model: model.moderates)
 
 
-def judge_chat_moderation(body: object, models: Sequence[Model]) -> Refusal | None:
-    """Judge a request to judge conversations."""
-    return _judge(body, ChatModerationRequest, models, lambda model: model.moderates)
+def validate_chat_moderation(body: object, models: Sequence[Model]) -> Refusal | None:
+    """Validate a request to moderate conversations."""
+    return _validate(body, ChatModerationRequest, models, lambda model: model.moderates)
 
 
-def _judge(
+def _validate(
     body: object, form: type[BaseModel], models: Sequence[Model], able: Callable[[Model], bool]
 ) -> Refusal | None:
     if issues := issues_of(body, form):
@@ -115,7 +114,7 @@ def _judge(
     name = cast("Json", body)["model"]
     model = find_model(name, models)
     if model is None or not able(model):
-        return refusal_of(f"Invalid model: {name}", "invalid_model", "1500")
+        return Refusal.error(f"Invalid model: {name}", "invalid_model", "1500")
     return None
 
 
@@ -128,15 +127,15 @@ def embeddings(request: Json) -> Json:
     Raises:
         ModelNotLoaded: If the model's package is not installed.
     """
-    # Imported late: an endpoint that is asked for no vectors needs no numpy.
+    # Imported late: numpy is needed for vectors only.
     from mistral_service.local.minilm import embed
 
     texts = texts_of(request)
-    written: list[Any] = []
+    encoded: list[Any] = []
     for vector in embed(texts):
         numbers = [*map(float, vector), *[0.0] * (DIMENSIONS - len(vector))]
         packed = request.get("encoding_format") == "base64"
-        written.append(
+        encoded.append(
             base64.b64encode(struct.pack(f"<{DIMENSIONS}f", *numbers)).decode()
             if packed
             else numbers
@@ -149,7 +148,7 @@ def embeddings(request: Json) -> Json:
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0},
         "data": [
             {"object": "embedding", "embedding": vector, "index": index}
-            for index, vector in enumerate(written)
+            for index, vector in enumerate(encoded)
         ],
     }
 
@@ -172,10 +171,10 @@ _SURE, _UNLIKELY = 0.98, 0.01
 
 
 def moderations(request: Json) -> Json:
-    """Answer a request to judge texts or conversations.
+    """Answer a request to moderate texts or conversations.
 
-    The judge knows some words and no meaning: the same text has the same scores every time. Of a
-    conversation the last message is judged, as at Mistral.
+    The scores come from a list of words, so the same text always has the same scores. Of a
+    conversation, the last message is moderated, as at Mistral.
     """
     return {
         "id": uuid.uuid4().hex,
@@ -196,7 +195,7 @@ def _moderation(text: str) -> Json:
 
 
 def texts_of(request: Json) -> list[str]:
-    """What a request asks about: texts, or the last message of each conversation."""
+    """The texts of a request, or the last message of each of its conversations."""
     given: Any = request["input"]
     if isinstance(given, str):
         return [given]
@@ -211,5 +210,5 @@ def _last_words(messages: list[Json]) -> str:
 
 
 def _tokens(text: str) -> int:
-    """A rough count, four bytes a token: no tokenizer is loaded for it."""
+    """An estimate, four bytes a token, without a tokenizer."""
     return len(text.encode("utf-8", "replace")) // 4 + 1

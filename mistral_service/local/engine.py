@@ -15,7 +15,7 @@ import httpx
 
 from mistral_service.local.pieces import Delta, End, Json, Piece, Refusal
 
-# What llama.cpp understands of a request, under its names.
+# The parameters that llama.cpp knows, and the one that it names differently.
 _RENAMED = {"random_seed": "seed"}
 _PASSED = (
     "temperature",
@@ -31,11 +31,11 @@ _PASSED = (
 
 DEFAULT_MAX_TOKENS = 120
 """Tokens of a reply where the request sets no limit: a small model does not know when to stop,
-and nobody listens to more."""
+and no caller listens to more."""
 
 
 class ModelNotLoaded(Exception):
-    """The file is no model that llama.cpp can load; the message says what to do."""
+    """llama.cpp cannot load the model; the message says what to do."""
 
 
 def bundled_model() -> Path:
@@ -61,8 +61,8 @@ def bundled_model() -> Path:
 class ModelEngine:
     """Answers with a GGUF model.
 
-    The model takes text and, as far as its own template allows, functions. Images, documents and
-    sound are left out of what it is told.
+    The model takes text and, as far as its template allows, functions. Images, documents and
+    sound are left out of its prompt.
     """
 
     def __init__(self, path: Path, *, threads: int = 1, context: int = 4096) -> None:
@@ -79,7 +79,7 @@ class ModelEngine:
         """
         if not path.is_file():
             raise ModelNotLoaded(f"There is no model file {path}: check the path after --model.")
-        # Imported late: a script engine needs no model library. It has no types.
+        # Imported late: a script needs no model library. It has no types.
         xllamacpp: Any = importlib.import_module("xllamacpp")
         params: Any = xllamacpp.CommonParams()
         params.model.path = str(path)
@@ -88,8 +88,8 @@ class ModelEngine:
         params.cpuparams.n_threads = threads
         params.cpuparams_batch.n_threads = threads
         params.verbosity = -1
-        # llama.cpp's own server answers every page of every site (CORS) that finds its port, and
-        # serves a page itself: it answers only to the key that this process alone has.
+        # llama.cpp's server answers pages of any site (CORS) and serves a page of its own. The key,
+        # which only this process has, shuts both out.
         key = secrets.token_urlsafe(32)
         params.api_keys = [key]
         params.cors_origins = "http://127.0.0.1"
@@ -102,7 +102,7 @@ class ModelEngine:
             raise ModelNotLoaded(
                 f"{path} is not a model that llama.cpp can load: name a GGUF file with --model."
             ) from None
-        # A kept-alive connection is dropped by this server right after a streamed reply.
+        # This server drops a kept-alive connection right after a streamed reply.
         self._client = httpx.AsyncClient(
             base_url=self._server.listening_address,
             headers={"Authorization": f"Bearer {key}"},
@@ -140,9 +140,9 @@ class ModelEngine:
         yield End(finish_reason, usage)
 
     async def _fill_in(self, request: Json) -> AsyncIterator[Piece]:
-        """Answer with what stands between prompt and suffix.
+        """Answer with the text between prompt and suffix.
 
-        A model that was not taught to fill in goes on after the prompt, the suffix unseen.
+        A model without fill-in-the-middle tokens continues the prompt and ignores the suffix.
         """
         body = _fim_body(request)
         for path in ("/infill", "/completion"):
@@ -152,7 +152,7 @@ class ModelEngine:
                 if response.status_code >= 400:
                     yield _refusal(response.status_code, await response.aread())
                     return
-                told = asked = 0
+                completion_tokens = prompt_tokens = 0
                 finish_reason = "stop"
                 async for line in response.aiter_lines():
                     payload = line.removeprefix("data: ")
@@ -161,16 +161,16 @@ class ModelEngine:
                     event = cast("Json", json.loads(payload))
                     if event.get("content"):
                         yield Delta({"content": event["content"]})
-                    told = event.get("tokens_predicted") or told
-                    asked = event.get("tokens_evaluated") or asked
+                    completion_tokens = event.get("tokens_predicted") or completion_tokens
+                    prompt_tokens = event.get("tokens_evaluated") or prompt_tokens
                     if event.get("stop_type") == "limit":
                         finish_reason = "length"
                 yield End(
                     finish_reason,
                     {
-                        "prompt_tokens": asked,
-                        "completion_tokens": told,
-                        "total_tokens": asked + told,
+                        "prompt_tokens": prompt_tokens,
+                        "completion_tokens": completion_tokens,
+                        "total_tokens": prompt_tokens + completion_tokens,
                     },
                 )
                 return
@@ -189,7 +189,7 @@ def _body(request: Json) -> Json:
         "stream_options": {"include_usage": True},
         "cache_prompt": True,
         "max_tokens": DEFAULT_MAX_TOKENS,
-        # Without it a small model repeats itself after a sentence or two.
+        # Without it, a small model repeats itself after a sentence or two.
         "repeat_penalty": request.get("repetition_penalty") or 1.1,
     }
     for name in _PASSED:
@@ -242,16 +242,15 @@ def _delta(theirs: Json) -> Json:
 
 def _refusal(status: int, body: bytes) -> Refusal:
     try:
-        said = json.loads(body)["error"]["message"]
+        message = json.loads(body)["error"]["message"]
     except (ValueError, KeyError, TypeError):
-        said = body.decode("utf-8", "replace")[:300]
-    error = {"object": "error", "message": said, "type": "model_error", "param": None}
-    return Refusal(status, {**error, "code": "3700", "raw_status_code": status})
+        message = body.decode("utf-8", "replace")[:300]
+    return Refusal.error(message, "model_error", "3700", status=status)
 
 
 @contextlib.contextmanager
 def _quiet() -> Generator[None]:
-    """Keep llama.cpp's log, written by C++ past Python, off the terminal."""
+    """Keep llama.cpp's log, which C++ writes to the file descriptor, off the terminal."""
     sys.stderr.flush()
     saved = os.dup(2)
     null = os.open(os.devnull, os.O_WRONLY)

@@ -8,11 +8,11 @@ from typing import Any, cast
 from mistral_service.local.pieces import Delta, End, Json
 
 _MOST_CHOICES = 16
-"""Replies that one request gets; an engine's are all the same."""
+"""Choices that one request gets at most; they are all the same."""
 
 
 class ReplyFormat:
-    """Dresses the pieces of one reply.
+    """Formats the pieces of one reply.
 
     Attributes:
         id: The reply's id.
@@ -31,7 +31,7 @@ class ReplyFormat:
         self._usage: Json | None = None
 
     def chunks(self, piece: Delta | End) -> list[Json]:
-        """The chunks that carry a piece; before the first, the one that names the role."""
+        """The chunks of a piece; the first piece is preceded by the chunk with the role."""
         self.gather(piece)
         chunks: list[Json] = []
         if not self._begun:
@@ -54,7 +54,7 @@ class ReplyFormat:
         self._calls += piece.delta.get("tool_calls") or []
         if isinstance(piece, End):
             self._finish_reason = piece.finish_reason
-            self._usage = piece.usage or self._counted()
+            self._usage = piece.usage or self._estimated_usage()
 
     def whole(self) -> Json:
         """The reply to a request that is not streamed."""
@@ -70,7 +70,7 @@ class ReplyFormat:
             "object": "chat.completion",
             "created": self._created,
             "model": self._model,
-            "usage": self._usage or self._counted(),
+            "usage": self._usage or self._estimated_usage(),
             "choices": [
                 {"index": index, "message": message, "finish_reason": self._finish_reason}
                 for index in range(self._choices())
@@ -90,13 +90,14 @@ class ReplyFormat:
         asked: object = self._request.get("n")
         return min(asked, _MOST_CHOICES) if isinstance(asked, int) and asked > 0 else 1
 
-    def _counted(self) -> Json:
-        """A rough count, four characters a token: no tokenizer is loaded for it."""
-        asked_for = self._request.get("messages") or self._request.get("prompt")
-        asked = len(json.dumps(asked_for, ensure_ascii=False)) // 4
-        told = (len("".join(self._words)) + len(json.dumps(self._calls))) // 4
+    def _estimated_usage(self) -> Json:
+        """An estimate, four characters a token, without a tokenizer."""
+        prompt = self._request.get("messages") or self._request.get("prompt")
+        prompt_tokens = len(json.dumps(prompt, ensure_ascii=False)) // 4
+        written = len("".join(self._words)) + len(json.dumps(self._calls))
+        completion_tokens = max(written // 4, 1)
         return {
-            "prompt_tokens": asked,
-            "completion_tokens": max(told, 1),
-            "total_tokens": asked + max(told, 1),
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
         }

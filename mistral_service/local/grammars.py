@@ -1,7 +1,7 @@
-"""What compiles the schemas of functions to grammars, and what it refuses.
+"""What servers refuse when they compile the schemas of functions to grammars.
 
-Mistral's validator (draft 7) judges a schema by its form. Behind it a grammar is made of it, and
-there the hosted API and self-hosted servers refuse what has the right form.
+Mistral's validator (draft 7) checks the form of a schema. Then the hosted API and self-hosted
+servers compile it to a grammar, and refuse some schemas that are valid.
 """
 
 import re
@@ -18,39 +18,39 @@ _INNER = frozenset(
     }
 )
 
-# llama.cpp, and all that compile with Rust's regular expressions.
-_LOOKS_AROUND = re.compile(r"(?<!\\)\(\?<?[=!]")
+# Refused by llama.cpp, and by servers that use Rust's regular expressions.
+_LOOKAROUND = re.compile(r"(?<!\\)\(\?<?[=!]")
 
 
 def hosted_fault(tools: list[Json]) -> str | None:
-    """What the hosted API's compiler has against the functions among some tools (R11).
+    """Why the hosted API cannot compile the functions among some tools (R11).
 
     Args:
-        tools: The tools of a request whose form is right.
+        tools: The tools of a valid request.
 
     Returns:
-        The message; None if there is nothing.
+        The message; None if it can.
     """
     for parameters in _parameters_of(tools):
         for schema in _schemas_in(parameters):
-            if schema.keys() & {"$schema", "$id"} or not _is_there(schema, parameters):
+            if schema.keys() & {"$schema", "$id"} or not _resolves(schema, parameters):
                 return "Grammar error: failed to compile JSON schema"
     return None
 
 
 def self_hosted_fault(tools: list[Json], choice: Any) -> str | None:
-    """What self-hosted servers have against the functions among some tools, or the choice of one.
+    """Why self-hosted servers refuse the functions among some tools, or the `tool_choice`.
 
     Args:
-        tools: The tools of a request whose form is right.
+        tools: The tools of a valid request.
         choice: Its `tool_choice`.
 
     Returns:
-        The message; None if there is nothing.
+        The message; None if it can.
     """
     for parameters in _parameters_of(tools):
         for schema in _schemas_in(parameters):
-            if _LOOKS_AROUND.search(str(schema.get("pattern", ""))):
+            if _LOOKAROUND.search(str(schema.get("pattern", ""))):
                 return "Failed to initialize samplers: failed to parse grammar"
     if isinstance(choice, dict):
         named = cast("Json", choice)["function"]["name"]
@@ -64,7 +64,7 @@ def _parameters_of(tools: list[Json]) -> list[Json]:
 
 
 def _schemas_in(value: Any) -> Iterator[Json]:
-    """A schema, and all that are in it."""
+    """A schema, and every schema within it."""
     if isinstance(value, list):
         for each in cast("list[Any]", value):
             yield from _schemas_in(each)
@@ -79,8 +79,8 @@ def _schemas_in(value: Any) -> Iterator[Json]:
                 yield from _schemas_in(inner)
 
 
-def _is_there(schema: Json, whole: Json) -> bool:
-    """Whether what a schema refers to is in the whole, if it refers to anything."""
+def _resolves(schema: Json, whole: Json) -> bool:
+    """Whether the reference of a schema, if it has one, resolves within the whole."""
     reference = schema.get("$ref")
     if not isinstance(reference, str):
         return True

@@ -1,8 +1,8 @@
-"""What a server on one's own machine refuses before a request reaches its routes.
+"""The middleware that protects a local server: it checks `Host`, `Origin` and bodies.
 
-A page of another site, a name that is not the server's (DNS rebinding), and a body that is too
-large or too slow. Starlette's own middlewares do half of it: `TrustedHostMiddleware` knows neither
-`Origin` nor "any address", and its limit of a body, new in 1.6, answers in its own words.
+It refuses pages of other sites, names that are not the server's (DNS rebinding), and bodies that
+are too large or too slow. Starlette's own middlewares are not enough: `TrustedHostMiddleware` knows
+neither `Origin` nor "any address", and its limit for bodies, new in 1.6, has a fixed response.
 """
 
 import asyncio
@@ -32,20 +32,20 @@ def guard(
 ) -> Middleware:
     """The middleware, for the `middleware` of an application.
 
-    It answers `{"detail": sentence}` itself: 400 to a host, 403 to a page. Of a body that is too
-    large (413) or does not come (408) it raises Starlette's `HTTPException` where the application
-    reads it. The connection of a body that was not read is closed.
+    It answers a wrong host with 400 and a wrong page with 403, as `{"detail": sentence}`. For a
+    body that is too large (413) or too slow (408), Starlette's `HTTPException` is raised where the
+    application reads it. If a body was not read, the connection is closed.
 
     Args:
-        most_bytes: Bytes that a body may have, counted as they come.
+        most_bytes: Bytes that a body may have, counted as they arrive.
         host: The address that the server listens on. Its own name is allowed; where it is every
             interface (`0.0.0.0`, `::`), every IP address is.
-        allow_hosts: Further names of the server, as of a tunnel. Their pages are allowed too. None
-            takes requests to any name that come from no page.
+        allow_hosts: Further names of the server, such as a tunnel's. Their pages are allowed too.
+            None allows any name in requests that do not come from a page.
         body_seconds: Seconds that a client has for a body.
 
     Raises:
-        ValueError: If one of `allow_hosts` is no host.
+        ValueError: If an entry of `allow_hosts` is not a host.
     """
     any_name = allow_hosts is None
     allow_hosts = allow_hosts or ()
@@ -77,7 +77,7 @@ class Guard:
         most_bytes: int,
         body_seconds: float,
     ) -> None:
-        """Stand before an application: the names and pages are those of `origins`."""
+        """Wrap an application; `names` and `pages` are as `origins` takes them."""
         self._app = app
         self._names = names
         self._any_address = any_address
@@ -122,20 +122,20 @@ class Guard:
 
 
 class _Body:
-    """The body of one request, as far as it has come."""
+    """The body of one request, as far as it has arrived."""
 
     def __init__(self, headers: Headers, receive: Receive, most: int, seconds: float) -> None:
         self._receive = receive
         self._most = most
         self._seconds = seconds
         length = headers.get("content-length", "0")
-        self._got = 0
+        self._received = 0
         self._declared = int(length[:19]) if length.isdecimal() else 0
         self._whole = length == "0" and "transfer-encoding" not in headers
         self._deadline = asyncio.get_running_loop().time() + seconds
 
     async def receive(self) -> Message:
-        """The next piece. What comes after the last one, the end of the line, may take long."""
+        """The next message. After the body, the disconnect may take any time."""
         if self._whole:
             return await self._receive()
         if self._declared > self._most:
@@ -147,14 +147,14 @@ class _Body:
             raise HTTPException(
                 408, f"The body did not come within {self._seconds:g} s: send it again."
             ) from None
-        self._got += len(message.get("body", b""))
-        if self._got > self._most:
+        self._received += len(message.get("body", b""))
+        if self._received > self._most:
             raise self._too_large()
         self._whole = not message.get("more_body", False)
         return message
 
     def closing(self, send: Send) -> Send:
-        """Close the connection with an answer that comes before the body has: it would be read."""
+        """Close the connection where the answer comes before the body: the rest would be read."""
 
         async def send_closing(message: Message) -> None:
             if message["type"] == "http.response.start" and not self._whole:

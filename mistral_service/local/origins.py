@@ -1,4 +1,4 @@
-"""Which page may talk to a server: the headers `Host` and `Origin`, held against what is allowed.
+"""Which pages may talk to a server, by the headers `Host` and `Origin`.
 
 A page that a user has open can attack a server that only this user reaches, in two ways. It sends
 requests to the server's address: then its `Origin`, which a page cannot change, names another site.
@@ -6,10 +6,10 @@ Or it lets the name of its own site resolve to the server's address (DNS rebindi
 and `Host` agree, but both name a site that the server does not know. `allowed` refuses the first,
 `host_allowed` the second. A server on a public address needs `allowed` alone.
 
-A program that is no browser sends no `Origin` and is allowed. An `Origin` protects users from
-pages; it does not prove who asks.
+A program other than a browser sends no `Origin` and is allowed. An `Origin` protects users from
+pages; it does not authenticate the client.
 
-Everything here is pure: header values go in, a decision comes out.
+The functions are pure: header values go in, a decision comes out.
 """
 
 import ipaddress
@@ -31,7 +31,7 @@ _Site = tuple[str | None, str, int | None]
 
 
 def allowed(origins: Sequence[str], host: str, allow: Iterable[str] = ()) -> bool:
-    """Whether a request may be answered, judged by the page that sent it.
+    """Whether a request may be answered, by the page that sent it.
 
     Args:
         origins: The values of all the request's headers `Origin`: `headers.getlist("origin")`.
@@ -41,8 +41,8 @@ def allowed(origins: Sequence[str], host: str, allow: Iterable[str] = ()) -> boo
             scheme's own), or hosts (`app.example.org` for any port, `app.example.org:8443`).
 
     Returns:
-        True where there is no `Origin`, as from a program that is no browser. False for more than
-        one, for `null` (a file, a sandboxed frame), and for what is no origin.
+        True where there is no `Origin`, as from a program other than a browser. False for more than
+        one, for `null` (a file, a sandboxed frame), and for an invalid one.
     """
     if not origins:
         return True
@@ -59,16 +59,16 @@ def allowed(origins: Sequence[str], host: str, allow: Iterable[str] = ()) -> boo
 def host_allowed(
     hosts: Sequence[str], allow: Iterable[str] = LOOPBACK, *, any_address: bool = False
 ) -> bool:
-    """Whether a request names this server, and not a stranger's name that resolves to it.
+    """Whether a request names this server, and not another name that resolves to it.
 
     Args:
         hosts: The values of all the request's headers `Host`: `headers.getlist("host")`.
-        allow: Names and addresses of the server. Ports and schemes are not looked at.
+        allow: Names and addresses of the server. Ports and schemes are ignored.
         any_address: Whether every IP address is allowed too, as for a server that listens on all
-            interfaces. DNS rebinding needs a name, so an address is none.
+            interfaces. DNS rebinding needs a name, so addresses are safe.
 
     Returns:
-        False for any other name, for no header or more than one, and for what is no host.
+        False for any other name, for no header or more than one, and for an invalid host.
     """
     if len(hosts) != 1 or (site := _host(hosts[0])) is None:
         return False
@@ -78,11 +78,11 @@ def host_allowed(
 
 
 def check(allow: Iterable[str], field: str) -> None:
-    """Refuse entries that `allowed` and `host_allowed` cannot read, before a request comes.
+    """Refuse entries that `allowed` and `host_allowed` cannot read.
 
     Args:
         allow: The entries.
-        field: What the list is called, for the error.
+        field: The name of the list, for the error.
 
     Raises:
         ValueError: If an entry is neither an origin nor a host; it names the field and the entry.

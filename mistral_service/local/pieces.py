@@ -1,4 +1,4 @@
-"""What an engine's answer is made of, as data: the same for a script and for a model."""
+"""The pieces of an engine's answer, as data: the same for a script and for a model."""
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -23,8 +23,8 @@ class End:
     """The last chunk.
 
     Parameters:
-        finish_reason: Mistral's word: `stop`, `length`, `tool_calls`, `error`.
-        usage: Verbatim `usage` object; None has it counted.
+        finish_reason: `stop`, `length`, `tool_calls` or `error`.
+        usage: The `usage` object, verbatim; None for an estimate.
         delta: The `delta` object that comes with it.
     """
 
@@ -47,10 +47,32 @@ class Refusal:
     body: Any
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
+    @classmethod
+    def error(
+        cls,
+        message: str,
+        kind: str,
+        code: str | None,
+        *,
+        status: int = 400,
+        headers: Mapping[str, str] | None = None,
+    ) -> "Refusal":
+        """A refusal with the body of Mistral's errors.
+
+        Args:
+            message: What is wrong.
+            kind: Mistral's `type` of the error: `invalid_model`.
+            code: Mistral's `code` of the error: `1500`.
+            status: The HTTP status.
+            headers: Further headers.
+        """
+        body = {"object": "error", "message": message, "type": kind, "param": None, "code": code}
+        return cls(status, {**body, "raw_status_code": status}, headers or {})
+
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """Bytes sent as they are, in place of chunks.
+    """Bytes sent verbatim, in place of chunks.
 
     Parameters:
         data: The bytes.
@@ -61,7 +83,7 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing is sent for a while; before the first chunk, not even headers.
+    """A pause; before the first chunk, not even headers are sent.
 
     Parameters:
         seconds: How long.
@@ -72,7 +94,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """The headers go out now, not with the first chunk.
+    """The headers are sent now, not with the first chunk.
 
     Parameters:
         headers: Further headers.
@@ -99,7 +121,8 @@ class Engine(Protocol):
             request: The request's body, checked.
 
         Returns:
-            The pieces of the answer, in time. The iterator is closed early when the client leaves.
+            The pieces of the answer, as they come. The iterator is closed when the client
+            disconnects.
         """
         ...
 

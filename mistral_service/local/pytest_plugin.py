@@ -1,8 +1,8 @@
 """The pytest plugin: `mistral_server`, a strict Mistral endpoint for the tests of a user's own bot.
 
 pytest finds it through the entry point `pytest11` wherever the package is installed. It loads
-nothing of the endpoint until a test asks for the fixture, so other tests do not pay for it, nor
-need the extra `local`.
+the endpoint only when a test asks for the fixture, so other tests neither pay for it nor need the
+extra `local`.
 """
 
 from collections.abc import Iterator
@@ -24,14 +24,13 @@ class MistralServer(Protocol):
         """Start an endpoint, which runs until the test ends.
 
         Args:
-            *replies: What it answers, in order. A request beyond them is refused with a sentence
-                that says so.
-            checks: How strict it is; by default as strict as every deployment of Mistral together.
-            api_key: The one key that is right; None takes any.
+            *replies: What it answers, in order. A request beyond them gets an error that says so.
+            checks: How strict it is; by default as strict as all of Mistral's deployments together.
+            api_key: The one valid key; None accepts any.
 
         Returns:
-            The endpoint: its `base_url`, its `script`, to which more replies can be added, and in
-            `exchanges` what was asked.
+            The endpoint, with its `base_url`, its `script`, to which replies can be added, and its
+            `exchanges`, which record every request.
         """
         ...
 
@@ -40,9 +39,9 @@ class MistralServer(Protocol):
 def mistral_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[MistralServer]:
     """Start strict Mistral endpoints: `mistral_server(Reply("Hello."), Reply(status=429))`.
 
-    `MISTRAL_BASE_URL` and `MISTRAL_API_KEY` lead to the first one that a test starts, so a bot that
-    takes them from the environment is tested as it is. Where the test fails, what an endpoint
-    refused is told with it.
+    `MISTRAL_BASE_URL` and `MISTRAL_API_KEY` point to the first one that a test starts, so a bot
+    that reads them from the environment is tested unchanged. When a test fails, pytest shows what
+    an endpoint refused.
     """
     try:
         from mistral_service.local import Checks, LocalMistral, Reply, Script
@@ -69,7 +68,7 @@ def mistral_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[MistralServer]:
 
         yield start
 
-    # pytest shows this where the test has failed, and only there.
+    # pytest shows this for failed tests only.
     for mistral in started:
         for number, exchange in enumerate(mistral.exchanges):
             if exchange.refused is not None:

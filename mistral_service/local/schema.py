@@ -1,9 +1,8 @@
 """The schema of a chat completion request, closed as Mistral's is.
 
 The fields and their types are those of `ChatCompletionRequest` in the official `mistralai` SDK 3.7
-(a test holds the two together); the SDK itself lets unknown fields pass, the API answers 422. The
-SDK names no bounds of numbers: those here are what the API's refusals name, and that a number of
-tokens is none below zero.
+(a test compares the two). The SDK passes unknown fields; the API answers them with 422. The SDK has
+no bounds of numbers: those here are from the API's errors, and no number of tokens is negative.
 """
 
 from typing import Annotated, Any, Literal, cast
@@ -30,7 +29,7 @@ class FunctionTool(Closed):
 
 
 class ToolConfiguration(Closed):
-    """Which functions of a tool that Mistral runs are there, and which ask first."""
+    """Which functions of a built-in tool are offered, and which need a confirmation."""
 
     exclude: list[str] | None = None
     include: list[str] | None = None
@@ -45,7 +44,7 @@ class ImageGenerationTool(Closed):
 
 
 class DocumentLibraryTool(Closed):
-    """A search in the account's libraries."""
+    """A search in the account's document libraries."""
 
     type: Literal["document_library"]
     library_ids: list[str]
@@ -53,21 +52,21 @@ class DocumentLibraryTool(Closed):
 
 
 class ApiKey(Closed):
-    """A key that opens a connector."""
+    """A key for a connector."""
 
     type: Literal["api-key"]
     value: str
 
 
 class OAuth2Token(Closed):
-    """A token that opens a connector."""
+    """A token for a connector."""
 
     type: Literal["oauth2-token"]
     value: str
 
 
 class ConnectorTool(Closed):
-    """Another service that Mistral connects to."""
+    """An external service that Mistral connects to."""
 
     type: Literal["connector"]
     connector_id: str
@@ -76,7 +75,7 @@ class ConnectorTool(Closed):
 
 
 def type_of_tool(tool: Any) -> Any:
-    """The type that a tool says it is: without one it is a function."""
+    """The type of a tool; without one it is a function."""
     given = cast("Json", tool) if isinstance(tool, dict) else {}
     return given.get("type", "function")
 
@@ -127,7 +126,7 @@ class Prediction(Closed):
 
 
 class Thresholds(Closed):
-    """From which score on a category counts, for each version of the moderation."""
+    """The score from which a category counts."""
 
     financial: float | None = None
     hate_and_discrimination: float | None = None
@@ -174,7 +173,7 @@ class Moderation2(Moderation):
 
 
 class Guardrail(Closed):
-    """A moderation of what goes in and comes out."""
+    """A moderation of requests and replies."""
 
     block_on_error: bool = False
     moderation_llm_v1: Moderation1 | None = None
@@ -182,7 +181,7 @@ class Guardrail(Closed):
 
 
 class Sampled(Closed):
-    """What every request for a reply may say."""
+    """The parameters that every request for a reply may have."""
 
     model: str
     temperature: float | None = Field(default=None, ge=0, le=1.5)
@@ -224,14 +223,14 @@ class ChatCompletionRequest(Sampled):
 
 
 def issues_of(body: object, form: type[BaseModel] = ChatCompletionRequest) -> list[Json]:
-    """Hold a body against a schema.
+    """Validate a body against a schema.
 
     Args:
         body: What the client sent, decoded from JSON.
         form: The schema.
 
     Returns:
-        The entries of a 422's `detail`; empty if the body is as it should be.
+        The entries of a 422's `detail`; empty if the body is valid.
     """
     try:
         form.model_validate(body)

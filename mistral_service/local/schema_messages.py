@@ -1,4 +1,4 @@
-"""The messages of a request: what each may hold, closed as Mistral's schema is."""
+"""The schema of the messages of a request, closed as Mistral's is."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,20 +8,20 @@ Json = dict[str, Any]
 
 
 class Closed(BaseModel):
-    """A JSON object without any field but those named."""
+    """A JSON object that has no other fields than those named."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class TextPart(Closed):
-    """Words."""
+    """Text."""
 
     type: Literal["text"]
     text: str
 
 
 class ImageURL(Closed):
-    """Where an image is."""
+    """The address of an image."""
 
     url: str
     detail: Literal["low", "auto", "high"] | None = None
@@ -64,7 +64,7 @@ class FilePart(Closed):
 
 
 class ResourcePart(Closed):
-    """What a resource holds, as MCP means it: words, or an image."""
+    """The content of an MCP resource: text, or an image."""
 
     type: Literal["resource"]
     uri: str
@@ -72,7 +72,7 @@ class ResourcePart(Closed):
 
 
 class ResourceLinkPart(Closed):
-    """Where a resource is."""
+    """The address of a resource."""
 
     type: Literal["resource_link"]
     uri: str
@@ -80,7 +80,7 @@ class ResourceLinkPart(Closed):
 
 
 class ToolReferencePart(Closed):
-    """What a tool that Mistral runs has found, cited in a thought."""
+    """A result of a built-in tool, cited in a thought."""
 
     type: Literal["tool_reference"]
     tool: str
@@ -116,7 +116,7 @@ Part = Annotated[
 
 
 class FunctionCall(Closed):
-    """Which function, with what."""
+    """A function's name and arguments."""
 
     name: str
     arguments: Json | str

@@ -1,4 +1,4 @@
-"""Scripted replies and faults: a test says what Mistral answers, as data."""
+"""Scripted replies and faults: what the endpoint answers in a test, as data."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ from mistral_service.local.pieces import (
 _ENGINES = ("chat/completions", "fim/completions")
 
 STALL_SECONDS = 60.0
-"""How long a stalled stream stays open: longer than any caller waits, and not for ever."""
+"""Seconds that a stalled stream stays open: longer than any caller waits."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +31,26 @@ class Reply:
     """One scripted reply, or one fault.
 
     Parameters:
-        text: What is said; streamed word by word.
+        text: The reply's text, streamed word by word.
         deltas: In place of `text`: the `delta` objects of the chunks, verbatim.
-        tool_calls: Functions called at the end, whole, in one delta, as Mistral sends them: each
+        tool_calls: Function calls at the end, whole, in one delta, as Mistral sends them: each
             `{"name": …, "arguments": {…}}`, with an `id` or without (it then gets one).
-        finish_reason: How it ends; by default `tool_calls` where there are some, else `stop`.
-        usage: The `usage` object, verbatim; by default it is counted, roughly.
-        status: The HTTP status; 400 and above make it a refusal with `body` and `headers`.
-        body: A refusal's body: JSON, or text that is sent as it is.
+        finish_reason: By default `tool_calls` where there are some, else `stop`.
+        usage: The `usage` object, verbatim; by default an estimate.
+        status: The HTTP status; from 400 on, the reply is an error with `body` and `headers`.
+        body: An error's body: JSON, or text that is sent verbatim.
         headers: Further headers of the answer.
         raw: In place of chunks: the bytes of the stream, verbatim.
         wait: Seconds before anything is sent, headers included.
         first_wait: Seconds between the headers and the first chunk.
         pause: Seconds between chunks.
-        stall_after: The stream says nothing more after so many chunks, and stays open.
+        stall_after: The stream goes silent after so many chunks, and stays open.
         cut_after: The connection breaks after so many chunks.
-        when: Only for requests whose last message, or prompt, or input matches this regular
-            expression (anywhere in its text, case does not matter).
+        when: Only for requests whose last message, prompt or input matches this regular expression
+            (anywhere in its text, case-insensitive).
         path: Only for requests to this endpoint, such as `embeddings` or `moderations`; by default
-            for those that engines answer, `chat/completions` and `fim/completions`.
-        times: How often it may be given; None for any number of times.
+            for `chat/completions` and `fim/completions`.
+        times: How many requests get this reply; None for any number.
     """
 
     text: str = ""
@@ -82,7 +82,7 @@ class Reply:
             The reply.
 
         Raises:
-            ValueError: If a name is unknown; the message lists those that are known.
+            ValueError: If a name is unknown; the message lists the known ones.
         """
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(data) - known)
@@ -96,7 +96,7 @@ class Reply:
         return cls(**values)
 
     def matches(self, request: Json) -> bool:
-        """Whether this reply is meant for a request."""
+        """Whether a request gets this reply."""
         if self.when is None:
             return True
         messages = cast("list[Json]", request.get("messages") or [{}])
@@ -108,7 +108,7 @@ class Reply:
         """The reply as pieces.
 
         Args:
-            serial: A number that no other reply of the script has; ids of calls derive from it.
+            serial: A number that is unique in the script; the ids of calls derive from it.
         """
         pieces: list[Piece] = [Wait(self.wait)] if self.wait else []
         if self.status >= 400:
@@ -178,23 +178,23 @@ class Script:
         return cls(*(Reply.from_mapping(item) for item in cast("list[Json]", data)))
 
     def add(self, *replies: Reply) -> None:
-        """Add replies after those that are there."""
+        """Append replies."""
         self._replies += replies
         self._given += [0] * len(replies)
 
     def clear(self) -> None:
-        """Forget the replies that are left."""
+        """Remove the remaining replies."""
         self._replies = []
         self._given = []
 
     async def answer(self, request: Json) -> AsyncIterator[Piece]:
-        """Answer with the first reply that is left and matches."""
+        """Answer with the first remaining reply that matches."""
         path = "fim/completions" if "prompt" in request else "chat/completions"
         pieces = self.pieces_for(request, path)
         if pieces is None:
-            asked = request.get("messages", [])[-1:] or request.get("prompt")
-            said = json.dumps(asked, ensure_ascii=False)
-            error = {"object": "error", "message": f"the script has no reply for {said}"}
+            last = request.get("messages", [])[-1:] or request.get("prompt")
+            shown = json.dumps(last, ensure_ascii=False)
+            error = {"object": "error", "message": f"the script has no reply for {shown}"}
             pieces = [Refusal(500, error)]
         for piece in pieces:
             yield piece
@@ -205,10 +205,10 @@ class Script:
 
         Args:
             request: The request's body.
-            path: The endpoint that is asked, without the version: `embeddings`.
+            path: The endpoint, without the version: `embeddings`.
 
         Returns:
-            The pieces of the first reply that is left and matches; None where there is none.
+            The pieces of the first remaining reply that matches; None where there is none.
         """
         for number, reply in enumerate(self._replies):
             if reply.times is not None and self._given[number] >= reply.times:

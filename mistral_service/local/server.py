@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from mistral_service.local.app import Exchange, create_app
 from mistral_service.local.behaviour import Behaviour
@@ -17,8 +18,8 @@ from mistral_service.local.pieces import Engine
 from mistral_service.local.script import Script
 
 MOST_CONNECTIONS = 1_000
-"""Connections that the process holds at a time, streams among them; the next one gets 503. A model
-answers one request at a time, and the others wait."""
+"""Concurrent connections of the process, streams included; a further one gets 503. A model answers
+one request at a time, while the others wait."""
 
 _START_SECONDS = 30.0
 
@@ -28,22 +29,22 @@ class PortInUse(OSError):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take a port and listen on it; what connects waits until it is served.
+    """Listen on a port; connections wait until they are served.
 
     Args:
         host: The address to listen on.
-        port: The port; 0 takes any that is free.
+        port: The port; 0 for any free one.
 
     Returns:
         The listening socket.
 
     Raises:
         PortInUse: If another program has the port; the message says what to do.
-        OSError: If the address is not one of this machine's.
+        OSError: If the address is not this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named, asyncio sets TCP_NODELAY; without it, an answer waits 40 ms for the
-    # client to acknowledge the headers.
+    # asyncio sets TCP_NODELAY only where the protocol is named. Without it, an answer waits 40 ms
+    # for the client to acknowledge the headers.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -61,10 +62,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class LocalMistral:
-    """The endpoint in a thread of its own, for the time of a `with` block.
+    """The endpoint in a thread of its own, for the duration of a `with` block.
 
     Attributes:
-        exchanges: Every chat request that came, and what became of it.
+        exchanges: Every request for a completion, vectors or moderation, with its answer.
 
     Example::
 
@@ -87,14 +88,14 @@ class LocalMistral:
         """Prepare the endpoint.
 
         Args:
-            engine: What answers: a `Script`, or a `ModelEngine`.
-            checks: The judges; by default as strict as can be.
-            api_key: The one key that is right; None takes any.
+            engine: What answers: a `Script`, `AsAsked`, or a `ModelEngine`.
+            checks: What requests are validated against; by default as strict as can be.
+            api_key: The one valid key; None accepts any.
             host: The address to listen on.
-            port: The port; 0 takes any that is free.
-            limits: How much may be asked for in a minute; None for as much as one likes.
-            allow_hosts: Names under which it is asked beside `localhost` and `host`. None takes
-                any, as where it plays a proxy in a test; pages of other sites are refused.
+            port: The port; 0 for any free one.
+            limits: The account's rate limits; None for no limits.
+            allow_hosts: Further names of the endpoint, besides `localhost` and `host`. None allows
+                any, as where it replaces a proxy in a test; pages of other sites are refused.
             behaviour: How another server answers chats, which it then imitates.
         """
         self.exchanges: list[Exchange] = []
@@ -123,17 +124,17 @@ class LocalMistral:
 
     @property
     def script(self) -> Script:
-        """The replies to come, to add to them while it runs.
+        """The script, to add replies while the endpoint runs.
 
         Raises:
-            TypeError: If no script answers, but a model.
+            TypeError: If the engine is not a script.
         """
         if not isinstance(self._engine, Script):
             raise TypeError(f"{type(self._engine).__name__} answers here, and follows no script")
         return self._engine
 
     def start(self) -> "LocalMistral":
-        """Listen; returns when requests are answered."""
+        """Listen; returns when the endpoint answers requests."""
         listener = bind(*self._address)
         self._port = listener.getsockname()[1]
         config = uvicorn.Config(self._app, log_level="critical", lifespan="off", ws="none")
@@ -158,7 +159,7 @@ class LocalMistral:
         return self
 
     def stop(self) -> None:
-        """Stop listening; open connections are broken."""
+        """Stop listening, and close open connections."""
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
             self._server.force_exit = True
@@ -176,39 +177,18 @@ class LocalMistral:
         self.stop()
 
 
-def serve(
-    listener: socket.socket,
-    engine: Engine,
-    checks: Checks | None,
-    *,
-    api_key: str | None = None,
-    limits: RateLimits | None = None,
-    allow_hosts: Sequence[str] = (),
-    behaviour: Behaviour | None = None,
-) -> None:
-    """Run the endpoint until the process is told to end (Ctrl-C, SIGTERM).
+def serve(listener: socket.socket, app: ASGIApp, engine: Engine) -> None:
+    """Run the endpoint until the process is stopped (Ctrl-C, SIGTERM).
 
     Args:
         listener: The socket to serve, from `bind`.
-        engine: What answers; closed at the end.
-        checks: The judges.
-        api_key: The one key that is right; None takes any.
-        limits: How much may be asked for in a minute; None for as much as one likes.
-        allow_hosts: Names under which it is asked beside `localhost` and the listener's address.
-        behaviour: How another server answers chats, which it then imitates.
+        app: The application, from `create_app`.
+        engine: Its engine, which is closed at the end.
     """
     host, port = listener.getsockname()[:2]
     print(f"Mistral endpoint: http://{host}:{port}/v1", flush=True)
     config = uvicorn.Config(
-        create_app(
-            engine,
-            checks,
-            api_key=api_key,
-            limits=limits,
-            host=host,
-            allow_hosts=allow_hosts,
-            behaviour=behaviour,
-        ),
+        app,
         log_level="warning",
         lifespan="off",
         ws="none",

@@ -21,7 +21,7 @@ from pipecat.processors.aggregators.llm_context import (
 )
 from pipecat.utils.types import NotGiven, is_given
 
-from mistral_service.conversation.conversion import Budget, Conversion, Message
+from mistral_service.conversation.conversion import Conversion, ImageBudget, Message
 from mistral_service.conversation.encoding import Form
 from mistral_service.conversation.foreign import in_mistrals_form, is_foreign, readable
 from mistral_service.conversation.image_cache import ImageCache
@@ -33,7 +33,7 @@ from mistral_service.conversation.tools import (
     OfferedTools,
     ToolFault,
     choice_now,
-    mistrals_tools_beside,
+    convert_tools_in_thread,
     tools_to_show,
 )
 from mistral_service.wire.request import function_names
@@ -60,7 +60,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         self._last_conversion = Conversion()
         self._tool_faults: set[ToolFault] = set()
         # A summary may be asked for while a turn runs: each task has its own last request.
-        self._run_of_task: ContextVar[Conversion] = ContextVar("run_of_task")
+        self._conversion_of_task: ContextVar[Conversion] = ContextVar("conversion_of_task")
 
     @property
     def id_for_llm_specific_messages(self) -> str:
@@ -68,18 +68,18 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         return OWN
 
     @property
-    def run(self) -> Conversion:
+    def conversion(self) -> Conversion:
         """What the rules did for the last request.
 
         Its `changes` say what was changed and why; `call_ids` and `names` lead back from what
-        Mistral was told to what stands in the context.
+        was sent to Mistral to what stands in the context.
         """
         return self._last_conversion
 
     @property
     def conversion_of_this_task(self) -> Conversion:
         """What the rules did for the last request that this task has made."""
-        return self._run_of_task.get(self._last_conversion)
+        return self._conversion_of_task.get(self._last_conversion)
 
     async def get_llm_invocation_params(
         self,
@@ -91,7 +91,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         takes_thoughts: bool = False,
         sees: bool | None = None,
         form: Form | None = None,
-        budget: Budget | None = None,
+        budget: ImageBudget | None = None,
         parts: frozenset[str] | None = None,
     ) -> OpenAILLMInvocationParams:
         """Make the parameters of a request from a context.
@@ -138,12 +138,12 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         messages, urls = await run_work(self._look_at, messages, conversion)
         choice = choice_now(choice, messages)
         if sees is not False and urls:
-            conversion.images = await self.images.make_ready(urls, conversion.budget.images, form)
+            conversion.images = await self.images.prepare(urls, conversion.budget.images, form)
         messages = await run_work(apply_rules, messages, conversion)
         if messages[-1].get("prefix"):
             conversion.prefix = text_of(messages[-1]["content"])
         self._last_conversion = conversion
-        self._run_of_task.set(conversion)
+        self._conversion_of_task.set(conversion)
         for change in conversion.changes[:_MOST_LOGGED]:
             logger.opt(lazy=True).debug("{}", lambda change=change: f"Message rules: {change}")
         if more := len(conversion.changes[_MOST_LOGGED:]):
@@ -188,7 +188,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
             format: The pixel format, or the MIME type of an encoded image.
             size: Width and height of raw pixels.
             image: The pixels, or the encoded image.
-            text: Words beside the image.
+            text: Words that go with the image.
             role: Whose message it is.
 
         Returns:
@@ -197,7 +197,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         Raises:
             ImageError: If the image cannot be read.
         """
-        made = await ImageCache().frame(image, size, format, Form())
+        made = await ImageCache().encode_frame(image, size, format, Form())
         if isinstance(made, ImageError):
             raise made
         url = f"data:{made.mime_type};base64,{base64.b64encode(made.data).decode()}"
@@ -232,7 +232,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
 
     async def _offered(self, tools: Any) -> OfferedTools:
         given = super().from_standard_tools(tools)
-        offered = await mistrals_tools_beside(given if isinstance(given, list) else [])
+        offered = await convert_tools_in_thread(given if isinstance(given, list) else [])
         for fault in offered.faults:
             if fault not in self._tool_faults:
                 self._tool_faults.add(fault)

@@ -77,9 +77,9 @@ class ErrorReporter:
             conversion: What the rules did; each image and each fault of a tool is reported once.
             model: The model that is asked; that it does not see is reported once.
         """
-        for fault in conversion.faults:
+        for fault in conversion.image_errors:
             await self.report_image(fault)
-        if conversion.unseen and model not in self._blind_models:
+        if conversion.unseen_images and model not in self._blind_models:
             self._blind_models.add(model)
             await self.report(
                 f"{model} does not see images, so it is sent the words alone: choose a model "
@@ -93,8 +93,8 @@ class ErrorReporter:
 
     async def report_image(self, fault: ImageError) -> None:
         """Report an image that was left out."""
-        if not fault.told:
-            fault.told = True
+        if not fault.reported:
+            fault.reported = True
             await self.report(
                 f"An image was left out: {fault}",
                 exception=fault,

@@ -68,7 +68,7 @@ def trace_error(error: MistralError) -> None:
     """Set what ended a turn as attributes of the current span.
 
     Args:
-        error: The error that is told.
+        error: The error that is reported.
     """
     _span().set_attributes(_described(error))
 

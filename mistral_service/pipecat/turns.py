@@ -15,13 +15,13 @@ from mistral_service.pipecat.state import ServiceState
 from mistral_service.pipecat.tracing import trace_fault, trace_turn
 from mistral_service.settings import MistralLLMSettings, given
 from mistral_service.turn.admission import Admission
-from mistral_service.turn.parts import TurnParts
-from mistral_service.turn.ports import ConversationRecorder, ResumePoint
+from mistral_service.turn.ports import TurnPorts
 from mistral_service.turn.prices import Price, total
 from mistral_service.turn.race import Stream
 from mistral_service.turn.retries import Handled
 from mistral_service.turn.router import Router
 from mistral_service.turn.runner import TurnRunner
+from mistral_service.turn.shared_services import ConversationRecorder, ResumePoint
 from mistral_service.turn.state import TurnOptions, TurnState
 from mistral_service.wire.errors import MistralError
 
@@ -146,7 +146,7 @@ def turn_runner(
         prices: What tokens cost.
     """
     return TurnRunner(
-        TurnParts(
+        TurnPorts(
             name=str(state),
             options=lambda: turn_options(state.settings),
             open_stream=open_stream,

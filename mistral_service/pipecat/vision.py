@@ -9,7 +9,7 @@ from pipecat.frames.frames import Frame, LLMMessagesAppendFrame, UserImageRawFra
 from pipecat.processors.frame_processor import FrameDirection
 
 from mistral_service.conversation.encoding import Encoded
-from mistral_service.conversation.parts import UNREADABLE_PICTURE, ImageError
+from mistral_service.conversation.parts import UNREADABLE_IMAGE, ImageError
 from mistral_service.pipecat.adapter import MistralLLMAdapter
 from mistral_service.pipecat.errors import ErrorReporter
 from mistral_service.pipecat.state import ServiceState
@@ -104,7 +104,7 @@ class VisionInput:
                 await self._go_on_without(frame, fault, direction)
                 return
             if isinstance(adapter, MistralLLMAdapter):
-                made = await adapter.images.frame(
+                made = await adapter.images.encode_frame(
                     frame.image, frame.size, frame.format, self._state.settings.form()
                 )
                 if isinstance(made, Encoded):
@@ -139,7 +139,7 @@ class VisionInput:
             # As Pipecat's transports do where there is no frame: the call would never end.
             await frame.request.result_callback({"error": f"The image cannot be read: {fault}"})
             return
-        words = f"{frame.text}\n{UNREADABLE_PICTURE}" if frame.text else UNREADABLE_PICTURE
+        words = f"{frame.text}\n{UNREADABLE_IMAGE}" if frame.text else UNREADABLE_IMAGE
         message: Any = {"role": "user", "content": words}
         append = LLMMessagesAppendFrame([message], run_llm=frame.run_llm is not False)
         await self._service.push_frame(append, direction)

@@ -1,4 +1,4 @@
-"""Calls that arrive as text: from the first behind its marker to the text behind the last."""
+"""Parses calls that arrive as text: from the marker to the text after the last call."""
 
 import re
 from collections.abc import Callable, Collection
@@ -6,10 +6,10 @@ from typing import Literal
 
 from mistral_service.reply.events import ToolCall, Unreadable
 from mistral_service.reply.json_extent import JsonExtent
-from mistral_service.reply.markers import CALLS, MAX_MARKUP, marker_at, shown
+from mistral_service.reply.markers import CALLS, MAX_MARKUP, marker_at, shortened
 from mistral_service.reply.written_calls import HEAD, calls_in, offered_name
 
-Then = Literal["waits", "text", "words", "skip"]
+Outcome = Literal["pending", "text", "no_call", "skip"]
 
 _LIST = re.compile(r"\[\s*[\[{\]]")
 _A_WORD = re.compile(r'[^\s,;\[\]{}"]+')
@@ -18,79 +18,79 @@ _PARTS = ("[CALL_ID]", _ARGS, "()")
 _BLANKS = " \t\r\n"
 _BETWEEN = _BLANKS + ",;"
 _SCRAPS = _BETWEEN + "]}"
-_MOST_SCRAPS = 200
+_MAX_SCRAPS = 200
 
 
 class CallMarkup:
     """Reads calls: objects, lists of them, or the newer `name[CALL_ID]id[ARGS]{…}`.
 
     Attributes:
-        found: The calls, and what was unreadable. The reader of the reply empties it.
+        found: The calls, and unreadable markup. The caller takes them out.
         opener: The marker.
-        then: `waits` for more text, as long as the calls go on. Then what comes is read as `text`;
-            as `words`, behind a marker that no call follows; or it is to `skip`.
+        outcome: `pending` while more calls may follow. Then: `text` follows; or the marker was
+            `no_call`, and text follows; or what follows has to be `skip`ped.
         skip_to: Where a `skip` ends; empty for the end of the reply.
-        inside: Whether what waits belongs to a call.
+        inside: Whether the pending text belongs to a call.
     """
 
     def __init__(self, opener: str, offered: Collection[str]) -> None:
         """Prepare for what one marker begins.
 
         Args:
-            opener: The marker; empty where the server has swallowed it.
-            offered: The names of the functions that there are.
+            opener: The marker; empty where the server has removed it.
+            offered: The names of the functions that the request offers.
         """
         self.found: list[ToolCall | Unreadable] = []
-        self.then: Then = "waits"
+        self.outcome: Outcome = "pending"
         self.skip_to = ""
         self.opener = opener
         self._offered = offered
-        self._held: str = ""
+        self._buffer: str = ""
         self._step: Callable[[bool], bool] = self._first
         self._extent = JsonExtent()
         self._depth = 0  # of lists
         self._call: tuple[str | None, str] = (None, "")
-        self._any = False  # call was found, or what is unreadable
-        self._told = False  # of what is unreadable
+        self._any = False  # a call or unreadable markup was found
+        self._reported = False  # unreadable markup
 
     @property
     def inside(self) -> bool:
-        """Whether what waits belongs to a call."""
+        """Whether the pending text belongs to a call."""
         return self._step != self._more
 
     def read(self, text: str, *, final: bool) -> str:
-        """Read on.
+        """Parse more text.
 
         Args:
-            text: What the last reading has left, and what has come since.
+            text: What the last call returned, and the text that has arrived since.
             final: Whether this is the end of the reply.
 
         Returns:
-            What is left to read.
+            The text that is not parsed yet.
         """
-        self._held = text
-        # Each step takes something from what is held, and says whether there is more to do.
-        while self.then == "waits" and self._step(final):
+        self._buffer = text
+        # Each step takes text from the buffer, and returns whether there is more to do.
+        while self.outcome == "pending" and self._step(final):
             pass
-        if self.then == "waits" and len(self._held) > MAX_MARKUP:
+        if self.outcome == "pending" and len(self._buffer) > MAX_MARKUP:
             self._give_up()
-        return self._held
+        return self._buffer
 
     def _first(self, final: bool) -> bool:
-        """What stands behind the marker."""
-        text = self._held = self._held.lstrip(_BETWEEN)
+        """The text after the marker."""
+        text = self._buffer = self._buffer.lstrip(_BETWEEN)
         if text in ("", '"') or (text[0] == "[" and not text[1:].lstrip(_BLANKS)):
-            return self._lacks(final)
+            return self._incomplete(final)
         if text[0] == "{":
             self._begin(self._object)
         elif _LIST.match(text):
-            self._held, self._depth = text[1:], 1
+            self._buffer, self._depth = text[1:], 1
             self._step = self._list
         elif _ARGS.startswith(text[: len(_ARGS)]):
-            # without a name before it
+            # without a name in front
             if len(text) < len(_ARGS):
-                return self._lacks(final)
-            self._held = text[len(_ARGS) :]
+                return self._incomplete(final)
+            self._buffer = text[len(_ARGS) :]
         elif HEAD.match(text):
             self._step = self._head
         else:
@@ -100,10 +100,10 @@ class CallMarkup:
     # --- JSON -------------------------------------------------------------------------------------
 
     def _object(self, final: bool) -> bool:
-        end = self._extent.end(self._held)
+        end = self._extent.end(self._buffer)
         if end is None and not final:
             return False
-        markup = self._taken(end)
+        markup = self._take(end)
         calls = calls_in(markup)
         for call in calls:
             self._add(call.id, call.name, call.arguments)
@@ -113,83 +113,83 @@ class CallMarkup:
         return True
 
     def _list(self, final: bool) -> bool:
-        """What follows in a list: its objects are calls as they come, not only when it ends."""
-        text = self._held = self._held.lstrip(_BETWEEN + "}" * self._any)
+        """The next item of a list: each object is a call as soon as it is complete."""
+        text = self._buffer = self._buffer.lstrip(_BETWEEN + "}" * self._any)
         if not text:
-            return self._lacks(final)
+            return self._incomplete(final)
         match text[0]:
             case "{":
                 self._begin(self._object)
             case "[":
-                self._held, self._depth = text[1:], self._depth + 1
+                self._buffer, self._depth = text[1:], self._depth + 1
             case "]":
-                self._held, self._depth = text[1:], self._depth - 1
+                self._buffer, self._depth = text[1:], self._depth - 1
                 if not self._depth:
                     self._step = self._more
                     if not self._any:
                         self._unreadable("[]")
             case _ if self._any:
-                self.then = "text"  # a list that was never closed
+                self.outcome = "text"  # the list was never closed
             case _:
                 word = _A_WORD.match(text)
-                self._held = text[word.end() if word else 1 :]
+                self._buffer = text[word.end() if word else 1 :]
                 self._unreadable(f"[{text}")
         return True
 
     # --- the newer form ---------------------------------------------------------------------------
 
     def _head(self, final: bool) -> bool:
-        """A function's name, and what stands before its arguments."""
-        text = self._held
+        """A function's name, and what follows up to its arguments."""
+        text = self._buffer
         head = HEAD.match(text)
         if head is None:
             return self._no_call()
         name, rest = offered_name(head["name"], self._offered), text[head.end() :]
         meant = name in self._offered or bool(head["form"].strip())
         if rest[:1] == "{" or (rest[:1] == '"' and meant):
-            self._call, self._held = (head["id"] or None, name), rest
+            self._call, self._buffer = (head["id"] or None, name), rest
             self._begin(self._arguments)
             return True
         marker, grows = marker_at(rest) if rest else (None, True)
-        # What may still become a marker of this form waits.
+        # Wait for what may still become a marker of this form.
         if grows or any(part.startswith(rest) and part != rest for part in _PARTS):
             if not final:
                 return False
             rest = rest if marker else ""
         elif marker is None:
             if meant:
-                # It was meant for the machine: nothing of what follows is speech.
+                # It was meant as a call: nothing of what follows is speech.
                 self._unreadable(name)
-                self._held, self.then = rest, "skip"
+                self._buffer, self.outcome = rest, "skip"
                 return False
             return self._no_call()
         if not meant and "_" not in name:
             return self._no_call()
         tag = self.opener.startswith("<") and rest.startswith(f"</{self.opener[1:]}")
         self._add(head["id"] or None, name, "{}" if tag else "")
-        self._held, self._step = rest, self._more
+        self._buffer, self._step = rest, self._more
         return True
 
     def _arguments(self, final: bool) -> bool:
-        end = self._extent.end(self._held)
+        end = self._extent.end(self._buffer)
         if end is None and not final:
             return False
-        self._add(*self._call, self._taken(end))
+        self._add(*self._call, self._take(end))
         self._step = self._more
         return True
 
-    # --- behind a call ----------------------------------------------------------------------------
+    # --- after a call -----------------------------------------------------------------------------
 
     def _more(self, final: bool) -> bool:
-        """Behind a call: another without a marker of its own, or anything else."""
-        text = self._held.lstrip(_SCRAPS)
+        """After a call: another one without a marker, or anything else."""
+        text = self._buffer.lstrip(_SCRAPS)
         if not text:
-            if final or len(self._held) > _MOST_SCRAPS:
-                self._held = ""
-            self.then = "text" if final else "waits"
+            if final or len(self._buffer) > _MAX_SCRAPS:
+                self._buffer = ""
+            self.outcome = "text" if final else "pending"
             return False
         if text[0] == "{":
-            self._held = text
+            self._buffer = text
             self._begin(self._object)
             return True
         marker, grows = marker_at(text, fences=self.opener == "```")
@@ -198,21 +198,23 @@ class CallMarkup:
         if marker is not None and marker.what == "fence":
             text = text[len(marker.text) :]
         elif marker is None and not grows:
-            text = self._held.lstrip("]}")  # brackets too many are no words, others may be
-        self._held, self.then = text, "text"
+            text = self._buffer.lstrip(
+                "]}"
+            )  # surplus closing brackets are no text, other characters may be
+        self._buffer, self.outcome = text, "text"
         return False
 
-    # --- what each of them does -------------------------------------------------------------------
+    # --- helpers ----------------------------------------------------------------------------------
 
     def _begin(self, step: Callable[[bool], bool]) -> None:
         self._extent = JsonExtent()
         self._step = step
 
-    def _taken(self, end: int | None) -> str:
-        """What is held up to an end; all of it, if the reply has no more."""
-        end = len(self._held) if end is None else end
-        taken, self._held = self._held[:end], self._held[end:]
-        return taken
+    def _take(self, end: int | None) -> str:
+        """Take the buffer up to an end; all of it, if the reply has ended."""
+        end = len(self._buffer) if end is None else end
+        markup, self._buffer = self._buffer[:end], self._buffer[end:]
+        return markup
 
     def _add(self, call_id: str | None, name: str, arguments: str) -> None:
         self._any = True
@@ -220,30 +222,30 @@ class CallMarkup:
         self.found.append(ToolCall(call_id, name, arguments, written=True))
 
     def _unreadable(self, markup: str) -> None:
-        """Report some markup, once for one marker."""
-        if not self._told:
-            self._any = self._told = True
-            self.found.append(Unreadable(shown(self.opener + markup)))
+        """Report unreadable markup, once for each marker."""
+        if not self._reported:
+            self._any = self._reported = True
+            self.found.append(Unreadable(shortened(self.opener + markup)))
 
-    def _lacks(self, final: bool) -> bool:
-        """Nothing that could be read yet; at the end of the reply, nothing at all."""
+    def _incomplete(self, final: bool) -> bool:
+        """The buffer cannot be parsed yet; at the end of the reply, it is unreadable."""
         if final:
-            if self._held or not self._any:
-                self._unreadable(self._held)
-            self._held, self.then = "", "text"
+            if self._buffer or not self._any:
+                self._unreadable(self._buffer)
+            self._buffer, self.outcome = "", "text"
         return False
 
     def _no_call(self) -> bool:
         """A marker that no call follows."""
         if self.opener.startswith("<"):
             self._unreadable("")
-            self.then, self.skip_to = "skip", f"</{self.opener[1:]}"
+            self.outcome, self.skip_to = "skip", f"</{self.opener[1:]}"
         else:
-            self.then = "words" if self.opener == CALLS else "text"
+            self.outcome = "no_call" if self.opener == CALLS else "text"
         return False
 
     def _give_up(self) -> None:
-        """Leave out a call that never ends, and what follows it."""
+        """Leave out a call that exceeds the limit, and what follows it."""
         if self.inside:
-            self.found.append(Unreadable(shown(self.opener + self._call[1] + self._held)))
-        self._held, self.then = "", "skip"
+            self.found.append(Unreadable(shortened(self.opener + self._call[1] + self._buffer)))
+        self._buffer, self.outcome = "", "skip"

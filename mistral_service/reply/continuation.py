@@ -1,21 +1,21 @@
-"""What is new in a reply that may repeat what was said before it."""
+"""Removes what a reply repeats of earlier text."""
 
 from mistral_service.reply.overlap import Overlap
 from mistral_service.reply.prefix import RepeatedPrefix
 
 
 class Continuation:
-    """Takes out of a reply what it repeats: the prefix of its request, or words before a cut."""
+    """Removes what a reply repeats: the prefix of its request, or words before a cut."""
 
     def __init__(self, prefix: str, cut: str, *, exact: bool) -> None:
         """Prepare for one reply.
 
         Args:
-            prefix: The text that the reply may begin with, since the request ended with it.
-            cut: The words after which the last reply was cut.
-            exact: Whether the server goes on exactly after a prefix.
+            prefix: The prefix of the request, which the reply may repeat.
+            cut: The text of the reply that was cut.
+            exact: Whether the server continues exactly at the end of a prefix.
         """
-        # With a prefix the repetition is exact, where the server knows prefixes.
+        # A server that supports prefixes repeats them exactly.
         self._prefix = RepeatedPrefix(prefix)
         self._overlap = Overlap(cut, in_words=not prefix, exact=exact)
 

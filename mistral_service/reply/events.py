@@ -1,4 +1,4 @@
-"""What happens in a reply, in the order in which it happens."""
+"""The events of a reply, in their order."""
 
 from dataclasses import dataclass, field
 
@@ -7,10 +7,10 @@ from mistral_service.wire.chunks import Usage
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Words for the caller.
+    """Text for the caller.
 
     Parameters:
-        text: The words; never empty.
+        text: The text; never empty.
     """
 
     text: str
@@ -18,10 +18,10 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    """Reasoning, which is not for the caller's ears.
+    """Reasoning, which is not spoken.
 
     Parameters:
-        text: The words; never empty.
+        text: The text; never empty.
     """
 
     text: str
@@ -34,9 +34,9 @@ class ToolCall:
     Parameters:
         id: The call's id as the server gave it; None if it gave none.
         name: The function's name.
-        arguments: The arguments as JSON text, as the model wrote them; `{}` if it wrote nothing,
-            empty if the reply was cut before it wrote them, or the call stood in the text without.
-        written: Whether it was read from the text of the reply, rather than sent as a call.
+        arguments: The arguments as JSON text, as the model wrote them; `{}` if it wrote none,
+            empty if the reply was cut before them, or the call in the text had none.
+        written: Whether it was parsed from the text of the reply, not sent as a call.
     """
 
     id: str | None
@@ -47,7 +47,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Markup for a machine that arrived as text, and of which nothing can be made.
+    """Markup in the text that cannot be parsed.
 
     Parameters:
         markup: Its beginning, at most 200 characters. It is never spoken.
@@ -61,11 +61,11 @@ class Finish:
     """The end of the reply.
 
     Parameters:
-        reason: The server's word for it (`stop`, `length`, `tool_calls`, `error`, …); None if the
+        reason: The `finish_reason` (`stop`, `length`, `tool_calls`, `error`, …); None if the
             stream ended without one.
         model: The model that answered; empty if never given.
         usage: The tokens; None if never reported.
-        calls_left_out: Calls that came after the most that a reply may have, and were not kept.
+        calls_left_out: Calls beyond the limit of a reply, which were dropped.
     """
 
     reason: str | None

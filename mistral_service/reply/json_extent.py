@@ -1,4 +1,4 @@
-"""Where a JSON value ends in a text that is still coming."""
+"""Finds the end of a JSON value in a text that arrives in pieces."""
 
 import re
 
@@ -9,7 +9,7 @@ _OUTSIDE = re.compile(r'["{}\[\]]')
 class JsonExtent:
     """Finds the end of an object, a list or a string.
 
-    Each character is looked at once, however many pieces the text comes in.
+    Each character is read once, however many pieces there are.
     """
 
     def __init__(self) -> None:
@@ -25,8 +25,7 @@ class JsonExtent:
             piece: The piece.
 
         Returns:
-            The index in the piece after the value's last character; None as long as it is not
-            there.
+            The index in the piece after the value's last character; None while it has not come.
         """
         at = 0
         if self._escaped and piece:
@@ -49,13 +48,13 @@ class JsonExtent:
         return None
 
     def end(self, text: str) -> int | None:
-        """Look for the end in all that has come.
+        """Look for the end in all text so far.
 
         Args:
             text: The text so far, from the value's first character on; it only grows.
 
         Returns:
-            The index after the value's last character; None as long as it is not there.
+            The index after the value's last character; None while it has not come.
         """
         begin, self._at = self._at, len(text)
         end = self.feed(text[begin:])

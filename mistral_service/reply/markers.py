@@ -1,7 +1,7 @@
 """The markers that chat templates put between the parts of a conversation.
 
-A server without a parser for its model's template, or whose parser gives up, sends them as text.
-`docs/dialects.md` shows each with the servers that send it.
+A server without a parser for its model's template, or whose parser fails, sends them as text.
+`docs/dialects.md` lists each with the servers that send it.
 """
 
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from typing import Literal
 MAX_MARKUP = 65_536
 """Characters that one piece of markup may have; a call of a thousand words has six thousand."""
 
-_SHOWN = 200
+_MAX_SHOWN = 200
 
 What = Literal["drop", "think", "think_end", "skip", "call", "fence"]
 
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """A marker and what follows it.
+    """A marker and its meaning.
 
     Parameters:
         text: The marker.
-        what: `drop`: nothing. `think`: a thought. `think_end`: the end of a thought. `skip`: what
-            is no part of the reply. `call`: calls of functions. `fence`: a block of code, which may
-            be a call.
-        ends: What ends a `think` or a `skip`.
+        what: What follows. `drop`: nothing special. `think`: a thought. `think_end`: the end of a
+            thought. `skip`: what is not part of the reply. `call`: function calls. `fence`: a code
+            block, which may contain a call.
+        ends: The markers that end a `think` or a `skip`.
     """
 
     text: str
@@ -32,13 +32,13 @@ class Marker:
     ends: tuple[str, ...] = ()
 
 
-# Thinking models of other makers spell the tag in their own ways.
+# Reasoning models of other vendors have other spellings of the tag.
 _THOUGHTS = ("think", "thinking", "thought", "reasoning")
 
 _THINK_END = "[/THINK]"
 
 THOUGHT_ENDS = (_THINK_END, *(f"</{name}>" for name in _THOUGHTS))
-"""What ends a thought of which it is not known that another marker ends it."""
+"""The closing tags of thoughts."""
 
 CALLS = "[TOOL_CALLS]"
 """The special token before calls."""
@@ -46,19 +46,19 @@ CALLS = "[TOOL_CALLS]"
 _CALL_TAGS = ("tool_call", "tool_calls", "function_call")
 
 CALL_MARKERS = (CALLS, *(f"<{tag}>" for tag in _CALL_TAGS))
-"""What stands before calls; it also ends a thought that is never closed."""
+"""The markers of calls; one also ends a thought that is never closed."""
 
-# A turn of somebody else, which a model that missed its own end goes on to invent.
-_OTHERS = ("user", "system", "tool")
+# Turns of other roles, which a model generates that has missed its own end.
+_OTHER_ROLES = ("user", "system", "tool")
 
 _DROPPED = (
     # Mistral's own (`mistral_common.tokens.tokenizers.base.SpecialTokens`)
     *("<s>", "</s>", "<unk>", "<pad>", "[/INST]", "[/AVAILABLE_TOOLS]", "[/TOOL_RESULTS]"),
     *("[/SYSTEM_PROMPT]", "[/MODEL_SETTINGS]", "[TOOL_CONTENT]", "[ARGS]", "[CALL_ID]"),
-    # but for [IMG], [AUDIO], [PREFIX] and their like: no reply ends so, and words may hold them
+    # not [IMG], [AUDIO], [PREFIX] and the like: no reply ends so, and text may contain them
     *("[/TOOL_CALLS]", "[IMG_BREAK]", "[IMG_END]"),
     *("[BEGIN_AUDIO]", "[STREAMING_PAD]", "[STREAMING_WORD]"),
-    # ChatML, Llama 3, Gemma, Phi, DeepSeek, and others that run on the same servers
+    # ChatML, Llama 3, Gemma, Phi, DeepSeek, and others on the same servers
     *("<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>"),
     *("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>"),
     *("<|end|>", "<|assistant|>", "<|eos|>", "<|bos|>", "<|end_of_turn|>", "<|return|>"),
@@ -89,37 +89,37 @@ MARKERS: tuple[Marker, ...] = (
     Marker("[SYSTEM_PROMPT]", "skip", ("[/SYSTEM_PROMPT]",)),
     Marker("[MODEL_SETTINGS]", "skip", ("[/MODEL_SETTINGS]",)),
     Marker("[INST]", "skip", ("[/INST]",)),
-    *(Marker(f"<|im_start|>{role}", "skip", ("<|im_end|>",)) for role in _OTHERS),
-    *(Marker(f"<|{role}|>", "skip", ("<|assistant|>",)) for role in _OTHERS),
+    *(Marker(f"<|im_start|>{role}", "skip", ("<|im_end|>",)) for role in _OTHER_ROLES),
+    *(Marker(f"<|{role}|>", "skip", ("<|assistant|>",)) for role in _OTHER_ROLES),
     *(
         Marker(f"<|start_header_id|>{role}<|end_header_id|>", "skip", ("<|eot_id|>",))
-        for role in _OTHERS
+        for role in _OTHER_ROLES
     ),
     Marker("<start_of_turn>user", "skip", ("<end_of_turn>",)),
 )
 """Every marker that is known."""
 
 FENCE = Marker("```", "fence")
-"""A block of code; small models put calls into one. A marker only where functions are offered."""
+"""A code block; small models put calls into one. A marker only where functions are offered."""
 
 _BY_FIRST: dict[str, list[Marker]] = {}
 for _marker in MARKERS:
     _BY_FIRST.setdefault(_marker.text[0], []).append(_marker)
 
 FIRST = "".join(_BY_FIRST)
-"""The characters that a marker begins with."""
+"""The first characters of all markers."""
 
 
 def marker_at(text: str, *, fences: bool = False) -> tuple[Marker | None, bool]:
-    """Look for a marker at the beginning of a text.
+    """Find the marker at the beginning of a text.
 
     Args:
         text: The text; not empty.
         fences: Whether `FENCE` is a marker.
 
     Returns:
-        The longest marker that the text begins with, or None; and whether the text, as far as it
-        has come, may still become a longer one.
+        The longest marker that the text begins with, or None; and whether the text may still become
+        a longer one.
     """
     if text[0] == "`" and fences:
         return (FENCE, False) if text.startswith("```") else (None, "```".startswith(text))
@@ -135,7 +135,7 @@ def marker_at(text: str, *, fences: bool = False) -> tuple[Marker | None, bool]:
 
 
 def could_begin(text: str) -> set[What]:
-    """What kinds of markers a text may be the beginning of.
+    """The kinds of markers of which a text may be the beginning.
 
     Args:
         text: The text; not empty.
@@ -145,11 +145,11 @@ def could_begin(text: str) -> set[What]:
 
 
 def beginning_of(ends: tuple[str, ...], text: str) -> int:
-    """How many characters at the end of a text may be the beginning of one of some markers.
+    """How many characters at the end of a text may be the beginning of a marker.
 
     Args:
         ends: The markers.
-        text: The text, in which none of them stands whole.
+        text: The text, which contains none of them completely.
     """
     firsts = {end[0] for end in ends}
     longest = max(map(len, ends)) - 1
@@ -159,6 +159,6 @@ def beginning_of(ends: tuple[str, ...], text: str) -> int:
     return 0
 
 
-def shown(markup: str) -> str:
+def shortened(markup: str) -> str:
     """The beginning of some markup, for an error or a log."""
-    return markup if len(markup) <= _SHOWN else markup[: _SHOWN - 1] + "…"
+    return markup if len(markup) <= _MAX_SHOWN else markup[: _MAX_SHOWN - 1] + "…"

@@ -1,41 +1,40 @@
-"""Where a sentence was cut, and how its continuation joins on."""
+"""Removes what a continuation repeats of a sentence that was cut."""
 
-_MARK = "\ufeff"
-"""The mark of a byte order, which some servers put before a text."""
+_BOM = "\ufeff"
+"""The byte order mark, which some servers put in front of a text."""
 
 
 class Overlap:
-    """Takes out of a continuation the words that were said before the cut.
+    """Removes the words of a continuation that were already spoken before the cut.
 
-    A model that is asked to go on in mid-sentence may begin with its last words again. A beginning
-    counts as repeated where it equals the end of what was said, from the start of a word on,
-    whatever the case of its letters.
+    A model that continues in mid-sentence may repeat its last words. A beginning counts as repeated
+    if it equals the end of the spoken text, from the start of a word on, case-insensitively.
 
-    What was said is looked through once, however many pieces the continuation comes in.
+    The spoken text is searched once, however many pieces the continuation has.
     """
 
-    def __init__(self, said: str, *, in_words: bool = True, exact: bool = False) -> None:
+    def __init__(self, spoken: str, *, in_words: bool = True, exact: bool = False) -> None:
         """Prepare for one continuation.
 
         Args:
-            said: What was said before the cut; empty lets everything pass.
-            in_words: Whether the model was asked in words to go on, so that it begins with a whole
-                word. A server that goes on from a prefix may go on within one.
-            exact: Whether the server goes on right behind what was said, so that nothing counts as
+            spoken: The text that was spoken before the cut; empty lets everything pass.
+            in_words: Whether a user message asked the model to continue, so that it begins with a
+                whole word. A server that continues a prefix may continue within a word.
+            exact: Whether the server continues exactly at the cut, so that nothing counts as
                 repeated: "Room 2" is followed by "2".
         """
         self._in_words = in_words
-        self._spaced = bool(said) and said[-1].isspace()
-        said = said.rstrip()
-        # A blank before it, so that every start of a word has one.
-        self._said = " " + _folded(said)
-        # The first blank in it after which the continuation, as far as it has come, stands.
+        self._spaced = bool(spoken) and spoken[-1].isspace()
+        spoken = spoken.rstrip()
+        # A blank in front, so that every word has one.
+        self._spoken = " " + _folded(spoken)
+        # The first blank in it that is followed by the continuation so far.
         self._at = 0
         self._held: list[str] = []
-        self._begins: list[str] = []  # what is held, without the blanks at its beginning
+        self._begins: list[str] = []  # what is held, without leading blanks
         self._length = 0
-        self._after_mark = False  # something that is no mark has come
-        self._joined = not said or exact
+        self._after_bom = False  # something else than a BOM has come
+        self._joined = not spoken or exact
 
     def feed(self, text: str) -> str:
         """Take a piece of the continuation.
@@ -51,18 +50,18 @@ class Overlap:
         self._held.append(text)
         piece = text
         if not self._begins:
-            piece = text if self._after_mark else text.lstrip(_MARK)
-            self._after_mark = self._after_mark or bool(piece)
+            piece = text if self._after_bom else text.lstrip(_BOM)
+            self._after_bom = self._after_bom or bool(piece)
             piece = piece.lstrip()
         if not piece:
             return ""
         self._begins.append(piece)
         before, self._length = self._length, self._length + len(piece)
-        if not self._said.startswith(_folded(piece), self._at + 1 + before):
+        if not self._spoken.startswith(_folded(piece), self._at + 1 + before):
             begins = " " + _folded("".join(self._begins))
-            self._at = self._said.find(begins, self._at + (before > 0))
-        if 0 <= self._at < len(self._said) - 1 - self._length:
-            return ""  # more of it may follow
+            self._at = self._spoken.find(begins, self._at + (before > 0))
+        if 0 <= self._at < len(self._spoken) - 1 - self._length:
+            return ""  # more of the repetition may follow
         return self.finish()
 
     def finish(self) -> str:
@@ -76,18 +75,18 @@ class Overlap:
             return ""
         self._joined, self._held = True, []
         begins = "".join(self._begins)
-        if length := _shared(self._said, " " + _folded(begins)) - 1:
+        if length := _shared(self._spoken, " " + _folded(begins)) - 1:
             return self._after_space(begins[length:])
         if not self._in_words:
-            return held.lstrip(_MARK)
-        # A new word is set apart from the last one, punctuation is not.
+            return held.lstrip(_BOM)
+        # A new word is separated from the last one by a blank, punctuation is not.
         if self._spaced:
             return self._after_space(begins)
         apart = held[0].isspace() or not begins or not begins[0].isalnum()
-        return held.lstrip(_MARK) if apart else " " + begins
+        return held.lstrip(_BOM) if apart else " " + begins
 
     def _after_space(self, text: str) -> str:
-        """A text without the space that was said already."""
+        """A text without leading space, if the spoken text ends with space."""
         if self._spaced:
             text = text.lstrip()
             self._spaced = not text
@@ -95,7 +94,7 @@ class Overlap:
 
 
 def _folded(text: str) -> str:
-    """A text of the same length, with neither case nor kinds of blanks."""
+    """A text of the same length, case-folded and with every kind of blank as a space."""
     folded = text.casefold()
     if len(folded) != len(text):
         folded = "".join(each if len(each.casefold()) != 1 else each.casefold() for each in text)
@@ -106,13 +105,13 @@ def _with_blanks(text: str) -> str:
     return "".join(" " if each.isspace() else each for each in text)
 
 
-def _shared(said: str, begins: str) -> int:
-    """How many characters of the longest beginning of one text the other ends with; at least 1.
+def _shared(spoken: str, begins: str) -> int:
+    """The length of the longest beginning of one text with which the other ends; at least 1.
 
-    Both begin with a blank, and so does what is shared. (D. E. Knuth, J. H. Morris and V. R. Pratt,
-    "Fast pattern matching in strings", 1977: each character is looked at about twice.)
+    Both begin with a blank, and so does the shared text. (D. E. Knuth, J. H. Morris and V. R.
+    Pratt, "Fast pattern matching in strings", 1977: each character is compared about twice.)
     """
-    said = said[-len(begins) :]
+    spoken = spoken[-len(begins) :]
     borders = [0] * len(begins)
     length = 0
     for at in range(1, len(begins)):
@@ -121,7 +120,7 @@ def _shared(said: str, begins: str) -> int:
         length += begins[at] == begins[length]
         borders[at] = length
     length = 0
-    for character in said:
+    for character in spoken:
         if length == len(begins):
             length = borders[length - 1]
         while length and character != begins[length]:

@@ -1,9 +1,8 @@
-"""The pieces of function calls that a stream sends, put together.
+"""Assembles the fragments of function calls in a stream.
 
-Mistral's own models send each call whole, several in one delta. Models that Mistral hosts for
-others, and other servers, send fragments, whose later pieces may lack the id, repeat it, carry
-another, or repeat what came before. A piece finds its call by index, by id, or by following what
-came before.
+Mistral's own models send each call whole, several in one delta. Third-party models at Mistral, and
+other servers, send fragments, whose later pieces may lack the id, repeat it, have another one, or
+repeat earlier content. A piece is assigned to its call by index, by id, or by its position.
 """
 
 import json
@@ -20,10 +19,10 @@ MAX_ARGUMENTS = 1_000_000
 
 
 class _Arguments:
-    """The arguments of one call, while they come; each character is looked at once."""
+    """The arguments of one call while they arrive; each character is read once."""
 
     def __init__(self) -> None:
-        # All pieces in a row, since one was taken for all that there was, each time anew.
+        # All pieces concatenated, once a piece was taken for the whole arguments so far.
         self._row: list[str] | None = None
         self._row_length = 0
         self._begin()
@@ -32,8 +31,8 @@ class _Arguments:
         self.length = 0
         self._pieces: list[str] = []
         self._extent = JsonExtent()
-        self._first = ""  # character that is no blank
-        self._ended = self._goes_on = False  # what stands there; and more behind its end
+        self._first = ""  # non-blank character
+        self._ended = self._has_trailing = False  # the JSON value; text after its end
 
     def __str__(self) -> str:
         text = "".join(self._pieces)
@@ -47,15 +46,15 @@ class _Arguments:
 
     @property
     def is_whole(self) -> bool:
-        """Whether they are one object, or one that was encoded twice, as far as brackets tell."""
-        return self._ended and not self._goes_on and self._first in '{"'
+        """Whether they are one object, or one that was encoded twice, judged by brackets."""
+        return self._ended and not self._has_trailing and self._first in '{"'
 
     def add(self, piece: str) -> None:
-        """Take a piece, which may repeat what is there, or be all that there is by now."""
+        """Add a piece, which may be a repetition, or the whole arguments so far."""
         if self._repeats(piece):
             return
         if self.is_whole and piece.strip() and self.length < 5 and str(self).strip() == "{}":
-            self._begin()  # it only stood for arguments that were still to come
+            self._begin()  # it was a placeholder
         if self._row is not None:
             self._row_length += len(piece)
             self._row.append(piece)
@@ -64,14 +63,14 @@ class _Arguments:
         if not self._first:
             piece = piece.lstrip()
         elif self._first in '{"' and len(piece) >= self.length:
-            text, all_ = "".join(self._pieces), piece.lstrip()
-            if all_.startswith(text):
+            text, whole = "".join(self._pieces), piece.lstrip()
+            if whole.startswith(text):
                 self._row = [text, piece] if self._row is None else self._row
-                piece = all_[self.length :]
+                piece = whole[self.length :]
         self._append(piece)
 
     def repeated_in(self, piece: str) -> bool:
-        """Whether a piece brings nothing to arguments that are whole."""
+        """Whether the arguments are whole, and a piece adds nothing to them."""
         return self.is_whole and (not piece.strip() or self._repeats(piece))
 
     def _repeats(self, piece: str) -> bool:
@@ -91,7 +90,7 @@ class _Arguments:
         self._first = self._first or piece[:1]
         if self._first and not self._ended and (end := self._extent.feed(piece)) is not None:
             self._ended, piece = True, piece[end:]
-        self._goes_on = self._goes_on or (self._ended and bool(piece.strip()))
+        self._has_trailing = self._has_trailing or (self._ended and bool(piece.strip()))
 
 
 class _Call:
@@ -102,30 +101,30 @@ class _Call:
         self.arguments = _Arguments()
 
     def has_index_of(self, piece: ToolCallDelta) -> bool:
-        """Whether the indices, as far as there are any, say nothing else than the same call."""
+        """Whether the indices, if both exist, are equal."""
         return piece.index is None or self.index is None or piece.index == self.index
 
     def is_named_by(self, piece: ToolCallDelta) -> bool:
-        """Whether a piece that has this call's id goes on with it: a name comes before arguments.
+        """Whether a piece with this call's id belongs to it: a name comes before arguments.
 
-        Some servers give one id to every call.
+        Some servers use one id for every call.
         """
         return not piece.name or not self.arguments or self._names_again(piece)
 
     def takes(self, piece: ToolCallDelta) -> bool:
-        """Whether a piece goes on with this call, rather than beginning another."""
+        """Whether a piece belongs to this call, and does not begin another."""
         if not self.has_index_of(piece):
             return False
         if not piece.name:
-            # Later pieces have no name; whatever id they carry, they belong here.
+            # Later pieces have no name; whatever their id, they belong here.
             return True
         if piece.id and self.id:
             # Some servers repeat id and name on every piece.
             return piece.id == self.id and self.is_named_by(piece)
         if not self.name:
             return True
-        # A second name without an id to tell. While the arguments have no end, or where nothing
-        # new comes, an index says that it is this call; without one it is another.
+        # A second name, without ids to compare. While the arguments are incomplete, or where the
+        # piece adds nothing, the same index means this call; without an index it is another.
         if piece.index is None or not self._names_again(piece):
             return False
         return not self.arguments.is_whole or self.arguments.repeated_in(piece.arguments)
@@ -133,13 +132,13 @@ class _Call:
     def add(self, piece: ToolCallDelta) -> None:
         self.id = self.id or piece.id
         if piece.name.startswith(self.name):
-            self.name = piece.name or self.name  # some servers repeat what is written so far
+            self.name = piece.name or self.name  # some servers repeat the name so far
         else:
             self.name += piece.name
         self.arguments.add(piece.arguments)
 
     def _names_again(self, piece: ToolCallDelta) -> bool:
-        """Whether a piece has the name, or as long as nothing follows it, more of it."""
+        """Whether a piece has the same name, or more of it before any arguments."""
         return piece.name == self.name or (
             not self.arguments and bool(self.name) and piece.name.startswith(self.name)
         )
@@ -149,25 +148,25 @@ _Key = tuple[str, int | None] | str | int | None
 
 
 class CallPieces:
-    """The calls of one reply, while they come.
+    """The calls of one reply, while they arrive.
 
     Attributes:
-        left_out: Calls beyond the most that a reply may have.
+        left_out: Calls beyond the limit of a reply.
     """
 
     def __init__(self, most: int) -> None:
         """Prepare for one reply.
 
         Args:
-            most: How many calls are kept.
+            most: The maximum number of calls.
         """
         self.left_out = 0
         self._most = most
         self._calls: list[_Call] = []
-        # The same by id, by index, and by both: a piece finds its call without a search through
-        # all. A call without an index stands under None.
+        # The same by id, by index, and by both, so that no piece needs a linear search. A call
+        # without an index has the index None.
         self._found: dict[_Key, list[_Call]] = {}
-        self._last: _Call | None = None  # that a piece went on with
+        self._last: _Call | None = None  # of the last piece
         self._length = self._values = 0
 
     def __bool__(self) -> bool:
@@ -175,7 +174,7 @@ class CallPieces:
 
     @property
     def overflows(self) -> bool:
-        """Whether there is more than is kept, so that the rest need not be read."""
+        """Whether the limits are exceeded, so that the rest need not be read."""
         return (
             self.left_out > self._most
             or self._length > MAX_ARGUMENTS
@@ -183,7 +182,7 @@ class CallPieces:
         )
 
     def add(self, piece: ToolCallDelta) -> None:
-        """Take a piece, or a whole call; of a reply that calls without end nothing more."""
+        """Add a piece, or a whole call; nothing, once the limits are exceeded."""
         if self.overflows:
             return
         self._values += values_in(piece.arguments)
@@ -217,17 +216,17 @@ class CallPieces:
         ]
 
     def _call_of(self, piece: ToolCallDelta) -> _Call | None:
-        """The call that a piece goes on with; None where it begins another."""
+        """The call to which a piece belongs; None if it begins another."""
         if piece.id:
             for call in self._with_id(piece.id, piece.index):
                 if call.is_named_by(piece):
                     return call
         if self.left_out and not piece.name:
-            return None  # it goes on with one that was left out
+            return None  # it belongs to one that was left out
         last = self._last
         if last is not None and last.takes(piece):
             return last
-        # Without an index, a piece goes on with the last call or begins another.
+        # Without an index, a piece belongs to the last call or begins another.
         if piece.index is not None:
             for call in self._latest(piece.index, None):
                 if call.takes(piece):
@@ -235,7 +234,7 @@ class CallPieces:
         return None
 
     def _with_id(self, call_id: str, index: int | None) -> Iterator[_Call]:
-        """The calls of an id, the latest first, as far as the indices say nothing else."""
+        """The calls of an id, the latest first, without those of another index."""
         if index is None:
             return self._latest(call_id)
         return self._latest((call_id, index), (call_id, None))
@@ -244,8 +243,8 @@ class CallPieces:
         return chain.from_iterable(reversed(self._found.get(key, [])) for key in keys)
 
 
-def without_doubles(written: Sequence[ToolCall], sent: Sequence[ToolCall]) -> list[ToolCall]:
-    """The calls that stand in the text of a reply, but for those that were sent as calls, too.
+def without_duplicates(written: Sequence[ToolCall], sent: Sequence[ToolCall]) -> list[ToolCall]:
+    """The calls in the text of a reply, without those that were also sent as calls.
 
     Args:
         written: The calls in the text.
@@ -253,18 +252,18 @@ def without_doubles(written: Sequence[ToolCall], sent: Sequence[ToolCall]) -> li
     """
     if not written:
         return []
-    left = [(call.id, call.name, _value(call.arguments)) for call in sent]
+    unmatched = [(call.id, call.name, _value(call.arguments)) for call in sent]
     kept: list[ToolCall] = []
     for call in written:
         value = _value(call.arguments)
-        for each in left:
+        for each in unmatched:
             if each[1] == call.name and (each[2] == value or (each[0] and each[0] == call.id)):
-                left.remove(each)
+                unmatched.remove(each)
                 break
         else:
             kept.append(call)
-    # What was sent is whole where what was written was cut.
-    names = [name for _, name, _ in left]
+    # A call that was cut in the text may have been sent completely.
+    names = [name for _, name, _ in unmatched]
     cut = [c for c in kept if not c.arguments or not isinstance(_value(c.arguments), dict)]
     for call in cut:
         if call.name in names:
@@ -274,7 +273,7 @@ def without_doubles(written: Sequence[ToolCall], sent: Sequence[ToolCall]) -> li
 
 
 def _value(arguments: str) -> object:
-    """What arguments say; None where they are no whole JSON."""
+    """The parsed arguments; None if they are no valid JSON."""
     try:
         return json.loads(arguments or "{}")
     except (ValueError, RecursionError):

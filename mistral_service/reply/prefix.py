@@ -1,12 +1,12 @@
-"""The beginning that Mistral repeats where a reply goes on from a prefix."""
+"""Removes the prefix that Mistral repeats at the beginning of a reply."""
 
 
 class RepeatedPrefix:
-    """Takes the prefix out of a reply that repeats it.
+    """Removes the prefix from a reply that repeats it.
 
-    A request whose last message is an assistant's with `prefix: true` is answered with that
-    message's text again, and then the rest. What the caller has heard already is not said twice.
-    Where the reply does not repeat the prefix, it passes unchanged.
+    If the last message of a request is an assistant message with `prefix: true`, the reply begins
+    with its text. The caller has heard it already, so it is not spoken again. A reply that does not
+    repeat the prefix passes unchanged.
 
     Attributes:
         repeated: Whether the reply has repeated the prefix.
@@ -16,7 +16,7 @@ class RepeatedPrefix:
         """Prepare for one reply.
 
         Args:
-            prefix: The text that the reply may begin with; empty lets everything pass.
+            prefix: The text that the reply may repeat; empty lets everything pass.
         """
         self.repeated = False
         self._expected = prefix
@@ -46,7 +46,7 @@ class RepeatedPrefix:
         """Take the end of the reply.
 
         Returns:
-            What was held back and is no whole prefix after all.
+            What was held back, if it is no complete prefix.
         """
         return self._end(self._held)
 

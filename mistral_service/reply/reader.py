@@ -1,7 +1,7 @@
 """Chunks to events: a state machine without I/O.
 
-Text goes through `reply/dialects.py`, calls through `reply/pieces.py`; what is a thought, what is
-a call and how the reply ended comes together here.
+Text goes through `reply/dialects.py`, calls through `reply/pieces.py`; their results are combined
+here.
 """
 
 import json
@@ -10,38 +10,39 @@ from collections.abc import Collection, Iterable, Iterator
 
 from mistral_service.reply.dialects import WORD, MarkupReader
 from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall, Unreadable
-from mistral_service.reply.pieces import CallPieces, without_doubles
+from mistral_service.reply.pieces import CallPieces, without_duplicates
 from mistral_service.reply.written_calls import offered_name
 from mistral_service.wire.chunks import Chunk, Part, Usage, cites, is_encrypted, thought_of
+from mistral_service.wire.encoding import join_surrogates
 from mistral_service.wire.errors import MAX_NAME, printable
 from mistral_service.wire.messages import Messages
 
 MAX_CALLS = 64
-"""Calls that a reply may have by default; a model that calls more has run wild."""
+"""Calls that a reply may have by default; a model that makes more is in a loop."""
 
 MAX_WORDS = 1_000_000
-"""Characters of words and thoughts that a reply may have: a voice speaks them for a day."""
+"""Characters of text and thoughts that a reply may have: a voice speaks a day for them."""
 
-_WHOLE = frozenset({"stop", "tool_calls", "function_call", "eos"})
+_COMPLETE = frozenset({"stop", "tool_calls", "function_call", "eos"})
 _CUT = frozenset({"length", "model_length"})
 _LIMITED = _CUT | {"content_filter"}
 _THINKING = ("thinking", "reasoning", "redacted_thinking")
-_HALF = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class ReplyReader:
     """Reads one reply.
 
-    Feed it every chunk as it comes, then call `finish` once, also if the stream broke: it returns
-    what is known by then.
+    Feed it every chunk as it arrives, then call `finish` once, also after a broken stream: it
+    returns what is left.
 
     Attributes:
-        model: The model that answers, as far as the chunks have said.
-        usage: The tokens, as far as the chunks have said; the last report counts.
-        progress: How often something came that a voice can say, or that leads on: words with a
-            letter or a digit, thoughts, pieces of calls.
+        model: The model that answers; empty while no chunk has named it.
+        usage: The tokens as last reported; None while no chunk has reported them.
+        progress: How many pieces of progress have come: text with a letter or a digit, thoughts,
+            pieces of calls.
         thoughts: How many of these were thoughts.
-        call_progress: How many of these were pieces of calls, sent as such or written as text.
+        call_progress: How many of these were pieces of calls, sent as such or in the text.
     """
 
     def __init__(
@@ -56,13 +57,13 @@ class ReplyReader:
 
         Args:
             offered: The names of the functions that the request offers, as they are sent.
-            most_calls: How many calls the reply may have; what is beyond is left out, and counted.
+            most_calls: How many calls the reply may have; further ones are counted and left out.
             begins_in_thought: Whether the model's template opens a thought before the reply begins.
-            markup: Whether the text may hold markup; code that is filled in holds what it holds.
+            markup: Whether markup in the text is parsed; it is not in code that is filled in.
         """
         self.model = ""
         self.usage: Usage | None = None
-        self.progress = self.thoughts = self.call_progress = self._said = 0
+        self.progress = self.thoughts = self.call_progress = self._length = 0
         self._offered = offered
         self._most = most_calls
         self._finish_reason: str | None = None
@@ -71,8 +72,8 @@ class ReplyReader:
         self._reads_markup = markup
         self._markup = MarkupReader(offered, begins_in_thought=begins_in_thought)
         self._written: list[ToolCall | Unreadable] = []
-        self._half = ""  # of a pair of surrogates
-        self._half_thought = ""
+        self._surrogate = ""  # the first half of a pair whose second half is still to come
+        self._thought_surrogate = ""
 
     def feed(self, chunk: Chunk) -> list[Event]:
         """Take one chunk, as `feed_all` takes several."""
@@ -85,7 +86,7 @@ class ReplyReader:
             chunks: The chunks.
 
         Returns:
-            The Text and Thought in them, in order; words that follow each other are one event.
+            The Text and Thought in them, in order; adjacent texts are one event.
         """
         events: list[Event] = []
         words: list[str] = []
@@ -93,14 +94,14 @@ class ReplyReader:
             self.model = chunk.model or self.model
             self.usage = chunk.usage or self.usage
             if chunk.finish_reason and self.broken is None:
-                self._finish_reason = chunk.finish_reason  # a break stays one
-            if chunk.place is not None and self._messages.go_on(chunk.place) and self._has_words:
-                words.append(" ")  # what was said before is a sentence of its own
-            if self._messages.a_tool_speaks:
-                self._said += len(chunk.text)
+                self._finish_reason = chunk.finish_reason  # an error is not overwritten
+            if chunk.place is not None and self._messages.advance(chunk.place) and self._has_words:
+                words.append(" ")  # separates the text from that of the message before
+            if self._messages.in_tool_result:
+                self._length += len(chunk.text)
                 self._count_call()
             else:
-                self._add_said(chunk, words, events)
+                self._add_content(chunk, words, events)
             for piece in chunk.tool_calls:
                 if piece.name or piece.arguments.strip():
                     self._count_call()
@@ -108,9 +109,9 @@ class ReplyReader:
         self._add_words(words, events)
         return events
 
-    def _add_said(self, chunk: Chunk, words: list[str], events: list[Event]) -> None:
-        """Take what the assistant says and thinks in a chunk."""
-        self._said += len(chunk.text) + len(chunk.thought)
+    def _add_content(self, chunk: Chunk, words: list[str], events: list[Event]) -> None:
+        """Take the text and the thoughts of a chunk."""
+        self._length += len(chunk.text) + len(chunk.thought)
         if chunk.thought or chunk.hidden_thought:
             self._add_words(words, events)
             self._add_thought(chunk.thought, events)
@@ -118,7 +119,7 @@ class ReplyReader:
             words.append(chunk.text)
         for part in chunk.parts:
             for event in _events_of(part):
-                self._said += len(event.text)
+                self._length += len(event.text)
                 if isinstance(event, Text):
                     words.append(event.text)
                 else:
@@ -136,13 +137,13 @@ class ReplyReader:
 
     @property
     def ended(self) -> bool:
-        """Whether the server has said that the reply is over."""
+        """Whether the server has sent a `finish_reason`."""
         return self._finish_reason is not None
 
     @property
     def overflows(self) -> bool:
-        """Whether the reply calls or speaks without end, so that the rest need not be read."""
-        return self._said > MAX_WORDS or self._calls_overflow
+        """Whether the reply exceeds the limits, so that the rest need not be read."""
+        return self._length > MAX_WORDS or self._calls_overflow
 
     @property
     def _calls_overflow(self) -> bool:
@@ -155,34 +156,36 @@ class ReplyReader:
 
     @property
     def broken(self) -> str | None:
-        """The server's word for the end, where it is none that a whole reply has."""
-        word = self._finish_reason
-        whole = word is None or word.lower() in _WHOLE | _LIMITED
-        return None if whole else word
+        """The `finish_reason`, if it is none of a complete reply."""
+        reason = self._finish_reason
+        complete = reason is None or reason.lower() in _COMPLETE | _LIMITED
+        return None if complete else reason
 
     def finish(self) -> list[Event]:
         """Take the end of the reply.
 
         Returns:
-            The Text that was held back, every ToolCall in the order in which the calls began, what
-            was Unreadable, then the Finish.
+            The Text that was held back, every ToolCall in the order in which the calls began, every
+            Unreadable, then the Finish.
         """
         events: list[Event] = []
         self._end_thought(events)
-        self._add_text("\ufffd" if self._half else "", events)
-        self._half = ""
-        # A call without arguments has none to give; one that was cut has lost them.
-        word = (self._finish_reason or "stop").lower()
-        self._sort(self._markup.finish(cut=word in _CUT), events)
-        nothing = "{}" if word in _WHOLE else ""
+        self._add_text("\ufffd" if self._surrogate else "", events)
+        self._surrogate = ""
+        # A complete call without arguments takes none; one that was cut has lost them.
+        reason = (self._finish_reason or "stop").lower()
+        self._dispatch(self._markup.finish(cut=reason in _CUT), events)
+        nothing = "{}" if reason in _COMPLETE else ""
         sent = [
-            self._named(call, nothing)
+            self._normalized(call, nothing)
             for call in self._calls.finish(nothing)
             if call.id not in self._messages.answered
         ]
-        # What is written does not say that there are none, unless it says so.
-        written = [self._named(call, "") for call in self._written if isinstance(call, ToolCall)]
-        calls = [*without_doubles(written, sent), *sent]
+        # A call in the text without arguments may have lost them.
+        written = [
+            self._normalized(call, "") for call in self._written if isinstance(call, ToolCall)
+        ]
+        calls = [*without_duplicates(written, sent), *sent]
         left_out = self._calls.left_out + max(0, len(calls) - self._most)
         unreadable = [each for each in self._written if isinstance(each, Unreadable)]
         self._calls, self._written = CallPieces(self._most), []
@@ -192,12 +195,12 @@ class ReplyReader:
     def _add_words(self, words: list[str], events: list[Event]) -> None:
         if not words:
             return
-        text = self._half + "".join(words)
+        text = self._surrogate + "".join(words)
         words.clear()
-        self._half = ""
-        if not text.isascii() and _HALF.search(text) is not None:
+        self._surrogate = ""
+        if not text.isascii() and _SURROGATE.search(text) is not None:
             if "\ud800" <= text[-1] <= "\udbff":
-                text, self._half = text[:-1], text[-1]
+                text, self._surrogate = text[:-1], text[-1]
             text = _paired(text)
         self._add_text(text, events)
 
@@ -209,7 +212,7 @@ class ReplyReader:
             self.progress += not text.isspace()
             events.append(Text(text))
             return
-        self._sort(self._markup.feed(text), events)
+        self._dispatch(self._markup.feed(text), events)
         if self._markup.holds and not text.isspace():
             if self._markup.holds == "call":
                 self._count_call()
@@ -217,19 +220,19 @@ class ReplyReader:
                 self._count_thought()
 
     def _add_thought(self, text: str, events: list[Event]) -> None:
-        """Take a thought that the server has sent as one; empty where it is encrypted."""
-        self._sort(self._markup.typed_thought(), events)
+        """Take a thought that the server sent as such; empty if it is encrypted."""
+        self._dispatch(self._markup.typed_thought(), events)
         if not text.isspace():
             self._count_thought()
-        text, self._half_thought = self._half_thought + text, ""
+        text, self._thought_surrogate = self._thought_surrogate + text, ""
         if text and "\ud800" <= text[-1] <= "\udbff":
-            text, self._half_thought = text[:-1], text[-1]
+            text, self._thought_surrogate = text[:-1], text[-1]
         if text:
             events.append(Thought(_paired(text)))
 
     def _end_thought(self, events: list[Event]) -> None:
-        if self._half_thought:
-            self._half_thought = ""
+        if self._thought_surrogate:
+            self._thought_surrogate = ""
             events.append(Thought("\ufffd"))
 
     def _count_thought(self) -> None:
@@ -240,8 +243,8 @@ class ReplyReader:
         self.progress += 1
         self.call_progress += 1
 
-    def _sort(self, found: Iterable[Event], events: list[Event]) -> None:
-        """Words and thoughts leave at once, calls at the end."""
+    def _dispatch(self, found: Iterable[Event], events: list[Event]) -> None:
+        """Pass on text and thoughts at once, and store calls for the end."""
         for event in found:
             if isinstance(event, Text):
                 self.progress += WORD.search(event.text) is not None
@@ -256,35 +259,35 @@ class ReplyReader:
                     self._count_thought()
                 events.append(event)
 
-    def _named(self, call: ToolCall, nothing: str) -> ToolCall:
+    def _normalized(self, call: ToolCall, nothing: str) -> ToolCall:
         name = printable(offered_name(_paired(call.name), self._offered), MAX_NAME)
         arguments = _unwrapped(_paired(call.arguments).strip())
-        # Names and ids are logged; a call whose id is none gets another.
-        fits = call.id is not None and call.id.isprintable() and len(call.id) <= MAX_NAME
-        return ToolCall(call.id if fits else None, name, arguments or nothing, call.written)
+        # Names and ids are logged; a call with an invalid id gets another.
+        valid = call.id is not None and call.id.isprintable() and len(call.id) <= MAX_NAME
+        return ToolCall(call.id if valid else None, name, arguments or nothing, call.written)
 
 
 def _unwrapped(arguments: str) -> str:
-    """Arguments that were encoded twice, as some servers send them, as they were meant."""
+    """Decode arguments that were encoded twice, as some servers send them."""
     if not arguments.startswith('"'):
         return arguments
     try:
         inner: object = json.loads(arguments)
-        whole = isinstance(inner, str) and isinstance(json.loads(inner), dict)
+        is_object = isinstance(inner, str) and isinstance(json.loads(inner), dict)
     except (ValueError, RecursionError):
         return arguments
-    return _paired(inner).strip() if whole and isinstance(inner, str) else arguments
+    return _paired(inner).strip() if is_object and isinstance(inner, str) else arguments
 
 
 def _paired(text: str) -> str:
-    """A text with its halves of surrogate pairs joined; a half alone kills a voice's encoder."""
-    if text.isascii() or _HALF.search(text) is None:
+    """A text with its surrogate pairs joined; a lone surrogate crashes the encoder of a TTS."""
+    if text.isascii() or _SURROGATE.search(text) is None:
         return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return join_surrogates(text)
 
 
 def _events_of(part: Part) -> Iterator[Text | Thought]:
-    """The words of a part; an empty thought for one that is encrypted, or only cites."""
+    """The text of a part; an empty thought for one that is encrypted, or only has references."""
     kind = part.get("type")
     if kind == "text":
         text = part.get("text")
@@ -294,5 +297,4 @@ def _events_of(part: Part) -> Iterator[Text | Thought]:
         text = thought_of(part)
         if text or is_encrypted(part) or cites(part):
             yield Thought(text)
-    # References and links point at sources, resources, images and files are not the assistant's
-    # words: nothing of them is spoken.
+    # References, links, resources, images and files are no text of the assistant, and not spoken.

@@ -1,4 +1,4 @@
-"""How often functions may be called between two messages of the caller, and which are alike."""
+"""Limits on function calls between two messages of the caller, and equality of calls."""
 
 import json
 import math
@@ -6,19 +6,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from mistral_service.wire.encoding import MAX_EVENT_VALUES, values_in
+from mistral_service.wire.encoding import MAX_EVENT_VALUES, join_surrogates, values_in
 
 MAX_ROUNDS = 10
-"""Replies without words that may call functions, one after the other, by default."""
+"""Consecutive replies without words that may call functions, by default."""
 
-MAX_ALIKE = 3
-"""Replies that may make a call with the same arguments before the caller speaks again."""
+MAX_EQUAL = 3
+"""Replies that may make the same call with the same arguments before the caller speaks again."""
 
 _WITH_WORDS = 5
-"""How many times as many rounds there may be where the bot speaks beside its calls."""
+"""This many times the rounds are allowed where the bot also speaks."""
 
 Key = tuple[str, str]
-"""A function's name and its arguments, in a form in which like ones are equal."""
+"""A function's name and its arguments in canonical form."""
 
 
 class Rounds:
@@ -27,55 +27,55 @@ class Rounds:
     def __init__(self) -> None:
         self._caller: tuple[int, Any] | None = None
         self._all = self._silent = 0
-        self._alike: Counter[Key] = Counter()
+        self._equal: Counter[Key] = Counter()
 
     def begin(self, messages: Sequence[Mapping[str, Any]]) -> None:
-        """Begin a turn; where the caller has spoken since the last, counting begins anew.
+        """Begin a turn; the counts are reset if the caller has spoken since the last turn.
 
         Args:
             messages: The context's messages.
         """
-        said = [message.get("content") for message in messages if message.get("role") == "user"]
-        last = said[-1] if said else None
-        # A copy of a list: parts that are the same objects need not be compared.
-        caller = (len(said), list(cast("list[Any]", last)) if isinstance(last, list) else last)
+        contents = [message.get("content") for message in messages if message.get("role") == "user"]
+        last = contents[-1] if contents else None
+        # A copy of the list: comparing parts that are the same objects is fast.
+        caller = (len(contents), list(cast("list[Any]", last)) if isinstance(last, list) else last)
         if caller != self._caller:
             self._caller = caller
             self._all = self._silent = 0
-            self._alike.clear()
+            self._equal.clear()
 
-    def count(self, calls: Iterable[Key]) -> None:
-        """Take note of the calls of one reply that run.
+    def record_calls(self, calls: Iterable[Key]) -> None:
+        """Record the calls of one reply that run.
 
         Args:
             calls: The calls.
         """
-        self._alike.update(set(calls))
+        self._equal.update(set(calls))
 
     def called(self, *, spoke: bool) -> None:
-        """Take note of a reply that called functions.
+        """Record a reply that called functions.
 
         Args:
-            spoke: Whether it had words for the caller as well.
+            spoke: Whether it also had words for the caller.
         """
         self._all += 1
         self._silent = 0 if spoke else self._silent + 1
 
-    def worn_out(self, call: Key) -> bool:
-        """Whether a call was made with the same arguments as often as it may be."""
-        return self._alike[call] >= MAX_ALIKE
+    def repeated_too_often(self, call: Key) -> bool:
+        """Whether a call has been made with the same arguments as often as allowed."""
+        return self._equal[call] >= MAX_EQUAL
 
     def over(self, most: int) -> bool:
-        """Whether the model has to speak now.
+        """Whether the model must not call functions now, but speak.
 
         Args:
-            most: Replies without words that may call functions, one after the other.
+            most: Consecutive replies without words that may call functions.
         """
         return self._silent >= most or self._all >= most * _WITH_WORDS
 
 
 def key_of(name: str, arguments: Any) -> Key:
-    """What two calls share that are alike.
+    """The canonical form of a call, equal for equal calls.
 
     Args:
         name: The function's name.
@@ -83,7 +83,7 @@ def key_of(name: str, arguments: Any) -> Key:
     """
     if not isinstance(arguments, str):
         arguments = json.dumps(arguments)
-    found = _read(arguments, _ALIKE)
+    found = _read(arguments, _CANONICAL)
     return name, arguments if found is None else json.dumps(found, sort_keys=True)
 
 
@@ -94,15 +94,14 @@ def arguments_of(text: str) -> dict[str, Any] | None:
         text: The arguments as JSON text, as the model wrote them.
 
     Returns:
-        The arguments by name; None if the text is no JSON object, or has more values than a reply
-        may have.
+        The arguments by name; None if the text is no JSON object, or has more values than allowed.
     """
     return _read(text, _JSON)
 
 
 def _read(text: str, decoder: json.JSONDecoder) -> dict[str, Any] | None:
     if values_in(text) > MAX_EVENT_VALUES:
-        return None  # no reply has as many: a context may
+        return None  # only a context may have as many
     try:
         arguments: object = decoder.decode(text)
         if isinstance(arguments, str):
@@ -113,25 +112,23 @@ def _read(text: str, decoder: json.JSONDecoder) -> dict[str, Any] | None:
     if not isinstance(arguments, dict):
         return None
     if "\\ud" in text.lower():
-        # Half of a surrogate pair would break whatever encodes the arguments later.
-        plain = json.dumps(arguments, ensure_ascii=False)
-        paired = plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        arguments = json.loads(paired)
+        # A lone surrogate would raise an error where the arguments are encoded later.
+        arguments = json.loads(join_surrogates(json.dumps(arguments, ensure_ascii=False)))
     return cast("dict[str, Any]", arguments)
 
 
 def _number(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"JSON knows no {text}, and a float cannot hold it")
+        raise ValueError(f"{text} is no finite number")
     return number
 
 
-def _alike(text: str) -> float:
+def _canonical(text: str) -> float:
     number = _number(text)
     return int(number) if abs(number) < 2**53 and number.is_integer() else number
 
 
-# Python reads NaN and Infinity, and takes 1e999 for infinite.
+# Python accepts NaN and Infinity, and parses 1e999 as infinite.
 _JSON = json.JSONDecoder(parse_constant=_number, parse_float=_number)
-_ALIKE = json.JSONDecoder(parse_constant=_number, parse_float=_alike)
+_CANONICAL = json.JSONDecoder(parse_constant=_number, parse_float=_canonical)

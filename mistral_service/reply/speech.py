@@ -1,11 +1,11 @@
-"""What a voice can say, and when it has something to say."""
+"""What a TTS can speak, and when it has a sentence to speak."""
 
 import re
 import unicodedata
 from collections.abc import Callable
 
-# Tags of HTML and SSML, comments, the targets of links, entities, the head of a block of code: a
-# voice leaves them out.
+# HTML and SSML tags, comments, link targets, entities, the head of a code block: a TTS leaves them
+# out.
 _UNSPOKEN = re.compile(
     r"<!--.*?(?:-->|\Z)|<!\[CDATA\[|\]\]>|</?[A-Za-z][^<>]*>|<[!?][^<>]*>"
     r"|\]\([^()]*\)|&#?\w+;|^[^\S\n]*```[\w+-]*",
@@ -22,30 +22,30 @@ SENTENCE_TIMEOUT = 4.0
 """Seconds from the first word of a sentence to its end, by default."""
 
 _CHARACTER_S = 0.1
-"""Seconds that a slow voice takes for a character; a usual one speaks 150 words in a minute."""
+"""Seconds that a slow voice takes for a character; a typical one speaks 150 words a minute."""
 
 LAST_MOMENT_S = 1.0
-"""Seconds before the end of the turn's budget at which a voice gets what there is."""
+"""Seconds before the end of the turn's budget at which the TTS gets the text so far."""
 
-# A voice does not look at these to find whether a sentence has ended.
-_NO_WORD = "".join(_ENDS) + " \t\r\n"
+# A TTS ignores these characters when it looks for the end of a sentence.
+_NOT_WORDS = "".join(_ENDS) + " \t\r\n"
 
 _PAUSE_S = 1.0
-"""Seconds without words after which a stream has turned to something else."""
+"""Seconds without text after which a stream is taken to send something else."""
 
-# Characters that are looked through for sentences, which takes some milliseconds: a slow voice has
-# enough to say for a minute. Of more, the last are kept.
-_MOST, _KEPT = 1_000, 300
+# Characters that are searched for sentences, which takes some milliseconds: a slow voice needs a
+# minute for them. Of a longer text, only the last characters are kept.
+_MAX_BUFFER, _KEPT = 1_000, 300
 
 FirstSentence = Callable[[str], int]
-"""How many characters of a text are its first sentence; 0 where it has not ended."""
+"""Returns how many characters of a text are its first sentence; 0 if it has not ended."""
 
 
 def has_words(text: str) -> bool:
-    """Whether a voice has something to say: a letter or a digit, in any script.
+    """Whether a text has something to speak: a letter or a digit, in any script.
 
     Args:
-        text: The text; markup in it counts for nothing.
+        text: The text; markup in it does not count.
     """
     first = _WORD.search(text)
     if first is None or _BEGINS_UNSPOKEN.isdisjoint(text[: first.start()]):
@@ -54,12 +54,12 @@ def has_words(text: str) -> bool:
 
 
 class Sentences:
-    """Ends a sentence that takes too long to come, so that a voice can begin.
+    """Ends a sentence that takes too long to arrive, so that the TTS can begin.
 
-    A voice speaks in sentences. Where a stream brings a word a second, the caller hears nothing
-    until the first one ends: so an end is set after the word that has come. A stream that is as
-    fast as a voice has twice the time. A later sentence has, in addition, the time that the voice
-    needs for those before it. No sentence takes longer than the caller may hear nothing.
+    A TTS speaks whole sentences. With a stream of one word a second, the caller would hear nothing
+    until the first sentence ends: so an end is inserted after the words so far. A stream that is as
+    fast as speech has twice the time. A later sentence also has the time in which the TTS speaks
+    those before it. No sentence takes longer than the caller may hear nothing.
     """
 
     def __init__(
@@ -69,23 +69,23 @@ class Sentences:
 
         Args:
             within: Seconds from the first word of a sentence to its end.
-            first_sentence: Finds the first sentence of a text as the voice finds it.
-            began: When the turn began, on the clock of `now` everywhere below.
+            first_sentence: Finds the first sentence of a text as the TTS does.
+            began: When the turn began, on the clock of the `now` arguments.
             silence: Seconds in which the caller may hear nothing.
         """
         self._within = within
         self._first_sentence = first_sentence
         self._silence = silence
-        self._waits_since: float | None = None  # a voice, for the end of this sentence
-        self._sentence = ""  # as far as it has come, and those before it that were not looked for
-        self._came: list[tuple[int, float]] = []  # how long it was, and when
+        self._waits_since: float | None = None  # the TTS, for the end of this sentence
+        self._sentence = ""  # so far, with earlier ones that were not searched for yet
+        self._came: list[tuple[int, float]] = []  # its length after each text, and when
         self._may_have_ended = False
         self._busy_until = began
         self._at = began
 
     @property
     def silent_since(self) -> float:
-        """Since when the caller hears nothing: the voice has said all sentences that have ended."""
+        """Since when the caller hears nothing: when the TTS has spoken all complete sentences."""
         self._release()
         return self._busy_until
 
@@ -97,11 +97,11 @@ class Sentences:
             now: The time in seconds.
 
         Returns:
-            The text, with an end of a sentence before it where one is due.
+            The text, preceded by the end of a sentence if one is due.
         """
         if not text:
             return text
-        # Where the next text would come too late, the end is due now.
+        # If the next text would probably come too late, the end is due now.
         then = 2 * now - self._at
         if self._is_due(then):
             self._release()
@@ -111,17 +111,17 @@ class Sentences:
         self._sentence += text
         self._came.append((len(self._sentence), now))
         self._may_have_ended = self._may_have_ended or not _ENDS.isdisjoint(text)
-        if len(self._sentence) > _MOST:
+        if len(self._sentence) > _MAX_BUFFER:
             self._shorten()
         if self._waits_since is None and has_words(self._sentence):
             self._waits_since = max(now, self._busy_until)
         return text
 
     def _shorten(self) -> None:
-        """Let go of all but the end of what came: sentences count as given to the voice."""
+        """Drop all but the end of a long text: its complete sentences count as sent to the TTS."""
         head = self._sentence[:-_KEPT]
         length = 1 + max(map(head.rfind, _ENDS)) if self._may_have_ended else 0
-        if not length:  # one long sentence, of which the voice still waits for the end
+        if not length:  # one long sentence, for whose end the TTS still waits
             self._cut(len(head))
             return
         at = self._came_at(length - 1)
@@ -136,14 +136,14 @@ class Sentences:
         self._came = [(end - length, when) for end, when in self._came if end > length]
 
     def overdue(self, now: float) -> str:
-        """What has the voice say what there is, where something else than text has come.
+        """The end of a sentence that is due while the stream sends something else than text.
 
         Args:
             now: The time in seconds.
 
         Returns:
-            An end, and a dash behind it, for a voice says a sentence when it sees what follows;
-            empty where there is nothing to say, or where there is time.
+            An end, followed by a dash, since a TTS speaks a sentence when it sees what follows;
+            empty if there is nothing to speak, or still time.
         """
         if now < self._at + _PAUSE_S or not self._is_due(now):
             return ""
@@ -155,12 +155,12 @@ class Sentences:
         self._came.append((len(self._sentence), now))
         self._may_have_ended = True
         self._release()
-        # Where it was no end for the voice, there is nothing else to be done.
+        # If the TTS did not take it as an end, nothing else can be done.
         self._sentence, self._came, self._waits_since = "", [], None
         return end + " "
 
     def _is_due(self, then: float) -> bool:
-        """Whether the voice has waited long enough by then, as far as is known."""
+        """Whether the TTS has waited long enough by then, as far as is known."""
         since = self._waits_since
         return since is not None and (then >= since + self._within or self._is_late(then))
 
@@ -168,13 +168,13 @@ class Sentences:
         return then >= self._busy_until + self._silence - LAST_MOMENT_S
 
     def _release(self) -> None:
-        """Take note of the sentences that the voice has got.
+        """Account for the sentences that the TTS has received.
 
-        Looking for them takes time, so it is done only where it makes a difference.
+        The search for them takes time, so it is only done where it makes a difference.
         """
         while self._may_have_ended and (length := self._first_sentence(self._sentence)):
             rest = self._sentence[length:]
-            if not (follows := rest.lstrip(_NO_WORD)):
+            if not (follows := rest.lstrip(_NOT_WORDS)):
                 return
             at = self._came_at(len(self._sentence) - len(follows))
             if has_words(self._sentence[:length]):
@@ -184,13 +184,13 @@ class Sentences:
             self._waits_since = max(at, self._busy_until) if has_words(rest) else None
 
     def _came_at(self, place: int) -> float:
-        """When the character at a place came."""
+        """When the character at an index came."""
         return next(when for end, when in self._came if end > place)
 
     def _ended(self, text: str, then: float) -> str:
-        """The text with an end before it, if the stream is slow, and that cuts no word."""
-        # Twice the time ends any sentence: a long one that comes as fast as it is spoken, and a
-        # word that comes letter by letter.
+        """The text, preceded by an end if the stream is slow and the end does not cut a word."""
+        # After twice the time any sentence is ended: a long one that comes as fast as it is spoken,
+        # and a word that comes letter by letter.
         late, waited = self._is_late(then), then - (self._waits_since or 0.0)
         last = self._sentence[-1]
         in_time = (len(self._sentence) + len(text)) * _CHARACTER_S >= waited
@@ -201,7 +201,7 @@ class Sentences:
         return self._end_before(blank + text) + blank + text
 
     def _end_before(self, text: str) -> str:
-        """The mark that ends the sentence for the voice: `No.` and `Mr.` may be abbreviations."""
+        """The mark that ends the sentence for the TTS: `No.` and `Mr.` may be abbreviations."""
         if _is_wide(self._sentence[-1]):
             return "。"
         ends = (".", "!", "。")
@@ -209,10 +209,10 @@ class Sentences:
 
 
 def _is_apart(last: str, text: str) -> bool:
-    """Whether a text begins another word than the last one."""
+    """Whether a text begins a new word."""
     return last.isspace() or text[0].isspace() or _is_wide(last)
 
 
 def _is_wide(char: str) -> bool:
-    """Whether a character is of a script that sets no blanks between words."""
+    """Whether a character is of a script without spaces between words."""
     return unicodedata.east_asian_width(char) in "WF"

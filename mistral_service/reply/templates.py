@@ -2,14 +2,14 @@
 
 import re
 
-# Their templates write the opening tag themselves, so that it is no part of the reply.
+# The opening tag is part of their templates, and so not of the reply.
 _BEGIN_IN_THOUGHT = re.compile(r"deepseek-?r1|qwq|thinking", re.IGNORECASE)
 
-_MOST = 1000
+_MAX = 1000
 
 
 class Templates:
-    """Remembers, for each endpoint and model, how its last replies began."""
+    """Stores, for each endpoint and model, how its last replies began."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], bool] = {}
@@ -23,15 +23,15 @@ class Templates:
         return self._known.get(model, bool(_BEGIN_IN_THOUGHT.search(model[1])))
 
     def learn(self, model: tuple[str, str], begins_in_thought: bool | None) -> None:
-        """Take note of how a reply began.
+        """Record how a reply began.
 
         Args:
             model: The endpoint's address and the model's name.
-            begins_in_thought: What the reader found; None for nothing.
+            begins_in_thought: What the reader found; None if it is not known.
         """
-        if begins_in_thought is not None and len(self._known) < _MOST:
+        if begins_in_thought is not None and len(self._known) < _MAX:
             self._known[model] = begins_in_thought
 
 
 TEMPLATES = Templates()
-"""What this process has learned of the models that it has asked."""
+"""What this process has learned about the models."""

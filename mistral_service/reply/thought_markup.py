@@ -1,4 +1,4 @@
-"""A thought that arrives as text: where it ends."""
+"""Parses a thought that arrives as text: finds where it ends."""
 
 from typing import Literal
 
@@ -8,23 +8,23 @@ Ended = Literal["", "closed", "given_up"]
 
 
 class ThoughtMarkup:
-    """Reads a thought from behind its opening marker to its end.
+    """Parses a thought from the end of its opening marker.
 
-    A marker of a call, or another model's closing marker, may stand in a thought as a quotation.
-    From there on the text is held: where the thought's own end comes later, all of it was thought;
-    where none comes, the thought ended there.
+    A thought may quote a marker of a call, or another model's closing marker. From there on the
+    text is held back: if the thought's own end comes later, all of it was thought; if none comes,
+    the thought ended there.
 
     Attributes:
-        ended: Empty while the thought goes on; `closed` by a marker of its own, or `given_up` at
-            what may have been a quotation.
-        quotes: Whether text is held behind what may be a quotation.
+        ended: Empty while the thought continues; `closed` by its own marker, or `given_up` at what
+            may have been a quotation.
+        quotes: Whether text is held back after what may be a quotation.
     """
 
     def __init__(self, ends: tuple[str, ...] = THOUGHT_ENDS) -> None:
         """Prepare for one thought.
 
         Args:
-            ends: The markers that end it without doubt.
+            ends: The markers that certainly end it.
         """
         self.ended: Ended = ""
         self._ends = ends
@@ -35,18 +35,18 @@ class ThoughtMarkup:
 
     @property
     def quotes(self) -> bool:
-        """Whether text is held behind what may be a quotation."""
+        """Whether text is held back after what may be a quotation."""
         return bool(self._quoted)
 
     def read(self, text: str, *, final: bool) -> tuple[str, str]:
-        """Read on.
+        """Parse more text.
 
         Args:
-            text: What the last reading has left, and what has come since.
+            text: The text that the last call left, and the text that has arrived since.
             final: Whether this is the end of the reply.
 
         Returns:
-            What is thought without doubt, and what is left to read.
+            The text that certainly is thought, and the text that is not parsed yet.
         """
         thought = ""
         if not self._quoted:
@@ -72,6 +72,6 @@ class ThoughtMarkup:
 
 
 def _first_of(markers: tuple[str, ...], text: str, begin: int = 0) -> tuple[int, str]:
-    """Where the first of some markers stands in a text; an empty one where there is none."""
+    """The index of the first marker in a text, and the marker; -1 and empty if there is none."""
     found = [(at, marker) for marker in markers if (at := text.find(marker, begin)) >= 0]
     return min(found, default=(-1, ""))

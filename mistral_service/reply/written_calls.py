@@ -1,4 +1,4 @@
-"""Function calls as models write them: their JSON, and the spellings of a function's name."""
+"""Function calls as models write them: as JSON, with variants of the function's name."""
 
 import json
 import re
@@ -11,7 +11,7 @@ HEAD = re.compile(
     r'"?(?P<name>[\w.\-/:]{1,128})"?(?:\(\))?\s*'
     r"(?P<form>(?:\[CALL_ID\]\s*(?P<id>[\w\-]{0,64})\s*)?(?:\[ARGS\])?)\s*"
 )
-"""What stands before the arguments of a call of tokenizers v11 and later."""
+"""What precedes the arguments of a call with tokenizers v11 and later."""
 
 _NAMES = ("name", "function_name", "tool_name", "tool")
 _ARGUMENTS = ("arguments", "parameters", "args", "input")
@@ -26,15 +26,15 @@ _PREFIX = re.compile(r"(?:functions?|tools?|default_api)[.:/]\s*")
 
 
 def offered_name(name: str, offered: Collection[str]) -> str:
-    """The function that a model means.
+    """The offered function to which a name refers.
 
     Args:
         name: The name as the model wrote it.
-        offered: The names that there are.
+        offered: The names of the functions that the request offers.
 
     Returns:
-        The name of the one function that is meant without doubt; otherwise the name as it was
-        written, without blanks around it.
+        The name of the function, if it is unambiguous; otherwise the name as it was written,
+        stripped.
     """
     stripped = name.strip()
     if name in offered:
@@ -51,10 +51,10 @@ def calls_in(text: str) -> list[ToolCall]:
 
     Args:
         text: The text. One that is no JSON, but names a function, is a call with that text as its
-            arguments, so that the model can be shown what is wrong with it.
+            arguments, so that the model reads what is wrong with it.
 
     Returns:
-        The calls; none where the text holds something else.
+        The calls; none if the text is something else.
     """
     try:
         value: object = json.loads(text)
@@ -65,7 +65,7 @@ def calls_in(text: str) -> list[ToolCall]:
 
 
 def is_answer(text: str) -> bool:
-    """Whether a JSON text that is broken has a name, but other keys than a call beside it.
+    """Whether broken JSON has a name, but other keys than those of a call next to it.
 
     Args:
         text: The text from its first bracket on.
@@ -78,11 +78,11 @@ def is_answer(text: str) -> bool:
 
 
 def may_be_call(text: str, offered: Collection[str]) -> bool:
-    """Whether a text that begins like JSON may, as far as it has come, be a call.
+    """Whether a text that begins like JSON may become a call.
 
     Args:
         text: The text from its first bracket on.
-        offered: The names that a call may have.
+        offered: The names of the functions that the request offers.
     """
     first = _FIRST_NAME.match(text)
     if first is not None:
@@ -94,7 +94,7 @@ def may_be_call(text: str, offered: Collection[str]) -> bool:
         )
     key = _FIRST_KEY.match(text)
     if key is None:
-        # So far there are brackets and blanks, or what follows them is no key.
+        # Only brackets and blanks so far, or no key follows them.
         return re.fullmatch(r"\[?\s*(\{\s*)?", text) is not None
     if key[2]:
         return key[1] in _FIRST_KEYS
@@ -119,7 +119,7 @@ def _calls_of(value: object) -> list[ToolCall]:
         return []
     given = [each[key] for each in (function, written) for key in _ARGUMENTS if key in each]
     if not given and not _OF_A_CALL.issuperset(function):
-        return []  # somebody's or something's name, with what is known of it
+        return []  # an object that has a name, but is no call
     arguments: object = given[0] if given else None
     if arguments is None:
         text = "{}"

@@ -1,1 +1,1 @@
-"""Calls on many machines: what places them, and what they share."""
+"""Calls on many machines: Ray Serve places them, and Redis holds what they share."""

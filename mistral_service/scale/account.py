@@ -1,30 +1,30 @@
-"""What one process knows of an account and model, and its fair share: pure, the clock is given."""
+"""One process's view of an account and model, and its fair share: pure, the clock is given."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mistral_service.scale.ledger import UNIT, Ledger
-from mistral_service.turn.ports import Rank
+from mistral_service.scale.sliding_window import UNIT, SlidingWindow
+from mistral_service.turn.shared_services import Rank
 from mistral_service.wire.rate import RateBudget
 
 SHARES = {Rank.TURN: 1.0, Rank.NEW_CALL: 0.85, Rank.HEDGE: 0.7}
-"""The part of the budget up to which each rank may go: a caller in mid-call hears a pause at once,
-a new one waits for a greeting anyway, and a hedge is a luxury. Chosen, not measured."""
+"""The part of the budget that each rank may use: a caller in mid-call hears a pause at once, a new
+one waits for a greeting anyway, and a hedge is optional. Chosen, not measured."""
 
-BEAT = 1.0
-"""Seconds between two looks at what all use."""
+HEARTBEAT_S = 1.0
+"""Seconds between two reads of the shared totals."""
 
 NO_LIMIT = 1_000_000
-"""More requests or units than any account has a minute: what is not limited is counted as well."""
+"""More requests or units than any account has a minute: unlimited requests are counted too."""
 
-PAUSE, LONGEST_PAUSE = 1.0, 3.0
-"""Seconds for which all pause after a refusal of Mistral's that says no time, and at most. What is
-said is mostly the whole minute, since no one knows how much of it is over; and a turn has nine."""
+DEFAULT_PAUSE_S, MAX_PAUSE_S = 1.0, 3.0
+"""Seconds for which all processes pause after a 429 without a retry time, and at most. Mistral
+mostly names the whole minute, not knowing how much of it is over; a turn has nine seconds."""
 
-_FOREIGN = 0.05
-"""The part of a limit from which on a difference between Mistral's count and ours is taken for the
-use of others, and not for an estimate's error."""
+_MIN_EXTERNAL = 0.05
+"""The part of a limit above which a difference between Mistral's count and ours is the usage of
+others, and not the error of an estimate."""
 
 
 @dataclass
@@ -32,112 +32,117 @@ class Account:
     """An account and model, as one process sees it.
 
     Parameters:
-        ledger: What this process has let out.
-        most: The most requests and tokens a minute that are wanted; None for what Mistral allows.
+        window: The requests that this process has admitted.
+        configured: The most requests and tokens a minute that are wanted; None for what Mistral
+            allows.
         margin: The part of every limit that is left unused.
         requests: The limit of requests per minute, as far as known.
-        tokens: That of tokens.
-        foreign: Requests and tokens that others than our processes have used.
-        pause: Until when nothing is let out.
+        tokens: The limit of tokens per minute, as far as known.
+        external: Requests and tokens that other programs than our processes have used.
+        paused_until: No request is admitted before this time.
         used: The part of the limits that is in use, 0 to 1.
-        limits: The limits as they last stood in Redis: text, empty where none did.
-        told: When the others were last told the limits.
-        heard: When Mistral last said what is left, and what it said.
-        seen: When the shared count was last looked at, with its requests and units.
-        first_window: The end of the window in which Redis went, and how many requests and units
+        shared_limits: The limits as they last were in Redis: text, empty where none was.
+        published_at: When this process last published the limits.
+        last_answer: The time and the headers of Mistral's last answer.
+        last_totals: When the shared totals were last read, with their requests and units.
+        outage_window: The end of the window in which Redis failed, and how many requests and units
             this process may have in it.
     """
 
-    ledger: Ledger
-    most: tuple[float | None, float | None] = (None, None)
+    window: SlidingWindow
+    configured: tuple[float | None, float | None] = (None, None)
     margin: float = 0.0
     requests: float | None = None
     tokens: float | None = None
-    foreign: tuple[float, float] = (0.0, 0.0)
-    pause: float = 0.0
+    external: tuple[float, float] = (0.0, 0.0)
+    paused_until: float = 0.0
     used: float = 0.0
-    limits: tuple[str, str] = ("", "")
-    told: float = -math.inf
-    heard: tuple[float, RateBudget] | None = None
-    seen: tuple[float, int, int] | None = None
-    first_window: tuple[float, int, int] | None = None
+    shared_limits: tuple[str, str] = ("", "")
+    published_at: float = -math.inf
+    last_answer: tuple[float, RateBudget] | None = None
+    last_totals: tuple[float, int, int] | None = None
+    outage_window: tuple[float, int, int] | None = None
 
-    def know(self, fields: Mapping[str, float]) -> None:
-        """Take note of `requests` and `tokens` per minute, where told."""
-        self.requests = _least(fields.get("requests", self.requests), self.most[0])
-        self.tokens = _least(fields.get("tokens", self.tokens), self.most[1])
+    def set_limits(self, limits: Mapping[str, float]) -> None:
+        """Apply `requests` and `tokens` per minute, as far as they are given."""
+        self.requests = _least(limits.get("requests", self.requests), self.configured[0])
+        self.tokens = _least(limits.get("tokens", self.tokens), self.configured[1])
 
-    def refused(self, now: float, seconds: float | None) -> float:
-        """Pause after a refusal that says for how long, or does not; returns the seconds."""
-        if seconds is None or not 0 < seconds < math.inf:
-            seconds = PAUSE
-        pause = min(seconds, LONGEST_PAUSE)
-        self.pause = max(self.pause, now + pause)
-        return pause
+    def pause(self, now: float, retry_after: float | None) -> float:
+        """Pause after a refusal, for `retry_after` or the default; returns the seconds."""
+        if retry_after is None or not 0 < retry_after < math.inf:
+            retry_after = DEFAULT_PAUSE_S
+        seconds = min(retry_after, MAX_PAUSE_S)
+        self.paused_until = max(self.paused_until, now + seconds)
+        return seconds
 
-    def possible(self, tokens: float) -> float:
-        """What a request takes at most: all tokens of a window."""
-        most = self.tokens or NO_LIMIT * UNIT
-        return min(tokens, most) if tokens > 0 else 0.0
+    def clamp(self, tokens: float) -> float:
+        """The tokens of a request, at most those of a whole window."""
+        return min(tokens, self._token_limit) if tokens > 0 else 0.0
 
-    def settle(self, taken: float, cost: float) -> None:
-        """Have the next requests bear what one cost more than it was let out with, or less.
+    def record_cost(self, estimate: float, tokens: float) -> None:
+        """Charge or credit the next requests for the error of an estimate.
 
         Args:
-            taken: The tokens that it was let out with.
-            cost: What it is said to have cost. What no request can cost says nothing.
+            estimate: The tokens that the request was admitted with.
+            tokens: The tokens that it has cost. A number that no request can cost is ignored.
         """
-        if 0 <= cost <= (self.tokens or NO_LIMIT * UNIT):
-            self.ledger.correct(cost - self.possible(taken))
+        if 0 <= tokens <= self._token_limit:
+            self.window.correct(tokens - self.clamp(estimate))
 
-    def bounds(self, rank: Rank) -> tuple[int | None, int | None]:
-        """Requests and units up to which a rank may go; None where no limit is known."""
+    @property
+    def _token_limit(self) -> float:
+        return self.tokens or NO_LIMIT * UNIT
 
-        def bound(limit: float | None, foreign: float, unit: int) -> int | None:
+    def limits_for(self, rank: Rank) -> tuple[int | None, int | None]:
+        """Requests and units that a rank may use; None where no limit is known."""
+
+        def part(limit: float | None, external: float, unit: int) -> int | None:
             if limit is None:
                 return None
-            return max(1, int((limit * (1 - self.margin) - foreign) * SHARES[rank] / unit))
+            return max(1, int((limit * (1 - self.margin) - external) * SHARES[rank] / unit))
 
-        requests, tokens = self.foreign
-        return bound(self.requests, requests, 1), bound(self.tokens, tokens, UNIT)
+        requests, tokens = self.external
+        return part(self.requests, requests, 1), part(self.tokens, tokens, UNIT)
 
-    def look(self, now: float, requests: int, units: int) -> None:
-        """Take note of what all processes have let out, and what others must have used."""
-        self.seen = (now, requests, units)
+    def record_totals(self, now: float, requests: int, units: int) -> None:
+        """Record what all our processes have admitted, and derive the usage of others."""
+        self.last_totals = (now, requests, units)
         tokens = units * UNIT
-        self.foreign = (0.0, 0.0)
-        if self.heard is not None and now - self.heard[0] < 2 * BEAT:
-            budget = self.heard[1]
-            self.foreign = (
-                _foreign(budget.request_limit, budget.requests_left, requests),
-                _foreign(budget.token_limit, budget.tokens_left, tokens),
+        self.external = (0.0, 0.0)
+        if self.last_answer is not None and now - self.last_answer[0] < 2 * HEARTBEAT_S:
+            budget = self.last_answer[1]
+            self.external = (
+                _external_usage(budget.request_limit, budget.requests_left, requests),
+                _external_usage(budget.token_limit, budget.tokens_left, tokens),
             )
         self.used = max(
-            (requests + self.foreign[0]) / (self.requests or math.inf),
-            (tokens + self.foreign[1]) / (self.tokens or math.inf),
+            (requests + self.external[0]) / (self.requests or math.inf),
+            (tokens + self.external[1]) / (self.tokens or math.inf),
         )
 
-    def lose_sight(self, now: float, processes: int) -> None:
-        """Settle what this process may have in the window in which Redis went.
+    def begin_outage(self, now: float, processes: int) -> None:
+        """Limit this process in the window in which Redis fails.
 
-        The others may have had more than their share by then. Until that is over each goes no
-        higher than it is, and its part of what is free: together they stay within the limit.
+        The others may have used more than their share by then. Until the window is over, each
+        process may use what it has used already and its part of what is free: together they stay
+        within the limit.
         """
-        if self.seen is None:
+        if self.last_totals is None:
             return
-        when, *totals = self.seen
-        own = self.ledger.used(now)
-        since = self.ledger.used_since(when)
-        most: list[int] = []
+        when, *totals = self.last_totals
+        own = self.window.used(now)
+        since = self.window.used_since(when)
+        limits: list[int] = []
         for limit, total, mine, newer in zip(
-            self.bounds(Rank.TURN), totals, own, since, strict=True
+            self.limits_for(Rank.TURN), totals, own, since, strict=True
         ):
-            # The others were as busy as we since we last looked.
+            # The others are assumed to be as busy as this process since the last totals.
             free = (limit or NO_LIMIT) - total - processes * newer
-            most.append(mine + max(0, free) // processes)
-        self.first_window = (now + self.ledger.window, most[0], most[1])
+            limits.append(mine + max(0, free) // processes)
+        self.outage_window = (now + self.window.seconds, limits[0], limits[1])
 
-    def room_in(
+    def wait_time(
         self,
         now: float,
         units: int,
@@ -145,45 +150,45 @@ class Account:
         processes: int,
         ahead: tuple[int, int] = (0, 0),
     ) -> float:
-        """Seconds until a request fits this process's fair share; 0 if it does now.
+        """Seconds until a request fits this process's fair share; 0 if it fits now.
 
         Args:
             now: The time.
-            units: What it takes.
-            rank: Who asks.
+            units: Units of the request.
+            rank: Its rank.
             processes: How many processes share the limits.
             ahead: Requests and units that this process has promised to others.
         """
-        if self.pause > now:
-            return self.pause - now
-        requests, tokens = (b and max(1, b // processes) for b in self.bounds(rank))
-        if self.first_window is not None and now < self.first_window[0]:
-            _, most_requests, most_units = self.first_window
+        if self.paused_until > now:
+            return self.paused_until - now
+        requests, units_limit = (b and max(1, b // processes) for b in self.limits_for(rank))
+        if self.outage_window is not None and now < self.outage_window[0]:
+            _, most_requests, most_units = self.outage_window
             requests = requests and max(1, min(requests, most_requests))
-            tokens = tokens and max(1, min(tokens, most_units))
-        return self.ledger.room_in(now, units, requests, tokens, ahead)
+            units_limit = units_limit and max(1, min(units_limit, most_units))
+        return self.window.wait_time(now, units, requests, units_limit, ahead)
 
 
-def limits_in(**told: float | str | None) -> dict[str, float]:
-    """The limits that the server named; what is none is left out, and none is above `NO_LIMIT`."""
-    found: dict[str, float] = {}
-    for name, limit in told.items():
+def parse_limits(**values: float | str | None) -> dict[str, float]:
+    """The limits that the server named: numbers above 0, each at most `NO_LIMIT`."""
+    limits: dict[str, float] = {}
+    for name, text in values.items():
         try:
-            value = min(float(limit or 0), float(NO_LIMIT * UNIT))
+            value = min(float(text or 0), float(NO_LIMIT * UNIT))
         except (ValueError, OverflowError):
             continue
         if value > 0:
-            found[name] = value
-    return found
+            limits[name] = value
+    return limits
 
 
 def _least(*limits: float | None) -> float | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _foreign(limit: float | None, left: float | None, ours: float) -> float:
-    """How much of a limit others use."""
+def _external_usage(limit: float | None, left: float | None, ours: float) -> float:
+    """How much of a limit other programs use."""
     if limit is None or left is None or not 0 <= left <= limit:
         return 0.0
     others = limit - left - ours
-    return others if others > limit * _FOREIGN else 0.0
+    return others if others > limit * _MIN_EXTERNAL else 0.0

@@ -15,43 +15,43 @@ from mistral_service.scale import metrics
 from mistral_service.scale.args import Args, read_args, refuse_visible_secrets
 from mistral_service.scale.replica import Replica
 
-SPARE = 16
-"""Requests beyond the calls: those that ask for the page or the state, and callers who are told in
-words that all lines are taken."""
-FREE_PART = 0.6
-"""The part of its calls that a replica is meant to have: the rest can take a dead node's."""
+SPARE_REQUESTS = 16
+"""Requests in addition to the calls: for the page and the status, and of callers who are refused
+with a sentence because the replica is full."""
+TARGET_LOAD = 0.6
+"""The part of its calls that a replica has on average: the rest is for the calls of a dead node."""
 
 _deployment, _ingress = cast(Any, serve).deployment, cast(Any, serve).ingress  # half typed
 
 
-def door() -> FastAPI:
-    """The door of this process; Ray asks for it once the deployment's constructor has run."""
-    if Replica.here is None or Replica.here.app is None:
-        raise RuntimeError("The door was asked for before the replica was ready.")
-    return Replica.here.app
+def ingress() -> FastAPI:
+    """The ASGI application of this process; Ray calls this after the deployment's constructor."""
+    if Replica.current is None or Replica.current.app is None:
+        raise RuntimeError("The application was requested before the replica was ready.")
+    return Replica.current.app
 
 
 @_deployment(name="calls")
-@_ingress(door)
+@_ingress(ingress)
 class Deployment:
     """What Ray Serve runs in each replica."""
 
     async def __init__(self, args: Args) -> None:
-        """Take calls once all is ready: Ray waits for this.
+        """Get ready for calls: Ray waits for this.
 
         Args:
-            args: What the deployment was told.
+            args: The arguments of the deployment.
         """
         metrics.use_ray()
         self._replica = Replica(args)
-        await self._replica.ready()
+        await self._replica.start()
 
     async def check_health(self) -> None:
-        """Ray's question, answered on the event loop that calls run on: a stuck one is late."""
-        await self._replica.healthy()
+        """Ray's health check. It runs on the event loop of the calls: a stuck one is late."""
+        await self._replica.check_health()
 
     async def __del__(self) -> None:
-        """Ray's word that all requests have ended; it awaits this."""
+        """Ray calls and awaits this when all requests have ended."""
         await self._replica.close()
 
 
@@ -62,34 +62,34 @@ def app(args: dict[str, Any]) -> serve.Application:
         args: See `Args`.
 
     Raises:
-        ValueError: If something of them is wrong.
+        ValueError: If an argument is not valid.
     """
     import ray
 
-    told = read_args(args)
+    given = read_args(args)
     refuse_visible_secrets(ray.get_runtime_context().runtime_env if ray.is_initialized() else {})
     deployment = Deployment.options(
-        max_ongoing_requests=told.calls_per_replica + SPARE,
-        # Whom no replica has room for hears so at once, and not silence in a queue.
-        max_queued_requests=SPARE,
+        max_ongoing_requests=given.calls_per_replica + SPARE_REQUESTS,
+        # A caller for whom no replica has capacity is refused at once, not queued in silence.
+        max_queued_requests=SPARE_REQUESTS,
         backpressure_config=BackpressureConfig(retry_after_s=2),
         autoscaling_config=AutoscalingConfig(
-            min_replicas=told.min_replicas,
-            max_replicas=told.max_replicas,
-            target_ongoing_requests=max(1.0, told.calls_per_replica * FREE_PART),
-            upscale_delay_s=5,  # a replica is ready after some ten seconds more
-            downscale_delay_s=600,  # calls are long; what goes must drain
+            min_replicas=given.min_replicas,
+            max_replicas=given.max_replicas,
+            target_ongoing_requests=max(1.0, given.calls_per_replica * TARGET_LOAD),
+            upscale_delay_s=5,  # a replica starts in ten seconds
+            downscale_delay_s=600,  # calls are long, and a replica that ends has to drain
             metrics_interval_s=2,
             look_back_period_s=10,
         ),
-        graceful_shutdown_timeout_s=told.drain_seconds,
+        graceful_shutdown_timeout_s=given.drain_seconds,
         graceful_shutdown_wait_loop_s=2,
         health_check_period_s=2,
         health_check_timeout_s=4,
         ray_actor_options={
-            "num_cpus": told.cpus,
-            # Before loguru loads: no sink of Pipecat's or the bot's prints the values of variables.
+            "num_cpus": given.cpus,
+            # Before loguru loads: no log of Pipecat's or the bot's has the values of variables.
             "runtime_env": {"env_vars": {"LOGURU_DIAGNOSE": "NO"}},
         },
     )
-    return deployment.bind(told)
+    return deployment.bind(given)

@@ -1,4 +1,4 @@
-"""What a deployment is told: arguments that all may see, secrets that nobody may, and the bot."""
+"""The configuration of a deployment: its arguments, which are public, its secrets, and its bot."""
 
 import importlib
 from collections.abc import Mapping, MutableMapping
@@ -13,34 +13,34 @@ from mistral_service.local.origins import check
 CALLS_PER_REPLICA = 8
 """Spoken calls that a replica, which is a process on one core, may hold.
 
-One takes about a twelfth of a core behind HAProxy: sound both ways and the detector of speech
-(`benchmarks/scale.py`). A third is left free: a core that is full is late for everybody.
+One takes about a twelfth of a core behind HAProxy: audio both ways and voice activity detection
+(`benchmarks/scale.py`). A third of the core stays free: a full core is late for every call.
 """
 
 _SECRETS = ("MISTRAL_API_KEY", "REDIS_URL", "MISTRAL_SERVICE_KEEP_KEY", "TWILIO_AUTH_TOKEN")
-"""What is read from the environment, or from the file that `NAME_FILE` names."""
+"""Read from the environment, or from the file that `NAME_FILE` names."""
 
 _TOKEN = "RAY_AUTH_TOKEN"
-"""With it one runs code on every node. Ray reads it, or the file of `RAY_AUTH_TOKEN_PATH`."""
+"""It allows to run code on every node. Ray reads it, or the file of `RAY_AUTH_TOKEN_PATH`."""
 
 
 class Args(BaseModel):
-    """What a deployment may be told; nothing of it is secret.
+    """The arguments of a deployment; none of them is secret.
 
     Parameters:
         bot: `module:function`, or the path of a file with `async def bot(runner_args)`.
         calls_per_replica: Calls that a replica may hold.
-        min_replicas: Replicas that are always there.
-        max_replicas: The most that there are.
-        drain_seconds: How long the calls of a replica that shuts down may go on there; after that
-            they are sent to other replicas.
-        keep_seconds: How long a call whose line broke is kept.
+        min_replicas: The fewest replicas.
+        max_replicas: The most replicas.
+        drain_seconds: How long the calls of a replica that shuts down may continue there; after
+            that they move to other replicas.
+        keep_seconds: How long the record of a call lasts after its connection broke.
         requests_per_minute: The most requests of all replicas, where less is wanted than Mistral
             allows.
         tokens_per_minute: The most tokens, likewise.
         cpus: Cores of a replica.
-        allowed_origins: Sites whose pages may call, beside our own page: `https://app.example.org`,
-            or `app.example.org`.
+        allowed_origins: Sites whose pages may call, in addition to our own page:
+            `https://app.example.org`, or `app.example.org`.
     """
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
@@ -58,11 +58,11 @@ class Args(BaseModel):
 
 
 def read_args(given: Mapping[str, Any]) -> Args:
-    """The arguments, judged.
+    """Validate the arguments.
 
     Raises:
-        ValueError: If something of them is wrong; the sentence names the field, its value and what
-            is allowed. A key is never quoted.
+        ValueError: If one is not valid; the sentence names the field, its value and what is
+            allowed. A key is never quoted.
     """
     for name in given:
         if any(word in name.lower() for word in ("key", "secret", "password", "token_", "url")):
@@ -94,7 +94,7 @@ def _sentence(error: Any, given: Mapping[str, Any]) -> str:
 
 
 def refuse_visible_secrets(runtime_env: Mapping[str, Any]) -> None:
-    """Refuse a key in a runtime environment, which everybody who sees the dashboard can read.
+    """Refuse a key in a runtime environment, which everyone who sees the dashboard can read.
 
     Raises:
         ValueError: If there is one.
@@ -109,10 +109,10 @@ def refuse_visible_secrets(runtime_env: Mapping[str, Any]) -> None:
 
 
 def read_secrets(environment: MutableMapping[str, str]) -> None:
-    """Put what lies in mounted files where it is looked for.
+    """Read secrets from mounted files into the environment.
 
     Args:
-        environment: Is read, and added to: a name that is set keeps its value.
+        environment: Is read, and added to; a variable that is set is left as it is.
 
     Raises:
         ValueError: If a file cannot be read, or is empty.

@@ -1,62 +1,61 @@
-"""How much of a conversation is kept, and what stands in place of the rest."""
+"""How much of a conversation is recorded, and the placeholders for the rest."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from loguru import logger
 
-from mistral_service.scale.incremental_json import PIECE, pieces
+from mistral_service.scale.incremental_json import PIECE, dumps
 from mistral_service.wire.weight import weight
 
-LIMIT = 4_000_000
+MAX_MESSAGES_BYTES = 4_000_000
 """Bytes that the messages of a conversation may have, as JSON and before they are compressed."""
 
-NOT_KEPT = "[What was shown here was too large to be kept.]"
-"""What stands in place of an image that a kept conversation has no room for."""
+MAX_WORDS = 100_000
+"""Characters of a reply that are recorded: some two hours of speech."""
 
-WORDS_MOST = 100_000
-"""Characters of a reply that are kept: some two hours of speech."""
+MAX_CALL_BYTES = 200_000
+"""Bytes that the arguments of a started function may have, and as many its result."""
 
-CALL_MOST = 200_000
-"""Bytes that the arguments of a function that was started may have, and as many its result."""
+MAX_CALLS_BYTES = 1_000_000
+"""Bytes that all started functions without a settled result may have; and those of the ledger."""
 
-CALLS_MOST = 1_000_000
-"""Bytes that all functions may have that were started and are not settled; and those that the
-ledger remembers."""
+MAX_FUNCTIONS = 5_000
+"""Started functions without a settled result."""
 
-FUNCTIONS_MOST = 5_000
-"""Functions that were started and are not settled."""
+MAX_OPENING_MESSAGES = 10_000
+"""Messages of a bot's opening whose digests are recorded."""
 
-MARKS_MOST = 10_000
-"""Messages of a bot's opening that are known again."""
+IMAGE_OMITTED = "[What was shown here was too large to be recorded.]"
+"""The placeholder for an image or sound."""
 
-TOO_LARGE = "[What stood here was too large to be kept.]"
-"""What stands in place of a text, of arguments or of a result that is too large."""
+TEXT_OMITTED = "[What stood here was too large to be recorded.]"
+"""The placeholder for a text, arguments or a result."""
 
-_SHOWN = ("image_url", "input_audio", "file_base64")
-_FIRST = ("system", "developer")
+_MEDIA = ("image_url", "input_audio", "file_base64")
+_SYSTEM = ("system", "developer")
 
 Json = dict[str, Any]
 
 
 def bounded_calls(started: Mapping[str, Json], warned: set[str] | None) -> list[str]:
-    """Functions that were started, as members of a JSON object.
+    """Started functions as members of a JSON object.
 
     Args:
-        started: `name`, `arguments`, `result`, and what is small, by the id of the call.
-        warned: What was warned of before.
+        started: `name`, `arguments`, `result` and small fields, by the id of the call.
+        warned: The kinds of warnings that were logged before.
     """
     written: list[str] = []
-    room = CALLS_MOST
-    cut = max(0, len(started) - FUNCTIONS_MOST)
-    for call_id, call in list(started.items())[: -FUNCTIONS_MOST - 1 : -1]:
+    left = MAX_CALLS_BYTES
+    cut = max(0, len(started) - MAX_FUNCTIONS)
+    for call_id, call in list(started.items())[: -MAX_FUNCTIONS - 1 : -1]:
         arguments, result = dumps(call["arguments"], "{}"), dumps(call["result"])
-        if len(arguments) > min(CALL_MOST, room):
-            arguments, cut = dumps({"arguments": TOO_LARGE}), cut + 1
-        room -= len(arguments)
-        if call["result"] is not None and len(result) > min(CALL_MOST, room):
-            result, cut = dumps(TOO_LARGE), cut + 1
-        room -= len(result) if call["result"] is not None else 0
+        if len(arguments) > min(MAX_CALL_BYTES, left):
+            arguments, cut = dumps({"arguments": TEXT_OMITTED}), cut + 1
+        left -= len(arguments)
+        if call["result"] is not None and len(result) > min(MAX_CALL_BYTES, left):
+            result, cut = dumps(TEXT_OMITTED), cut + 1
+        left -= len(result) if call["result"] is not None else 0
         small = {name: v for name, v in call.items() if name not in ("arguments", "result")}
         head = dumps(small)[:-1]
         text = f'{head}, "arguments": {arguments}, "result": {result}}}'
@@ -65,43 +64,35 @@ def bounded_calls(started: Mapping[str, Json], warned: set[str] | None) -> list[
         _warn_once(
             warned,
             "calls",
-            f"Functions have larger arguments or results than are kept ({CALL_MOST} bytes each, "
-            f"{CALLS_MOST} together, {FUNCTIONS_MOST} functions): {cut} would not survive their "
-            "machine",
+            f"Functions have larger arguments or results than are recorded ({MAX_CALL_BYTES} "
+            f"bytes each, {MAX_CALLS_BYTES} together, {MAX_FUNCTIONS} functions): a takeover would "
+            f"lose {cut} of them",
         )
     return written[::-1]
 
 
-def dumps(value: Any, otherwise: str = "null") -> str:
-    """JSON, without a pause; what JSON cannot hold at all is something else."""
-    try:
-        return "".join(pieces(value))
-    except (TypeError, ValueError, RecursionError):
-        return otherwise
-
-
-def _warn_once(warned: set[str] | None, what: str, sentence: str) -> None:
-    if warned is None or what not in warned:
+def _warn_once(warned: set[str] | None, kind: str, sentence: str) -> None:
+    if warned is None or kind not in warned:
         logger.warning(sentence)
     if warned is not None:
-        warned.add(what)
+        warned.add(kind)
 
 
-def remembered(ledger: Sequence[Json]) -> list[Json]:
-    """What the ledger remembers, no more of it than there may be: the newest calls whole."""
-    kept: list[Json] = []
-    room = CALLS_MOST
+def bounded_ledger(ledger: Sequence[Json]) -> list[Json]:
+    """The ledger's calls; the newest are whole, older ones may lack arguments and results."""
+    entries: list[Json] = []
+    left = MAX_CALLS_BYTES
     for entry in reversed(ledger):
         for name in ("arguments", "result"):
-            if len(dumps(entry.get(name))) > room:
-                entry = {**entry, name: None if name == "result" else TOO_LARGE}
-            room -= len(dumps(entry.get(name)))
-        kept.append(entry)
-    return kept[::-1]
+            if len(dumps(entry.get(name))) > left:
+                entry = {**entry, name: None if name == "result" else TEXT_OMITTED}
+            left -= len(dumps(entry.get(name)))
+        entries.append(entry)
+    return entries[::-1]
 
 
 def bounded_messages(messages: list[Json], limit: int, warned: set[str] | None) -> list[str]:
-    """The messages as JSON, in one text or several, and no more bytes than there may be."""
+    """The messages as JSON, in one text or several, with at most `limit` bytes."""
     if (
         weight(messages, PIECE) <= PIECE
         and len(text := dumps(messages, "")[1:-1]) <= limit
@@ -118,21 +109,21 @@ def bounded_messages(messages: list[Json], limit: int, warned: set[str] | None) 
             break
         content = message.get("content")
         parts = cast("list[Any]", content) if isinstance(content, list) else []
-        for place, part in enumerate(parts):
-            if size > limit and isinstance(part, dict) and cast(Json, part).get("type") in _SHOWN:
-                parts = [*parts[:place], {"type": "text", "text": NOT_KEPT}, *parts[place + 1 :]]
+        for at, part in enumerate(parts):
+            if size > limit and isinstance(part, dict) and cast(Json, part).get("type") in _MEDIA:
+                parts = [*parts[:at], {"type": "text", "text": IMAGE_OMITTED}, *parts[at + 1 :]]
                 text = dumps({**message, "content": parts}, "") or _shortened(message)
                 size += len(text) - len(written[i])
                 written[i] = text
                 images += 1
-    first = next((i for i, m in enumerate(messages) if m.get("role") not in _FIRST), len(messages))
+    first = next((i for i, m in enumerate(messages) if m.get("role") not in _SYSTEM), len(messages))
     last = first
     while size > limit and last < len(written) - 1:
         size -= len(written[last])
         last += 1
-    left = [*range(first), *range(last, len(written))]
+    remaining = [*range(first), *range(last, len(written))]
     shortened = 0
-    for i in sorted(left, key=lambda i: len(written[i]), reverse=True):
+    for i in sorted(remaining, key=lambda i: len(written[i]), reverse=True):
         if size <= limit:
             break
         text = _shortened(messages[i])
@@ -142,18 +133,17 @@ def bounded_messages(messages: list[Json], limit: int, warned: set[str] | None) 
     _warn_once(
         warned,
         "messages",
-        f"The conversation is larger than is kept ({limit} bytes): {images} images, "
-        f"{last - first} of the oldest messages and {shortened} long texts would not survive its "
-        "machine",
+        f"The conversation is larger than is recorded ({limit} bytes): a takeover would lose "
+        f"{images} images, {last - first} of the oldest messages and {shortened} long texts",
     )
-    return [written[i] for i in left]
+    return [written[i] for i in remaining]
 
 
 def _shortened(message: Json) -> str:
-    """A message that is too large, or that JSON cannot hold: who said it, and a mark."""
+    """A message that is too large, or that JSON cannot hold: its role and a placeholder."""
     role = message.get("role")
     if not isinstance(role, str):
-        return dumps({"role": "user", "content": TOO_LARGE})
+        return dumps({"role": "user", "content": TEXT_OMITTED})
     call_id = message.get("tool_call_id")
     answers = {"tool_call_id": call_id} if isinstance(call_id, str) else {}
-    return dumps({"role": role, "content": TOO_LARGE, **answers})
+    return dumps({"role": role, "content": TEXT_OMITTED, **answers})

@@ -1,4 +1,4 @@
-"""The line to a caller's client: whether the client is still there, and a note that it keeps."""
+"""The connection to a caller's client: whether the client is there, and a note that it stores."""
 
 import asyncio
 import json
@@ -7,27 +7,27 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, cast
 
 
-class Line(Protocol):
-    """The line to a caller's client."""
+class ClientLink(Protocol):
+    """The connection to a caller's client."""
 
-    async def confirm(self, note: str, within: float) -> bool:
-        """Have the client keep a note.
+    async def store_note(self, note: str, within: float) -> bool:
+        """Have the client store a note.
 
         Args:
             note: The note, which replaces the one before.
             within: Seconds that the client has to confirm it.
 
         Returns:
-            Whether the client has the note, and is still on this line.
+            Whether the client has the note, and is still connected here.
         """
         ...
 
 
 class Pings:
-    """The pings of one line that wait for their pong."""
+    """The pings of one connection that wait for their pong."""
 
     def __init__(self, send: Callable[[str], Awaitable[None]]) -> None:
-        """Prepare.
+        """Make it.
 
         Args:
             send: Sends a text to the client.
@@ -39,7 +39,7 @@ class Pings:
         """Send a ping, and wait for the client's pong.
 
         Args:
-            note: What the client keeps before it answers.
+            note: What the client stores before it answers.
             within: Seconds to wait.
 
         Returns:
@@ -51,27 +51,27 @@ class Pings:
             async with asyncio.timeout(within):
                 await self._send(json.dumps({"type": "ping", "id": ping, "note": note}))
                 await pong
-        except (TimeoutError, RuntimeError, OSError):  # no answer, or the line is closed
+        except (TimeoutError, RuntimeError, OSError):  # no answer, or the connection is closed
             return False
         finally:
             del self._waiting[ping]
         return True
 
-    def is_pong(self, message: object) -> bool:
-        """Take a pong.
+    def receive_pong(self, message: object) -> bool:
+        """Receive a pong.
 
         Args:
-            message: What the client sent.
+            message: A message of the client.
 
         Returns:
-            Whether it is one, be it late or made up.
+            Whether it is a pong, also one that is late or made up.
         """
         if not isinstance(message, dict):
             return False
-        said = cast("dict[str, Any]", message)
-        if said.get("type") != "pong":
+        fields = cast("dict[str, Any]", message)
+        if fields.get("type") != "pong":
             return False
-        waiting = self._waiting.get(str(said.get("id")))
+        waiting = self._waiting.get(str(fields.get("id")))
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
         return True

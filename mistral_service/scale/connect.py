@@ -1,4 +1,4 @@
-"""Where Redis is: one server, the master that Sentinels name, or a Cluster; from one URL.
+"""Redis clients from a URL: one server, the master that Sentinels name, or a Cluster.
 
 | URL | |
 |---|---|
@@ -8,7 +8,7 @@
 
 `rediss` in place of `redis` speaks TLS. The query takes the arguments of redis-py's connection,
 such as `ssl_ca_certs`; `sentinel_username` and `sentinel_password`, for Sentinels that want them;
-and `replicas`, the number of replicas that have to confirm what `run` writes.
+and `replicas`, the number of replicas that have to confirm what `run_script` writes.
 """
 
 import re
@@ -39,7 +39,7 @@ class Address:
         service: What the Sentinels call the master.
         url: The same in redis-py's form, for one host.
         replicas: How many replicas confirm a write.
-        sentinel: What a Sentinel wants to know: `username`, `password`.
+        sentinel: The credentials for Sentinels: `username`, `password`.
     """
 
     kind: str
@@ -54,19 +54,19 @@ class Address:
         """Read a URL.
 
         Raises:
-            ValueError: If it is none of the forms above; the rest of it, which may hold a password,
-                is not repeated.
+            ValueError: If it has none of the forms above. The sentence leaves out the rest of it,
+                which may hold a password.
         """
-        # urlsplit knows one host, and some of Python's versions refuse several with an IPv6 one.
-        found = _URL.fullmatch(url)
-        scheme, netloc, path, asked = found.groups("") if found else ("", "", "", "")
+        # urlsplit takes one host, and some versions of Python refuse several with an IPv6 one.
+        match = _URL.fullmatch(url)
+        scheme, netloc, path, options = match.groups("") if match else ("", "", "", "")
         plain, _, kind = scheme.partition("+")
         if scheme != "unix" and (plain not in ("redis", "rediss") or kind not in _PORTS):
             raise ValueError(
                 f"redis_url begins with {scheme!r}: allowed are redis://, rediss://, unix://, "
                 "and with +sentinel or +cluster behind redis or rediss"
             )
-        query = parse_qsl(asked)
+        query = parse_qsl(options)
         ours = {name: value for name, value in query if name in _OURS}
         rest = urlencode([(name, value) for name, value in query if name not in _OURS])
         replicas = ours.pop("replicas", "0")
@@ -113,12 +113,12 @@ def _host(text: str, port: int) -> tuple[str, int]:
 def connect(
     address: Address, *, timeout: float, retry: Retry, decode_responses: bool = False
 ) -> Any:
-    """A client; nothing is connected yet.
+    """Make a client; nothing is connected yet.
 
     Args:
         address: Where Redis is.
         timeout: Seconds to connect, and to wait for an answer.
-        retry: What is tried again.
+        retry: When to retry.
         decode_responses: Whether answers are text, and not bytes.
 
     Returns:
@@ -144,20 +144,20 @@ def connect(
         nodes = [ClusterNode(host, port) for host, port in address.hosts]
         return cast(Any, RedisCluster)(startup_nodes=nodes, **options)
     secure = {name: value for name, value in options.items() if name.startswith(("ssl", "socket_"))}
-    # One Sentinel that is away is not asked again: there are others.
-    asking = secure | address.sentinel | {"retry": Retry(NoBackoff(), 0)}
-    sentinels = Sentinel(list(address.hosts), sentinel_kwargs=asking, **options)
+    # One Sentinel that is down is not asked again: there are others.
+    sentinel_options = secure | address.sentinel | {"retry": Retry(NoBackoff(), 0)}
+    sentinels = Sentinel(list(address.hosts), sentinel_kwargs=sentinel_options, **options)
     return cast(Any, sentinels).master_for(address.service)
 
 
-async def renew(client: Any) -> None:
-    """Let go of connections that broke when Redis went: each of them would fail once more.
+async def reset_connections(client: Any) -> None:
+    """Close connections that broke when Redis went down: each of them would fail once more.
 
     Args:
         client: What `connect` made.
     """
     if isinstance(client, RedisCluster):
-        await client.aclose()  # the next command looks for the nodes anew
+        await client.aclose()  # the next command looks up the nodes again
     else:
         await client.connection_pool.disconnect(inuse_connections=False)
 
@@ -173,12 +173,12 @@ async def close(client: Any) -> None:
         await client.connection_pool.disconnect()
 
 
-async def run(
+async def run_script(
     client: Any, script: Any, keys: list[str], args: list[Any], *, replicas: int, within: float
 ) -> tuple[Any, bool]:
-    """Run a script that writes, and wait until replicas have it: one round trip.
+    """Run a script that writes, and wait until replicas have the write: one round trip.
 
-    What no replica has is lost where the master dies: Redis confirms a write before it is copied.
+    Redis confirms a write before it is replicated: a master that dies may lose it.
 
     Args:
         client: What `connect` made.
@@ -189,22 +189,22 @@ async def run(
         within: Seconds to wait for them.
 
     Returns:
-        The script's answer, and whether so many replicas have confirmed in time.
+        The script's answer, and whether that many replicas have confirmed in time.
     """
     if not replicas:
         return await script(keys=keys, args=args), True
 
     async def once() -> tuple[Any, int]:
-        # WAIT speaks of what its own connection has written.
+        # WAIT is about the writes of its own connection.
         pipe = client.pipeline(transaction=False)
         pipe.evalsha(script.sha, len(keys), *keys, *args)
         pipe.execute_command("WAIT", replicas, max(1, round(within * 1000)))
-        answer, reached = await pipe.execute()
-        return answer, int(reached)
+        answer, confirmed = await pipe.execute()
+        return answer, int(confirmed)
 
     try:
-        answer, reached = await once()
+        answer, confirmed = await once()
     except NoScriptError:
         await client.script_load(script.script)
-        answer, reached = await once()
-    return answer, reached >= replicas
+        answer, confirmed = await once()
+    return answer, confirmed >= replicas

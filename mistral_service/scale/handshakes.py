@@ -1,54 +1,52 @@
-"""The two doors of a call: what a client of each says first, and how its call is opened.
+"""The handshakes of the WebSocket endpoints: the first message, and how the call is opened.
 
-An id of one door opens nothing at the other: what is kept of a call stands under its door too.
+An id of one endpoint is unknown at the other: the name of a record contains the endpoint.
 """
 
 import json
 import secrets
-import unicodedata
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from loguru import logger
 from pipecat.runner.types import WebSocketRunnerArguments
 from pipecat.runner.utils import parse_telephony_websocket
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import Field
 from starlette.websockets import WebSocketDisconnect
 
 from mistral_service.scale import metrics
-from mistral_service.scale.calls import FULL, UNKNOWN, Calls, CallSocket, RecordedCall
-from mistral_service.scale.function_notes import LONGEST_NOTE
-from mistral_service.scale.progress import LONGEST, Sent, Words
-from mistral_service.scale.resume import ASKED_LONGEST
+from mistral_service.scale.calls import REFUSED, TRY_LATER, Calls, CallSocket
+from mistral_service.scale.client_report import NO_REPORT, ClientReport
+from mistral_service.scale.recorder import CallRecorder
 from mistral_service.scale.sealing import Unreadable
 from mistral_service.scale.snapshot import TooNew
-from mistral_service.scale.twilio import NotTwilio, Orders, stream_of
+from mistral_service.scale.twilio import NotTwilio, TwimlWebhook, parse_start
 
-# They are the close frame's reason too, which has no more than 123 bytes.
+# They are the close frame's reason too, which has at most 123 bytes.
 SENTENCES = {
     "full": "All lines are taken: call again in a moment.",
     "hello": (
         'The first message must be {"type": "call", "id", "heard", "asked": each null or a text, '
         '"ended": true or false}.'
     ),
-    "unknown": "There is no such call any more: call anew, with the id null.",
-    "unreadable": "What is kept of this call cannot be read: call anew, with the id null.",
-    "newer": "A newer version keeps this call: call again in a moment, for a machine that has it.",
-    "store": "What is kept of calls cannot be read now: call again in a moment.",
+    "unknown": "There is no such call any more: call again with the id null.",
+    "unreadable": "The record of this call cannot be read: call again with the id null.",
+    "newer": "A newer version has recorded this call: call again in a moment.",
+    "store": "Records of calls cannot be read now: call again in a moment.",
     "stranger": "This bot does not take your call.",
     "origin": "This bot does not take calls from pages of other sites.",
 }
 
-Take = Callable[[], Awaitable[None]]
-"""Opens and holds a call whose client has said who it is."""
+RunCall = Callable[[], Awaitable[None]]
+"""Opens and runs a call after its handshake."""
 
 
 class Refusal(Exception):
-    """A call is not taken; the message is the sentence for its client."""
+    """A call is refused; the message is the sentence for its client."""
 
     def __init__(self, why: str, code: int) -> None:
-        """Say why.
+        """Make it, and count it.
 
         Args:
             why: A key of the sentences above.
@@ -59,58 +57,44 @@ class Refusal(Exception):
         metrics.REFUSED.record(why=why)
 
 
-def _clean(value: Any) -> Any:
-    """A text without what no person says: control characters, halves of surrogate pairs."""
-    if not isinstance(value, str):
-        return value
-    return "".join(c for c in value if c.isspace() or unicodedata.category(c) not in ("Cc", "Cs"))
-
-
-class Hello(BaseModel):
-    """What a client says first."""
+class FirstMessage(ClientReport):
+    """The first message of a client."""
 
     type: Literal["call"]
     id: str | None = Field(default=None, max_length=200, pattern="^[^:]*$")
-    heard: Words | None = Field(default=None, max_length=LONGEST)
-    ended: bool = False
-    asked: Annotated[str | None, BeforeValidator(_clean)] = Field(
-        default=None, max_length=ASKED_LONGEST
-    )
-    sent: Sent | None = None
-    note: str | None = Field(default=None, max_length=LONGEST_NOTE)
 
 
-class Browser:
+class BrowserHandshake:
     """Takes calls of our protocol, and those of Pipecat's own clients."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
 
-    async def listens(self, socket: CallSocket) -> Take:
-        """Hear who calls; returns what holds the call.
+    async def receive(self, socket: CallSocket) -> RunCall:
+        """Receive the first message; returns what runs the call.
 
         Raises:
-            Full: If there is no room for a call that has nothing to say first.
-            Refusal: If it says something else than a client does.
+            Full: If the process is full, for a client without our protocol.
+            Refusal: If the message is not valid.
         """
-        if socket.beats:
-            return partial(self._take, socket, await _hello(socket))
-        with self._calls.place():
+        if socket.speaks_protocol:
+            return partial(self._run, socket, await _first_message(socket))
+        with self._calls.reserve():
             pass
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect
         socket.put_back(message)
-        return partial(self._take_stock, socket)
+        return partial(self._run_without_protocol, socket)
 
-    async def _take_stock(self, socket: CallSocket) -> None:
-        with self._calls.place():
-            recorder = await _open(self._calls, None, Hello(type="call"))
-        await _hold(self._calls, socket, "call", recorder, None)
+    async def _run_without_protocol(self, socket: CallSocket) -> None:
+        with self._calls.reserve():
+            recorder = await _open(self._calls, None, NO_REPORT)
+        await _run(self._calls, socket, "call", recorder, None)
 
-    async def _take(self, socket: CallSocket, hello: Hello) -> None:
-        with self._calls.place():
-            recorder = await _open(self._calls, hello.id, hello)
+    async def _run(self, socket: CallSocket, first: FirstMessage) -> None:
+        with self._calls.reserve():
+            recorder = await _open(self._calls, first.id, first)
             call_id = recorder.id if recorder else secrets.token_urlsafe(24)
             resumed = bool(recorder and recorder.resumed)
             try:
@@ -122,100 +106,94 @@ class Browser:
                 if recorder:
                     await recorder.close(over=False)
                 raise
-        # A recorder of another kind may sign nothing.
-        socket.proof = getattr(recorder, "progress", None)
-        await _hold(self._calls, socket, "call", recorder, call_id, hello.heard)
+        socket.progress = recorder.progress if recorder else None
+        await _run(self._calls, socket, "call", recorder, call_id, first.heard)
 
 
-async def _hello(socket: CallSocket) -> Hello:
+async def _first_message(socket: CallSocket) -> FirstMessage:
     try:
-        return Hello.model_validate(json.loads(await socket.receive_text()))
+        return FirstMessage.model_validate(json.loads(await socket.receive_text()))
     except (ValueError, KeyError, RecursionError):  # a binary message has no text
-        raise Refusal("hello", UNKNOWN) from None
+        raise Refusal("hello", REFUSED) from None
 
 
-class Twilio:
-    """Takes the sound of telephone calls."""
+class TwilioHandshake:
+    """Takes media streams of Twilio."""
 
-    def __init__(self, calls: Calls, orders: Orders) -> None:
+    def __init__(self, calls: Calls, webhook: TwimlWebhook) -> None:
         self._calls = calls
-        self._orders = orders
+        self._webhook = webhook
 
-    async def listens(self, socket: CallSocket) -> Take:
-        """Hear which call it is; returns what holds it.
+    async def receive(self, socket: CallSocket) -> RunCall:
+        """Receive the stream's start; returns what runs the call.
 
         Raises:
-            NotTwilio: If it is no stream of Twilio's, or has not the call's token.
+            NotTwilio: If it is not a stream of Twilio's, or lacks the call's token.
         """
-        said: list[str] = []
+        texts: list[str] = []
         found = None
         while found is None:
-            if len(said) == 2:  # "connected", and then "start"
+            if len(texts) == 2:  # "connected", and then "start"
                 raise NotTwilio("A stream of Twilio's starts with its second message.")
             try:
-                said.append(await socket.receive_text())
+                texts.append(await socket.receive_text())
             except KeyError:
                 raise NotTwilio("A stream of Twilio's has no binary messages.") from None
-            found = stream_of(said[-1])
-        start, token, said[-1] = found
-        call_id, name = self._orders.call_of(start, token)
-        for text in said:
+            found = parse_start(texts[-1])
+        start, token, texts[-1] = found
+        call_id, name = self._webhook.verify(start, token)
+        for text in texts:
             socket.put_back({"type": "websocket.receive", "text": text})
         try:
-            await parse_telephony_websocket(socket)  # it remembers what the bot will ask it
+            await parse_telephony_websocket(socket)  # the socket caches it for the bot
         except (ValueError, TypeError, AttributeError) as e:
-            raise NotTwilio("The stream's start is none of Twilio's.") from e
-        return partial(self._take, socket, call_id, name)
+            raise NotTwilio("The stream's start is not valid.") from e
+        return partial(self._run, socket, call_id, name)
 
-    async def _take(self, socket: CallSocket, call_id: str, name: str) -> None:
-        # Whether it is a new call only the store knows: Twilio calls again with the same id.
-        with self._calls.place():
-            recorder = await _open(self._calls, name, Hello(type="call"), create=True)
-        await _hold(self._calls, socket, None, recorder, call_id)
+    async def _run(self, socket: CallSocket, call_id: str, name: str) -> None:
+        # Twilio calls again with the same id: only the store knows whether the call is new.
+        with self._calls.reserve():
+            recorder = await _open(self._calls, name, NO_REPORT, create=True)
+        await _run(self._calls, socket, None, recorder, call_id)
 
 
 async def _open(
-    calls: Calls, call_id: str | None, hello: Hello, *, create: bool = False
-) -> RecordedCall | None:
-    """The recorder of the call.
+    calls: Calls, call_id: str | None, report: ClientReport, *, create: bool = False
+) -> CallRecorder | None:
+    """Open a call's recorder.
 
     Args:
         calls: The calls.
         call_id: Its id; None for a new one.
-        hello: What its client said.
-        create: Whether an unknown call of this id is a new one.
+        report: The client's report.
+        create: Whether an unknown id begins a call.
 
     Raises:
-        Refusal: If it is not taken.
+        Refusal: If the call is refused.
     """
     if calls.recorders is None:
         if call_id and not create:
-            raise Refusal("unknown", UNKNOWN)
+            raise Refusal("unknown", REFUSED)
         return None
-    told: dict[str, Any] = {"heard": hello.heard, "ended": hello.ended, "asked": hello.asked}
-    if hello.sent:
-        told["sent"] = hello.sent
-    if hello.note:
-        told["note"] = hello.note
     try:
-        return await calls.recorders.open(call_id, create=create, **told)
+        return await calls.recorders.open(call_id, report, create=create)
     except LookupError:  # UnknownCall
-        raise Refusal("unknown", UNKNOWN) from None
+        raise Refusal("unknown", REFUSED) from None
     except TooNew:
-        raise Refusal("newer", FULL) from None
+        raise Refusal("newer", TRY_LATER) from None
     except Unreadable as e:
         logger.warning(f"A call is not taken over: {e}")
-        raise Refusal("unreadable", UNKNOWN) from None
+        raise Refusal("unreadable", REFUSED) from None
     except Exception as e:
         logger.warning(f"A call could not be opened: {e}")
-        raise Refusal("store", FULL) from e
+        raise Refusal("store", TRY_LATER) from e
 
 
-async def _hold(
+async def _run(
     calls: Calls,
     socket: CallSocket,
     way: Literal["call"] | None,
-    recorder: RecordedCall | None,
+    recorder: CallRecorder | None,
     call_id: str | None,
     heard: str | None = None,
 ) -> None:
@@ -223,12 +201,12 @@ async def _hold(
     resumed = False
     if recorder and recorder.resumed:
         metrics.TAKEN_OVER.record()
-        # What broke before there was a word is begun anew: the bot has to greet.
+        # A call that broke before its first word begins again: the bot has to greet.
         resumed = recorder.is_pending or heard is not None
-    lost = {"lost": True} if getattr(recorder, "begun_anew", False) else {}
+    lost = {"lost": True} if recorder and recorder.history_lost else {}
     arguments = WebSocketRunnerArguments(
         websocket=socket,
         transport_type="websocket" if way else None,
         body={"call": {"id": call_id, "resumed": resumed, **lost}},
     )
-    await calls.hold(socket, arguments, recorder)
+    await calls.run(socket, arguments, recorder)

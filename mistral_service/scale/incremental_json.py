@@ -1,8 +1,8 @@
-"""JSON of any size without a pause: written and read in pieces, none of which takes long.
+"""JSON of any size without a pause: written and read in pieces, each of which takes a moment.
 
 The standard library's encoder and decoder hold the interpreter's lock until they are done, 50 to
-100 ms for 4 MB of small values, so that a thread alone does not free the event loop. Here no single
-call takes more than about a millisecond, and other threads run between the calls.
+100 ms for 4 MB of small values, so that a thread alone does not free the event loop. Here one call
+of them takes about a millisecond, and other threads run between the calls.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ from mistral_service.wire.weight import weight
 PIECE = 32_000
 """Characters that one call of the encoder gets, as `weight` counts them."""
 
-DEEPEST = 64
-"""Levels that large containers may be nested."""
+MAX_DEPTH = 64
+"""How deep large containers may be nested."""
 
 _SHORT = 1_000
 
@@ -26,37 +26,44 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _decoder = json.JSONDecoder()
 
 
-def pieces(value: Any, *, sort_keys: bool = False, ascii: bool = True) -> Iterator[str]:
-    """Write a value as `json.dumps(value, default=str)` does, in pieces.
+def iterencode(value: Any, *, sort_keys: bool = False, ascii: bool = True) -> Iterator[str]:
+    """Encode a value as `json.dumps(value, default=str)` does, in pieces.
 
     Args:
-        value: The value. It may change meanwhile: what was changed is written as it was or is.
+        value: The value. It may change meanwhile: each part is then the old one or the new one.
         sort_keys: Whether keys are sorted.
-        ascii: Whether all else than ASCII is escaped, as by `ensure_ascii`.
+        ascii: Whether other characters than ASCII are escaped, as by `ensure_ascii`.
 
     Yields:
         The pieces.
 
     Raises:
-        TypeError: If a key is nothing that JSON has.
+        TypeError: If a key is of a type that JSON does not have.
         ValueError: If it contains itself, or a number of more than 4,300 digits.
         RecursionError: If it is nested too deep.
     """
-    encoder = _encoder(sort_keys, ascii)
-    yield from _written(value, encoder, 0)
+    yield from _encode(value, _encoder(sort_keys, ascii), 0)
 
 
-def parse(text: str) -> Any:
-    """Read a value; containers that are large are read one member at a time.
+def dumps(value: Any, otherwise: str = "null") -> str:
+    """Encode a value; a value that JSON cannot hold becomes `otherwise`."""
+    try:
+        return "".join(iterencode(value))
+    except (TypeError, ValueError, RecursionError):
+        return otherwise
+
+
+def loads(text: str) -> Any:
+    """Decode a value; large containers are decoded one member at a time.
 
     Args:
-        text: What `pieces` or another encoder wrote.
+        text: The text of `iterencode` or another encoder.
 
     Raises:
         ValueError: If it is not JSON.
         RecursionError: If it is nested too deep.
     """
-    value, at = _read(text, _after_space(text, 0), 0)
+    value, at = _decode(text, _after_space(text, 0), 0)
     if _after_space(text, at) != len(text):
         raise ValueError("more than one value")
     return value
@@ -64,11 +71,11 @@ def parse(text: str) -> Any:
 
 @functools.cache
 def _encoder(sort_keys: bool, ascii: bool) -> json.JSONEncoder:
-    return json.JSONEncoder(default=_text, sort_keys=sort_keys, ensure_ascii=ascii)
+    return json.JSONEncoder(default=_to_text, sort_keys=sort_keys, ensure_ascii=ascii)
 
 
-def _written(value: Any, encoder: json.JSONEncoder, depth: int) -> Iterator[str]:
-    if depth > DEEPEST:
+def _encode(value: Any, encoder: json.JSONEncoder, depth: int) -> Iterator[str]:
+    if depth > MAX_DEPTH:
         raise RecursionError("nested too deep")
     if isinstance(value, str) and len(value) > PIECE:
         yield '"'
@@ -76,42 +83,42 @@ def _written(value: Any, encoder: json.JSONEncoder, depth: int) -> Iterator[str]
             yield encoder.encode(value[start : start + PIECE])[1:-1]
         yield '"'
     elif isinstance(value, dict | list | tuple) and weight(value, PIECE) > PIECE:
-        yield from _members(cast("dict[Any, Any] | list[Any]", value), encoder, depth)
+        yield from _encode_members(cast("dict[Any, Any] | list[Any]", value), encoder, depth)
     else:
         yield encoder.encode(value)
 
 
-def _members(
+def _encode_members(
     value: dict[Any, Any] | list[Any], encoder: json.JSONEncoder, depth: int
 ) -> Iterator[str]:
-    """A large container: small members together, each large one alone."""
+    """Encode a large container: small members together, each large one alone."""
     mapping = isinstance(value, dict)
     members: list[Any] = list(value.items()) if mapping else list(value)
     if mapping and encoder.sort_keys:
         members.sort()
-    together: list[Any] = []
-    room = PIECE
+    batch: list[Any] = []
+    left = PIECE
     comma = ""
     yield "{" if mapping else "["
     for member in members:
         size = weight(member, PIECE)
-        if together and size > room:
-            yield comma + encoder.encode(dict(together) if mapping else together)[1:-1]
-            together, room, comma = [], PIECE, ", "
-        if size <= room:
-            together.append(member)
-            room -= size
+        if batch and size > left:
+            yield comma + encoder.encode(dict(batch) if mapping else batch)[1:-1]
+            batch, left, comma = [], PIECE, ", "
+        if size <= left:
+            batch.append(member)
+            left -= size
             continue
         yield comma + (encoder.encode({member[0]: 0})[1:-2] if mapping else "")
-        yield from _written(member[1] if mapping else member, encoder, depth + 1)
+        yield from _encode(member[1] if mapping else member, encoder, depth + 1)
         comma = ", "
-    if together:
-        yield comma + encoder.encode(dict(together) if mapping else together)[1:-1]
+    if batch:
+        yield comma + encoder.encode(dict(batch) if mapping else batch)[1:-1]
     yield "}" if mapping else "]"
 
 
-def _text(value: object) -> str:
-    """What JSON does not know is kept as its text rather than not at all."""
+def _to_text(value: object) -> str:
+    """The text of a value that JSON does not know."""
     if isinstance(value, bytes | bytearray):
         return f"[{len(value)} bytes]" if len(value) > PIECE else str(value)
     return str(value)
@@ -122,19 +129,19 @@ def _after_space(text: str, at: int) -> int:
     return found.end() if found else at
 
 
-def _read(text: str, at: int, depth: int) -> tuple[Any, int]:
-    """A value that begins at a place, and the place behind it."""
-    opened = text[at : at + 1]
-    if opened not in ("{", "["):
+def _decode(text: str, at: int, depth: int) -> tuple[Any, int]:
+    """Decode the value at an index; returns it and the index after it."""
+    opening = text[at : at + 1]
+    if opening not in ("{", "["):
         return _decoder.raw_decode(text, at)
-    if depth > DEEPEST:
+    if depth > MAX_DEPTH:
         raise RecursionError("nested too deep")
     for reach in (_SHORT, PIECE):
         with contextlib.suppress(ValueError):
             value, end = _decoder.raw_decode(text[at : at + reach])
             return value, at + end
-    # It is large, or damaged: then the member that is says so.
-    mapping, closing = opened == "{", "}" if opened == "{" else "]"
+    # It is large or damaged; a damaged member raises.
+    mapping, closing = opening == "{", "}" if opening == "{" else "]"
     members: list[Any] = []
     at = _after_space(text, at + 1)
     while text[at : at + 1] != closing:
@@ -144,15 +151,15 @@ def _read(text: str, at: int, depth: int) -> tuple[Any, int]:
         if mapping:
             key, at = _decoder.raw_decode(text, at)
             if not isinstance(key, str):
-                raise ValueError("a key that is no text")
+                raise ValueError("a key that is not a string")
             at = _after_space(text, _expect(text, _after_space(text, at), ":"))
-        value, at = _read(text, at, depth + 1)
+        value, at = _decode(text, at, depth + 1)
         members.append((key, value) if mapping else value)
         at = _after_space(text, at)
     return dict(members) if mapping else members, at + 1
 
 
-def _expect(text: str, at: int, sign: str) -> int:
-    if text[at : at + 1] != sign:
-        raise ValueError(f"a {sign!r} is missing")
+def _expect(text: str, at: int, character: str) -> int:
+    if text[at : at + 1] != character:
+        raise ValueError(f"a {character!r} is missing")
     return at + 1

@@ -1,4 +1,4 @@
-"""The door: WebSocket calls of browsers and of Twilio, the page, and what is asked of a replica.
+"""The ASGI application: the WebSocket endpoints, Twilio's webhook, the page, status and health.
 
 It knows no Ray: any ASGI server runs it.
 """
@@ -18,51 +18,51 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from mistral_service.local.origins import allowed
-from mistral_service.scale.calls import FULL, UNKNOWN, Calls, CallSocket, Full
-from mistral_service.scale.handshakes import SENTENCES, Browser, Refusal, Twilio
-from mistral_service.scale.limits import HalfOpen, Waiting
-from mistral_service.scale.twilio import NotTwilio, Orders
+from mistral_service.scale.calls import REFUSED, TRY_LATER, Calls, CallSocket, Full
+from mistral_service.scale.handshakes import SENTENCES, BrowserHandshake, Refusal, TwilioHandshake
+from mistral_service.scale.limits import HandshakeEvicted, PendingHandshakes
+from mistral_service.scale.twilio import NotTwilio, TwimlWebhook
 
 PROTOCOL = "mistral-call.v1"
 PAGE = Path(__file__).parents[1] / "demo" / "page"
-HELLO_S = 10.0
-"""Seconds that a client has to say who it is."""
-WAITING = 12
-"""Lines that may wait for their first message, beside the calls; then the oldest gives way. A
-client says who it is at once. Ray has room for 16 requests beside the calls."""
+HANDSHAKE_TIMEOUT_S = 10.0
+"""Seconds that a client has for its first message."""
+MAX_HANDSHAKES = 12
+"""Connections in the handshake, in addition to the calls; beyond it the oldest is evicted. A client
+sends its first message at once. Ray allows 16 requests in addition to the calls."""
 
-# Nothing is fetched from anywhere else, and no other site may frame the page. Sound is played by
-# worklets, which the page makes itself.
+# The page fetches nothing from other hosts, and no other site may frame it. It makes the worklets
+# that play sound itself.
 CONTENT_SECURITY_POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
 
 MayCall = Callable[[HTTPConnection], bool | Awaitable[bool]]
-"""Whether one who calls may: gets the WebSocket of a call, or the request of `POST /twilio`."""
-MAY_CALL_S = 4.0
-"""Seconds that this may take; who is not known by then does not call. Our page waits for five."""
+"""Authorizes a caller: gets the WebSocket of a call, or the request of `POST /twilio`."""
+MAY_CALL_TIMEOUT_S = 4.0
+"""Seconds that this may take; after that the call is refused. Our page waits for five."""
 
 
 def create_app(
     calls: Calls,
     status: Mapping[str, Any],
-    healthy: Callable[[], Awaitable[None]] | None = None,
+    check_health: Callable[[], Awaitable[None]] | None = None,
     may_call: MayCall | None = None,
     allowed_origins: Sequence[str] = (),
     twilio_auth_token: str | None = None,
 ) -> FastAPI:
-    """The application.
+    """Make the application.
 
     Args:
-        calls: Where calls are held.
-        status: What `GET /api/status` tells of the engine: `engine`, `model`.
-        healthy: Raises what is wrong, for `GET /healthz`.
-        may_call: Whether one who calls may; None lets everybody who gets here.
-        allowed_origins: Sites whose pages may call, beside our own (`local.origins`).
-        twilio_auth_token: Twilio's auth token: only requests that it has signed get orders then.
+        calls: The calls of the process.
+        status: Fields of `GET /api/status`: `engine`, `model`.
+        check_health: Raises what is wrong, for `GET /healthz`.
+        may_call: Authorizes callers; None allows all.
+        allowed_origins: Sites whose pages may call, in addition to our own (`local.origins`).
+        twilio_auth_token: Twilio's auth token: only requests that Twilio has signed get TwiML then.
     """
-    orders = Orders(twilio_auth_token)
+    webhook = TwimlWebhook(twilio_auth_token)
 
-    async def known(connection: HTTPConnection) -> bool:
-        return may_call is None or await _knows(may_call, connection)
+    async def is_authorized(connection: HTTPConnection) -> bool:
+        return may_call is None or await _authorize(may_call, connection)
 
     app = FastAPI(openapi_url=None)
 
@@ -82,88 +82,91 @@ def create_app(
     @app.get("/healthz")
     async def healthz() -> Response:  # pyright: ignore[reportUnusedFunction]
         try:
-            if healthy:
-                await healthy()
+            if check_health:
+                await check_health()
         except Exception as e:
             return Response(str(e), status_code=503, media_type="text/plain")
         return Response("ok", media_type="text/plain")
 
     @app.post("/twilio")
     async def twilio(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
-        if not await known(request):
+        if not await is_authorized(request):
             return Response(SENTENCES["stranger"], status_code=403, media_type="text/plain")
         try:
-            return Response(await orders.write(request), media_type="application/xml")
+            return Response(await webhook.respond(request), media_type="application/xml")
         except NotTwilio as e:
-            logger.warning(f"A request for Twilio's orders is refused: {e}")
+            logger.warning(f"A request of Twilio's webhook is refused: {e}")
             return Response(str(e), status_code=403, media_type="text/plain")
 
-    waiting = Waiting(WAITING)
-    doors = {"/call": Browser(calls), "/twilio/media": Twilio(calls, orders)}
-    for path, answer in doors.items():
-        door = _Door(answer, waiting, known, tuple(allowed_origins))
-        app.router.routes.append(WebSocketRoute(path, door))
+    pending = PendingHandshakes(MAX_HANDSHAKES)
+    handshakes = {
+        "/call": BrowserHandshake(calls),
+        "/twilio/media": TwilioHandshake(calls, webhook),
+    }
+    for path, handshake in handshakes.items():
+        endpoint = _CallEndpoint(handshake, pending, is_authorized, tuple(allowed_origins))
+        app.router.routes.append(WebSocketRoute(path, endpoint))
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     return app
 
 
-async def _knows(may_call: MayCall, connection: HTTPConnection) -> bool:
+async def _authorize(may_call: MayCall, connection: HTTPConnection) -> bool:
     try:
-        async with asyncio.timeout(MAY_CALL_S):
-            known = may_call(connection)
-            return bool(await known if isinstance(known, Awaitable) else known)
+        async with asyncio.timeout(MAY_CALL_TIMEOUT_S):
+            answer = may_call(connection)
+            return bool(await answer if isinstance(answer, Awaitable) else answer)
     except Exception as e:
         logger.error(f"A call is refused, because may_call failed: {type(e).__name__}: {e}")
         return False
 
 
-class _Door:
-    """An ASGI application, so that the socket is ours from its first message on."""
+class _CallEndpoint:
+    """A WebSocket endpoint as an ASGI application, which can make the socket a `CallSocket`."""
 
     def __init__(
         self,
-        answer: "Browser | Twilio",
-        waiting: Waiting,
-        known: Callable[[HTTPConnection], Awaitable[bool]],
+        handshake: BrowserHandshake | TwilioHandshake,
+        pending: PendingHandshakes,
+        is_authorized: Callable[[HTTPConnection], Awaitable[bool]],
         origins: tuple[str, ...],
     ) -> None:
-        self._answer = answer
-        self._waiting = waiting
-        self._known = known
+        self._handshake = handshake
+        self._pending = pending
+        self._is_authorized = is_authorized
         self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         socket = CallSocket(scope, receive, send)
-        socket.beats = PROTOCOL in scope.get("subprotocols", ())
-        await socket.accept(PROTOCOL if socket.beats else None)
+        socket.speaks_protocol = PROTOCOL in scope.get("subprotocols", ())
+        await socket.accept(PROTOCOL if socket.speaks_protocol else None)
         try:
-            if not _is_allowed(socket, self._origins):
-                raise Refusal("origin", UNKNOWN)
-            if not await self._known(socket):
-                raise Refusal("stranger", UNKNOWN)
-            async with self._waiting.line(HELLO_S):
-                take = await self._answer.listens(socket)
-            await take()
-        except (Full, HalfOpen):
-            await _refuse(socket, Refusal("full", FULL))
+            if not _has_allowed_origin(socket, self._origins):
+                raise Refusal("origin", REFUSED)
+            if not await self._is_authorized(socket):
+                raise Refusal("stranger", REFUSED)
+            async with self._pending.handshake(HANDSHAKE_TIMEOUT_S):
+                run_call = await self._handshake.receive(socket)
+            await run_call()
+        except (Full, HandshakeEvicted):
+            await _refuse(socket, Refusal("full", TRY_LATER))
         except (TimeoutError, NotTwilio):
-            await _refuse(socket, Refusal("hello", UNKNOWN))
+            await _refuse(socket, Refusal("hello", REFUSED))
         except Refusal as e:
             await _refuse(socket, e)
         except WebSocketDisconnect:
             logger.debug("A caller left before the call began.")
 
 
-def _is_allowed(socket: CallSocket, origins: tuple[str, ...]) -> bool:
-    """Whether the page that calls may, if it is one: our own, or one of those that are allowed."""
+def _has_allowed_origin(socket: CallSocket, origins: tuple[str, ...]) -> bool:
+    """Whether the `Origin` of a page is our own host, or an allowed site; a program has none."""
     headers = socket.headers
-    # A page cannot set these headers; what a proxy forwards is the address that the page knows.
+    # A page cannot set these headers; a proxy forwards the host that the page has called.
     forwarded = ",".join(headers.getlist("x-forwarded-host")).split(",")
     hosts = (headers.get("host", ""), *map(str.strip, forwarded))
     return any(allowed(headers.getlist("origin"), host, origins) for host in hosts)
 
 
 async def _refuse(socket: CallSocket, refusal: Refusal) -> None:
-    if socket.beats:
+    if socket.speaks_protocol:
         await socket.send_text(json.dumps({"type": "call", "error": str(refusal)}))
     await socket.end(refusal.code, str(refusal))

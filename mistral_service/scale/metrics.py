@@ -1,4 +1,4 @@
-"""What is measured of calls on many machines; nothing is, and nothing is paid, until Ray measures.
+"""The metrics of calls on many machines, at no cost until `use_ray` is called.
 
 Ray puts `ray_` before each name, and `_total` behind that of a counter.
 """
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 _SECONDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
-"""Where the histogram is fine: around the half second in which a caller expects an answer."""
+"""The buckets are fine around the half second in which a caller expects an answer."""
 
 _Record = Callable[[float, Mapping[str, str]], None]
 
 
 @dataclass(slots=True)
 class Metric:
-    """One figure.
+    """One metric.
 
     Parameters:
-        kind: A counter counts up, a gauge has a value, a histogram sorts values by size.
-        name: Its name, before Ray has added to it.
-        description: What it tells.
-        tags: What its values are told apart by, apart from the replica.
+        kind: The kind of Prometheus metric.
+        name: Its name, without Ray's prefix and suffix.
+        description: What it measures.
+        tags: The names of its tags, in addition to the replica.
     """
 
     kind: Literal["counter", "gauge", "histogram"]
@@ -32,11 +32,11 @@ class Metric:
 
     @property
     def exported(self) -> str:
-        """The name as Prometheus sees it; a histogram's goes on with `_bucket`, for example."""
+        """The name in Prometheus; a histogram's has further suffixes, such as `_bucket`."""
         return f"ray_{self.name}" + ("_total" if self.kind == "counter" else "")
 
     def record(self, value: float = 1.0, **tags: str) -> None:
-        """Take note of a value: one more, the value now, or one value of many.
+        """Record a value: an increment, the current value, or an observation.
 
         Args:
             value: The value.
@@ -46,8 +46,8 @@ class Metric:
             self._record(value, tags)
 
     def use_ray(self) -> None:
-        """Measure from now on. To be called in a replica."""
-        from ray.serve import metrics  # the one place that needs Ray
+        """Export through Ray from now on. Call it in a replica."""
+        from ray.serve import metrics
 
         tags = cast("Any", self.tags)  # annotated there as a tuple of one
         if self.kind == "counter":
@@ -83,24 +83,10 @@ BUDGET_REFUSALS = Metric(
 REDIS_FAILURES = Metric("counter", "mistral_redis_failures", "Round trips to Redis that failed.")
 LAG = Metric("gauge", "mistral_loop_lag_seconds", "How late the event loop was, at its worst.")
 
-METRICS = (
-    CALLS,
-    CAPACITY,
-    STARTED,
-    TAKEN_OVER,
-    ENDED,
-    REFUSED,
-    FIRST_WORD,
-    FAULTS,
-    COST,
-    BUDGET_USED,
-    BUDGET_REFUSALS,
-    REDIS_FAILURES,
-    LAG,
-)
+METRICS = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 
 
 def use_ray() -> None:
-    """Measure everything through Ray from now on. To be called in a replica."""
+    """Export all metrics through Ray from now on. Call it in a replica."""
     for metric in METRICS:
         metric.use_ray()

@@ -1,7 +1,7 @@
-"""What is heard of a call: its caller's words, the bot's as they are spoken, and where they end up.
+"""Event handlers in a pipeline: the user's text, the bot's as it is spoken, context updates.
 
-It listens at three places of the pipeline. An observer would be told of every frame at every hop,
-each through a queue of its own: a tenth of what a spoken call costs.
+Handlers of three processors cost less than an observer, which gets every frame at every hop
+through a queue of its own: a tenth of the cost of a spoken call.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,41 +24,41 @@ from pipecat.services.tts_service import TTSService
 from pipecat.transports.base_output import BaseOutputTransport
 
 
-class Listener(Protocol):
-    """Who is told."""
+class PipelineListener(Protocol):
+    """Receives what happens in a pipeline."""
 
     def on_user_text(self, words: str) -> None:
-        """The caller has said something: what RTVI tells their client as `user-input`."""
+        """The user has said something: the `user-input` of RTVI."""
         ...
 
     def on_bot_text(self, text: str, spaced: bool) -> None:
-        """Words were spoken aloud; `spaced` tells whether they bring the spaces between them."""
+        """Words were spoken; `spaced` says whether they contain the spaces between them."""
         ...
 
     def on_bot_silent(self) -> None:
-        """Nothing is spoken any more."""
+        """The bot has stopped speaking."""
         ...
 
     def on_context_updated(self) -> None:
-        """The words of a turn have come into the context."""
+        """The words of a turn have been added to the context."""
         ...
 
 
-def listen(pipeline: FrameProcessor, listener: Listener) -> bool:
-    """Listen to a pipeline from now on.
+def add_taps(pipeline: FrameProcessor, listener: PipelineListener) -> bool:
+    """Add the event handlers to a pipeline.
 
     Args:
         pipeline: The pipeline.
-        listener: Who is told, before the frame goes on its way.
+        listener: Called before the frame goes on.
 
     Returns:
-        Whether it has a voice.
+        Whether the pipeline has a TTS service.
     """
-    heard: list[int] = [0]  # the caller's latest frame: branches of a pipeline share it
+    latest: list[int] = [0]  # the id of the user's latest frame, which several branches may have
 
     async def on_user_text(_: Any, frame: Frame) -> None:
-        if isinstance(frame, TranscriptionFrame | RTVISendTextFrame) and frame.id not in heard:
-            heard[0] = frame.id
+        if isinstance(frame, TranscriptionFrame | RTVISendTextFrame) and frame.id not in latest:
+            latest[0] = frame.id
             listener.on_user_text(frame.text)
 
     async def on_output(_: Any, frame: Frame) -> None:
@@ -71,7 +71,7 @@ def listen(pipeline: FrameProcessor, listener: Listener) -> bool:
         if isinstance(frame, LLMContextAssistantTurnFrame):
             listener.on_context_updated()
 
-    voice = False
+    has_tts = False
     for processor in _all(pipeline):
         add = cast("Callable[[str, Any], None]", cast(Any, processor).add_event_handler)
         if isinstance(processor, LLMUserAggregator):
@@ -80,8 +80,8 @@ def listen(pipeline: FrameProcessor, listener: Listener) -> bool:
             add("on_after_push_frame", on_output)
         elif isinstance(processor, LLMAssistantAggregator):
             add("on_after_push_frame", on_assistant_turn)
-        voice = voice or isinstance(processor, TTSService)
-    return voice
+        has_tts = has_tts or isinstance(processor, TTSService)
+    return has_tts
 
 
 def _all(processor: FrameProcessor) -> Iterator[FrameProcessor]:

@@ -1,100 +1,78 @@
-"""What a caller was sent of a reply, signed: the caller repeats it, and the server believes that.
+"""The words of a reply that were sent to a client, signed: the client sends them back as a proof.
 
-The journal in Redis may be late, so a caller may have heard words that it does not have. Only the
-words of a valid proof count beyond it.
+The journal in Redis may be late, so a caller may have heard words that it lacks. Beyond the
+journal only words with a valid proof count.
 """
 
 import base64
 import hashlib
 import hmac
 import json
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-LONGEST = 100_000
-"""Characters of a reply that are signed, and that a client may say it heard: some two hours."""
+MAX_SIGNED_WORDS = 100_000
+"""Characters of a reply that are signed, and of a client's `heard`: some two hours."""
 
 _PROOF_BYTES = 18
 
 
-def _whole(value: Any) -> Any:
+def _encodable(value: Any) -> Any:
     return _bytes(value).decode() if isinstance(value, str) else value
 
 
-Words = Annotated[str, BeforeValidator(_whole)]
-"""Words of the server's that come back: half a surrogate pair is replaced as in the proof."""
+Words = Annotated[str, BeforeValidator(_encodable)]
+"""The server's words as a client repeats them: a lone surrogate is replaced as in the proof."""
 
 
 class Sent(BaseModel):
-    """What a client repeats of the server's messages about a reply.
+    """The server's messages about a reply, as the client repeats them.
 
     Parameters:
-        turn: The turn whose reply it is.
+        turn: The turn of the reply.
         words: The `sent` of all messages of this turn, joined.
         proof: The `proof` of the last of them.
     """
 
     turn: int = Field(ge=0, le=1_000_000_000)
-    words: Words = Field(max_length=LONGEST)
+    words: Words = Field(max_length=MAX_SIGNED_WORDS)
     proof: str = Field(max_length=64)
-
-
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """What a client says when it calls again; what each part is worth is decided elsewhere.
-
-    Parameters:
-        heard: What the caller has heard of the last reply; None where that is not known.
-        ended: Whether the caller has heard its end.
-        asked: The caller's last words; empty where they are not known.
-        sent: What the caller was sent of the reply, as the last machine signed it.
-        note: What the last machine gave to the client to keep.
-    """
-
-    heard: str | None = None
-    ended: bool = False
-    asked: str = ""
-    sent: Sent | None = None
-    note: str | None = None
 
 
 class Progress:
     """Signs the words of a call's replies as they are sent, each word once."""
 
     def __init__(self, key: str, call_id: str) -> None:
-        """Begin.
+        """Make it.
 
         Args:
-            key: The call's secret, which no client knows. Every machine that takes the call over
-                needs the same.
+            key: The call's secret, which no client knows and all machines share.
             call_id: The call.
         """
         self._key = key
         self._call_id = call_id
         self._turn: int | None = None
         self._length = 0
-        self._mac = _begin(key, call_id, 0)
+        self._mac = _new_mac(key, call_id, 0)
 
-    def of(self, turn: int, words: str) -> str | None:
-        """The message that tells the client how far a reply was sent.
+    def message(self, turn: int, words: str) -> str | None:
+        """The message to the client with the new words of a reply and their proof.
 
         Args:
             turn: The turn.
-            words: The words that were sent of its reply. Within a turn they only grow.
+            words: All words of its reply that were sent. Within a turn they only grow.
 
         Returns:
-            The message as JSON; None where nothing was sent since the last one, or the reply is too
-            long to be signed.
+            The message as JSON; None where there are no new words, or too many to be signed.
         """
         if turn == self._turn and len(words) == self._length:
             return None
-        if not words or len(words) > LONGEST:
+        if not words or len(words) > MAX_SIGNED_WORDS:
             return None
         if turn != self._turn:
             self._turn, self._length = turn, 0
-            self._mac = _begin(self._key, self._call_id, turn)
+            self._mac = _new_mac(self._key, self._call_id, turn)
         piece, self._length = words[self._length :], len(words)
         self._mac.update(_bytes(piece))
         return json.dumps(
@@ -102,27 +80,27 @@ class Progress:
         )
 
 
-def proven(key: str, call_id: str, turn: int, sent: Sent | None) -> str:
-    """Of what a client repeats, the words that were signed for a turn of this call.
+def verified_words(key: str, call_id: str, turn: int, sent: Sent | None) -> str:
+    """The words that a client repeats, if they were signed for a turn of this call.
 
     Args:
-        key: The call's secret; nothing is proven with an empty one.
+        key: The call's secret; an empty one proves nothing.
         call_id: The call.
         turn: The turn.
         sent: What the client repeats; None where it repeats nothing.
 
     Returns:
-        The words; empty where there is no proof.
+        The words; empty without a valid proof.
     """
     if sent is None or sent.turn != turn or not key:
         return ""
-    mac = _begin(key, call_id, turn)
+    mac = _new_mac(key, call_id, turn)
     mac.update(_bytes(sent.words))
     is_valid = hmac.compare_digest(_bytes(sent.proof), _bytes(_text(mac.digest())))
     return sent.words if is_valid else ""
 
 
-def _begin(key: str, call_id: str, turn: int) -> hmac.HMAC:
+def _new_mac(key: str, call_id: str, turn: int) -> hmac.HMAC:
     return hmac.new(key.encode(), f"{call_id}\n{turn}\n".encode(), hashlib.sha256)
 
 
@@ -131,4 +109,4 @@ def _text(digest: bytes) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    return text.encode(errors="replace")  # half a surrogate pair has no bytes of its own
+    return text.encode(errors="replace")  # a lone surrogate cannot be encoded

@@ -1,4 +1,4 @@
-"""A call's record: its fields, made and read without holding up the event loop."""
+"""A call's record in Redis: its fields, written and read without blocking the event loop."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -8,13 +8,14 @@ from typing import Any, TypeVar, cast
 from loguru import logger
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from mistral_service.scale.resume import ASKED_LONGEST, last_asked
-from mistral_service.scale.sealing import UNPACKED_MOST, Form, Unreadable
+from mistral_service.scale.resume import MAX_ASKED, last_asked
+from mistral_service.scale.sealing import MAX_UNPACKED_BYTES, Codec
 from mistral_service.scale.snapshot import (
     Journal,
     Snapshot,
     Started,
     calls_to_json,
+    damaged,
     journal_from_json,
     journal_to_json,
     plain,
@@ -26,20 +27,20 @@ from mistral_service.settings import BadSetting, MistralLLMSettings, check_setti
 from mistral_service.wire.weight import weight
 
 LARGE = 64_000
-"""Characters from which on work goes to a thread: on the loop it would take over a millisecond."""
+"""Characters above which work runs in a thread: on the loop it would take over a millisecond."""
 
 Result = TypeVar("Result")
 
 
 @dataclass
 class Record:
-    """What was kept of a call.
+    """The record of a call.
 
     Parameters:
         snapshot: The conversation when its last turn began; of turn 0 if there was none yet.
-        journal: What was said in that turn.
-        started: The functions that were started, by the ids of their calls.
-        asked: The caller's last words in the conversation.
+        journal: What the bot has said in that turn.
+        started: The functions that have started, by the ids of their calls.
+        asked: The user's last words in the conversation.
     """
 
     snapshot: Snapshot = field(default_factory=Snapshot)
@@ -48,8 +49,8 @@ class Record:
     asked: str | None = None
 
 
-class _Remembered(BaseModel):
-    """A call as the ledger goes on from it."""
+class _LedgerEntry(BaseModel):
+    """A function call of the service's ledger."""
 
     model_config = ConfigDict(strict=True, hide_input_in_errors=True)
 
@@ -64,80 +65,80 @@ class _Remembered(BaseModel):
     floor: int = 0
 
 
-_LEDGER = TypeAdapter(list[_Remembered])
+_LEDGER = TypeAdapter(list[_LedgerEntry])
 
 
 async def to_thread_if_large(work: Callable[[], Result], value: Any) -> Result:
-    """Do some work, in a thread if what it works on is large.
+    """Run a function, in a thread if its input is large.
 
     Args:
-        work: The work. It must hold the interpreter's lock for no longer than a moment at a time.
-        value: What it works on.
+        work: The function. It must hold the interpreter's lock for a moment at a time only.
+        value: Its input.
     """
     return await asyncio.to_thread(work) if weight(value, LARGE) > LARGE else work()
 
 
-async def packed(
-    form: Form,
-    kept: Snapshot | Journal | Mapping[str, Started],
+async def pack_field(
+    codec: Codec,
+    value: Snapshot | Journal | Mapping[str, Started],
     limit: int,
     warned: set[str] | None = None,
 ) -> bytes:
-    """Make the bytes of one field.
+    """Pack one field.
 
     Args:
-        form: How they are made.
-        kept: What is kept, as it is now.
+        codec: Packs it.
+        value: The field, as it is now.
         limit: Bytes that a conversation's messages may have.
-        warned: What was warned of before, see `snapshot_to_json`.
+        warned: See `snapshot_to_json`.
     """
-    now: Any = replace(kept) if isinstance(kept, Journal) else kept
-    if isinstance(kept, Mapping):
-        now = {call_id: replace(call) for call_id, call in kept.items()}
+    now: Any = replace(value) if isinstance(value, Journal) else value
+    if isinstance(value, Mapping):
+        now = {call_id: replace(call) for call_id, call in value.items()}
 
     def pack() -> bytes:
         if isinstance(now, Snapshot):
-            return form.pack(snapshot_to_json(now, limit, warned))
+            return codec.pack(snapshot_to_json(now, limit, warned))
         if isinstance(now, Journal):
-            return form.pack(journal_to_json(now))
-        return form.pack(calls_to_json(now, warned))
+            return codec.pack(journal_to_json(now))
+        return codec.pack(calls_to_json(now, warned))
 
     return await to_thread_if_large(pack, now)
 
 
-async def read(form: Form, fields: Mapping[str, bytes], limit: int) -> Record:
-    """Read the fields of a call, in a thread: how large they are shows only there.
+async def read_record(codec: Codec, fields: Mapping[str, bytes], limit: int) -> Record:
+    """Read the fields of a call, in a thread: their unpacked size is known only there.
 
     Args:
-        form: How they were made.
+        codec: Unpacks them.
         fields: `snapshot`, `journal` and `calls`, as far as there are any.
         limit: Bytes that a conversation's messages may have here.
 
     Raises:
         Unreadable: If they cannot be read here (`TooNew`: a newer version could).
     """
-    return await asyncio.to_thread(_read, form, fields, max(UNPACKED_MOST, 3 * limit))
+    return await asyncio.to_thread(_read, codec, fields, max(MAX_UNPACKED_BYTES, 3 * limit))
 
 
-def _read(form: Form, fields: Mapping[str, bytes], most: int) -> Record:
-    raw = {name: form.unpack(data, most) for name, data in fields.items()}
+def _read(codec: Codec, fields: Mapping[str, bytes], most: int) -> Record:
+    raw = {name: codec.unpack(data, most) for name, data in fields.items()}
     if "snapshot" not in raw:
         return Record()
     calls = raw.get("calls", {})
     if not isinstance(calls, dict):
-        raise _damaged("calls")
+        raise damaged("calls")
     record = Record(
-        _sound(snapshot_from_json(raw["snapshot"])),
+        _validated(snapshot_from_json(raw["snapshot"])),
         journal_from_json(raw.get("journal", {})),
         {name: started_from_json(call) for name, call in cast("dict[str, Any]", calls).items()},
     )
     asked = last_asked(record.snapshot.messages)
-    record.asked = asked[-ASKED_LONGEST:] if asked is not None else None
+    record.asked = asked[-MAX_ASKED:] if asked is not None else None
     return record
 
 
-def _sound(snapshot: Snapshot) -> Snapshot:
-    """A snapshot that a service can go on from.
+def _validated(snapshot: Snapshot) -> Snapshot:
+    """A snapshot with which a service can continue.
 
     Raises:
         Unreadable: If it could not.
@@ -145,15 +146,15 @@ def _sound(snapshot: Snapshot) -> Snapshot:
     try:
         _LEDGER.validate_python(snapshot.ledger)
     except ValidationError:
-        raise _damaged("ledger") from None
+        raise damaged("ledger") from None
     for message in map(plain, snapshot.messages):
         if not _is_message(message):
-            raise _damaged("messages")
-    return replace(snapshot, settings=_valid(snapshot.settings))
+            raise damaged("messages")
+    return replace(snapshot, settings=_valid_settings(snapshot.settings))
 
 
 def _is_message(message: dict[str, Any]) -> bool:
-    """Whether a message breaks nothing: what Mistral refuses of it, the message rules mend."""
+    """Whether a message has the types that the message rules can repair."""
     calls: Any = message.get("tool_calls") or []
     content: Any = message.get("content")
     return (
@@ -169,8 +170,8 @@ def _is_message(message: dict[str, Any]) -> bool:
     )
 
 
-def _valid(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that this version takes; a newer one may have others, or know more values."""
+def _valid_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that this version takes; a newer one may have others, or allow more values."""
     valid: dict[str, Any] = {}
     for name, value in settings.items():
         try:
@@ -180,9 +181,3 @@ def _valid(settings: Mapping[str, Any]) -> dict[str, Any]:
         else:
             valid[name] = value
     return valid
-
-
-def _damaged(name: str) -> Unreadable:
-    return Unreadable(
-        f"What was kept of the call is damaged: {name} is not of the form that it may have."
-    )

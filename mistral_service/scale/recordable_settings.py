@@ -1,7 +1,7 @@
-"""Which settings are kept with a call: those on a list, and of them none that may hold a secret.
+"""The settings that are recorded with a call: an allow list, without any that may hold a secret.
 
-A setting that is not kept is not lost: the bot that takes the call over makes its service with its
-own. What is lost is a change of such a setting in mid-call.
+A setting that is not recorded is not lost: the bot of the next machine makes its service with its
+own. Only a change of such a setting in mid-call is lost.
 """
 
 import json
@@ -16,9 +16,9 @@ from mistral_service.settings import UNSET, MistralLLMSettings
 from mistral_service.wire.weight import weight
 
 NAMES = frozenset(f.name for f in fields(MistralLLMSettings)) - {"extra"}
-"""The settings that are kept, also in `extra`: no header, query or field that is not known here."""
+"""The settings that are recorded, also in `extra`: no header, no query, no unknown field."""
 
-ROOM = 300_000
+MAX_CHARACTERS = 300_000
 """Characters that all settings of a call may have together."""
 
 _TEXTS = {"system_instruction", "empty_reply_text", "slow_function_text"}
@@ -34,71 +34,69 @@ _SECRET_VALUE = re.compile(
     r"|-----BEGIN |\beyJ[\w-]+\.[\w-]+\.|\b(sk|pk|rk|ghp|xox[a-z])[-_][\w-]{12,}"
     r"|[?&](api_?key|key|token|sig|signature|auth|password)="
 )
-_SHORTEST = 8
-
+_MIN_SECRET = 8
 
 Settings = TypeVar("Settings")
 
 
 def recorded_settings(settings: Any) -> dict[str, Any]:
-    """What is kept of a service's settings.
+    """The part of a service's settings that is recorded.
 
     Args:
-        settings: The settings of Pipecat's form, with an `extra`.
+        settings: Settings as Pipecat has them, with an `extra`.
 
     Returns:
-        Values by name, each as JSON gives it back; `extra` is one of them, with names that
-        `NAMES` has.
+        Values by name, each as JSON gives it back; `extra` is one of them, with names of `NAMES`.
     """
     values = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name in NAMES}
     given = {name: value for name, value in values.items() if not isinstance(value, UNSET)}
     extra = cast("dict[str, Any]", getattr(settings, "extra", None) or {})
     known = {name: value for name, value in extra.items() if name in NAMES}
-    return {**is_recordable(given), "extra": is_recordable(known)}
+    return {**recordable(given), "extra": recordable(known)}
 
 
-def settings_from(kept: Mapping[str, Any], kind: type[Settings]) -> Settings:
-    """Make a service's settings of what was kept, to be applied as an update.
+def restored_settings(recorded: Mapping[str, Any], kind: type[Settings]) -> Settings:
+    """Make an update of a service's settings from recorded ones.
 
     Args:
-        kept: What `recorded_settings` returned.
+        recorded: The return value of `recorded_settings`.
         kind: The class of the service's settings.
     """
     delta = kind()
     for f in fields(cast(Any, kind)):
-        if f.name in kept:
-            setattr(delta, f.name, kept[f.name])
+        if f.name in recorded:
+            setattr(delta, f.name, recorded[f.name])
     return delta
 
 
-def is_recordable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Of settings by name, those that JSON gives back as they were and that hold no secret.
+def recordable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that JSON gives back unchanged and that hold no secret.
 
-    A setting of which a part may be a secret is left out whole: what is left of it would stand in
-    place of the bot's own.
+    A setting of which a part may be a secret is left out whole: the rest of it would replace the
+    bot's own.
     """
     secrets = environment_secrets(os.environ)
-    kept: dict[str, Any] = {}
-    room = ROOM
+    allowed: dict[str, Any] = {}
+    left = MAX_CHARACTERS
     for name, value in settings.items():
-        size = weight(value, room)
-        if size <= room and _comes_back(value) and not _may_hold_secret(name, value, secrets):
-            kept[name] = value
-            room -= size
-    return kept
+        size = weight(value, left)
+        if size <= left and _round_trips(value) and not _may_hold_secret(name, value, secrets):
+            allowed[name] = value
+            left -= size
+    return allowed
 
 
 def environment_secrets(environment: Mapping[str, str]) -> set[str]:
-    """The values of an environment's variables whose names are those of secrets."""
+    """The values of variables whose name or value looks like a secret."""
     return {
         value.strip()
         for name, value in environment.items()
         if (_SECRET_NAME.search(name) or ("://" in value and "@" in value))
-        and len(value.strip()) >= _SHORTEST
+        and len(value.strip()) >= _MIN_SECRET
     }
 
 
-def _comes_back(value: Any) -> bool:
+def _round_trips(value: Any) -> bool:
     if value is None or isinstance(value, str | bool | int):
         return True
     if isinstance(value, float):
@@ -116,12 +114,12 @@ def _may_hold_secret(name: str, value: Any, secrets: set[str]) -> bool:
     if any(secret in text for text in texts for secret in secrets):
         return True
     if name in _TEXTS:
-        return False  # Prose for the model or the caller may speak of passwords.
+        return False  # Prose for the model or the caller may mention passwords.
     return any(map(_SECRET_VALUE.search, texts)) or any(map(_SECRET_NAME.search, names))
 
 
 def _members(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """A value and all within it, at any depth, each under its name; what a list has is nameless."""
+    """A value and all within it, at any depth, each with its key; a list's items have none."""
     yield name, value
     if isinstance(value, dict):
         for key, inner in cast("dict[str, Any]", value).items():

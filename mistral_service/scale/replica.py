@@ -1,4 +1,4 @@
-"""One process that holds many calls: what it waits for before it takes any, its health, its end."""
+"""One process with many calls: its start, its health, its shutdown."""
 
 import asyncio
 import contextlib
@@ -13,94 +13,101 @@ from typing import Any, ClassVar, cast
 from fastapi import FastAPI
 from loguru import logger
 
+from mistral_service.client import MistralClient
 from mistral_service.scale import metrics
 from mistral_service.scale.args import Args, load_bot, read_secrets
+from mistral_service.scale.budget import SharedBudget
 from mistral_service.scale.calls import Bot, Calls
 from mistral_service.scale.ingress import MayCall, create_app
-from mistral_service.scale.limits import LARGEST
+from mistral_service.scale.limits import WS_MAX_SIZE
+from mistral_service.scale.recorders import CallRecorders
+from mistral_service.scale.store import Store
+from mistral_service.wire.errors import MistralError, Reason
 
-LEAVE_S = 15.0
-"""Seconds before the deadline of a shutdown at which the calls that are left are sent elsewhere."""
+MOVE_BEFORE_S = 15.0
+"""Seconds before the deadline of a shutdown at which the remaining calls move."""
 STUCK_S = 5.0
-"""Seconds of lag in which an event loop is held to be stuck."""
-ENDS_S = 10.0
-"""Seconds after which a process whose event loop stands still ends itself, with the stacks of its
+"""Seconds of lag above which an event loop counts as stuck."""
+WATCHDOG_S = 10.0
+"""Seconds after which a process with a blocked event loop ends itself, with the stacks of its
 threads in its log, so that its callers find another one. Ray would wait for its calls to end."""
 _WATCH_S = 1.0
-_READY_S = 10.0
+_MISTRAL_TIMEOUT_S = 10.0
 
 
 class Replica:
-    """One process: the bot, what it shares with others, and the door to it.
+    """One process: the bot, the services that it shares with others, and the ASGI application.
 
     Attributes:
-        here: The one of this process, once it is ready.
-        app: Its door.
+        current: The replica of this process, once it has started.
+        app: Its ASGI application.
     """
 
-    here: ClassVar["Replica | None"] = None
+    current: ClassVar["Replica | None"] = None
     app: FastAPI | None = None
 
     def __init__(self, args: Args) -> None:
-        """Begin; `ready` does what has to wait.
+        """Make it; `start` does the work.
 
         Args:
-            args: What the deployment was told.
+            args: The arguments of the deployment.
         """
         self.args = args
         self.calls: Calls | None = None
         self._lag = 0.0
-        self._beat = time.monotonic()
+        self._last_tick = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
         self._closes: list[Callable[[], Awaitable[None]]] = []
 
-    async def ready(self) -> None:
-        """Everything that a call would otherwise wait for: imports, connections, the key.
+    async def start(self) -> None:
+        """Do what a call would otherwise wait for: imports, connections, a check of the key.
 
         Raises:
-            ValueError: If something is missing; the replica is not started then.
+            ValueError: If something is missing; the replica does not start then.
         """
         read_secrets(os.environ)
-        here = str(Path(__file__).with_name("turns.py"))
+        metrics_file = str(Path(__file__).with_name("turn_metrics.py"))
         others = os.environ.get("PIPECAT_SETUP_FILES", "")
-        if here not in others:
-            os.environ["PIPECAT_SETUP_FILES"] = os.pathsep.join(filter(None, [others, here]))
+        if metrics_file not in others:
+            files = filter(None, [others, metrics_file])
+            os.environ["PIPECAT_SETUP_FILES"] = os.pathsep.join(files)
         module = await asyncio.to_thread(load_bot, self.args.bot)
-        rate_limiter, recorders, stats = await self._shared()
-        if warm_up := cast(
-            "Callable[[], Awaitable[None]] | None", getattr(module, "warm_up", None)
-        ):
+        rate_limiter, recorders = await self._shared()
+        warm_up = cast("Callable[[], Awaitable[None]] | None", getattr(module, "warm_up", None))
+        if warm_up:
             await warm_up()
-        await _greet()
+        await check_mistral()
         self.calls = Calls(
             cast(Bot, module.bot),
             limit=self.args.calls_per_replica,
             recorders=recorders,
             rate_limiter=rate_limiter,
         )
-        # What is loaded stays: to look through it stops all calls for a tenth of a second.
+        # Modules stay loaded: a collection that includes them stops all calls for 0.1 s.
         gc.collect()
         gc.freeze()
-        self._beat = time.monotonic()  # from now on: making ready may take as long as it likes
-        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(_tell(stats))]
+        self._last_tick = time.monotonic()  # the start is not limited
+        self._tasks = [asyncio.create_task(self._watch())]
+        if rate_limiter and recorders:
+            self._tasks.append(asyncio.create_task(_export(rate_limiter, recorders.store)))
         model = os.environ.get("MISTRAL_MODEL") or "mistral-small-latest"
         status = {"engine": f"Mistral, model {model}", "model": model, "local": False}
-        # A bot that looks, or is written to, says so: the page offers what it takes.
+        # The page offers a camera and a text field where the bot's module says so.
         status["camera"] = bool(getattr(module, "CAMERA", False))
         status["text"] = bool(getattr(module, "TEXT", False))
         may_call = cast("MayCall | None", getattr(module, "may_call", None))
         self.app = create_app(
             self.calls,
             status,
-            self.healthy,
+            self.check_health,
             may_call,
             allowed_origins=self.args.allowed_origins,
             twilio_auth_token=os.environ.get("TWILIO_AUTH_TOKEN"),
         )
-        Replica.here = self
+        Replica.current = self
 
     async def close(self) -> None:
-        """Let go of Redis, when the last call has ended: the others' shares grow at once."""
+        """Close the connections to Redis after the last call: the others' shares grow at once."""
         faulthandler.cancel_dump_traceback_later()
         for task in self._tasks:
             task.cancel()
@@ -108,28 +115,26 @@ class Replica:
         for close in self._closes:
             await close()
         gc.unfreeze()
-        Replica.here = None
+        Replica.current = None
 
-    async def healthy(self) -> None:
-        """Say what is wrong, if something is.
+    async def check_health(self) -> None:
+        """Check the event loop.
 
         Raises:
             RuntimeError: If the event loop is or was just stuck.
         """
-        late = time.monotonic() - self._beat - _WATCH_S
+        late = time.monotonic() - self._last_tick - _WATCH_S
         if max(late, self._lag) > STUCK_S:
             raise RuntimeError(f"The event loop was stuck for {max(late, self._lag):.1f} s.")
 
-    async def _shared(self) -> tuple[Any, Any, list[Any]]:
-        """The gate and the recorders, where Redis is configured; and what they count."""
+    async def _shared(self) -> tuple[SharedBudget | None, CallRecorders | None]:
+        """The rate limiter and the recorders, where Redis is configured."""
         url = os.environ.get("REDIS_URL")
         if not url:
-            logger.warning("REDIS_URL is not set: calls are not kept, and the budget is not shared")
-            return None, None, []
-        from mistral_service.scale.budget import SharedBudget
-        from mistral_service.scale.recorder import CallRecorders
-        from mistral_service.scale.store import Store
-
+            logger.warning(
+                "REDIS_URL is not set: calls are not recorded, and the rate budget is not shared"
+            )
+            return None, None
         rate_limiter = SharedBudget(
             url,
             requests_per_minute=self.args.requests_per_minute,
@@ -137,49 +142,48 @@ class Replica:
         )
         store = Store(url)
         self._closes = [rate_limiter.close, store.close]
-        # Redis may be away: calls then go on without it, and so does a replica that starts.
+        # Connect to Redis. While it is down, calls and the start of a replica go on without it.
         with contextlib.suppress(Exception):
-            await store.take("ready-ready", 1.0, create=False)
-        recorders = CallRecorders(store, keep_seconds=self.args.keep_seconds)
-        return rate_limiter, recorders, [rate_limiter.stats, store.stats]
+            await store.claim("ready-ready", 1.0, create=False)
+        return rate_limiter, CallRecorders(store, keep_seconds=self.args.keep_seconds)
 
     async def _watch(self) -> None:
-        """Measure how late the loop is, and send the calls away before the replica is ended."""
-        leaves: float | None = None
+        """Measure the lag of the event loop, and move the calls before a shutdown's deadline."""
+        move_at: float | None = None
         moving: asyncio.Task[None] | None = None
         while True:
-            faulthandler.dump_traceback_later(ENDS_S, exit=True)
+            faulthandler.dump_traceback_later(WATCHDOG_S, exit=True)
             await asyncio.sleep(_WATCH_S)
             now = time.monotonic()
-            self._lag, self._beat = max(0.0, now - self._beat - _WATCH_S), now
+            self._lag, self._last_tick = max(0.0, now - self._last_tick - _WATCH_S), now
             metrics.LAG.record(self._lag)
             metrics.CALLS.record(len(self.calls or ()))
             metrics.CAPACITY.record(self.args.calls_per_replica)
-            if leaves is None and shutting_down():
-                leaves = now + max(0.0, self.args.drain_seconds - LEAVE_S)
-                logger.info(f"Draining: {len(self.calls or ())} calls may go on for a while")
-            bound_messages()
-            if leaves is None:
+            if move_at is None and is_shutting_down():
+                move_at = now + max(0.0, self.args.drain_seconds - MOVE_BEFORE_S)
+                logger.info(f"Draining: {len(self.calls or ())} calls may continue for a while")
+            limit_messages()
+            if move_at is None:
                 continue
-            keep_lines_open()
-            if now >= leaves and self.calls and (moving is None or moving.done()):
-                moving = asyncio.create_task(self.calls.move(within=LEAVE_S / 3))
+            keep_connections_open()
+            if now >= move_at and self.calls and (moving is None or moving.done()):
+                moving = asyncio.create_task(self.calls.move(within=MOVE_BEFORE_S / 3))
 
 
-def bound_messages() -> None:
-    """Bound the messages of new lines in the server that HAProxy reaches this replica by.
+def limit_messages() -> None:
+    """Limit the messages of new connections in Ray's server for HAProxy in this replica.
 
-    Else that server holds 16 MB of each line before anything here sees a byte of them.
+    By default that server buffers 16 MB of a message before our code gets any of it.
     """
     for server in _servers():
-        server.config.ws_max_size = LARGEST
+        server.config.ws_max_size = WS_MAX_SIZE
 
 
-def keep_lines_open() -> None:
-    """Let calls outlast the server that HAProxy reaches this replica by.
+def keep_connections_open() -> None:
+    """Keep calls open when Ray ends its server for HAProxy in this replica.
 
-    Half a minute into a drain Ray ends that server, so that no new calls come, and waits for those
-    that are there; the server, uvicorn, would close their lines in the same moment.
+    Ray ends it half a minute into a drain, so that no new calls come, and waits for the others; but
+    the server, uvicorn, closes their connections at its end.
     """
     for server in _servers():
         for connection in list(server.server_state.connections):
@@ -187,12 +191,12 @@ def keep_lines_open() -> None:
                 connection.shutdown = lambda: None
 
 
-def shutting_down() -> bool:
+def is_shutting_down() -> bool:
     """Whether Ray has begun to shut this replica down.
 
-    Ray tells a replica's own code only when all its requests have ended, or not at all; so this
-    looks where Ray notes it. Where a later Ray keeps that elsewhere the answer is no, and calls
-    that outlast the drain break as if the machine had: their callers come back all the same.
+    Ray notifies a replica's own code only after all its requests, or not at all, so this reads a
+    private attribute. Where a later Ray has none the answer is no, and calls that outlast the drain
+    break: their clients call again, as after a crash.
     """
     return any(getattr(replica, "_shutting_down", False) for replica in _replicas())
 
@@ -209,17 +213,16 @@ def _replicas() -> list[Any]:
     return [getattr(actor, "_replica_impl", None) for actor in actors.values()]
 
 
-async def _greet() -> None:
-    """Ask Mistral for its models, once: the key is right, and the way there is open.
+async def check_mistral() -> None:
+    """Request Mistral's models once, which checks the key and opens a connection.
 
-    A key that is wrong keeps the replica from starting. Mistral away does not: it may be back when
-    the first call comes, and each turn says what is wrong in its own words.
+    Mistral may be down: it may be back at the first call, and each turn reports its own error.
+
+    Raises:
+        ValueError: If the key is wrong.
     """
-    from mistral_service.client import MistralClient
-    from mistral_service.wire.errors import MistralError, Reason
-
     try:
-        async with asyncio.timeout(_READY_S), MistralClient() as client:
+        async with asyncio.timeout(_MISTRAL_TIMEOUT_S), MistralClient() as client:
             await client.models()
     except MistralError as e:
         if e.reason is Reason.KEY:
@@ -229,21 +232,19 @@ async def _greet() -> None:
         logger.warning("Mistral does not answer yet")
 
 
-async def _tell(stats: list[Any]) -> None:
-    """Pass on what the gate and the store have counted since the last time."""
+async def _export(rate_limiter: SharedBudget, store: Store) -> None:
+    """Export what the rate limiter and the store have counted since the last time."""
     before: dict[str, float] = {}
 
-    def grown(name: str, now: float) -> float:
-        growth, before[name] = now - before.get(name, 0.0), now
-        return growth
+    def increase(name: str, now: float) -> float:
+        difference, before[name] = now - before.get(name, 0.0), now
+        return difference
 
     while True:
         await asyncio.sleep(2 * _WATCH_S)
-        for counted in stats:
-            for rank, number in getattr(counted, "refused", {}).items():
-                if more := grown(f"refused {rank.name}", number):
-                    metrics.BUDGET_REFUSALS.record(more, rank=rank.name.lower())
-            if (used := getattr(counted, "used", None)) is not None:
-                metrics.BUDGET_USED.record(used)
-            if more := grown("failures", getattr(counted, "failures", 0)):
-                metrics.REDIS_FAILURES.record(more)
+        for rank, number in rate_limiter.stats.refused.items():
+            if more := increase(rank.name, number):
+                metrics.BUDGET_REFUSALS.record(more, rank=rank.name.lower())
+        metrics.BUDGET_USED.record(rate_limiter.stats.used)
+        if more := increase("failures", store.stats.failures):
+            metrics.REDIS_FAILURES.record(more)

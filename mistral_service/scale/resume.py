@@ -1,4 +1,4 @@
-"""Where a call goes on that was taken over: pure decisions about what was kept and heard."""
+"""Where a call resumes after a takeover: pure decisions from the record and the client's report."""
 
 import hashlib
 import json
@@ -10,54 +10,54 @@ from typing import Any, cast
 
 from pipecat.processors.aggregators.llm_context import LLMContextMessage, LLMSpecificMessage
 
-from mistral_service.scale.incremental_json import pieces
+from mistral_service.scale.incremental_json import iterencode
 from mistral_service.scale.snapshot import Journal, Snapshot, Started
-from mistral_service.turn.ports import ResumePoint
+from mistral_service.turn.shared_services import ResumePoint
 
-AHEAD = 4000
-"""Characters that a caller may have heard beyond what was kept of a reply, where that is proven."""
+MAX_AHEAD = 4000
+"""Characters that a caller may have heard beyond the recorded words of a reply, with a proof."""
 
-ASKED_LONGEST = 10_000
-"""Characters of the caller's last words that are told and noted: some ten minutes of speech."""
+MAX_ASKED = 10_000
+"""Characters of the user's last words that are reported and recorded: ten minutes of speech."""
 
 _PART = 100_000
 _GAP = re.compile(r"\s")
 
-# What Pipecat writes in place of a result as long as there is none.
+# Pipecat's placeholders for a result while a function runs.
 _RUNNING = ("IN_PROGRESS", '{"type": "async_tool"')
 
 
-def believed(
+def reconcile(
     journal: Journal, turn: int, heard: str | None, sent: str = ""
 ) -> tuple[Journal, str | None]:
-    """Tell what is believed of what a client says about the latest reply.
+    """Reconcile the journal of the latest reply with the client's report.
 
-    A client can make a call end earlier than it did, as an interruption does. It cannot put words
-    into the reply: those that count are the server's own, character by character.
+    A client can make a reply end earlier than it did, as an interruption does. It cannot put words
+    into the reply: all words are the server's own, character by character.
 
     Args:
-        journal: What was noted of the reply.
-        turn: The turn that was kept.
-        heard: The words that the client says were heard; None where it says nothing.
-        sent: The words of this turn that were signed as sent; empty where there is no proof.
+        journal: The journal.
+        turn: The turn of the record.
+        heard: The words that the client reports as heard; None where it reports nothing.
+        sent: The words of this turn that were signed as sent; empty without a proof.
 
     Returns:
-        The journal, with what it lacked of `sent`; and the words that count as heard. Where
-        `heard` is about another reply it is returned as it is, to be compared and not to be said.
+        The journal, with the words of `sent` that it lacked; and the words that count as heard.
+        Where `heard` is about another reply it is returned unchanged, for comparison only.
     """
     journal = journal if journal.turn == turn else Journal(turn)
-    if len(sent) > len(journal.words) and _spaced(sent).startswith(_spaced(journal.words)):
+    if len(sent) > len(journal.words) and _normalized(sent).startswith(_normalized(journal.words)):
         journal = replace(journal, words=sent, complete=False)
     if heard is None:
         return journal, None
-    known, told = _spaced(journal.words), _spaced(heard)
-    if known.startswith(told):
+    known, reported = _normalized(journal.words), _normalized(heard)
+    if known.startswith(reported):
         return journal, _beginning(journal.words, heard)
-    return journal, journal.words if told.startswith(known) else heard
+    return journal, journal.words if reported.startswith(known) else heard
 
 
 def _beginning(words: str, heard: str) -> str:
-    """As much of `words` as `heard` has characters, white space apart."""
+    """The beginning of `words` with as many characters as `heard`, white space apart."""
     left = sum(map(len, heard.split()))
     end = 0
     for word in re.finditer(r"\S+", words):
@@ -70,29 +70,25 @@ def _beginning(words: str, heard: str) -> str:
     return words[: end + space]
 
 
-def cut(journal: str, heard: str | None) -> str:
-    """Tell after which words a reply was cut.
+def cut_point(journal: str, heard: str | None) -> str:
+    """The words after which a reply was cut.
 
-    The journal may be a quarter of a second late, and what went out may not have arrived: the
-    caller knows better, as long as what they say fits what was kept.
+    The journal may be a quarter of a second late, and words that were sent may not have arrived:
+    the client knows better, as long as its report fits the journal.
 
     Args:
-        journal: The words that went out, as far as they were noted.
-        heard: The words that the caller has heard, as far as they are believed; None where that is
-            not known.
-
-    Returns:
-        The words.
+        journal: The words of the journal.
+        heard: The words that count as heard; None where not known.
     """
     if heard is None or not _fits(journal, heard):
         return journal
-    return journal if _spaced(journal) == _spaced(heard) else heard
+    return journal if _normalized(journal) == _normalized(heard) else heard
 
 
 def _fits(journal: str, heard: str) -> bool:
     """Whether one of the two can be the beginning of the other."""
-    one, two = _spaced(journal), _spaced(heard)
-    return one.startswith(two) or (two.startswith(one) and len(two) <= len(one) + AHEAD)
+    one, two = _normalized(journal), _normalized(heard)
+    return one.startswith(two) or (two.startswith(one) and len(two) <= len(one) + MAX_AHEAD)
 
 
 def resume(
@@ -106,92 +102,93 @@ def resume(
     asked: str | None = None,
     called_for: str = "",
 ) -> tuple[list[LLMContextMessage], ResumePoint]:
-    """Tell how a conversation goes on.
+    """Decide how a conversation resumes.
 
-    A caller whose last words were not kept is a turn ahead: the reply that was kept is done with,
-    as far as it was said, and the words are answered.
+    A caller whose last words are not recorded is a turn ahead: the recorded reply ends where it
+    was cut, and the words are answered.
 
     Args:
         snapshot: The conversation when its last turn began; of turn 0 if there was none yet.
-        journal: What was said in that turn.
-        started: The functions that were started and may not have their result in `snapshot`.
-        fresh: What stands in the context of the bot that goes on: its opening, which was said long
-            ago and is dropped, and perhaps new words of the caller's.
-        heard: What the caller has heard of the last reply, as `believed` gives it; None where that
-            is not known.
-        ended: Whether they have heard its end. It is their word alone: as with an interruption, the
-            reply does not go on.
-        asked: The caller's last words, as their client knows them; None where it does not.
-        called_for: The words for which functions were called in a turn that `snapshot` does not
-            know; empty if there was none.
+        journal: What the bot has said in that turn.
+        started: The functions that have started and may lack their result in `snapshot`.
+        fresh: The context of the new bot: its opening, which was said at the beginning of the call
+            and is dropped, and perhaps new words of the user.
+        heard: The words of the last reply that count as heard, see `reconcile`; None where not
+            known.
+        ended: Whether the client reports that its end was heard. As with an interruption, the
+            reply is not continued then.
+        asked: The user's last words, as the client reports them; None where it does not.
+        called_for: The words for which functions were called in a turn that `snapshot` lacks; empty
+            if there was none.
 
     Returns:
-        The messages, and what is to be done.
+        The messages of the conversation, and where it resumes.
     """
     messages = list(snapshot.messages if snapshot.turn else fresh)
     new = [m for m in fresh if _role(m) == "user" and digest(m) not in snapshot.opened_with]
     new = new if snapshot.turn else []
     journal = journal if journal.turn == snapshot.turn else Journal()
     said, complete = journal.words, journal.complete
-    was_before = heard and _spaced(_last_words(messages)).startswith(_spaced(heard))
+    was_before = heard and _normalized(_last_words(messages)).startswith(_normalized(heard))
     if was_before and (not said or not _fits(said, str(heard))):
-        heard, ended = "", False  # It was the reply before that was heard: nothing of this one.
+        heard, ended = "", False  # The report is about the reply before this one.
     begun = bool(said.strip() or (heard or "").strip())
-    lacking = missing(asked, messages, journal.asked, begun=begun)
+    lacking = missing_words(asked, messages, journal.asked, begun=begun)
     if lacking and lacking not in " ".join(map(_text, new)):
         new.insert(0, cast(LLMContextMessage, {"role": "user", "content": lacking}))
     if (ended or lacking) and not (heard or "").strip():
-        heard = None  # They do not say how much they have heard of it.
-    words = cut(said, heard)
-    # Nobody has heard the end of a reply of which no word was said.
+        heard = None  # The report does not say how much of it was heard.
+    words = cut_point(said, heard)
+    # A reply without words has no end that was heard.
     ended = ended and bool(words.strip())
-    complete = ended or (complete and _spaced(words) == _spaced(said))
-    pending, placed = _settled(messages, started)
-    waits = bool(pending or placed)
-    if (complete or waits or new) and words.strip():
+    complete = ended or (complete and _normalized(words) == _normalized(said))
+    pending, has_results = _fill_results(messages, started)
+    has_results = has_results or bool(pending)
+    if (complete or has_results or new) and words.strip():
         messages.append(cast(LLMContextMessage, {"role": "assistant", "content": words.strip()}))
         words = ""
-    # What was called for the words that the snapshot lacks stands behind them.
-    are_its = bool(lacking) and _spaced(called_for) == _spaced(asked or "")
-    messages += new if are_its else []
+    # Calls for words that the snapshot lacks come after those words.
+    words_first = bool(lacking) and _normalized(called_for) == _normalized(asked or "")
+    messages += new if words_first else []
     for call_id, call in pending.items():
         messages += _call_and_result(call_id, call)
-    messages += [] if are_its else new
-    return messages, ResumePoint(words if words.strip() else "", not complete or waits or bool(new))
+    messages += [] if words_first else new
+    must_answer = not complete or has_results or bool(new)
+    return messages, ResumePoint(words if words.strip() else "", must_answer)
 
 
-def missing(
-    asked: str | None, messages: Sequence[LLMContextMessage], noted: str, *, begun: bool
+def missing_words(
+    asked: str | None, messages: Sequence[LLMContextMessage], recorded: str, *, begun: bool
 ) -> str:
-    """Tell which of the caller's last words a conversation lacks.
+    """The part of the user's last words that a conversation lacks.
 
     Args:
-        asked: The words, as their client knows them; None where it does not.
+        asked: The words, as the client reports them; None where it does not.
         messages: The conversation.
-        noted: The words that its last turn answers, as they were heard; empty where they were not
-            noted. A bot may have put others into the messages.
+        recorded: The user's words that its last turn answers, as recorded; empty where they were
+            not. A bot may have put others into the messages.
         begun: Whether a word of that turn's answer was said.
 
     Returns:
-        The words: none of them, all, or those after the ones that wait for an answer too.
+        The words: none of them, all, or those after the unanswered words of the conversation.
     """
-    asked, noted = _spaced(asked or ""), _spaced(noted)
+    asked, recorded = _normalized(asked or ""), _normalized(recorded)
     if not asked:
         return ""
     last, answered = _last_asked(messages)
-    known = [noted, *_ends(last, len(asked))]
+    known = [recorded, *_suffixes(last, len(asked))]
     if asked in known:
         return ""
-    if not noted and asked in " ".join(last):
+    if not recorded and asked in " ".join(last):
         return ""  # A bot may have put something around them.
     if begun or answered:
-        return asked  # Alike words were answered; these are others.
+        return asked  # Equal words were answered; these are new ones.
     before = [words for words in known if words and asked.startswith(words + " ")]
     return asked[len(max(before, key=len, default="")) :].strip()
 
 
-def _ends(last: Sequence[str], longest: int) -> list[str]:
-    """What the last message says, the last two, and so on, as far as that is no longer."""
+def _suffixes(last: Sequence[str], longest: int) -> list[str]:
+    """The last message, the last two joined, and so on, up to a length."""
     ends: list[str] = []
     words = ""
     for message in reversed(last):
@@ -203,12 +200,12 @@ def _ends(last: Sequence[str], longest: int) -> list[str]:
 
 
 def last_asked(messages: Sequence[LLMContextMessage]) -> str | None:
-    """The caller's last message; None if there is none."""
+    """The user's last message; None if there is none."""
     return next(reversed(_last_asked(messages)[0]), None)
 
 
 def _last_asked(messages: Sequence[LLMContextMessage]) -> tuple[list[str], bool]:
-    """What the caller said last, message by message, and whether the bot has said a word since."""
+    """The user's last messages in a row, and whether the bot has said a word since."""
     asked: list[str] = []
     answered = False
     for message in reversed(messages):
@@ -228,40 +225,40 @@ def _text(message: LLMContextMessage) -> str:
         parts = cast("list[Any]", content)
         texts = [cast("dict[str, Any]", p).get("text") for p in parts if isinstance(p, dict)]
         content = " ".join(text for text in texts if isinstance(text, str))
-    return _spaced(content) if isinstance(content, str) else ""
+    return _normalized(content) if isinstance(content, str) else ""
 
 
 def digest(message: LLMContextMessage) -> str:
-    """A message's mark, by which it is known again; what JSON cannot hold is never known."""
+    """A digest that recognizes a message; one that JSON cannot hold never matches."""
     plain = message.message if isinstance(message, LLMSpecificMessage) else message
-    mark = hashlib.sha256()
+    sha = hashlib.sha256()
     try:
-        for piece in pieces(plain, sort_keys=True):
-            mark.update(piece.encode())
+        for piece in iterencode(plain, sort_keys=True):
+            sha.update(piece.encode())
     except (TypeError, ValueError, RecursionError):
         return secrets.token_hex(8)
-    return mark.hexdigest()[:16]
+    return sha.hexdigest()[:16]
 
 
-def opened_with(messages: Sequence[LLMContextMessage]) -> list[str]:
-    """The marks of what stands there when a call begins, be it the bot's or the caller's."""
+def opening_digests(messages: Sequence[LLMContextMessage]) -> list[str]:
+    """The digests of the messages with which a call opens, apart from the model's."""
     return [digest(message) for message in messages if not is_reply(message)]
 
 
 def is_reply(message: LLMContextMessage) -> bool:
-    """Whether the model said it."""
+    """Whether the message is the model's."""
     return _role(message) == "assistant"
 
 
-def unsettled(
+def without_result(
     messages: Sequence[LLMContextMessage], started: Mapping[str, Started], turn: int
 ) -> dict[str, Started]:
-    """Of functions that were started, those whose result is not in the context yet.
+    """The started functions whose result is not in the context yet.
 
     Args:
         messages: The context.
         started: The functions.
-        turn: The turn that begins: what had its result two turns ago has found its place.
+        turn: The turn that begins: a result of two turns ago has been in the context.
     """
     done = {
         message.get("tool_call_id")
@@ -276,26 +273,26 @@ def unsettled(
     }
 
 
-def _settled(
+def _fill_results(
     messages: list[LLMContextMessage], started: Mapping[str, Started]
 ) -> tuple[dict[str, Started], bool]:
-    """Put results in their place.
+    """Replace the placeholders of running functions by results.
 
     Returns:
-        The calls that the messages do not have yet, and whether a result has found its place.
+        The calls that the messages do not have yet, and whether a placeholder was replaced.
     """
     pending = dict(started)
-    placed = False
+    replaced = False
     for i, message in enumerate(map(_plain, list(messages))):
         if message.get("role") != "tool":
             continue
         call = pending.pop(str(message.get("tool_call_id")), None)
         content = _string(message.get("content"))
         if content.startswith(_RUNNING) and (call is not None or content == _RUNNING[0]):
-            told = _told(call) if call is not None else _LOST.format(name="The function")
-            messages[i] = cast(LLMContextMessage, {**message, "content": told})
-            placed = True
-    return pending, placed
+            result = _result(call) if call is not None else _LOST.format(name="The function")
+            messages[i] = cast(LLMContextMessage, {**message, "content": result})
+            replaced = True
+    return pending, replaced
 
 
 def _call_and_result(call_id: str, call: Started) -> list[LLMContextMessage]:
@@ -307,7 +304,7 @@ def _call_and_result(call_id: str, call: Started) -> list[LLMContextMessage]:
                 "role": "assistant",
                 "tool_calls": [{"id": call_id, "function": function, "type": "function"}],
             },
-            {"role": "tool", "content": _told(call), "tool_call_id": call_id},
+            {"role": "tool", "content": _result(call), "tool_call_id": call_id},
         ],
     )
 
@@ -318,7 +315,7 @@ _LOST = (
 )
 
 
-def _told(call: Started) -> str:
+def _result(call: Started) -> str:
     return _LOST.format(name=call.name) if call.result is None else call.result
 
 
@@ -339,8 +336,8 @@ def _string(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _spaced(words: str) -> str:
-    """Words with one space between them; long ones a part at a time, so that others may run."""
+def _normalized(words: str) -> str:
+    """Words with one space between them; long texts in parts, so that other threads run."""
     if len(words) <= _PART:
         return " ".join(words.split())
     parts: list[str] = []

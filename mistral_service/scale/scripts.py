@@ -1,15 +1,15 @@
-"""The scripts that decide in Redis, by Redis's clock: one account and model each, all or nothing.
+"""The rate limiter's Lua scripts: atomic, by Redis's clock, each for one account and model.
 
-Four keys belong to an account and model, with one hash tag, so that they lie on one node of a
-Cluster:
+Four keys belong to an account and model. They share a hash tag, so that a Cluster has them on one
+node:
 
-- `known`, a hash: the limits as text, and until when all pause.
-- `log`, a sorted set: `id:units` of each request of the window, by the time it was let out.
-- `sums`, a hash: the units of the log, so that deciding reads none of it.
-- `line`, a hash: who waits, `rank:since:units:until` by id.
+- `known`, a hash: the limits as text, and the end of a pause.
+- `log`, a sorted set: `id:units` of each request of the window, by the time of its admission.
+- `sums`, a hash: the units of the log, so that a decision need not add them up.
+- `line`, a hash: the waiters, `rank:since:units:until` by id.
 
-Times are microseconds of Redis's `TIME`. Clients say how long ago something was, and never when: a
-machine's own clock may be wrong by any amount.
+Times are microseconds of Redis's `TIME`. Clients send ages, never times: a machine's own clock may
+be wrong by any amount.
 """
 
 _BEGIN = """
@@ -19,8 +19,8 @@ local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
 local function text(number) return string.format('%.0f', number) end
 
--- A Redis whose clock was set back, or a replica of a machine whose clock is behind: what lies in
--- the future counts from now on, for one window and not until then.
+-- The clock of Redis was set back, or this replica's is behind: an entry with a time in the future
+-- counts for one window from now.
 local newest = redis.call('ZRANGE', log, -1, -1, 'WITHSCORES')
 if newest[2] and tonumber(newest[2]) > now then
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', log, '(' .. text(now), '+inf')) do
@@ -34,12 +34,12 @@ local function units_of(ids)
   return units
 end
 
-local kept = redis.call('HGET', sums, 'units')
-if not kept then
-  kept = units_of(redis.call('ZRANGE', log, 0, -1))
-  redis.call('HSET', sums, 'units', kept)
+local total = redis.call('HGET', sums, 'units')
+if not total then
+  total = units_of(redis.call('ZRANGE', log, 0, -1))
+  redis.call('HSET', sums, 'units', total)
 end
-local used = {tonumber(redis.call('ZCARD', log)), tonumber(kept)}
+local used = {tonumber(redis.call('ZCARD', log)), tonumber(total)}
 local old = redis.call('ZRANGEBYSCORE', log, '-inf', text(now - window))
 if #old > 0 then
   redis.call('ZREMRANGEBYSCORE', log, '-inf', text(now - window))
@@ -53,7 +53,7 @@ ADMIT = (
     + """
 local id, rank, since, units = ARGV[2], tonumber(ARGV[3]), now - ARGV[4], tonumber(ARGV[5])
 local bounds = {tonumber(ARGV[6]), tonumber(ARGV[7])}
-local stays, lease = tonumber(ARGV[8]), tonumber(ARGV[9])
+local grace, lease = tonumber(ARGV[8]), tonumber(ARGV[9])
 local facts = redis.call('HMGET', known, 'requests', 'tokens', 'pause')
 local requests, tokens = facts[1] or '', facts[2] or ''
 local ahead, mine = {0, 0}, false
@@ -61,34 +61,34 @@ local function answer(wait, pause)
   return {text(wait), text(pause), text(ahead[1]), requests, tokens}
 end
 
--- The bounds were made from limits that others have changed: they are to be made anew.
+-- Another process has changed the limits: the client has to compute the bounds again.
 if requests ~= ARGV[10] or tokens ~= ARGV[11] then return answer(-1, 0) end
 units = math.min(units, bounds[2])
 local member = id .. ':' .. text(units)
-if redis.call('ZSCORE', log, member) then return answer(0, 0) end  -- asked twice, after a timeout
+if redis.call('ZSCORE', log, member) then return answer(0, 0) end  -- a retry after a timeout
 
 if redis.call('HLEN', line) > 0 then
-  local places = redis.call('HGETALL', line)
-  for i = 1, #places, 2 do
-    local r, s, u, ends = string.match(places[i + 1], '^(%d+):(%d+):(%d+):(%d+)$')
-    places[i + 1] = {tonumber(r), math.min(tonumber(s), now), tonumber(u), tonumber(ends)}
-    if places[i] == id and places[i + 1][1] == rank then
-      mine, since = true, math.min(since, places[i + 1][2])
+  local waiters = redis.call('HGETALL', line)
+  for i = 1, #waiters, 2 do
+    local r, s, u, ends = string.match(waiters[i + 1], '^(%d+):(%d+):(%d+):(%d+)$')
+    waiters[i + 1] = {tonumber(r), math.min(tonumber(s), now), tonumber(u), tonumber(ends)}
+    if waiters[i] == id and waiters[i + 1][1] == rank then
+      mine, since = true, math.min(since, waiters[i + 1][2])
     end
   end
-  for i = 1, #places, 2 do
-    local other, place = places[i], places[i + 1]
-    local first = place[1] < rank or (place[1] == rank
-      and (place[2] < since or (place[2] == since and other < id)))
-    if place[4] <= now or place[4] > now + 2 * window then
+  for i = 1, #waiters, 2 do
+    local other, waiter = waiters[i], waiters[i + 1]
+    local first = waiter[1] < rank or (waiter[1] == rank
+      and (waiter[2] < since or (waiter[2] == since and other < id)))
+    if waiter[4] <= now or waiter[4] > now + 2 * window then
       redis.call('HDEL', line, other)
     elseif other ~= id and first then
-      ahead = {ahead[1] + 1, ahead[2] + math.min(place[3], bounds[2])}
+      ahead = {ahead[1] + 1, ahead[2] + math.min(waiter[3], bounds[2])}
     end
   end
 end
 
--- What the whole line before this one fills takes windows; the rest waits for what must leave.
+-- The waiters ahead fill whole windows; the rest waits until enough entries expire.
 local over, wait = {0, 0}, 0
 for i, wanted in ipairs({1, units}) do
   if wanted > 0 then
@@ -115,14 +115,14 @@ while over[1] > 0 or over[2] > 0 do
   end
   at = at + 100
 end
--- A caller that has whole windows of others ahead comes back after one: by then more is known.
+-- A caller behind whole windows comes back after one window: by then more is known.
 wait = math.min(wait, window)
 local pause = math.max(0, math.min((tonumber(facts[3] or 0) or 0) - now, tonumber(ARGV[12])))
 wait = math.max(wait, pause)
--- Those ahead have room as well, and come one after the other: a newcomer does not overtake them.
+-- The waiters ahead fit as well, and come one after the other: a newcomer does not overtake them.
 if wait == 0 and ahead[1] > 0 and not mine then wait = 1 end
 if wait > 0 then
-  local ends = now + math.min(wait + stays, lease)
+  local ends = now + math.min(wait + grace, lease)
   redis.call('HSET', line, id, table.concat({rank, text(since), text(units), text(ends)}, ':'))
   redis.call('PEXPIRE', line, math.ceil(window / 500))
   return answer(wait, pause)
@@ -135,31 +135,31 @@ redis.call('PEXPIRE', sums, math.ceil(window / 1000))
 return answer(0, 0)
 """
 )
-"""Let a request out, or give it a place in line.
+"""Admit a request, or let it wait.
 
 Arguments: window, id, rank, age (µs since the caller asked first), units, bound of requests, bound
-of units, for how long a place outlasts its moment, for how long it lasts without a sign of life,
-the limits (requests, tokens) from which the bounds were made, the longest pause. Returns the µs to
-wait (0: let out; -1: the limits are others), those of them that are a pause,
-how many requests go first, and the limits.
+of units, the grace of a waiter that is late, the lease of a waiter without heartbeats, the limits
+(requests, tokens) from which the bounds were computed, the longest pause. Returns the µs to wait
+(0: admitted; -1: the limits have changed), the part of them that is a pause, how many requests go
+first, and the limits.
 """
 
-LOOK = (
+REFRESH = (
     _BEGIN
     + """
 for i = 2, #ARGV, 2 do
-  local place = redis.call('HGET', line, ARGV[i])
-  if place then
+  local waiter = redis.call('HGET', line, ARGV[i])
+  if waiter then
     local ends = text(now + ARGV[i + 1])
-    redis.call('HSET', line, ARGV[i], (string.gsub(place, '%d+$', ends)))
+    redis.call('HSET', line, ARGV[i], (string.gsub(waiter, '%d+$', ends)))
   end
 end
 return used
 """
 )
-"""See how much of the window is used, and say which places are still waited for.
+"""Renew waiters, and read how much of the window is used.
 
-Arguments: window, then id and µs of each place. Returns requests and units.
+Arguments: window, then id and µs of each waiter. Returns requests and units.
 """
 
 WRITE = (
@@ -176,12 +176,12 @@ redis.call('PEXPIRE', sums, math.ceil(window / 1000))
 return 0
 """
 )
-"""Write requests that the log does not have (any more); those that it has are left as they are.
+"""Write requests that the log does not have, or has lost; those that it has are left as they are.
 
 Arguments: window, then `id:units` and age of each.
 """
 
-LEARN = """
+PUBLISH = """
 local t = redis.call('TIME')
 for i = 2, #ARGV, 2 do
   local value = ARGV[i + 1]
@@ -194,12 +194,12 @@ end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return 0
 """
-"""Tell the others.
+"""Publish limits or a pause.
 
-Arguments: ms until it is forgotten, then names and values; a `pause` is in µs.
+Arguments: ms until they expire, then names and values; a `pause` is in µs.
 """
 
-ALIVE = """
+HEARTBEAT = """
 local t = redis.call('TIME')
 local known = redis.call('ZSCORE', KEYS[1], ARGV[1])
 redis.call('ZADD', KEYS[1], t[1], ARGV[1])
@@ -207,8 +207,8 @@ redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', t[1] - ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return {redis.call('ZCARD', KEYS[1]), known and 1 or 0}
 """
-"""Give a sign of life.
+"""Record that a process is alive.
 
-Arguments: who, the seconds for which one counts, ms until all are forgotten. Returns how many live,
-and whether this one was known.
+Arguments: the process, the seconds for which it counts as alive, ms until the key expires. Returns
+how many processes are alive, and whether this one was known.
 """

@@ -1,4 +1,4 @@
-"""How what is kept becomes bytes and back: compressed, sealed, and bounded both ways."""
+"""Records as bytes: compressed, sealed (encrypted and signed), and bounded in size."""
 
 import base64
 import hashlib
@@ -11,75 +11,75 @@ from typing import Any
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from loguru import logger
 
-from mistral_service.scale.incremental_json import parse
+from mistral_service.scale.incremental_json import loads
 
 KEY_VARIABLE = "MISTRAL_SERVICE_KEEP_KEY"
 API_KEY_VARIABLE = "MISTRAL_API_KEY"
 
-OPEN = "none"
-"""The value of `MISTRAL_SERVICE_KEEP_KEY` with which calls are kept unsealed."""
+UNSEALED = "none"
+"""The value of `MISTRAL_SERVICE_KEEP_KEY` with which calls are recorded unsealed."""
 
-UNPACKED_MOST = 12_000_000
+MAX_UNPACKED_BYTES = 12_000_000
 """Bytes of one field, unpacked: three times what the messages of a conversation may have."""
 
-CONTAINERS_MOST = 1_000_000
+MAX_CONTAINERS = 1_000_000
 """Objects and lists of one field. An empty one takes 2 bytes as JSON, and 64 in memory."""
 
 _STEP = 64_000
 
 
 class Unreadable(ValueError):
-    """What was kept cannot be read here: another key, another form, or damage."""
+    """A record that this process cannot read: another key, another form, or damage."""
 
 
-class Form:
-    """How what is kept becomes bytes and back: JSON, compressed, and sealed where there is a key.
+class Codec:
+    """Turns JSON into bytes and back: compressed, and sealed where there is a key.
 
     Example::
 
-        Form(["…a key of Fernet.generate_key()…"]).pack('{"words": "Hello."}')
+        Codec(["…a key of Fernet.generate_key()…"]).pack('{"words": "Hello."}')
     """
 
     def __init__(self, keys: Sequence[str] = ()) -> None:
-        """Make the form.
+        """Make the codec.
 
         Args:
-            keys: Fernet keys. The first seals, all of them open, so that keys can be changed.
-                Without one nothing is sealed.
+            keys: Fernet keys. The first encrypts, all of them decrypt, so that keys can be rotated.
+                Without a key nothing is encrypted.
 
         Raises:
-            ValueError: If one is no Fernet key.
+            ValueError: If one is not a Fernet key.
         """
         try:
-            self._seal = MultiFernet([Fernet(key) for key in keys]) if keys else None
+            self._fernet = MultiFernet([Fernet(key) for key in keys]) if keys else None
         except ValueError:
             # No error quotes a key.
             raise ValueError(
-                f"{KEY_VARIABLE} may not be what it is: it is one key of Fernet.generate_key(), or "
-                f"several with commas between them, or {OPEN!r}."
+                f"{KEY_VARIABLE} is not valid: allowed are a key of Fernet.generate_key(), several "
+                f"with commas between them, or {UNSEALED!r}."
             ) from None
 
     @property
-    def sealed(self) -> bool:
+    def is_sealed(self) -> bool:
         """Whether there is a key."""
-        return self._seal is not None
+        return self._fernet is not None
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Form":
-        """Make the form with the keys that the environment has.
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Codec":
+        """Make the codec with the keys of the environment.
 
         `MISTRAL_SERVICE_KEEP_KEY`, or the file that `MISTRAL_SERVICE_KEEP_KEY_FILE` names, holds
-        the keys. Without them the key is made of `MISTRAL_API_KEY`, which all machines of an
-        account have and Redis has not. What was sealed with that one opens in both cases.
+        the keys. Without them the key is derived from `MISTRAL_API_KEY`, which all machines of an
+        account have and Redis does not. The derived key decrypts in both cases.
 
         Args:
             environment: By default the process's own.
 
         Returns:
-            The form; one that seals nothing only where `MISTRAL_SERVICE_KEEP_KEY` is `none`.
+            The codec. It is unsealed only where `MISTRAL_SERVICE_KEEP_KEY` is `none`.
 
         Raises:
-            ValueError: If a key is none, the file cannot be read, or there is no key at all.
+            ValueError: If a key is not valid, the file cannot be read, or there is no key.
         """
         environment = os.environ if environment is None else environment
         given = environment.get(KEY_VARIABLE, "")
@@ -88,65 +88,65 @@ class Form:
                 given = Path(path).read_text()
             except OSError as e:
                 raise ValueError(f"{KEY_VARIABLE}_FILE cannot be read: {e.strerror}") from None
-        if given.strip().lower() == OPEN:
+        if given.strip().lower() == UNSEALED:
             logger.warning(
-                f"{KEY_VARIABLE} is {OPEN!r}: what callers say lies in Redis unsealed, and all who "
-                "reach it can read it"
+                f"{KEY_VARIABLE} is {UNSEALED!r}: everyone who reaches Redis can read what callers "
+                "say"
             )
             return cls()
         keys = [key for part in given.split(",") if (key := part.strip())]
         if api_key := environment.get(API_KEY_VARIABLE, "").strip():
-            keys.append(key_from(api_key))
+            keys.append(derived_key(api_key))
         if not keys:
             raise ValueError(
-                f"Calls are kept sealed, and there is no key: set {API_KEY_VARIABLE}, of which one "
-                f"is made, or {KEY_VARIABLE} to a key of Fernet.generate_key() that all machines "
-                f"share. {KEY_VARIABLE}={OPEN} keeps calls unsealed."
+                f"Calls are recorded sealed, and there is no key: set {API_KEY_VARIABLE}, from "
+                f"which one is derived, or {KEY_VARIABLE} to a key of Fernet.generate_key() that "
+                f"all machines share. {KEY_VARIABLE}={UNSEALED} records calls unsealed."
             )
         return cls(keys)
 
     def pack(self, text: str | Iterable[str]) -> bytes:
-        """Make bytes of a JSON text, or of its pieces."""
+        """Compress and seal a JSON text, or its pieces."""
         compressor = zlib.compressobj(1)
         parts = [text] if isinstance(text, str) else text
         packed = b"".join([*(compressor.compress(p.encode()) for p in parts), compressor.flush()])
-        return self._seal.encrypt(packed) if self._seal else packed
+        return self._fernet.encrypt(packed) if self._fernet else packed
 
-    def unpack(self, data: bytes, most: int = UNPACKED_MOST) -> Any:
-        """Make bytes what they were.
+    def unpack(self, data: bytes, most: int = MAX_UNPACKED_BYTES) -> Any:
+        """Decode the value of packed bytes.
 
         Args:
-            data: What `pack` made.
-            most: Bytes that there may be, unpacked.
+            data: The bytes.
+            most: Bytes that it may have unpacked.
 
         Raises:
-            Unreadable: If they were sealed with another key, are damaged, or are more than that.
+            Unreadable: If it was sealed with another key, is damaged, or is larger than that.
         """
         try:
-            packed = self._seal.decrypt(data) if self._seal else data
-            text = _inflated(packed, most).decode()
-            if text.count("[") + text.count("{") > CONTAINERS_MOST:
+            packed = self._fernet.decrypt(data) if self._fernet else data
+            text = _decompress(packed, most).decode()
+            if text.count("[") + text.count("{") > MAX_CONTAINERS:
                 raise ValueError("too many containers")
-            return parse(text)
+            return loads(text)
         except (InvalidToken, zlib.error, ValueError, RecursionError):
             raise Unreadable(
-                "What was kept of the call cannot be read: it is damaged, or sealed with a key "
-                f"that neither {KEY_VARIABLE} nor {API_KEY_VARIABLE} gives."
+                "The call's record cannot be read: it is damaged, or sealed with a key that "
+                f"neither {KEY_VARIABLE} nor {API_KEY_VARIABLE} gives."
             ) from None
 
 
-def key_from(api_key: str) -> str:
-    """A Fernet key made of an API key: slow to try out, and nothing of the API key shows in it."""
+def derived_key(api_key: str) -> str:
+    """A Fernet key derived from an API key with scrypt, which is slow to try out."""
     salt = b"pipecat-mistral-service: calls"
     raw = hashlib.scrypt(api_key.encode(), salt=salt, n=2**14, r=8, p=1, dklen=32)
     return base64.urlsafe_b64encode(raw).decode()
 
 
-def _inflated(packed: bytes, most: int) -> bytes:
-    """What was compressed, no more of it than there may be.
+def _decompress(packed: bytes, most: int) -> bytes:
+    """Decompress at most that many bytes.
 
     Raises:
-        ValueError: If there is more, or less than it says.
+        ValueError: If there are more, or if the data is incomplete.
     """
     inflater = zlib.decompressobj()
     out: list[bytes] = []
@@ -156,7 +156,7 @@ def _inflated(packed: bytes, most: int) -> bytes:
         size += len(out[-1])
         rest = inflater.unconsumed_tail
         if size > most:
-            raise ValueError("larger than anything that is kept")
+            raise ValueError("larger than any record")
         if not out[-1] and not rest and not inflater.eof:
             raise ValueError("cut off")
     if inflater.unused_data:

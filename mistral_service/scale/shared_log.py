@@ -1,8 +1,8 @@
-"""The shared part of the rate budget, in Redis: who was let out, who waits, the limits, who lives.
+"""The shared part of the rate budget, in Redis: requests, waiters, limits, live processes.
 
-The window moves: every request of the last minute stands in a sorted set, and one script decides
-and writes, in one round trip. Estimating windows would need less memory, but let a burst through
-that a server which counts exactly refuses. What counts is Redis's clock.
+A sorted set holds every request of the last minute, and one script decides and writes in one round
+trip. An approximate window needs less memory, but lets bursts through that a server with an exact
+count refuses. Redis's clock counts.
 """
 
 import contextlib
@@ -17,33 +17,33 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from mistral_service.scale import scripts
-from mistral_service.scale.account import BEAT, LONGEST_PAUSE, NO_LIMIT
-from mistral_service.scale.connect import Address, close, connect, renew
-from mistral_service.scale.ledger import Entry
-from mistral_service.scale.wait_queue import STAYS, Place
+from mistral_service.scale.account import HEARTBEAT_S, MAX_PAUSE_S, NO_LIMIT
+from mistral_service.scale.connect import Address, close, connect, reset_connections
+from mistral_service.scale.sliding_window import Entry
+from mistral_service.scale.wait_queue import GRACE_S, Waiter
 
-GONE = (RedisError, OSError, TimeoutError)
-"""What says that Redis is not there."""
+REDIS_ERRORS = (RedisError, OSError, TimeoutError)
+"""The exceptions that mean that Redis is down."""
 
-_TIMEOUT = 0.2
-"""Seconds, twice, until Redis counts as gone: it answers in one millisecond, and a caller waits."""
+_TIMEOUT_S = 0.2
+"""Seconds, twice, until Redis counts as down: it answers in one millisecond, and a caller waits."""
 
-_ALIVE = 5
-"""Seconds for which a process counts as alive after its last sign of life; one comes a second."""
+_ALIVE_S = 5
+"""Seconds for which a process counts as alive after its last heartbeat; one comes a second."""
 
-_LEASE = 3 * BEAT
-"""Seconds for which a place lasts without a sign of life of its process."""
+_LEASE_S = 3 * HEARTBEAT_S
+"""Seconds for which a waiter lasts without a heartbeat of its process."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What Redis says to a request.
+class Decision:
+    """What Redis answers to a request.
 
     Parameters:
-        wait: Seconds to wait; 0 if it was let out, None if the limits are others than was thought.
-        pause: Those of them for which nothing is let out.
+        wait: Seconds to wait; 0 if the request is admitted, None if the limits have changed.
+        pause: The part of them that is a pause of all processes.
         ahead: How many requests go first.
-        limits: The limits of requests and tokens as they stand in Redis: text, empty if unknown.
+        limits: The limits of requests and tokens in Redis: text, empty if unknown.
     """
 
     wait: float | None
@@ -53,66 +53,67 @@ class Answer:
 
 
 class SharedLog:
-    """The requests of one fleet, and its line."""
+    """The requests and waiters of one fleet."""
 
     def __init__(self, redis_url: str, name: str, window: int) -> None:
         self._window = window
         self._name = name
-        self._me = uuid.uuid4().hex
+        self._process_id = uuid.uuid4().hex
         self._redis = connect(
             Address.read(redis_url),
-            timeout=_TIMEOUT,
-            # A late answer may be our own lateness, and is waited for once more. Other failures
-            # are looked into: behind them may be a Redis that has forgotten everything.
+            timeout=_TIMEOUT_S,
+            # A timeout may be this process's own delay, and is retried once. Other failures are
+            # not: behind them may be a Redis that has lost everything.
             retry=Retry(NoBackoff(), 1, (RedisTimeoutError,)),
             decode_responses=True,
         )
-        self._admit, self._look, self._write, self._learn, self._alive = map(
+        self._admit, self._refresh, self._write, self._publish, self._heartbeat = map(
             self._redis.register_script,
-            (scripts.ADMIT, scripts.LOOK, scripts.WRITE, scripts.LEARN, scripts.ALIVE),
+            (scripts.ADMIT, scripts.REFRESH, scripts.WRITE, scripts.PUBLISH, scripts.HEARTBEAT),
         )
 
     async def acquire(
         self,
-        place: Place,
+        waiter: Waiter,
         age: float,
         bounds: tuple[int | None, int | None],
         limits: tuple[str, str],
-    ) -> Answer:
-        """Let a request out, or give it a place in line.
+    ) -> Decision:
+        """Admit a request, or let it wait.
 
         Args:
-            place: Its place: its name, its rank, and what it wants.
+            waiter: Its name, its rank, and its units.
             age: Seconds since its caller asked first.
-            bounds: Requests and units that there may be in a window; None for no limit.
-            limits: The limits from which the bounds were made, as they stood in Redis.
+            bounds: Requests and units that a window may have; None for no limit.
+            limits: The limits in Redis from which the bounds were computed.
         """
         requests, units = (NO_LIMIT if bound is None else bound for bound in bounds)
-        wait, pause, ahead, *told = await self._admit(
-            keys=self._keys(place.key),
+        wait, pause, ahead, request_limit, token_limit = await self._admit(
+            keys=self._keys(waiter.key),
             args=[
-                _micro(self._window),
-                place.id,
-                int(place.rank),
-                _micro(age),
-                place.units,
+                _microseconds(self._window),
+                waiter.id,
+                int(waiter.rank),
+                _microseconds(age),
+                waiter.units,
                 requests,
                 units,
-                _micro(STAYS),
-                _micro(_LEASE),
+                _microseconds(GRACE_S),
+                _microseconds(_LEASE_S),
                 *limits,
-                _micro(LONGEST_PAUSE),
+                _microseconds(MAX_PAUSE_S),
             ],
         )
-        waits = None if wait == "-1" else int(wait) / 1e6
-        return Answer(waits, int(pause) / 1e6, int(ahead), (str(told[0]), str(told[1])))
+        seconds = None if wait == "-1" else int(wait) / 1e6
+        now = (str(request_limit), str(token_limit))
+        return Decision(seconds, int(pause) / 1e6, int(ahead), now)
 
-    async def leave(self, place: Place) -> None:
-        """Give up a place."""
-        await self._redis.hdel(self._keys(place.key)[3], place.id)
+    async def remove(self, waiter: Waiter) -> None:
+        """Remove a waiter."""
+        await self._redis.hdel(self._keys(waiter.key)[3], waiter.id)
 
-    async def learn(self, key: str, fields: Mapping[str, float]) -> None:
-        """Tell the others; forgotten after ten windows without a word.
+    async def publish(self, key: str, fields: Mapping[str, float]) -> None:
+        """Publish limits or a pause; they expire after ten windows.
 
         Args:
             key: The account and model.
@@ -120,59 +121,62 @@ class SharedLog:
         """
         args: list[Any] = [10_000 * self._window]
         for name, value in fields.items():
-            args += [name, _micro(value) if name == "pause" else repr(value)]
-        await self._learn(keys=self._keys(key)[:1], args=args)
+            args += [name, _microseconds(value) if name == "pause" else repr(value)]
+        await self._publish(keys=self._keys(key)[:1], args=args)
 
-    async def look(self, key: str, places: Iterable[tuple[Place, float]] = ()) -> tuple[int, int]:
-        """See how much of a window is used.
+    async def refresh(
+        self, key: str, waiters: Iterable[tuple[Waiter, float]] = ()
+    ) -> tuple[int, int]:
+        """Renew this process's waiters, and read how much of a window is used.
 
         Args:
             key: The account and model.
-            places: WaitQueue of this process that are still waited for, and for how many seconds.
+            waiters: The waiters of this process, each with the seconds that it still waits.
 
         Returns:
             Requests and units.
         """
-        args: list[Any] = [_micro(self._window)]
-        for place, seconds in places:
-            args += [place.id, _micro(min(seconds, _LEASE))]
-        requests, units = await self._look(keys=self._keys(key), args=args)
+        args: list[Any] = [_microseconds(self._window)]
+        for waiter, seconds in waiters:
+            args += [waiter.id, _microseconds(min(seconds, _LEASE_S))]
+        requests, units = await self._refresh(keys=self._keys(key), args=args)
         return int(requests), int(units)
 
-    async def renew(self) -> None:
-        """Let go of connections that broke when Redis went: each of them would fail once more."""
-        await renew(self._redis)
+    async def reset_connections(self) -> None:
+        """Close connections that broke when Redis went down: each of them would fail once more."""
+        await reset_connections(self._redis)
 
-    async def alive(self) -> tuple[int, bool]:
-        """Give a sign of life.
+    async def heartbeat(self) -> tuple[int, bool]:
+        """Record that this process is alive.
 
         Returns:
-            How many processes have given one, and whether ours of before was still there.
+            How many processes are alive, and whether Redis still had the last heartbeat of this
+            one.
         """
-        args = [self._me, _ALIVE, 10_000 * self._window]
-        processes, known = await self._alive(keys=[f"{self._name}:alive"], args=args)
+        args = [self._process_id, _ALIVE_S, 10_000 * self._window]
+        processes, known = await self._heartbeat(keys=[f"{self._name}:alive"], args=args)
         return max(1, int(processes)), bool(int(known))
 
     async def write(self, key: str, entries: Iterable[Entry], now: float) -> None:
-        """Write requests that Redis does not know (any more).
+        """Write requests that Redis does not have, or has lost.
 
         Args:
             key: The account and model.
-            entries: The requests; those that Redis knows are left as they are.
+            entries: The requests; those that Redis has are left as they are.
             now: The time, on the clock of the entries.
         """
         args: list[Any] = []
         for entry in entries:
-            args += [f"{entry.id}:{entry.units}", _micro(now - entry.at)]
-        for first in range(0, len(args), 1000):  # Redis does nothing else meanwhile
-            part = [_micro(self._window), *args[first : first + 1000]]
+            args += [f"{entry.id}:{entry.units}", _microseconds(now - entry.at)]
+        for first in range(0, len(args), 1000):  # Redis runs nothing else meanwhile
+            part = [_microseconds(self._window), *args[first : first + 1000]]
             await self._write(keys=self._keys(key), args=part)
 
     async def close(self) -> None:
-        """Take leave, and close the connections."""
-        with contextlib.suppress(*GONE):
-            await self._redis.zrem(f"{self._name}:alive", self._me)
-        with contextlib.suppress(*GONE):
+        """Remove this process from those alive, and close the connections."""
+        with contextlib.suppress(*REDIS_ERRORS):
+            await self._redis.zrem(f"{self._name}:alive", self._process_id)
+        with contextlib.suppress(*REDIS_ERRORS):
             await close(self._redis)
 
     def _keys(self, key: str) -> list[str]:
@@ -180,5 +184,5 @@ class SharedLog:
         return [f"{tagged}:{what}" for what in ("known", "log", "sums", "line")]
 
 
-def _micro(seconds: float) -> int:
+def _microseconds(seconds: float) -> int:
     return max(0, round(seconds * 1_000_000))

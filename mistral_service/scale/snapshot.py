@@ -1,4 +1,4 @@
-"""What of a conversation is kept, and how it becomes bytes: pure, versioned, bounded."""
+"""The record of a conversation as JSON: pure, versioned, bounded."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -16,42 +16,39 @@ from pydantic import (
 )
 
 from mistral_service.scale.bounds import (
-    LIMIT,
-    MARKS_MOST,
-    WORDS_MOST,
+    MAX_MESSAGES_BYTES,
+    MAX_OPENING_MESSAGES,
+    MAX_WORDS,
+    Json,
     bounded_calls,
+    bounded_ledger,
     bounded_messages,
-    dumps,
-    remembered,
 )
-from mistral_service.scale.bounds import NOT_KEPT as NOT_KEPT
-from mistral_service.scale.recordable_settings import is_recordable as is_recordable
-from mistral_service.scale.sealing import Form as Form
-from mistral_service.scale.sealing import Unreadable as Unreadable
+from mistral_service.scale.incremental_json import dumps
+from mistral_service.scale.sealing import Unreadable
 
 VERSION = 1
-"""The form in which this version keeps a conversation."""
+"""The version of the format that this code writes."""
 
-Json = dict[str, Any]
-Whole = Annotated[int, Field(strict=True, ge=0, le=2**53)]
+Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
 
 
 class TooNew(Unreadable):
-    """A newer version has kept it, and this one does not know its form."""
+    """A record in the format of a newer version."""
 
 
 @dataclass
 class Snapshot:
-    """A conversation at the beginning of a turn.
+    """A conversation when a turn begins.
 
     Parameters:
         turn: The turn's number, from 1.
         messages: The context's messages.
-        opened_with: Marks of the user's messages that stood there when the first turn began, by
-            which another bot's opening is known again.
+        opened_with: Digests of the messages that the context had when the first turn began, by
+            which the opening of the next machine's bot is recognized.
         settings: The service's settings, as far as JSON can hold them.
-        ledger: The calls of functions that are known, as `Ledger.kept` gives them.
-        proof_key: The call's secret, with which what its caller was sent is signed.
+        ledger: The function calls of the service's ledger, as `CallLedger.snapshot` returns them.
+        proof_key: The call's secret, which signs the words that the caller was sent.
     """
 
     turn: int = 0
@@ -64,16 +61,16 @@ class Snapshot:
 
 @dataclass
 class Journal:
-    """What was said in a turn.
+    """What the bot has said in a turn.
 
     Parameters:
         turn: The turn's number.
-        words: The words that went out.
-        complete: Whether the reply has come to its end.
-        asked: The caller's words that it answers, as they were before a bot rewrote them.
+        words: The words that were spoken, or sent where there is no voice.
+        complete: Whether the reply has ended.
+        asked: The user's words that it answers, as they were before a bot rewrote them.
     """
 
-    turn: Whole = 0
+    turn: Count = 0
     words: StrictStr = ""
     complete: StrictBool = False
     asked: StrictStr = ""
@@ -81,32 +78,32 @@ class Journal:
 
 @dataclass
 class Started:
-    """A function that was started.
+    """A function that has started.
 
     Parameters:
         name: The function's name.
         arguments: Its arguments.
         turn: The turn in which it was called.
-        result: Its result as the model reads it; None as long as there is none.
-        settled: Whether the function has given that result itself.
-        repetition: Which of several like calls it is, see `Planned`.
+        result: Its result as the model reads it; None while it runs.
+        settled: Whether the function has returned that result itself.
+        repetition: Its number among equal calls, see `PlannedCall`.
     """
 
     name: StrictStr
     arguments: Json
-    turn: Whole
+    turn: Count
     result: StrictStr | None = None
     settled: StrictBool = False
-    repetition: Whole = 0
+    repetition: Count = 0
 
 
-class _Record(BaseModel):
-    """A snapshot as it is read."""
+class _SnapshotModel(BaseModel):
+    """A snapshot as JSON has it."""
 
     model_config = ConfigDict(strict=True, hide_input_in_errors=True)
 
-    version: Whole
-    turn: Whole
+    version: Count
+    turn: Count
     messages: list[Json]
     opened_with: list[str]
     settings: Json
@@ -114,27 +111,30 @@ class _Record(BaseModel):
     proof_key: str = ""
 
 
-_VERSION = TypeAdapter[int](Whole)
+_VERSION = TypeAdapter[int](Count)
 _JOURNAL, _STARTED = TypeAdapter(Journal), TypeAdapter(Started)
-Kept = TypeVar("Kept")
+Value = TypeVar("Value")
 
 
-def snapshot_to_json(snapshot: Snapshot, limit: int = LIMIT, warned: set[str] | None = None) -> str:
+def snapshot_to_json(
+    snapshot: Snapshot, limit: int = MAX_MESSAGES_BYTES, warned: set[str] | None = None
+) -> str:
     """Write a snapshot as JSON.
 
     Args:
         snapshot: The snapshot; left as it is.
-        limit: Bytes that its messages may have. Over it the oldest images give way to a mark,
-            then the oldest messages after those of the system, then the largest texts.
-        warned: What was warned of before is not warned of again, and added here.
+        limit: Bytes that its messages may have. Beyond it the oldest images are replaced by a
+            placeholder, then the oldest messages after the system's are dropped, then the largest
+            texts are replaced.
+        warned: The kinds of warnings that were logged before; new ones are added.
     """
     messages = bounded_messages([plain(message) for message in snapshot.messages], limit, warned)
     rest = {
         "version": VERSION,
         "turn": snapshot.turn,
-        "opened_with": snapshot.opened_with[:MARKS_MOST],
+        "opened_with": snapshot.opened_with[:MAX_OPENING_MESSAGES],
         "settings": snapshot.settings,
-        "ledger": remembered(snapshot.ledger),
+        "ledger": bounded_ledger(snapshot.ledger),
         "proof_key": snapshot.proof_key,
     }
     return f'{dumps(rest)[:-1]}, "messages": [{", ".join(messages)}]}}'
@@ -145,19 +145,19 @@ def snapshot_from_json(data: Any) -> Snapshot:
 
     Raises:
         TooNew: If a newer version wrote it.
-        Unreadable: If it has another form.
+        Unreadable: If it is not valid.
     """
-    version = _checked("version", lambda: _VERSION.validate_python(_member(data, "version")))
+    version = _checked("version", lambda: _VERSION.validate_python(_field(data, "version")))
     if version > VERSION:
         raise TooNew(
-            f"The call was kept by a newer version (form {version}; this one reads up to "
-            f"{VERSION}): it can be taken up where that version runs."
+            f"The call was recorded by a newer version (format {version}; this one reads up to "
+            f"{VERSION}): a machine with that version can take it over."
         )
     for older in range(version, VERSION):
         if older not in MIGRATIONS:
-            raise Unreadable(f"What was kept of the call is damaged: version is {version}.")
+            raise Unreadable(f"The call's record is damaged: version is {version}.")
         data = MIGRATIONS[older](data)
-    record = _checked("snapshot", lambda: _Record.model_validate(data))
+    record = _checked("snapshot", lambda: _SnapshotModel.model_validate(data))
     return Snapshot(
         turn=record.turn,
         messages=[_message(message) for message in record.messages],
@@ -169,35 +169,35 @@ def snapshot_from_json(data: Any) -> Snapshot:
 
 
 MIGRATIONS: dict[int, Any] = {}
-"""What makes of a snapshot of a version one of the next.
+"""Functions that convert a snapshot of a version to the next one.
 
-A field that an older version can do without is no new version: it has a default where it is read,
-and who does not know it leaves it out.
+A field that an older version can do without needs no new version: it has a default, and code that
+does not know it ignores it.
 """
 
 
 def journal_to_json(journal: Journal) -> str:
     """Write a journal as JSON."""
-    return dumps(asdict(replace(journal, words=journal.words[:WORDS_MOST])))
+    return dumps(asdict(replace(journal, words=journal.words[:MAX_WORDS])))
 
 
 def journal_from_json(data: Any) -> Journal:
-    """Read a journal; what a newer version has added is left out.
+    """Read a journal; fields of a newer version are ignored.
 
     Raises:
-        Unreadable: If it has another form.
+        Unreadable: If it is not valid.
     """
     return _checked("journal", lambda: _JOURNAL.validate_python(data))
 
 
 def calls_to_json(started: Mapping[str, Started], warned: set[str] | None = None) -> str:
-    """Write the functions that were started as JSON.
+    """Write started functions as JSON.
 
-    That a function was started is kept in any case: it must not run again.
+    That a function has started is recorded in any case: it must not run again.
 
     Args:
         started: The functions by the ids of their calls. Arguments and results that are too large
-            give way to a mark, the oldest first where there are too many.
+            are replaced by a placeholder, the oldest first where there are too many.
         warned: As for `snapshot_to_json`.
     """
     bounded = bounded_calls({call_id: vars(call) for call_id, call in started.items()}, warned)
@@ -205,10 +205,10 @@ def calls_to_json(started: Mapping[str, Started], warned: set[str] | None = None
 
 
 def started_from_json(data: Any) -> Started:
-    """Read a function that was started; what a newer version has added is left out.
+    """Read a started function; fields of a newer version are ignored.
 
     Raises:
-        Unreadable: If it has another form.
+        Unreadable: If it is not valid.
     """
     return _checked("calls", lambda: _STARTED.validate_python(data))
 
@@ -220,20 +220,23 @@ def plain(message: LLMContextMessage) -> Json:
     return cast(Json, message)
 
 
-def _checked(field: str, read: Callable[[], Kept]) -> Kept:
+def _checked(field: str, read: Callable[[], Value]) -> Value:
     try:
         return read()
     except ValidationError as e:
-        # Neither the value nor a name within it is quoted: both may be a caller's words.
+        # Neither the value nor a name within it is quoted: both may be the caller's words.
         known = {f.name for kind in (Snapshot, Journal, Started) for f in fields(kind)}
         names = [str(part) for part in e.errors(include_input=False)[0]["loc"]]
         where = ".".join([field, *(name for name in names[:1] if name in known)])
-        raise Unreadable(
-            f"What was kept of the call is damaged: {where} is not of the form that it may have."
-        ) from None
+        raise damaged(where) from None
 
 
-def _member(data: Any, name: str) -> Any:
+def damaged(field: str) -> Unreadable:
+    """The error for a field that is not valid."""
+    return Unreadable(f"The call's record is damaged: {field} is not valid.")
+
+
+def _field(data: Any, name: str) -> Any:
     return cast(Json, data).get(name) if isinstance(data, dict) else None
 
 

@@ -1,8 +1,8 @@
-"""Where calls are kept: Redis, one hash for each call, and every write fenced.
+"""The records of calls in Redis: a hash for each call, with a fencing token for every write.
 
-A call belongs to the machine that took it last. Each taking gets a number above all before it, the
-fence; a write with a smaller one is refused by the script that would have made it, so that a
-machine which was thought dead and is not can do no harm.
+A call belongs to the machine that claimed it last. Each claim gets a larger number than all before
+it, the fence; the scripts refuse a write with a smaller one, so that a machine that is wrongly
+taken for dead can do no harm.
 """
 
 import time
@@ -17,9 +17,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from mistral_service.scale.connect import Address, close, connect, run
+from mistral_service.scale.connect import Address, close, connect, run_script
 
-# A field that is larger than anything that is kept is not sent: empty, it cannot be read.
+# A field that is too large is read as empty, which is not a valid record.
 _FIELD = """
 local function field(name)
   if redis.call('HSTRLEN', KEYS[1], name) > %d then return '' end
@@ -27,12 +27,12 @@ local function field(name)
 end
 """
 
-PACKED_MOST = 16_000_000
-"""Bytes that a field may have as it lies in Redis."""
+MAX_FIELD_BYTES = 16_000_000
+"""Bytes that a field may have in Redis."""
 
-# Looking renews nothing: what cannot be read expires, and an owner that can read it goes on.
-_LOOK = (
-    _FIELD % PACKED_MOST
+# Reading renews nothing: a record that cannot be read expires, unless its owner renews it.
+_READ = (
+    _FIELD % MAX_FIELD_BYTES
     + """
 local held = redis.call('HMGET', KEYS[1], 'fence', 'over')
 if not held[1] or held[2] then return false end
@@ -40,9 +40,9 @@ return {held[1], 1, field('snapshot'), field('journal'), field('calls')}
 """
 )
 
-# The fence follows the clock of Redis, so that it grows over a restart that lost everything.
-_TAKE = (
-    _FIELD % PACKED_MOST
+# The fence follows the clock of Redis, so that it also grows where a restart loses everything.
+_CLAIM = (
+    _FIELD % MAX_FIELD_BYTES
     + """
 local held = redis.call('HMGET', KEYS[1], 'fence', 'over')
 local known = held[1] and not held[2]
@@ -69,8 +69,8 @@ if held[1] and tonumber(held[1]) == tonumber(ARGV[1]) then return 1 end
 return 2
 """
 
-# The fence stays behind for a while: what is over is not made again by a machine that lags.
-_END = """
+# The fence stays for a while, so that a machine that lags cannot create the call again.
+_DELETE = """
 local held = redis.call('HGET', KEYS[1], 'fence')
 if held and tonumber(held) > tonumber(ARGV[1]) then return 0 end
 redis.call('DEL', KEYS[1])
@@ -80,53 +80,53 @@ return 1
 """
 
 
-class StoreGone(ConnectionError):
+class StoreUnavailable(ConnectionError):
     """Redis does not answer."""
 
 
 class Written(IntEnum):
-    """What became of a write.
+    """The result of a write.
 
     Parameters:
-        FENCED: The call belongs to another machine, or is over.
-        KEPT: It was written.
-        ANEW: It was written where nothing was, or where an earlier owner has written: Redis has
-            lost what it had, and may have lost that others took the call.
-        NOT_COPIED: It was written, and too few replicas have confirmed it in time.
+        FENCED: Refused: the call belongs to another machine, or is over.
+        UPDATED: Written.
+        CREATED: Written where nothing was, or over the write of an earlier owner: Redis has lost
+            data, and may have lost the claim of another machine.
+        NOT_REPLICATED: Written, and too few replicas have confirmed it in time.
     """
 
     FENCED = 0
-    KEPT = 1
-    ANEW = 2
-    NOT_COPIED = 3
+    UPDATED = 1
+    CREATED = 2
+    NOT_REPLICATED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """A call that was taken.
+class Claim:
+    """A call that a machine has claimed.
 
     Parameters:
-        fence: The number that its writes have to carry.
-        known: Whether it was there before.
-        fields: What was kept of it, by name: `snapshot`, `journal`, `calls`.
-        is_copied: Whether as many replicas know of the taking as the address names.
+        fence: The fencing token for its writes.
+        known: Whether the call was there before.
+        fields: Its record, by name: `snapshot`, `journal`, `calls`.
+        is_replicated: Whether the replicas that the address asks for have the claim.
     """
 
     fence: int
     known: bool = False
     fields: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
-    is_copied: bool = True
+    is_replicated: bool = True
 
 
 @dataclass
 class Stats:
-    """What the store has done.
+    """What the store has done, for metrics.
 
     Parameters:
         operations: Round trips to Redis.
-        sent: Bytes of what was kept.
+        sent: Bytes of records.
         failures: Round trips that failed.
-        fenced: Writes that were refused since the call belongs to another machine.
+        fenced: Writes that were refused because the call belongs to another machine.
     """
 
     operations: int = 0
@@ -136,106 +136,110 @@ class Stats:
 
 
 class Store:
-    """Calls in Redis.
+    """The records of calls in Redis.
 
     Attributes:
-        stats: What has been done.
-        gone: Whether Redis did not answer last time.
+        stats: What it has done.
+        is_down: Whether the last round trip to Redis failed.
     """
 
     def __init__(self, url: str, *, prefix: str = "call:", timeout: float = 0.3) -> None:
-        """Prepare; nothing is connected yet.
+        """Make the store; nothing is connected yet.
 
         Args:
             url: Where Redis is: `redis://host:6379/0`, or a form of `scale/connect.py`.
-            prefix: What the names of all keys begin with.
+            prefix: The prefix of all keys.
             timeout: Seconds to connect, and to wait for an answer.
         """
         self.stats = Stats()
         self._prefix = prefix
-        self.gone = False
+        self.is_down = False
         self._timeout = timeout
         self._address = Address.read(url)
-        # A connection that idled through a restart is dead; every script may run twice.
-        # One that does not answer in time is not asked twice.
+        # A connection that idled through a restart of Redis is dead. Every script is idempotent.
+        # A timeout is not retried.
         retry = Retry(NoBackoff(), 1, (RedisConnectionError,))
         self._redis = connect(self._address, timeout=timeout, retry=retry)
-        scripts = (_LOOK, _TAKE, _WRITE, _END)
-        self._look, self._take, self._write, self._end = map(self._redis.register_script, scripts)
+        scripts = (_READ, _CLAIM, _WRITE, _DELETE)
+        self._read, self._claim, self._write, self._delete = map(
+            self._redis.register_script, scripts
+        )
 
-    async def look(self, call_id: str) -> Taken | None:
-        """See what is kept of a call, and leave it to its owner.
+    async def read(self, call_id: str) -> Claim | None:
+        """Read a call's record without claiming the call.
 
         Returns:
-            The call under its owner's fence; None if it is not known, or over.
+            The claim of its owner; None if the call is not known, or over.
 
         Raises:
-            StoreGone: If Redis does not answer.
+            StoreUnavailable: If Redis does not answer.
         """
-        return _taken(await self._do(self._look(keys=[self._prefix + call_id], args=[])))
+        return _parse_claim(await self._do(self._read(keys=[self._prefix + call_id], args=[])))
 
-    async def take(
+    async def claim(
         self,
         call_id: str,
         keep_seconds: float,
         *,
         create: bool,
-        seen: int | None = None,
-        anew: bool = False,
-    ) -> Taken | None:
-        """Take a call, so that who had it before can write no more.
+        expected_fence: int | None = None,
+        reset: bool = False,
+    ) -> Claim | None:
+        """Claim a call, so that its owner before can write no more.
 
         Args:
             call_id: The call.
-            keep_seconds: How long it is kept from now on.
-            create: Whether one that is not known begins.
-            seen: The fence under which `look` has found it, 0 for a call that is not known: where
-                another one has taken it since, nothing happens, and the fence returned is 0. None
-                takes it in any case.
-            anew: Whether it begins anew: what was kept of it is deleted.
+            keep_seconds: How long its record lasts from now on.
+            create: Whether an unknown call begins.
+            expected_fence: The fence that `read` has returned, 0 for an unknown call: where another
+                machine has claimed the call since, nothing happens, and the fence returned is 0.
+                None claims it in any case.
+            reset: Whether its record is deleted.
 
         Returns:
-            The call; None if it is not known.
+            The claim; None if the call is not known.
 
         Raises:
-            StoreGone: If Redis does not answer.
+            StoreUnavailable: If Redis does not answer.
         """
         arguments: list[Any] = [_milliseconds(keep_seconds), int(create)]
-        arguments += ["" if seen is None else seen, int(anew)]
-        found, is_copied = await self._do(
-            self._run(self._take, call_id, arguments, self._address.replicas)
+        arguments += ["" if expected_fence is None else expected_fence, int(reset)]
+        answer, is_replicated = await self._do(
+            self._run(self._claim, call_id, arguments, self._address.replicas)
         )
-        return _taken(found, is_copied)
+        return _parse_claim(answer, is_replicated)
 
     async def write(
         self, call_id: str, fence: int, fields: Mapping[str, bytes], keep_seconds: float
     ) -> Written:
-        """Write some of what is kept of a call.
+        """Write some fields of a call's record.
 
-        Where the address names `replicas`, the notes of functions (`calls`) wait for them: what no
-        replica has is lost where the master dies.
+        Where the address names `replicas`, the notes of functions (`calls`) wait for them: a master
+        that dies loses what no replica has.
 
         Raises:
-            StoreGone: If Redis does not answer.
+            StoreUnavailable: If Redis does not answer.
         """
         arguments: list[Any] = [fence, _milliseconds(keep_seconds)]
         for name, value in fields.items():
             arguments += [name, value]
             self.stats.sent += len(value)
         replicas = self._address.replicas if "calls" in fields else 0
-        answer, is_copied = await self._do(self._run(self._write, call_id, arguments, replicas))
+        answer, is_replicated = await self._do(self._run(self._write, call_id, arguments, replicas))
         written = Written(answer)
         self.stats.fenced += written is Written.FENCED
-        return written if is_copied or written is not Written.KEPT else Written.NOT_COPIED
+        if written is Written.UPDATED and not is_replicated:
+            return Written.NOT_REPLICATED
+        return written
 
-    async def end(self, call_id: str, fence: int, keep_seconds: float) -> None:
-        """Delete what was kept of a call that is over.
+    async def delete(self, call_id: str, fence: int, keep_seconds: float) -> None:
+        """Delete the record of a call that is over.
 
         Raises:
-            StoreGone: If Redis does not answer; it expires then.
+            StoreUnavailable: If Redis does not answer; the record expires then.
         """
         arguments = [fence, _milliseconds(keep_seconds)]
-        await self._do(self._end(keys=[self._prefix + call_id], args=arguments))
+        await self._do(self._delete(keys=[self._prefix + call_id], args=arguments))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -245,34 +249,35 @@ class Store:
         self, script: Any, call_id: str, arguments: list[Any], replicas: int
     ) -> Awaitable[tuple[Any, bool]]:
         keys, within = [self._prefix + call_id], self._timeout / 2
-        return run(self._redis, script, keys, arguments, replicas=replicas, within=within)
+        return run_script(self._redis, script, keys, arguments, replicas=replicas, within=within)
 
-    async def _do(self, asked: Awaitable[Any]) -> Any:
+    async def _do(self, operation: Awaitable[Any]) -> Any:
         self.stats.operations += 1
         try:
-            answer = await asked
+            answer = await operation
         except (RedisError, OSError, TimeoutError) as e:
             self.stats.failures += 1
-            if not self.gone:
-                self.gone = True
-                logger.error(f"Calls are not kept, since Redis does not answer: {e}")
-            raise StoreGone("Redis does not answer") from e
-        if self.gone:
-            self.gone = False
-            logger.info("Calls are kept again: Redis is back")
+            if not self.is_down:
+                self.is_down = True
+                logger.error(f"Calls are not recorded, because Redis does not answer: {e}")
+            raise StoreUnavailable("Redis does not answer") from e
+        if self.is_down:
+            self.is_down = False
+            logger.info("Calls are recorded again: Redis is back")
         return answer
 
 
-def _taken(found: Any, is_copied: bool = True) -> Taken | None:
-    if found is None:
+def _parse_claim(answer: Any, is_replicated: bool = True) -> Claim | None:
+    if answer is None:
         return None
-    values = dict(zip(("snapshot", "journal", "calls"), found[2:], strict=False))
-    kept = {name: value for name, value in values.items() if value is not None}
-    return Taken(int(found[0]), bool(found[1]), kept, is_copied)
+    fence, known, *values = answer
+    named = zip(("snapshot", "journal", "calls"), values, strict=False)
+    fields = {name: value for name, value in named if value is not None}
+    return Claim(int(fence), bool(known), fields, is_replicated)
 
 
 def fence_without_redis() -> int:
-    """A fence for a call that begins while Redis is away: by this machine's clock, in µs."""
+    """A fence for a call that begins while Redis is down: this machine's clock, in µs."""
     return time.time_ns() // 1000
 
 

@@ -1,8 +1,8 @@
-"""Twilio's door: whose requests get orders, and which stream may take up which call.
+"""Twilio's webhook and media streams: signatures, TwiML, and the tokens of calls.
 
-A `callSid` is no secret: Twilio tells it to webhooks, logs and consoles. So every call has a token,
-which the orders carry as a `<Parameter>` of the stream, and what is kept of the call stands under
-both. Pure, but for the body of a request.
+A `callSid` is no secret: Twilio sends it to webhooks, logs and consoles. So every call has a token,
+a `<Parameter>` of the stream in the TwiML, and the name of its record contains both. Pure, apart
+from reading the body of a request.
 """
 
 import base64
@@ -19,12 +19,12 @@ from xml.sax.saxutils import escape, quoteattr
 
 from starlette.requests import Request
 
-FORM_LONGEST = 65_536
+MAX_FORM = 65_536
 """Bytes of a webhook's form; Twilio's has some 2,000."""
 
 BROKEN_WITHIN_S = 5
-"""Seconds within which a stream that has ended was refused, or broke at once: the next one waits
-a second, so that Twilio does not come back hundreds of times a second."""
+"""A stream that ends within so many seconds was refused, or broke at once: the next one begins with
+a pause of a second, so that Twilio does not come back hundreds of times a second."""
 
 _AT = re.compile(r"[0-9]{1,12}")
 _CALL = re.compile(r"CA[0-9a-f]{32}")
@@ -35,24 +35,24 @@ _PORTS = {"https": 443, "http": 80}
 
 
 class NotTwilio(ValueError):
-    """A request, or a stream, that cannot be Twilio's; the message says why."""
+    """A request or stream that cannot be Twilio's; the message says why."""
 
 
-class Orders:
-    """Answers Twilio's webhook, and knows the streams that follow from its answers."""
+class TwimlWebhook:
+    """Answers Twilio's webhook, and verifies the media streams that follow from its answers."""
 
     def __init__(self, auth_token: str | None = None) -> None:
-        """Prepare.
+        """Make it.
 
         Args:
             auth_token: The account's auth token. With it only requests that Twilio has signed get
-                orders, and a call's token follows from its `callSid`. Without it anybody gets
-                orders, each time with a new token, which the redirect's address then carries.
+                TwiML, and a call's token is derived from its `callSid`. Without it anyone gets
+                TwiML, each time with a new token, which the redirect's URL contains then.
         """
         self._key = auth_token
 
-    async def write(self, request: Request) -> str:
-        """Connect the call's sound here, and come back when that breaks, as TwiML.
+    async def respond(self, request: Request) -> str:
+        """TwiML that connects the call's audio here, and asks again when the stream ends.
 
         Raises:
             NotTwilio: If the request is not signed as it must be, or names no host.
@@ -68,7 +68,7 @@ class Orders:
             token = given if _TOKEN.fullmatch(given) else secrets.token_urlsafe(24)
             query = {"token": token, **query}
         address = f"{host}{request.scope.get('root_path', '')}/twilio"
-        again = f"https://{address}?{urlencode(query)}"
+        redirect = f"https://{address}?{urlencode(query)}"
         before = request.query_params.get("at", "")
         broke_at_once = _AT.fullmatch(before) and 0 <= now - int(before) < BROKEN_WITHIN_S
         pause = '<Pause length="1"/>' if broke_at_once else ""
@@ -76,21 +76,21 @@ class Orders:
             '<?xml version="1.0" encoding="UTF-8"?>'
             f"<Response>{pause}<Connect><Stream url={quoteattr(f'wss://{address}/media')}>"
             f'<Parameter name="token" value={quoteattr(token)}/></Stream></Connect>'
-            f'<Redirect method="POST">{escape(again)}</Redirect></Response>'
+            f'<Redirect method="POST">{escape(redirect)}</Redirect></Response>'
         )
 
-    def call_of(self, start: Mapping[str, Any], token: str) -> tuple[str, str]:
-        """The call of a stream.
+    def verify(self, start: Mapping[str, Any], token: str) -> tuple[str, str]:
+        """Verify a stream.
 
         Args:
-            start: What Twilio's `start` tells.
+            start: The fields of Twilio's `start`.
             token: The stream's parameter `token`.
 
         Returns:
-            The `callSid`, and the name under which the call is kept.
+            The `callSid`, and the name of the call's record.
 
         Raises:
-            NotTwilio: If an id has no form that Twilio's have, or the token is not the call's.
+            NotTwilio: If an id is malformed, or the token is not the call's.
         """
         call, stream = str(start.get("callSid")), str(start.get("streamSid"))
         if not (_CALL.fullmatch(call) and _STREAM.fullmatch(stream) and _TOKEN.fullmatch(token)):
@@ -107,7 +107,7 @@ class Orders:
     async def _signed_call(
         self, request: Request, hosts: Sequence[str], key: str
     ) -> tuple[str, str]:
-        """The call that Twilio asks about, and the host that it asked."""
+        """The call of a signed request, and the host that Twilio called."""
         form = parse_qsl((await _body(request)).decode(errors="replace"), keep_blank_values=True)
         signature = request.headers.get("x-twilio-signature", "")
         signed = [h for h in hosts if is_signed(key, _addresses(request, h), form, signature)]
@@ -126,7 +126,7 @@ def is_signed(
 
     Args:
         auth_token: The account's auth token.
-        addresses: The addresses that Twilio may have called: which one a proxy hides.
+        addresses: The URLs that Twilio may have called; a proxy hides which one it was.
         form: The fields of the body.
         signature: The header `X-Twilio-Signature`.
     """
@@ -134,23 +134,23 @@ def is_signed(
     valid = False
     for address in addresses:
         digest = hmac.new(auth_token.encode(), (address + fields).encode(), hashlib.sha1).digest()
-        made = base64.b64encode(digest)
-        valid = hmac.compare_digest(made, signature.encode(errors="replace")) or valid
+        expected = base64.b64encode(digest)
+        valid = hmac.compare_digest(expected, signature.encode(errors="replace")) or valid
     return valid
 
 
-def stream_of(text: str) -> tuple[dict[str, Any], str, str] | None:
-    """Twilio's `start`, if a message is one.
+def parse_start(text: str) -> tuple[dict[str, Any], str, str] | None:
+    """Parse Twilio's `start`.
 
     Args:
-        text: The message.
+        text: A message of the stream.
 
     Returns:
-        What it tells, its parameter `token`, and the message without that, for the bot and its log;
-        None for any other message.
+        Its fields, its parameter `token`, and the message without the token, for the bot and its
+        log; None for any other message.
 
     Raises:
-        NotTwilio: If it is no message of Twilio's.
+        NotTwilio: If it is not a message of Twilio's.
     """
     try:
         message: Any = json.loads(text)
@@ -160,29 +160,29 @@ def stream_of(text: str) -> tuple[dict[str, Any], str, str] | None:
         token = start.get("customParameters", {}).pop("token", "")
         return cast("dict[str, Any]", start), str(token), json.dumps(message)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise NotTwilio("The message is none of Twilio's media streams.") from None
+        raise NotTwilio("The message is not one of a media stream of Twilio's.") from None
 
 
 async def _body(request: Request) -> bytes:
     body = bytearray()
     async for piece in request.stream():
         body += piece
-        if len(body) > FORM_LONGEST:
-            raise NotTwilio(f"The form has more than {FORM_LONGEST} bytes.")
+        if len(body) > MAX_FORM:
+            raise NotTwilio(f"The form has more than {MAX_FORM} bytes.")
     return bytes(body)
 
 
 def _hosts(request: Request) -> list[str]:
-    """The hosts that Twilio may have called: what a proxy passes on, and what it calls itself."""
+    """The hosts that Twilio may have called: `X-Forwarded-Host` of a proxy, and `Host`."""
     forwarded = request.headers.get("x-forwarded-host", "").split(",")[0].strip()
     given = [name for name in (forwarded, request.headers.get("host", "")) if name]
     if not given or not all(_HOST.fullmatch(name) for name in given):
-        raise NotTwilio("The request's host is none: a proxy has to pass it on.")
+        raise NotTwilio("The request names no host: a proxy has to pass it on.")
     return given
 
 
 def _addresses(request: Request, host: str) -> Iterator[str]:
-    """The request's address as Twilio may have written it: proxies end TLS and add ports."""
+    """The URLs that Twilio may have called: proxies end TLS and add ports."""
     url = urlsplit(str(request.url))
     rest = url.path + ("?" + url.query if url.query else "")
     name = re.sub(r":[0-9]+$", "", host)

@@ -1,31 +1,31 @@
-"""Who of this process waits for room, and since when: pure, the clock is handed in.
+"""The callers of this process that wait for capacity: pure, the clock is an argument.
 
-Each caller that is held back has a place: the room that it was promised does not go to callers who
-come later, whatever their size. A place ends when its caller is let out, asks for something else,
-leaves, or does not come back in time.
+A caller that is held back is a waiter: the capacity that it was promised does not go to callers
+that come later, whatever their size. It stops waiting when its request is admitted, when it asks
+for something else, when it gives up, or when it does not come back in time.
 """
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 
-from mistral_service.turn.ports import Rank
+from mistral_service.turn.shared_services import Rank
 
-STAYS = 2.0
-"""Seconds for which a place outlasts the moment at which its caller was asked to come back."""
+GRACE_S = 2.0
+"""Seconds that a waiter may be late after the time at which it is to come back."""
 
 
 @dataclass(slots=True)
-class Place:
-    """One caller's place.
+class Waiter:
+    """One waiting caller.
 
     Parameters:
-        id: Its name, which no other place of any process has.
+        id: Its name, unique over all processes.
         key: The account and model.
         rank: The caller's rank.
         since: When the caller asked first.
-        units: What it wants.
-        until: When the place ends.
-        held_back: Whether its caller was asked to come back.
+        units: Units of its request.
+        expires_at: When it stops waiting.
+        held_back: Whether the caller was asked to come back.
     """
 
     id: str
@@ -33,60 +33,60 @@ class Place:
     rank: Rank
     since: float
     units: int = 0
-    until: float = 0.0
+    expires_at: float = 0.0
     held_back: bool = False
 
-    def before(self, other: "Place") -> bool:
-        """Whether this one goes first: the better rank, and within a rank who asked first."""
+    def precedes(self, other: "Waiter") -> bool:
+        """Whether this one goes first: by rank, and within a rank by the time of asking."""
         return (self.rank, self.since, self.id) < (other.rank, other.since, other.id)
 
 
 class WaitQueue:
-    """The places of one process; a caller has one at a time."""
+    """The waiters of one process; a caller has one at a time."""
 
     def __init__(self, new_id: Callable[[], str]) -> None:
-        """Begin with none.
+        """Make an empty queue.
 
         Args:
             new_id: Makes a name that no process makes again.
         """
         self._new_id = new_id
-        self._held: dict[Hashable, Place] = {}
+        self._waiters: dict[Hashable, Waiter] = {}
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._waiters)
 
-    def of(self, caller: Hashable, key: str, rank: Rank, now: float) -> Place:
-        """The place that a caller holds for such a request, or else a new one at the end."""
-        place = self._held.get(caller)
-        if place is None or (place.key, place.rank) != (key, rank) or place.until <= now:
-            return Place(self._new_id(), key, rank, now)
-        return place
+    def waiter_for(self, caller: Hashable, key: str, rank: Rank, now: float) -> Waiter:
+        """The caller's waiter for such a request, or else a new one at the end."""
+        waiter = self._waiters.get(caller)
+        if waiter is None or (waiter.key, waiter.rank) != (key, rank) or waiter.expires_at <= now:
+            return Waiter(self._new_id(), key, rank, now)
+        return waiter
 
-    def hold(self, caller: Hashable, place: Place, until: float) -> None:
-        """Have a caller hold a place, and no other.
+    def put(self, caller: Hashable, waiter: Waiter, until: float) -> None:
+        """Have a caller wait, in place of what it waited for before.
 
         Args:
             caller: The caller.
-            place: Its place.
-            until: When it was asked to come back.
+            waiter: Its waiter.
+            until: When it is to come back.
         """
-        place.until = until + STAYS
-        self._held[caller] = place
+        waiter.expires_at = until + GRACE_S
+        self._waiters[caller] = waiter
 
-    def leave(self, caller: Hashable) -> Place | None:
-        """Give up a caller's place; returns it, if there was one."""
-        return self._held.pop(caller, None)
+    def remove(self, caller: Hashable) -> Waiter | None:
+        """Remove a caller's waiter; returns it, if there was one."""
+        return self._waiters.pop(caller, None)
 
-    def ahead(self, place: Place, now: float) -> tuple[int, int]:
-        """Requests and units that are promised to those of this process who go first."""
-        first = [each.units for each in self.held(place.key, now) if each.before(place)]
+    def ahead(self, waiter: Waiter, now: float) -> tuple[int, int]:
+        """Requests and units that are promised to waiters of this process that go first."""
+        first = [each.units for each in self.waiting(waiter.key, now) if each.precedes(waiter)]
         return len(first), sum(first)
 
-    def held(self, key: str, now: float) -> Iterator[Place]:
-        """The places for an account and model; those that have ended are dropped."""
-        for caller, place in list(self._held.items()):
-            if place.until <= now:
-                del self._held[caller]
-            elif place.key == key:
-                yield place
+    def waiting(self, key: str, now: float) -> Iterator[Waiter]:
+        """The waiters for an account and model; expired ones are dropped."""
+        for caller, waiter in list(self._waiters.items()):
+            if waiter.expires_at <= now:
+                del self._waiters[caller]
+            elif waiter.key == key:
+                yield waiter

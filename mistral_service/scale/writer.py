@@ -1,34 +1,34 @@
-"""The writing of one call: what has changed goes to Redis, one write at a time, until it is in."""
+"""Writes the record of one call to Redis: what has changed, one write at a time, with retries."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 
 from loguru import logger
 
-from mistral_service.scale.store import Store, StoreGone, Written
+from mistral_service.scale.store import Store, StoreUnavailable, Written
 
-WORDS_SECONDS = 0.25
-"""How often the words of a reply are written at most."""
+WORDS_INTERVAL_S = 0.25
+"""Seconds between two writes of the words of a reply."""
 
-AGAIN_SECONDS = 1.0
-"""How long after a write that failed the next one is tried."""
+RETRY_S = 1.0
+"""Seconds after a failed write until the next one."""
 
 NOTED_WITHIN_S = 3.0
-"""Seconds in which the note of a function has to be written before it starts; making a large one
-takes the most of it, for Redis has to answer within `Store`'s `timeout`."""
+"""Seconds in which the note of a function has to be written before it starts. Most of it is for
+packing a large one: Redis has to answer within the `timeout` of `Store`."""
 
-BEATS = 3
-"""Signs of life in the time that a call is kept. Another machine that has the call gives one in
-half of that time."""
+HEARTBEATS = 3
+"""Heartbeats in the time that a record lasts. Another machine that has claimed the call sends one
+in half of that time."""
 
-_BEAT = "beat"
-_ALL = {"snapshot", "journal", "calls"}
+_HEARTBEAT = "heartbeat"
+_FIELDS = {"snapshot", "journal", "calls"}
 
 
 class Writer:
     """Writes the fields of one call: `snapshot`, `journal`, `calls`.
 
-    What changes while a write is on its way goes out with the next one, all of it at once.
+    The changes during a write go out together with the next one.
     """
 
     def __init__(
@@ -38,66 +38,67 @@ class Writer:
         fence: int,
         keep_seconds: float,
         pack: Callable[[str], Awaitable[bytes]],
-        lost: asyncio.Event,
+        ownership_lost: asyncio.Event,
     ) -> None:
-        """Begin to give signs of life.
+        """Start the heartbeats.
 
         Args:
-            store: Where the call is kept.
+            store: Where the record is.
             call_id: The call.
-            fence: The number that its writes carry.
-            keep_seconds: How long it is kept after a write.
-            pack: Makes the bytes of a field as it is now.
-            lost: Set when the call turns out to be another machine's; nothing is written then.
+            fence: The fencing token of its writes.
+            keep_seconds: How long the record lasts after a write.
+            pack: Packs a field as it is now.
+            ownership_lost: Set when a write shows that the call belongs to another machine; nothing
+                is written after that.
         """
         self._store = store
         self._call_id = call_id
         self._fence = fence
         self._keep_seconds = keep_seconds
         self._pack = pack
-        self._lost = lost
-        self._due: set[str] = set()
-        self._writing = asyncio.Lock()
-        self._waits = False
-        self._over = False
-        self._doubtful_until = 0.0
+        self._ownership_lost = ownership_lost
+        self._dirty: set[str] = set()
+        self._lock = asyncio.Lock()
+        self._is_scheduled = False
+        self._is_closed = False
+        self._unconfirmed_until = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._later(self._beat())
+        self._start(self._send_heartbeats())
 
     @property
     def idle(self) -> bool:
-        """Whether all that has changed is written."""
-        return not self._due and not self._writing.locked()
+        """Whether all changes are written."""
+        return not self._dirty and not self._lock.locked()
 
-    def soon(self, *names: str) -> None:
-        """Write some fields; nobody waits for it."""
-        self._due |= set(names)
-        self._later(self._write())
+    def write_soon(self, *names: str) -> None:
+        """Write some fields in the background."""
+        self._dirty |= set(names)
+        self._start(self._write())
 
-    def in_a_while(self, name: str) -> None:
-        """Write a field that changes often."""
-        self._due.add(name)
-        self._write_after(WORDS_SECONDS)
+    def write_throttled(self, name: str) -> None:
+        """Write a field that changes often, every `WORDS_INTERVAL_S` at most."""
+        self._dirty.add(name)
+        self._write_after(WORDS_INTERVAL_S)
 
-    async def now(self, *names: str) -> None:
-        """Write and wait for it, unless Redis is known to be away: who waits is in a call."""
-        if self._store.gone:
-            self.soon(*names)
+    async def write_now(self, *names: str) -> None:
+        """Write and wait for it, but not for a Redis that is down: a caller waits."""
+        if self._store.is_down:
+            self.write_soon(*names)
         else:
-            self._due |= set(names)
+            self._dirty |= set(names)
             await self._write()
 
-    async def noted(self, *names: str) -> bool:
-        """Write, and tell whether it stands in Redis.
+    async def write_confirmed(self, *names: str) -> bool:
+        """Write, and say whether Redis has it.
 
-        It is tried also while Redis is known to be away, for `NOTED_WITHIN_S` at most. After Redis
-        has lost what it had, it may have lost that another machine took the call: what stands there
-        counts once that machine has had the time to write.
+        A Redis that is down is tried too, for `NOTED_WITHIN_S` at most. A Redis that has lost data
+        may have lost the claim of another machine: a write counts once that machine has had the
+        time to write.
 
         Returns:
             True if it is written. False if it is not, or if that is not known.
         """
-        self._due |= set(names)
+        self._dirty |= set(names)
         try:
             async with asyncio.timeout(NOTED_WITHIN_S):
                 await self._write()
@@ -106,30 +107,30 @@ class Writer:
         except Exception as e:
             logger.error(f"A call's functions cannot be noted: {type(e).__name__}")
             return False
-        if asyncio.get_running_loop().time() < self._doubtful_until:
+        if asyncio.get_running_loop().time() < self._unconfirmed_until:
             return False
-        return not (self._over or self._lost.is_set() or self._due & set(names))
+        return not (self._is_closed or self._ownership_lost.is_set() or self._dirty & set(names))
 
     async def close(self, *, finish: bool) -> None:
-        """Stop; with `finish` what is due is written before."""
+        """Stop; with `finish`, write the changes before."""
         if finish:
             await self._write()
-        self._over = True
+        self._is_closed = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def delete(self) -> None:
-        """Delete what was kept, if it is ours."""
-        if self._lost.is_set():
+        """Delete the record, if the call is ours."""
+        if self._ownership_lost.is_set():
             return
         try:
-            await self._store.end(self._call_id, self._fence, self._keep_seconds)
-        except StoreGone:
-            logger.warning("A call that is over stays kept until it expires")
+            await self._store.delete(self._call_id, self._fence, self._keep_seconds)
+        except StoreUnavailable:
+            logger.warning("The record of a call that is over stays until it expires")
 
-    def _later(self, work: Coroutine[None, None, None]) -> None:
-        if self._over or self._lost.is_set():
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        if self._is_closed or self._ownership_lost.is_set():
             work.close()
             return
         task = asyncio.create_task(work)
@@ -139,44 +140,44 @@ class Writer:
     def _write_after(self, seconds: float) -> None:
         async def wait() -> None:
             await asyncio.sleep(seconds)
-            self._waits = False
+            self._is_scheduled = False
             await self._write()
 
-        if not self._waits:
-            self._waits = True
-            self._later(wait())
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._start(wait())
 
-    async def _beat(self) -> None:
-        """Keep a call in which nobody speaks from expiring, and hear whether it is still ours."""
+    async def _send_heartbeats(self) -> None:
+        """Keep the record of a silent call from expiring, and learn whether it is still ours."""
         while True:
-            await asyncio.sleep(self._keep_seconds / BEATS)
-            self._due.add(_BEAT)
+            await asyncio.sleep(self._keep_seconds / HEARTBEATS)
+            self._dirty.add(_HEARTBEAT)
             await self._write()
 
     async def _write(self) -> None:
-        async with self._writing:
-            while self._due and not self._over and not self._lost.is_set():
-                names, self._due = self._due, set()
+        async with self._lock:
+            while self._dirty and not self._is_closed and not self._ownership_lost.is_set():
+                names, self._dirty = self._dirty, set()
                 try:
-                    packed = {name: await self._pack(name) for name in sorted(names - {_BEAT})}
+                    packed = {name: await self._pack(name) for name in sorted(names - {_HEARTBEAT})}
                     written = await self._store.write(
                         self._call_id, self._fence, packed, self._keep_seconds
                     )
                 except BaseException as e:
-                    self._due |= names
-                    if not isinstance(e, StoreGone):
+                    self._dirty |= names
+                    if not isinstance(e, StoreUnavailable):
                         raise
-                    self._due |= _ALL
-                    self._write_after(AGAIN_SECONDS)
+                    self._dirty |= _FIELDS
+                    self._write_after(RETRY_S)
                     return
                 if written is Written.FENCED:
-                    self._lost.set()
-                elif written is Written.NOT_COPIED:
-                    self._due.add("calls")
-                    self._write_after(AGAIN_SECONDS)
+                    self._ownership_lost.set()
+                elif written is Written.NOT_REPLICATED:
+                    self._dirty.add("calls")
+                    self._write_after(RETRY_S)
                     return
-                elif written is Written.ANEW:
+                elif written is Written.CREATED:
                     now = asyncio.get_running_loop().time()
-                    self._doubtful_until = now + self._keep_seconds / 2
-                    if not names >= _ALL:
-                        self._due = set(_ALL)
+                    self._unconfirmed_until = now + self._keep_seconds / 2
+                    if not names >= _FIELDS:
+                        self._dirty = set(_FIELDS)

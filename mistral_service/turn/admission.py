@@ -8,7 +8,7 @@ from typing import Any, cast
 from openai import AsyncOpenAI
 
 from mistral_service.turn.conversation import Conversation
-from mistral_service.turn.ports import Rank, RateLimiter, RequestEstimate
+from mistral_service.turn.shared_services import Rank, RateLimiter, RequestEstimate
 from mistral_service.wire.errors import HeldBack, MistralError, Reason
 from mistral_service.wire.rate import RateBudget
 
@@ -26,7 +26,7 @@ _TIMES, _BEYOND = 4, 32_000
 thousands, and thinking some ten thousands. A server that reports more is not believed."""
 
 _PATIENCE = 9.0
-"""Seconds that a question outside of a conversation waits for room: the default of a turn."""
+"""Seconds that a question outside of a conversation waits: the default of a turn."""
 
 
 class Admission:

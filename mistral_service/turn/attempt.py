@@ -1,4 +1,4 @@
-"""One attempt: a request, or two of which the first to speak wins, held to its deadlines."""
+"""One attempt: a request, hedged if it is late, and held to its deadlines."""
 
 import asyncio
 import json
@@ -16,11 +16,11 @@ from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall,
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.reply.templates import TEMPLATES
 from mistral_service.turn.deadline import Deadline, now
-from mistral_service.turn.parts import TurnParts
-from mistral_service.turn.ports import Rank, RequestEstimate
+from mistral_service.turn.ports import TurnPorts
 from mistral_service.turn.prices import cost_of
 from mistral_service.turn.race import Request, Stream, first_to_speak
 from mistral_service.turn.retries import Handled
+from mistral_service.turn.shared_services import Rank, RequestEstimate
 from mistral_service.turn.state import AttemptResult, C, TurnState
 from mistral_service.wire.client import error_of, place_of
 from mistral_service.wire.endpoint import endpoint_of
@@ -38,17 +38,17 @@ _SENT_ID = re.compile('"([a-zA-Z0-9]{9})"')
 class Attempt(Generic[C]):
     """Sends a request, and writes what comes as it comes."""
 
-    def __init__(self, parts: TurnParts[C]) -> None:
+    def __init__(self, ports: TurnPorts[C]) -> None:
         """Make attempts for one service.
 
         Args:
-            parts: What its turns are made with.
+            ports: What its turns are made with.
         """
-        self._parts = parts
-        self._router = parts.router
-        self._output = parts.output
-        self._admission = parts.admission
-        self._pace = parts.pace
+        self._ports = ports
+        self._router = ports.router
+        self._output = ports.output
+        self._admission = ports.admission
+        self._pace = ports.pace
 
     async def make(self, turn: TurnState[C]) -> AttemptResult:
         """Make one attempt.
@@ -128,21 +128,21 @@ class Attempt(Generic[C]):
         turn.correlation_id = said and printable(said, MAX_NAME)
         if request.reader.model:
             turn.model = printable(request.reader.model, MAX_NAME)
-            self._parts.observer.on_model(turn.model)
+            self._ports.observer.on_model(turn.model)
         if usage := request.reader.usage:
             turn.usages.append(usage)
-            turn.costs.append(cost_of(usage, self._parts.prices, turn.route.model, turn.model))
+            turn.costs.append(cost_of(usage, self._ports.prices, turn.route.model, turn.model))
             if self._admission is not None:
                 self._admission.record_usage(usage.total_tokens)
 
     async def handled(self, turn: TurnState[C], error: MistralError, handled: Handled) -> None:
         """Report what was done about a fault."""
         logger.warning(
-            f"{self._parts.name}: {handled.done} with {handled.model}, request {handled.attempt} "
+            f"{self._ports.name}: {handled.done} with {handled.model}, request {handled.attempt} "
             f"of the turn, in {handled.delay:.2f} s, after: {error}"
         )
         turn.counts.count(handled)
-        await self._parts.observer.on_fault_handled(error, handled)
+        await self._ports.observer.on_fault_handled(error, handled)
 
     async def _first_to_speak(self, turn: TurnState[C]) -> Request[Conversion]:
         """Send the request, and hedge it if it is late."""
@@ -156,14 +156,14 @@ class Attempt(Generic[C]):
             if estimate is not None and self._admission is not None:
                 await self._admission.acquire(estimate)
             try:
-                stream = await self._parts.open_stream(turn.asked)
+                stream = await self._ports.open_stream(turn.asked)
             except Exception as e:
                 if estimate is not None and self._admission is not None:
                     error = error_of(e, self._router.client(turn.route))
                     self._admission.record_failure(estimate, error)
                 raise
             finally:
-                turn.conversion = self._parts.conversion()
+                turn.conversion = self._ports.conversion()
                 if self._server(turn).continues == "words":
                     turn.conversion.prefix = ""
             budget = RateBudget.from_headers(_headers(stream))
@@ -214,7 +214,7 @@ class Attempt(Generic[C]):
 
     def _reader(self, turn: TurnState[C]) -> ReplyReader:
         """What reads the reply to the request that was just sent."""
-        return self._parts.make_reader(
+        return self._ports.make_reader(
             turn.conversion.offered,
             most_calls=turn.options.most_calls,
             begins_in_thought=TEMPLATES.begins_in_thought(self._template(turn)),

@@ -8,7 +8,7 @@ from openai import AsyncOpenAI
 from mistral_service.wire.endpoint import set_server
 from mistral_service.wire.http import http_client
 from mistral_service.wire.servers import Server
-from mistral_service.wire.shared_clients import hold, release_client
+from mistral_service.wire.shared_clients import release_client, retain_client
 
 OWN, FALLBACK = 0, 1
 """The numbers of the two endpoints."""
@@ -71,7 +71,9 @@ class Clients:
         for client, server in zip((own(), self._fallback), servers, strict=True):
             if client is not None:
                 set_server(client, server)
-        self._held = [hold(client) for client in (own(), self._fallback) if client is not None]
+        self._held = [
+            retain_client(client) for client in (own(), self._fallback) if client is not None
+        ]
 
     @property
     def has_fallback(self) -> bool:

@@ -68,7 +68,7 @@ class Deadline:
         if self._timer is not None:
             self._timer.cancel()
         task, self._task = self._task, None
-        # Cancelled by somebody else too, it stays cancelled.
+        # Cancelled by other code too, it stays cancelled.
         if (
             self.expired
             and task is not None
@@ -113,5 +113,5 @@ async def within(seconds: float, answer: Awaitable[T], what: str) -> T:
             return await answer
     except TimeoutError:
         if not timeout.expired():
-            raise  # a time limit of somebody else's
+            raise  # another time limit, not this one
         raise MistralError(Reason.TIMEOUT, f"{what} in {seconds:g} s") from None

@@ -1,4 +1,4 @@
-"""When a second request is worth sending beside one that does not answer.
+"""When a request that does not answer is worth hedging with a second one.
 
 Most turns begin to speak within a second; a few, for no reason that the caller could see, take
 several. A second request, sent when the first is later than nearly all before it, is then mostly
@@ -32,11 +32,11 @@ class Pace:
         self._budget: tuple[float, RateBudget] | None = None
 
     def spoke(self, seconds: float) -> None:
-        """Take note of how long a turn's first output took, from its first request."""
+        """Record how long a turn's first output took, from its first request."""
         self._waits.append(seconds)
 
     def budget(self, budget: RateBudget | None, now: float) -> None:
-        """Take note of what an answer's headers told."""
+        """Record what an answer's headers say."""
         if budget is not None:
             self._budget = (now, budget)
 

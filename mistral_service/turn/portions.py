@@ -10,7 +10,7 @@ from mistral_service.wire.chunks import Chunk, Part
 PORTION = 8_000
 """Characters of a portion, about. A token has four, and a read of a plain stream some hundred."""
 
-# What a chunk counts beside its characters, and a part or a call.
+# What a chunk counts in addition to its characters, and a part or a call.
 _CHUNK, _EACH = 4, 20
 
 
@@ -44,14 +44,14 @@ def portions(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
         those of one chunk.
     """
     portion: list[Chunk] = []
-    room = PORTION
+    left = PORTION
     for chunk in chunks:
         for piece in _pieces(chunk):
             portion.append(piece)
-            room -= _size(piece)
-            if room <= 0:
+            left -= _size(piece)
+            if left <= 0:
                 yield portion
-                portion, room = [], PORTION
+                portion, left = [], PORTION
     if portion:
         yield portion
 

@@ -1,189 +1,181 @@
-"""What calls of many processes share: the rate limiter of an account, and who records a call.
+"""What a turn speaks to, as protocols: who is asked, who writes, who calls, who records."""
 
-A bot's own code knows nothing of machines. The process that runs it on many of them sets
-`shared_services` before it calls the bot; a service reads them when it is made. On one machine
-there are none.
-"""
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol
 
-from collections.abc import Collection, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Protocol
-
+from mistral_service.conversation.conversion import Conversion
+from mistral_service.reply.calls import Plan, PlannedCall
+from mistral_service.reply.events import ToolCall
+from mistral_service.reply.reader import ReplyReader
+from mistral_service.turn.admission import Admission
+from mistral_service.turn.hedge import Pace
+from mistral_service.turn.prices import Price
+from mistral_service.turn.race import Stream
+from mistral_service.turn.retries import Handled
+from mistral_service.turn.router import Router
+from mistral_service.turn.shared_services import ResumePoint
+from mistral_service.turn.state import C, C_contra, TurnOptions, TurnState
 from mistral_service.wire.errors import MistralError
-from mistral_service.wire.rate import RateBudget
-
-if TYPE_CHECKING:
-    from mistral_service.reply.calls import Ledger, Planned
 
 
-class Rank(IntEnum):
-    """Who goes first where the account's budget runs low; the smaller the sooner.
-
-    Parameters:
-        TURN: A turn of a conversation that goes on.
-        NEW_CALL: The first turn of a new call.
-        HEDGE: A second request beside one that is late.
-    """
-
-    TURN = 0
-    NEW_CALL = 1
-    HEDGE = 2
-
-
-@dataclass(frozen=True, slots=True)
-class RequestEstimate:
-    """A request that wants to go out.
-
-    Parameters:
-        account: A name of the account, which does not tell its key.
-        model: The model that is asked.
-        tokens: How many tokens it will probably be counted with.
-        rank: How urgent it is.
-        caller: A name of the conversation that asks, which has one place where requests wait;
-            empty for the task that asks.
-    """
-
-    account: str
-    model: str
-    tokens: int
-    rank: Rank
-    caller: str = ""
-
-
-class RateLimiter(Protocol):
-    """Who may ask, of all that share an account."""
-
-    async def acquire(self, ask: RequestEstimate) -> None:
-        """Let a request go out.
-
-        Raises:
-            HeldBack: With the seconds until it may, if it may not.
-        """
-        ...
-
-    def has_headroom(self, ask: RequestEstimate) -> bool:
-        """Whether such a request would probably be let out, as far as is known without asking."""
-        ...
-
-    def record_answer(self, ask: RequestEstimate, budget: RateBudget | None) -> None:
-        """Take note of what an answer's headers tell."""
-        ...
-
-    def record_refusal(self, ask: RequestEstimate, error: MistralError) -> None:
-        """Take note of a refusal of the server's for its rate limit."""
-        ...
-
-    def record_usage(self, ask: RequestEstimate, tokens: int) -> None:
-        """Take note of what the reply has cost in the end."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class ResumePoint:
-    """What is known of a call that was taken over.
-
-    Parameters:
-        spoken_so_far: The words after which its reply was cut; empty if none was.
-        must_answer: Whether a turn waits for its answer, or for the rest of it.
-    """
-
-    spoken_so_far: str = ""
-    must_answer: bool = True
-
-
-class RecordedService(Protocol):
-    """What a recorder sees of the service whose conversation it records."""
+class Output(Protocol):
+    """Takes what a reply says."""
 
     @property
-    def ledger(self) -> "Ledger":
-        """What is remembered of the conversation's calls."""
+    def has_voice(self) -> bool:
+        """Whether a voice speaks the words, sentence by sentence."""
         ...
 
-    @property
-    def pipeline_worker(self) -> Any:
-        """The worker of the pipeline in which the service runs."""
+    def end_of_sentence(self, text: str) -> int:
+        """Where the first sentence of a text ends; 0 where it has no end yet."""
+        ...
+
+    def is_speech(self, words: str) -> bool:
+        """Whether the caller hears anything of these words."""
+        ...
+
+    def begin(self) -> None:
+        """Begin a turn."""
+        ...
+
+    async def write_text(self, text: str) -> None:
+        """Write words of the reply, at once or soon: words may wait for others."""
+        ...
+
+    async def write_thought(self, text: str, *, keep: bool = False) -> None:
+        """Write words of a thought; `keep` says whether the conversation keeps them."""
+        ...
+
+    async def flush(self) -> None:
+        """Write the words that wait, and close a thought, if one is open."""
+        ...
+
+    async def call_begins(self) -> None:
+        """Learn that the reply has begun to call a function, which is an answer too."""
+        ...
+
+    def discard(self) -> bool:
+        """Take back what was written of the turn; False where that cannot be."""
+        ...
+
+    def end(self) -> None:
+        """End a turn; words that still wait were interrupted, and are never written."""
         ...
 
 
-class ConversationRecorder(Protocol):
-    """Who keeps a conversation where another machine finds it."""
+class Functions(Protocol[C_contra]):
+    """Runs functions, or hands their calls on."""
 
-    @property
-    def id(self) -> str:
-        """The conversation's name, the same on every machine."""
-        ...
-
-    @property
-    def is_pending(self) -> bool:
-        """Whether a call that was taken over has not gone on yet."""
-        ...
-
-    def on_start(self, service: "RecordedService") -> None:
-        """Take note that the pipeline of a service runs, and can be watched."""
-        ...
-
-    async def on_turn_start(self, service: "RecordedService", context: Any) -> ResumePoint | None:
-        """Take note of a turn that begins.
-
-        Args:
-            service: The service that runs it.
-            context: Pipecat's `LLMContext`.
+    def begin(self, conversation: C_contra, options: TurnOptions) -> bool:
+        """Begin a turn.
 
         Returns:
-            What came before, once after a takeover: `context` then holds the conversation.
+            Whether the model may call functions in it.
         """
         ...
 
-    def on_text(self, words: str) -> None:
-        """Take note of words that were just handed to the voice."""
-        ...
-
-    async def on_function_calls(
-        self, calls: "Sequence[Planned]", *, repeatable: Collection[str] = ()
-    ) -> Collection[str]:
-        """Take note of functions before they start: what is not noted must not run.
+    def plan(
+        self,
+        conversation: C_contra,
+        calls: Sequence[ToolCall],
+        left_out: int,
+        *,
+        offered: Collection[str] | None,
+    ) -> Plan:
+        """Decide about the calls of one reply.
 
         Args:
+            conversation: What was asked.
             calls: The calls.
-            repeatable: Names of functions that may start without a note.
-
-        Returns:
-            The ids of calls that must not start.
-
-        Raises:
-            MistralError: If the call belongs to another machine by now.
+            left_out: How many more there were than a reply may have.
+            offered: The functions that may be called; None where that is not known.
         """
         ...
 
-    async def on_function_result(self, call_id: str, result: object) -> None:
-        """Take note of a function's result before anyone else learns of it.
+    def forget(self, calls: Sequence[PlannedCall]) -> None:
+        """Learn that planned calls do not run."""
+        ...
+
+    async def start(
+        self, conversation: C_contra, calls: Sequence[PlannedCall], *, spoke: bool
+    ) -> None:
+        """Start planned calls as one group.
 
         Args:
-            call_id: The call.
-            result: What the model reads.
+            conversation: What was asked.
+            calls: The calls; there may be none.
+            spoke: Whether the reply had words for the caller as well.
         """
         ...
 
-    async def on_turn_end(self, *, complete: bool) -> None:
-        """Take note of the end of a turn; an interruption or an error leaves it incomplete."""
+
+class TurnRecorder(Protocol[C_contra]):
+    """Records the turns of a conversation where another machine finds it."""
+
+    async def begin(self, conversation: C_contra) -> ResumePoint | None:
+        """Record that a turn begins; returns where it goes on, once after a takeover."""
+        ...
+
+    async def end(self, *, complete: bool) -> None:
+        """Record the end of the turn; an interruption or an error leaves it incomplete."""
+        ...
+
+
+class TurnObserver(Protocol[C]):
+    """Learns what happens in a turn, for events, metrics and traces."""
+
+    async def on_begin(self) -> None:
+        """The turn begins: from here the time to first byte counts."""
+        ...
+
+    async def on_timeout(self) -> None:
+        """An attempt took too long, for the first time in this turn."""
+        ...
+
+    async def on_fault_handled(self, error: MistralError, handled: Handled) -> None:
+        """A fault led to another attempt."""
+        ...
+
+    def on_model(self, name: str) -> None:
+        """A model has answered, and calls itself so."""
+        ...
+
+    async def on_end(self, turn: TurnState[C]) -> None:
+        """The turn is over, however it ended."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class SharedServices:
-    """What a service shares with others.
+class TurnPorts(Generic[C]):
+    """What the turns of one service are made with.
 
     Parameters:
-        rate_limiter: The limiter of the account; None limits nothing.
-        recorder: Records this conversation; None records nothing.
+        name: The service's name, for the log.
+        options: What the settings say now.
+        open_stream: Sends a conversation, and returns the stream of the reply.
+        conversion: What the rules did for the last request of this task.
+        output: Takes what the reply says.
+        functions: Runs functions.
+        router: Chooses whom to ask.
+        observer: Learns what happens.
+        admission: Asks the rate limiter; None without one.
+        recorder: Records the turns; None where they are not recorded.
+        prices: What tokens cost.
+        pace: How fast replies begin.
+        make_reader: Makes what reads a reply, with the arguments of `ReplyReader`.
     """
 
-    rate_limiter: RateLimiter | None = None
-    recorder: ConversationRecorder | None = None
-
-
-NOTHING_SHARED = SharedServices()
-shared_services: ContextVar[SharedServices] = ContextVar("shared_services", default=NOTHING_SHARED)
-"""What services that are made in this task share."""
+    name: str
+    options: Callable[[], TurnOptions]
+    open_stream: Callable[[C], Awaitable[Stream]]
+    conversion: Callable[[], Conversion]
+    output: Output
+    functions: Functions[C]
+    router: Router
+    observer: TurnObserver[C]
+    admission: Admission | None = None
+    recorder: TurnRecorder[C] | None = None
+    prices: Mapping[str, Price] = field(default_factory=dict[str, Price])
+    pace: Pace = field(default_factory=Pace)
+    make_reader: Callable[..., ReplyReader] = ReplyReader

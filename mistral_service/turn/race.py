@@ -1,7 +1,6 @@
-"""One request, or two of which the first to speak wins.
+"""One request, or two in parallel: the first to speak wins.
 
-The one part of this room with tasks in it: deciding when a second request goes out is
-`turn/hedge.py`'s.
+`turn/hedge.py` decides when the second one goes out.
 """
 
 import asyncio
@@ -83,7 +82,7 @@ async def first_to_speak(
     second: Callable[[], Request[T] | None],
     lost: Callable[[Exception], Awaitable[None]],
 ) -> Request[T]:
-    """Begin a request, and another beside it if it is late.
+    """Begin a request, and hedge it with another if it is late.
 
     Args:
         request: The request.
@@ -135,7 +134,7 @@ async def first_to_speak(
         try:
             await asyncio.gather(*others, return_exceptions=True)
         except BaseException:
-            left.append(won)  # interrupted by now: nobody takes it
+            left.append(won)  # interrupted by now: no one takes it
             raise
         finally:
             # Those that are still running close what they have opened.

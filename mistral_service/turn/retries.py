@@ -33,7 +33,7 @@ class Limits:
             got, to the last moment at which an attempt may still be waited for: then the turn
             ends in an error. A reply that keeps coming may take as long as it likes.
         thinking: The same, where the model thinks, or writes a call, all the while.
-        attempts: Requests that a turn may cost, a second one sent beside the first included.
+        attempts: Requests that a turn may cost, hedges included.
         whole: For all of what a method of `MistralClient` asks, its attempts together, also where
             the reply keeps coming; of a stream, only the time that its reader waits for it.
     """
@@ -65,7 +65,7 @@ class Handled:
     Parameters:
         done: `retried`: the same was asked again. `resumed`: the sentence that was cut goes on.
             `moved`: another model, or endpoint, was asked, going on where there was a sentence.
-            `outrun`: the second request, sent beside the one that failed, was already under way.
+            `outrun`: a hedge of the one that failed was already under way.
         attempt: The number of the request that this leads to, 2 for the first after a fault.
         delay: Seconds of the pause before it.
         model: The model that it asks.
@@ -86,7 +86,7 @@ class Attempts:
         began: When the turn began, on the clock of `now` everywhere below.
         jitter: A random number from 0 to 1.
         made: Requests sent so far, the one under way included.
-        hedges: Those of them that went out beside another.
+        hedges: Those of them that hedged another.
     """
 
     limits: Limits
@@ -115,7 +115,7 @@ class Attempts:
         return min(left, self.limits.first_token) if another else left
 
     def hedge(self) -> bool:
-        """Decide about a second request beside the one that is under way: one in a turn."""
+        """Decide about a hedge of the request that is under way: one in a turn."""
         if self.hedges or self.made >= self.limits.attempts:
             return False
         self.made += 1
@@ -148,7 +148,7 @@ class Attempts:
                 take what this one has refused.
 
         Returns:
-            When to try again; None to give up and tell the error.
+            When to try again; None to give up and report the error.
         """
         if silent_since is not None:
             self._until = max(self._until, silent_since + self.limits.turn)

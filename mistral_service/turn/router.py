@@ -33,7 +33,7 @@ class Needs:
 
 
 class Router:
-    """Chooses the route of each request, and takes note of what became of it.
+    """Chooses the route of each request, and records what became of it.
 
     Attributes:
         clients: The clients of the endpoints.
@@ -95,11 +95,11 @@ class Router:
         return catalogue.find(route.model) if catalogue is not None else None
 
     def learn(self, endpoint: int, catalogue: Catalogue) -> None:
-        """Take note of what an endpoint says of its models."""
+        """Record what an endpoint says of its models."""
         self._catalogues[endpoint] = catalogue
 
     def failed(self, route: Route, error: MistralError, needs: Needs) -> tuple[Route, bool]:
-        """Take note that a request failed, and choose where the next one of this task goes.
+        """Record that a request failed, and choose where the next one of this task goes.
 
         Returns:
             The next route, and whether it is another that has not failed too.
@@ -111,7 +111,7 @@ class Router:
         return chosen, chosen != route and not self._routes.rests(chosen, at)
 
     def answered(self, route: Route) -> None:
-        """Take note that a reply came."""
+        """Record that a reply came."""
         self._routes.answered(route)
         self._answered.add(route.endpoint)
 
@@ -137,10 +137,10 @@ class Router:
             for fallback, passing in errors:
                 if passing is not None and passing.retryable:
                     words = f"{fallback.model}: {passing.detail}; {own.model}: {first}"
-                    return passing.but(detail=words)
+                    return passing.with_detail(words)
         if route == own or first is None or first is error:
             return error
-        return first.but(detail="; ".join(filter(None, (first.detail, f"{route.model}: {error}"))))
+        return first.with_detail("; ".join(filter(None, (first.detail, f"{route.model}: {error}"))))
 
     def _choose(self, needs: Needs, but: Route | None) -> Route:
         return self._routes.choose(

@@ -84,7 +84,7 @@ class Routes:
         return now < max(health.until, self._shut_until.get(route.endpoint, 0.0))
 
     def failed(self, route: Route, error: MistralError, now: float) -> None:
-        """Take note that a request failed.
+        """Record that a request failed.
 
         Args:
             route: Where it went.
@@ -97,7 +97,7 @@ class Routes:
         elif error.reason is Reason.UNKNOWN_MODEL:
             self._rest(route, error, now + _LONG_REST)
         elif isinstance(error, HeldBack):
-            # It is known when there is room, and the model itself is well.
+            # It is known when a request may go out, and the model itself is well.
             health = self._of(route)
             health.error = error
             health.until = max(health.until, now + (error.retry_after or 0.0))
@@ -112,7 +112,7 @@ class Routes:
                 self._rest(route, error, now + self._next_rest(route))
 
     def answered(self, route: Route) -> None:
-        """Take note that a reply came: the route is as good as new."""
+        """Record that a reply came: what was known against the route is forgotten."""
         self._health.pop(route, None)
         self._shut_until.pop(route.endpoint, None)
 

@@ -10,7 +10,7 @@ from mistral_service.reply.calls import Plan
 from mistral_service.reply.speech import LAST_MOMENT_S, Sentences
 from mistral_service.turn.attempt import Attempt
 from mistral_service.turn.deadline import now
-from mistral_service.turn.parts import TurnParts
+from mistral_service.turn.ports import TurnPorts
 from mistral_service.turn.retries import Attempts, Handled
 from mistral_service.turn.silence import Silence
 from mistral_service.turn.state import AttemptResult, C, TurnState
@@ -24,18 +24,18 @@ _LIMITED = ("length", "model_length", "content_filter")
 class TurnRunner(Generic[C]):
     """Runs the turns of one service."""
 
-    def __init__(self, parts: TurnParts[C]) -> None:
+    def __init__(self, ports: TurnPorts[C]) -> None:
         """Run turns.
 
         Args:
-            parts: What they are made with.
+            ports: What they are made with.
         """
-        self._parts = parts
-        self._attempt = Attempt(parts)
-        self._router = parts.router
-        self._output = parts.output
-        self._functions = parts.functions
-        self._recorder = parts.recorder
+        self._ports = ports
+        self._attempt = Attempt(ports)
+        self._router = ports.router
+        self._output = ports.output
+        self._functions = ports.functions
+        self._recorder = ports.recorder
 
     async def run(self, conversation: C) -> AttemptResult | None:
         """Ask until there is speech or an action.
@@ -58,7 +58,7 @@ class TurnRunner(Generic[C]):
             turn.said = [resumed.spoken_so_far]
             self._go_on(turn)
         self._output.begin()
-        await self._parts.observer.on_begin()
+        await self._ports.observer.on_begin()
         complete = asked_again = False
         try:
             while True:
@@ -84,15 +84,15 @@ class TurnRunner(Generic[C]):
                 turn.conversation = turn.asked = _reminded(asked, plan, reply, "".join(turn.said))
         finally:
             self._output.end()
-            if self._parts.admission is not None:
-                self._parts.admission.release()
+            if self._ports.admission is not None:
+                self._ports.admission.release()
             if self._recorder is not None:
                 await self._recorder.end(complete=complete)
-            await self._parts.observer.on_end(turn)
+            await self._ports.observer.on_end(turn)
 
     def _begin(self, conversation: C) -> TurnState[C]:
         """A turn that begins now."""
-        options, began = self._parts.options(), now()
+        options, began = self._ports.options(), now()
         limits, within = options.limits, options.sentence_within
         spoken = self._output.has_voice and not math.isinf(within)
         # A voice gets its first sentence before the caller has waited too long.
@@ -105,7 +105,7 @@ class TurnRunner(Generic[C]):
         if not self._functions.begin(conversation, options):
             asked = conversation.without_functions()
             logger.warning(
-                f"{self._parts.name}: functions were called again and again, so the model has to "
+                f"{self._ports.name}: functions were called again and again, so the model has to "
                 "speak"
             )
         return TurnState(
@@ -164,9 +164,9 @@ class TurnRunner(Generic[C]):
             raise exception
         if error.reason is Reason.TIMEOUT and not turn.timed_out:
             turn.timed_out = True
-            await self._parts.observer.on_timeout()
+            await self._ports.observer.on_timeout()
         turn.correlation_id = error.correlation_id or turn.correlation_id
-        self._parts.pace.budget(error.budget, now())
+        self._ports.pace.budget(error.budget, now())
         failed, needs = turn.route, turn.conversation.needs
         turn.route, moved = self._router.failed(failed, error, needs)
         done = self._go_on(turn)

@@ -45,7 +45,7 @@ class Silence:
         self._words = self._work = 0
 
     def watch(self, reader: ReplyReader, at: float) -> bool:
-        """Take note of how far a reply has come.
+        """Record how far a reply has come.
 
         Args:
             reader: What reads it.

@@ -1,4 +1,4 @@
-"""The key and the address: where they come from, and what is wrong with them if they are."""
+"""The API key and the base URL: where they come from, and whether they are valid."""
 
 import os
 import re
@@ -10,23 +10,22 @@ from openai import Omit
 from openai._types import NotGiven
 
 DEFAULT_BASE_URL = "https://api.mistral.ai/v1"
-"""Where Mistral's API is."""
-
+"""The address of Mistral's API."""
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LONG = 16
 
 
 def key_for(owner: str, api_key: str | None, name: str = "api_key") -> str:
-    """The key that is used.
+    """The API key.
 
     Args:
-        owner: Who needs it, for the error.
+        owner: The class that needs it, for the error.
         api_key: The key that was given; without one, the environment variable `MISTRAL_API_KEY`.
         name: The name of the argument, for the error.
 
     Raises:
-        ValueError: If there is none, or it has characters that no key has. It is not quoted.
+        ValueError: If there is none, or it has invalid characters. It is not quoted.
     """
     key = _stripped(owner, name, api_key) or _stripped(
         owner, "api_key", os.environ.get("MISTRAL_API_KEY")
@@ -40,18 +39,18 @@ def key_for(owner: str, api_key: str | None, name: str = "api_key") -> str:
 
 
 def check_key(owner: str, name: str, key: str | None) -> str | None:
-    """Refuse what cannot be a key.
+    """Validate an API key.
 
     Args:
-        owner: Who needs it, for the error.
+        owner: The class that needs it, for the error.
         name: The name of the argument, for the error.
-        key: The key; None and "" are none, and pass.
+        key: The key; None and "" mean no key, and are valid.
 
     Returns:
-        The key without blanks around it; None if there is none.
+        The stripped key; None if there is none.
 
     Raises:
-        ValueError: If it has characters that no key has. It is not quoted.
+        ValueError: If it has invalid characters. It is not quoted.
     """
     return _stripped(owner, name, key) or None
 
@@ -63,19 +62,19 @@ def _stripped(owner: str, name: str, key: object) -> str:
     if not text.isascii() or not text.isprintable() or set(text) & set(" \"'`"):
         raise ValueError(
             f"{owner}({name}=…): the key of {owner} has characters that no key has: allowed are "
-            "letters, digits and signs of ASCII, without blanks, line breaks and quotes. So copy "
-            "it again."
+            "ASCII letters, digits and symbols, without blanks, line breaks and quotes. Copy it "
+            "again."
         )
     return text
 
 
 def address_for(owner: str, base_url: str | None) -> str:
-    """The address that is asked.
+    """The base URL of the endpoint.
 
     Args:
-        owner: Who asks, for the error.
-        base_url: The address that was given. Where it is None or the default, the environment
-            variable `MISTRAL_BASE_URL`, if set, takes its place.
+        owner: The class that needs it, for the error.
+        base_url: The address that was given. If it is None or the default, the environment variable
+            `MISTRAL_BASE_URL`, if set, replaces it.
 
     Raises:
         ValueError: If it is no http(s) address.
@@ -92,19 +91,20 @@ def connections_for(
     fallback: tuple[str | None, str | None],
     options: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Check the keys and addresses of a service.
+    """Validate the keys and addresses of a service.
 
     Args:
-        owner: Whose they are, for the error.
-        own: The key and the address.
-        fallback: Those of the fallbacks; their key defaults to the own one.
-        options: Further arguments of both clients, `default_headers` among them.
+        owner: The class that needs them, for the error.
+        own: The key and the address of the primary endpoint.
+        fallback: Those of the fallback endpoint; its key defaults to the primary one.
+        options: Further arguments of both clients, such as `default_headers`.
 
     Returns:
-        The arguments of the own client, and those of the fallbacks'; None without an address.
+        The arguments of the primary client, and those of the fallback client; None without an
+        address.
 
     Raises:
-        ValueError: If there is no key, or one of them cannot be one.
+        ValueError: If there is no key, or a key, address or header is invalid.
     """
     key = key_for(owner, own[0])
     connection = {**options, "api_key": key, "base_url": address_for(owner, own[1])}
@@ -116,28 +116,28 @@ def connections_for(
 
 
 def check_address(owner: str, name: str, url: str | None) -> None:
-    """Refuse what is no http(s) address.
+    """Validate an address.
 
     Args:
-        owner: Who asks, for the error.
+        owner: The class that needs it, for the error.
         name: The name of the argument, for the error.
-        url: The address; None and "" are none, and pass.
+        url: The address; None and "" mean no address, and are valid.
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If it is no http(s) address.
     """
     if url and not _is_address(str(url)):
         raise ValueError(
-            f"{owner}({name}={shown(str(url))!r}) is not an address: it must begin with http:// or "
-            f"https://, and name a host, like {DEFAULT_BASE_URL}."
+            f"{owner}({name}={redacted_url(str(url))!r}) is not an address: it must begin with "
+            f"http:// or https://, and name a host, like {DEFAULT_BASE_URL}."
         )
 
 
-def shown(url: str) -> str:
-    """An address without what may be secret in it: user and password, and the query.
+def redacted_url(url: str) -> str:
+    """An address without its possible secrets: user, password and query.
 
     Args:
-        url: The address, or what was given for one.
+        url: The address, or what was given as one.
     """
     scheme, mark, rest = url.partition("://")
     if not mark or not scheme.isalnum():  # a password may have any character
@@ -146,7 +146,7 @@ def shown(url: str) -> str:
         rest = "…@" + rest.rpartition("@")[2]
     bare, query, _ = rest.partition("?") if "?" in rest else rest.partition("#")
     if not mark and len(bare) >= _LONG and not set(bare) & set("./:"):
-        return "…"  # a key in the wrong place
+        return "…"  # probably a key, given as the address
     return f"{scheme}{mark}{bare}{query and query + '…'}"
 
 
@@ -156,35 +156,35 @@ def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port, or an address of IPv6, that is none
+    except ValueError:  # an invalid port or IPv6 address
         return False
 
 
 def check_headers(
     owner: str, headers: Mapping[str, Any] | None, name: str = "default_headers"
 ) -> None:
-    """See whether headers can be sent.
+    """Validate headers.
 
     Args:
-        owner: Who sends them, for the error.
-        headers: The headers. Their values are not quoted: a gateway's key may be one.
+        owner: The class that sends them, for the error.
+        headers: The headers. Their values are not quoted, since they may contain a gateway's key.
         name: The name of the argument, for the error.
 
     Raises:
-        ValueError: If a name or a value has characters that no header may have.
+        ValueError: If a name or a value has characters that are not allowed in headers.
     """
     if (header := bad_header(headers or {})) is not None:
         raise ValueError(
-            f"{owner}({name}=…): the header {header!r} may have ASCII characters only, and no line "
-            "breaks; its name letters, digits and hyphens, its value any text."
+            f"{owner}({name}=…): the header {header!r} is not valid: a name has ASCII letters, "
+            "digits and hyphens, a value ASCII characters without line breaks."
         )
 
 
 def bad_header(headers: Mapping[str, Any]) -> str | None:
-    """The name of the first header that cannot be sent; None if all can.
+    """The name of the first invalid header; None if all are valid.
 
     Args:
-        headers: The headers; a value of the OpenAI client's that means "not given" passes.
+        headers: The headers; the OpenAI client's values for "not given" are valid.
     """
     for name, value in headers.items():
         if not isinstance(cast("object", name), str) or not _HEADER_NAME.fullmatch(name):

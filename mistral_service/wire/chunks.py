@@ -1,9 +1,8 @@
-"""A payload of the stream to a typed chunk.
+"""Parses a payload of the stream into a typed chunk.
 
-A chunk is read as what it is on the wire, not as what the schema says: keys that are unknown are
-ignored at every level, keys that are missing have a default, and a value of the wrong type counts
-as missing. What cannot be read at all is a `MistralError`, as is an error that the server sends in
-mid-stream.
+Parsing is tolerant: unknown keys are ignored at every level, missing keys have a default, and a
+value of the wrong type counts as missing. A payload that cannot be parsed at all is a
+`MistralError`, and so is an error that the server sends in mid-stream.
 """
 
 import json
@@ -16,12 +15,13 @@ from mistral_service.wire.error_body import is_error, is_there
 from mistral_service.wire.errors import MAX_NAME, MistralError, printable
 from mistral_service.wire.messages import Place, joined, place_of
 from mistral_service.wire.numbers import tokens
+from mistral_service.wire.trees import list_of, object_of
 
 _DONE = b"[DONE]"
 
 _REASONING = ("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_details")
 _WORDS = ("text", "content", "thinking", "summary", "reasoning")
-_SEALED = ("data", "encrypted_content")
+_ENCRYPTED = ("data", "encrypted_content")
 
 Part = Mapping[str, Any]
 """One part of a content list: `{"type": "text", "text": …}`, `{"type": "thinking", …}`, …."""
@@ -32,7 +32,7 @@ class ToolCallDelta:
     """A piece of a function call, or a whole one.
 
     Parameters:
-        index: Which call of the reply this belongs to; None where the server does not say.
+        index: The index of the call in the reply; None if the server sends none.
         id: The call's id; None where it is missing, empty or the string "null".
         name: The function's name, or a piece of it; empty in later pieces.
         arguments: A piece of the arguments' JSON text.
@@ -68,7 +68,7 @@ class Usage:
 
     @classmethod
     def total(cls, usages: Sequence["Usage"]) -> "Usage":
-        """The tokens of several replies together; what none of them reported stays None."""
+        """The sum of the tokens of several replies; a field that no reply has reported is None."""
 
         def reported(name: str) -> int | None:
             values = [getattr(usage, name) for usage in usages]
@@ -92,15 +92,15 @@ class Chunk:
 
     Parameters:
         model: The name of the model that answers; empty if not given.
-        text: What the chunk says, where its content is a string.
-        parts: What the chunk says, where its content is a list of parts.
-        thought: Reasoning that stands beside the content, as other servers than Mistral's send it.
-        hidden_thought: Whether there is encrypted reasoning beside the content.
+        text: The content, if it is a string.
+        parts: The content, if it is a list of parts.
+        thought: Reasoning in a field next to the content, as servers other than Mistral's send it.
+        hidden_thought: Whether there is encrypted reasoning next to the content.
         tool_calls: The pieces of function calls in it.
         finish_reason: Why the reply ends: `stop`, `length`, `error`, `tool_calls`, or another
-            word; what is no word stands as its JSON text. None while the reply goes on.
+            string; any other value as its JSON text. None while the reply continues.
         usage: The tokens, usually in the last chunk.
-        place: Which message of the reply this belongs to; None where the chunk does not say.
+        place: The message of the reply to which this belongs; None if the chunk does not say.
     """
 
     model: str = ""
@@ -115,14 +115,14 @@ class Chunk:
 
 
 def read_payloads(payloads: list[bytes]) -> tuple[list[Chunk], bool, MistralError | None]:
-    """Read the payloads of some events, up to the end of the reply or a fault.
+    """Parse the payloads of some events, up to the end of the reply or an error.
 
     Args:
         payloads: JSON text, or `[DONE]`.
 
     Returns:
-        The chunks; whether the reply is said to be done; and what went wrong, if anything did
-        before the reply had come to a good end.
+        The chunks; whether `[DONE]` came; and the error, if there was one before the reply had
+        ended.
     """
     chunks: list[Chunk] = []
     for payload in payloads:
@@ -139,12 +139,12 @@ def read_payloads(payloads: list[bytes]) -> tuple[list[Chunk], bool, MistralErro
 
 
 def end_of(chunks: Iterable[Chunk]) -> str | None:
-    """Why the reply ends with these chunks; None while it goes on."""
+    """The `finish_reason` in some chunks; None while the reply continues."""
     return next((chunk.finish_reason for chunk in chunks if chunk.finish_reason), None)
 
 
 def parse_chunk(payload: bytes | str) -> Chunk:
-    """Read the payload of one event.
+    """Parse the payload of one event.
 
     Args:
         payload: JSON text, UTF-8 if bytes.
@@ -153,19 +153,19 @@ def parse_chunk(payload: bytes | str) -> Chunk:
         The chunk.
 
     Raises:
-        MistralError: If the payload is not a JSON object, or says that there was an error.
+        MistralError: If the payload is not a JSON object, or contains an error.
     """
-    return _sound(*read_payload(payload))
+    return _chunk_or_raise(*read_payload(payload))
 
 
 def read_payload(payload: bytes | str) -> tuple[Chunk | None, MistralError | None]:
-    """Read the payload of one event, of which some may be a chunk although it tells an error.
+    """Parse the payload of one event, which may be a chunk that also contains an error.
 
     Args:
         payload: JSON text, UTF-8 if bytes.
 
     Returns:
-        The chunk, and what went wrong; one of them may be None.
+        The chunk and the error; one of them may be None.
     """
     try:
         data = decode(payload, MAX_EVENT_VALUES)
@@ -178,7 +178,7 @@ def read_payload(payload: bytes | str) -> tuple[Chunk | None, MistralError | Non
 
 
 def chunk_from_mapping(data: Mapping[str, Any]) -> Chunk:
-    """Read one chunk that is already decoded from JSON.
+    """Parse one chunk that is already decoded from JSON.
 
     Args:
         data: The chunk's JSON object.
@@ -187,41 +187,41 @@ def chunk_from_mapping(data: Mapping[str, Any]) -> Chunk:
         The chunk.
 
     Raises:
-        MistralError: If the object is an error, or has one in it.
+        MistralError: If the object is an error, or contains one.
     """
-    return _sound(*read_mapping(data))
+    return _chunk_or_raise(*read_mapping(data))
 
 
 def read_mapping(data: Mapping[str, Any]) -> tuple[Chunk | None, MistralError | None]:
-    """As `read_payload`, of what is already decoded from JSON.
+    """As `read_payload`, for a payload that is already decoded from JSON.
 
     Args:
         data: The JSON object.
 
     Returns:
-        The chunk, and what went wrong; one of them may be None.
+        The chunk and the error; one of them may be None.
     """
-    choices = _list(data.get("choices"))
+    choices = list_of(data.get("choices"))
     usage = _usage(data["usage"]) if data.get("usage") else None
-    choice = _mapping(choices[0]) if choices else {}
-    # A whole (not streamed) reply has the same shape under another key.
-    delta = _mapping(choice.get("delta") or choice.get("message"))
+    choice = object_of(choices[0]) if choices else {}
+    # A reply that is not streamed has the same shape under another key.
+    delta = object_of(choice.get("delta") or choice.get("message"))
     if not delta and choice.get("messages"):
-        delta = joined(_list(choice["messages"]))
-    error, within = data.get("error"), choice.get("error") or delta.get("error")
+        delta = joined(list_of(choice["messages"]))
+    error, inner = data.get("error"), choice.get("error") or delta.get("error")
     failure: Mapping[str, Any] | None = None
-    # It counts whatever else stands there, and however the reply is said to have finished.
+    # An error counts whatever else is there, and whatever the `finish_reason` is.
     if (error and is_there(error)) or (not choices and usage is None and is_error(data)):
         failure = data
-    elif within and is_there(within):
-        failure = {"error": within}
+    elif inner and is_there(inner):
+        failure = {"error": inner}
     if failure is None:
         return _chunk(data, choice, delta, usage), None
     chunk = _chunk(data, choice, delta, usage) if choices or usage else None
     return chunk, MistralError.from_stream(failure)
 
 
-def _sound(chunk: Chunk | None, error: MistralError | None) -> Chunk:
+def _chunk_or_raise(chunk: Chunk | None, error: MistralError | None) -> Chunk:
     if error is not None:
         raise error
     return chunk or Chunk()
@@ -239,7 +239,7 @@ def _chunk(
     content = delta.get("content")
     calls = delta.get("tool_calls")
     if not calls and delta.get("function_call"):
-        # The older form of one call, which ends with the reason `function_call`.
+        # The legacy form of one call, with the finish reason `function_call`.
         calls = [{"index": 0, "function": delta["function_call"]}]
     finish_reason = choice.get("finish_reason")
     if finish_reason is not None and not isinstance(finish_reason, str):
@@ -254,7 +254,7 @@ def _chunk(
         parts=() if isinstance(content, str) else tuple(_parts(content)),
         thought=thought,
         hidden_thought=hidden,
-        tool_calls=tuple(_tool_call(_mapping(call)) for call in _list(calls) if call)
+        tool_calls=tuple(_tool_call(object_of(call)) for call in list_of(calls) if call)
         if calls
         else (),
         finish_reason=finish_reason or None,
@@ -264,7 +264,7 @@ def _chunk(
 
 
 def _parts(content: object) -> Iterable[Part]:
-    for part in _list(content):
+    for part in list_of(content):
         if isinstance(part, str):
             yield {"type": "text", "text": part}
         elif isinstance(part, dict):
@@ -272,7 +272,7 @@ def _parts(content: object) -> Iterable[Part]:
 
 
 def _thought(delta: Mapping[str, Any]) -> tuple[str, bool]:
-    """Reasoning beside the content, under one of its names; and whether it cannot be read."""
+    """Reasoning next to the content, under one of its names; and whether it is encrypted."""
     hidden = False
     for name in _REASONING:
         value = delta.get(name)
@@ -285,11 +285,11 @@ def _thought(delta: Mapping[str, Any]) -> tuple[str, bool]:
 
 
 def thought_of(value: object, depth: int = 4) -> str:
-    """The words of reasoning: a string, an object that holds them, or a list of such.
+    """The text of reasoning: a string, an object that contains it, or a list of such.
 
     Args:
         value: The reasoning.
-        depth: How many levels there may be.
+        depth: The maximum number of levels.
     """
     if isinstance(value, str):
         return value
@@ -297,14 +297,14 @@ def thought_of(value: object, depth: int = 4) -> str:
         return ""
     if isinstance(value, list):
         return "".join(thought_of(item, depth - 1) for item in cast("list[object]", value))
-    held = _mapping(value)
+    held = object_of(value)
     found = (thought_of(held[key], depth - 1) for key in _WORDS if held.get(key))
     return next(filter(None, found), "")
 
 
 def cites(part: Part) -> bool:
-    """Whether a thought points at sources, or at what a tool has found."""
-    held = map(_mapping, _list(part.get("thinking")))
+    """Whether a thought has references, to sources or to results of a tool."""
+    held = map(object_of, list_of(part.get("thinking")))
     return any(item.get("type") in ("reference", "tool_reference") for item in held)
 
 
@@ -315,13 +315,13 @@ def is_encrypted(value: object) -> bool:
         value: An object, or a list of them.
     """
     if isinstance(value, list):
-        return any(is_encrypted(item) for item in map(_mapping, cast("list[object]", value)))
-    held = _mapping(value)
-    return any(isinstance(held.get(key), str) and bool(held[key]) for key in _SEALED)
+        return any(is_encrypted(item) for item in map(object_of, cast("list[object]", value)))
+    held = object_of(value)
+    return any(isinstance(held.get(key), str) and bool(held[key]) for key in _ENCRYPTED)
 
 
 def _tool_call(call: Mapping[str, Any]) -> ToolCallDelta:
-    function = _mapping(call.get("function"))
+    function = object_of(call.get("function"))
     index = call.get("index")
     call_id = call.get("id")
     arguments = function.get("arguments")
@@ -339,13 +339,13 @@ def _tool_call(call: Mapping[str, Any]) -> ToolCallDelta:
 
 
 def _usage(value: object) -> Usage | None:
-    usage = _mapping(value)
+    usage = object_of(value)
     if not usage:
         return None
     # Cached tokens have had three spellings.
-    details = _mapping(usage.get("prompt_tokens_details") or usage.get("prompt_token_details"))
+    details = object_of(usage.get("prompt_tokens_details") or usage.get("prompt_token_details"))
     cached = details.get("cached_tokens", usage.get("num_cached_tokens"))
-    reasoning = _mapping(usage.get("completion_tokens_details")).get("reasoning_tokens")
+    reasoning = object_of(usage.get("completion_tokens_details")).get("reasoning_tokens")
     prompt = tokens(usage.get("prompt_tokens")) or 0
     completion = tokens(usage.get("completion_tokens")) or 0
     return Usage(
@@ -365,15 +365,6 @@ def _as_json(value: object) -> str:
         return json.dumps(value, ensure_ascii=False)
     except (RecursionError, ValueError):
         return ""
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    # What JSON makes of an object is a dict: asking for a Mapping would take ten times as long.
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
-def _list(value: object) -> list[Any]:
-    return cast("list[Any]", value) if isinstance(value, list) else []
 
 
 def _str(value: object) -> str:

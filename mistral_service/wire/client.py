@@ -1,8 +1,8 @@
-"""The shell that talks HTTP: opens a streamed reply and reads it, or fetches a whole one.
+"""The HTTP layer: opens a streamed reply and reads it, or fetches a whole one.
 
 The connection, the key and the headers are the OpenAI client's, so that what a user sets there
-(proxies, certificates, default headers) holds. What travels over it is ours: the body as Mistral's
-closed schema wants it, and the bytes of the stream.
+(proxies, certificates, default headers) applies. The body, in Mistral's closed schema, and the
+decoding of the stream are ours.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ from mistral_service.wire.chunks import (
     read_mapping,
     read_payloads,
 )
+from mistral_service.wire.decompression import ACCEPTED
 from mistral_service.wire.encoding import MAX_VALUES, MAX_VECTOR_VALUES, decode, encode
 from mistral_service.wire.endpoint import endpoint_of
 from mistral_service.wire.error_body import is_there
@@ -41,22 +42,21 @@ from mistral_service.wire.models import Catalogue
 from mistral_service.wire.request import request_body
 from mistral_service.wire.secrets import remember
 from mistral_service.wire.sse import EventTooLong, SSEDecoder
-from mistral_service.wire.unpacking import ACCEPTED
 
 CHAT = "/chat/completions"
-"""Where chat completions are asked for."""
+"""The path of chat completions."""
 
 WHOLE_REPLY_S = 120.0
-"""Seconds to wait for a reply that is not streamed: what Pipecat gives a summary."""
+"""Seconds to wait for a reply that is not streamed: Pipecat's limit for a summary."""
 
 _VECTORS = "/embeddings"
 
 _UNSET = (NotGiven, Omit)
 _DRAIN_SECONDS = 0.1
-_DRAIN_SECONDS_IN_ALL = 0.5
+_MAX_DRAIN_SECONDS = 0.5
 
-# Settings of which it was told that a gateway drops them: once is enough.
-_told: set[str] = set()
+# Settings that a gateway drops, of which the log has a warning already.
+_warned: set[str] = set()
 
 
 async def open_reply(
@@ -70,16 +70,16 @@ async def open_reply(
 
     Args:
         client: The client whose connections and key are used.
-        params: Parameters of the chat completion, under OpenAI's or Mistral's names; the client's
-            own options (`extra_headers`, `timeout`, …) are understood.
-        connect: Seconds to a connection; by default the client's own limit.
+        params: Parameters of the chat completion, under OpenAI's or Mistral's names, and the
+            client's own options (`extra_headers`, `timeout`, …).
+        connect: Seconds to establish a connection; by default the client's own limit.
         path: The endpoint, one that streams chunks.
 
     Returns:
         The stream, not yet read. Read it with `read_chunks`, and close it.
 
     Raises:
-        openai.APIError: If the request is refused or nobody answers.
+        openai.APIError: If the request is refused, or no answer comes.
     """
 
     async def post(body: dict[str, Any]) -> AsyncStream[ChatCompletionChunk]:
@@ -112,7 +112,7 @@ async def read_chunks(
             `get_chat_completions`, an iterator of the OpenAI client's chunks.
 
     Yields:
-        The chunks of each read, at least one, until the stream says that it is done, or ends.
+        The chunks of each read, at least one, until `[DONE]` or the end of the stream.
 
     Raises:
         MistralError: If something in the stream is no chunk.
@@ -127,25 +127,25 @@ async def read_chunks(
                 raise fault
         return
 
-    decoder, opening, began = SSEDecoder(), bytearray(), False
+    decoder, body, began = SSEDecoder(), bytearray(), False
     end: str | None = None
-    # Unpacked already (`bound_replies`), so it need not pass through the client's layers.
+    # Decompressed already (`bound_replies`), so it need not pass through the client's layers.
     reads = aiter(cast("AsyncIterable[bytes]", stream.response.stream))
     try:
         async for data in reads:
-            if not began and len(opening) < MAX_REFUSAL_BYTES:
-                opening += data
+            if not began and len(body) < MAX_REFUSAL_BYTES:
+                body += data
             chunks, done, fault = read_payloads(decoder.feed(data))
             if chunks:
                 began, end = True, end_of(chunks)
                 yield chunks
             if fault is not None:
-                raise fault if began else await _in_its_place(fault, opening, reads)
+                raise fault if began else await _error_in_body(fault, body, reads)
             if not done and not end:
                 continue
             async for data in _rest(reads):
-                # The tokens may be reported after the end, and what broke a reply that says that it
-                # is broken; for any other fault it is too late.
+                # After the end may come the tokens, and the error object of a reply that ended with
+                # `error`; any other error is too late to matter.
                 chunks, done, fault = read_payloads([] if done else decoder.feed(data))
                 if chunks:
                     yield chunks
@@ -161,32 +161,31 @@ async def read_chunks(
     if fault is None and not end and not done:
         fault = MistralError(Reason.STREAM, "it stopped before its end")
     if fault is not None:
-        raise fault if began else await _in_its_place(fault, opening, reads)
+        raise fault if began else await _error_in_body(fault, body, reads)
 
 
-async def _in_its_place(
-    fault: MistralError, opening: bytearray, reads: AsyncIterator[bytes]
+async def _error_in_body(
+    fault: MistralError, body: bytearray, reads: AsyncIterator[bytes]
 ) -> MistralError:
-    """What an answer says that is no stream: a proxy's page, or an error in several lines."""
-    if fault.reason is not Reason.STREAM or not opening.lstrip().startswith((b"{", b"[", b"<")):
+    """The error in a body that is no stream: a proxy's page, or JSON in several lines."""
+    if fault.reason is not Reason.STREAM or not body.lstrip().startswith((b"{", b"[", b"<")):
         return fault
     async for data in _rest(reads):
-        opening += data
-        if len(opening) > MAX_REFUSAL_BYTES:
+        body += data
+        if len(body) > MAX_REFUSAL_BYTES:
             break
-    said = MistralError.from_stream(bytes(opening))
-    return fault if said.reason is Reason.STREAM and said.detail[:1] in "{[" else said
+    error = MistralError.from_stream(bytes(body))
+    return fault if error.reason is Reason.STREAM and error.detail[:1] in "{[" else error
 
 
 async def _rest(reads: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-    """What follows the end of a reply, read so that the connection can serve the next turn.
+    """Drain a body after the end of the reply, so that the connection can be reused.
 
-    That is the end mark of the body, which comes with the last event or right after it. A server
-    that keeps the body open, goes on, or breaks it off, costs one connection rather than the
-    caller's time.
+    The end of the body comes with the last event or right after it. A server that keeps the body
+    open, sends more, or aborts it, costs one connection rather than the caller's time.
     """
     loop = asyncio.get_running_loop()
-    until = loop.time() + _DRAIN_SECONDS_IN_ALL
+    until = loop.time() + _MAX_DRAIN_SECONDS
     with contextlib.suppress(Exception):
         while loop.time() < until:
             async with asyncio.timeout_at(min(until, loop.time() + _DRAIN_SECONDS)):
@@ -208,7 +207,7 @@ async def fetch_reply(
         The reply, as one chunk.
 
     Raises:
-        openai.APIError: If the request is refused, or nobody answers within `WHOLE_REPLY_S`.
+        openai.APIError: If the request is refused, or no answer comes within `WHOLE_REPLY_S`.
         MistralError: If the answer is no chat completion.
     """
     reply = await fetch_object(
@@ -216,7 +215,7 @@ async def fetch_reply(
     )
     chunk = chunk_from_mapping(reply)
     if not reply.get("choices"):
-        raise MistralError(Reason.SERVER, "what it answered is no chat completion")
+        raise MistralError(Reason.SERVER, "its answer is no chat completion")
     return chunk
 
 
@@ -235,13 +234,13 @@ async def fetch_object(
         path: The endpoint.
         params: As for `open_reply`.
         connect: As for `open_reply`.
-        read: Seconds to wait for the answer, where the client's own limit was not chosen.
+        read: Seconds to wait for the answer, unless the client's own limit was set.
 
     Returns:
         The object.
 
     Raises:
-        openai.APIError: If the request is refused or nobody answers.
+        openai.APIError: If the request is refused, or no answer comes.
         MistralError: If the answer is no JSON object.
     """
 
@@ -257,10 +256,10 @@ async def fetch_object(
     try:
         vectors = path.endswith(_VECTORS)
         body = decode(response.content, MAX_VECTOR_VALUES if vectors else MAX_VALUES)
-    except ValueError:  # what says that it is JSON, and is none
+    except ValueError:  # invalid JSON
         body = None
     if not isinstance(body, dict):
-        raise MistralError(Reason.SERVER, "what it answered is no JSON object")
+        raise MistralError(Reason.SERVER, "its answer is no JSON object")
     answer = cast("dict[str, Any]", body)
     if answer.get("object") == "error" or is_there(answer.get("error")):
         raise MistralError.from_stream(answer)
@@ -268,38 +267,40 @@ async def fetch_object(
 
 
 async def fetch_models(client: AsyncOpenAI, seconds: float) -> Catalogue:
-    """Ask which models there are, and what they can do.
+    """Fetch the list of models with their capabilities.
 
     Args:
         client: The client whose connections and key are used.
-        seconds: How long to wait.
+        seconds: The time limit.
 
     Returns:
         The catalogue; empty if the answer is no list of models.
 
     Raises:
-        openai.APIError: If the request is refused or nobody answers.
+        openai.APIError: If the request is refused, or no answer comes.
         TimeoutError: If the answer takes longer.
     """
     async with asyncio.timeout(seconds):
-        response = await client.get("/models", options=_always(client), cast_to=httpx.Response)
+        response = await client.get(
+            "/models", options=_common_options(client), cast_to=httpx.Response
+        )
     try:
         catalogue = Catalogue.from_reply(decode(response.content))
-    except ValueError:  # what says that it is JSON, and is none
+    except ValueError:  # invalid JSON
         catalogue = Catalogue()
     endpoint_of(client).recognise(catalogue, response.headers)
     return catalogue
 
 
 def _encoded(client: AsyncOpenAI, path: str, body: dict[str, Any]) -> bytes:
-    """A body as the server takes it, or as a gateway passes it on."""
+    """The body as JSON, in the form that the server, or a gateway in front of it, takes."""
     if portkey.is_between(client.default_headers, str(client.base_url)):
         body, lost = portkey.as_it_passes(body, path)
-        new = [name for name in lost if name not in _told]
+        new = [name for name in lost if name not in _warned]
         if new:
-            _told.update(new)
+            _warned.update(new)
             logger.warning(
-                f"Portkey's gateway does not pass on {', '.join(new)}: where Mistral should have "
+                f"Portkey's gateway does not pass on {', '.join(new)}: if Mistral should receive "
                 "it, set base_url to the gateway's …/v1/proxy, which passes on everything."
             )
     return encode(body)
@@ -314,7 +315,7 @@ def _options(
     read: float | None = None,
 ) -> Any:
     """The client's own options, in the form that its `post` takes."""
-    options = _always(client)
+    options = _common_options(client)
     remember(client, params)
     options["headers"] |= {
         "Content-Type": "application/json",
@@ -328,7 +329,7 @@ def _options(
         limits = Timeout(client.timeout)
         options["timeout"] = Timeout(
             connect=connect if limits.connect is None else min(connect, limits.connect),
-            # A stream is watched by who reads it; ten minutes mean that nobody has chosen.
+            # The reader of a stream has its own deadlines; the default of ten minutes is no choice.
             read=read if client.timeout == DEFAULT_TIMEOUT and (stream or read) else limits.read,
             write=limits.write,
             pool=limits.pool,
@@ -336,14 +337,14 @@ def _options(
     return options
 
 
-def _always(client: AsyncOpenAI) -> Any:
+def _common_options(client: AsyncOpenAI) -> Any:
     """The options of every request."""
-    # Also where a subclass has made the client.
+    # Also for a client that a subclass has created.
     bound_replies(getattr(client, "_client", None))
     return {
-        # Whether to try again is decided in one place (`turn/retries.py`), and not here.
+        # Retries are decided in one place (`turn/retries.py`).
         "max_retries": 0,
-        # No other host gets the caller's words: an address that has moved is an error.
+        # No other host gets the conversation: a redirect is an error.
         "follow_redirects": False,
         "headers": {"Accept-Encoding": ACCEPTED},
     }

@@ -1,7 +1,7 @@
-"""JSON, both ways: the one encoder and the one decoder of the wire.
+"""The JSON encoder and decoder of the wire.
 
-Pydantic's are written in Rust and come with it: three to five times as fast as the standard
-library's, which takes over where they are too strict.
+Pydantic's are written in Rust: three to five times as fast as the standard library's, which is the
+fallback where they are too strict.
 """
 
 import json
@@ -10,33 +10,32 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 MAX_VALUES = 250_000
-"""Values that a reply may have, so that little text becomes neither much memory nor much work. Each
-comma of a text counts, also within a string; a long reply has some thousand."""
+"""Values that a reply may have, so that a small body takes neither much memory nor much CPU time.
+Each comma counts, also within a string; a long reply has some thousand."""
 
 MAX_EVENT_VALUES = 25_000
 """Values that one event of a stream may have, or the arguments of all calls of a reply, counted the
-same way. To read as many takes some ten milliseconds at most."""
+same way. Parsing them takes about ten milliseconds at most."""
 
 MAX_VECTOR_VALUES = 2_000_000
 """Values that a reply of vectors may have: 512 vectors of 3,072 numbers are 1.6 million."""
 
 _SMALL = 8 * 1024
-"""Bytes up to which they are not counted."""
+"""Bytes up to which values are not counted."""
 
 
 def encode(body: dict[str, Any]) -> bytes:
-    """Write a body as UTF-8.
+    """Encode a body as UTF-8.
 
     Args:
         body: The body.
 
     Returns:
-        Its JSON. A lone surrogate, which cannot be written as UTF-8, becomes "?": a broken
-        transcript may hold one, and would fail its turn and, standing in the history, every later
-        one.
+        Its JSON. A lone surrogate, which UTF-8 cannot encode, becomes "?": a broken transcript may
+        contain one, which would fail its turn and, since it is in the history, every later one.
 
     Raises:
-        TypeError: If something in it has no form in JSON.
+        TypeError: If JSON cannot represent something in it.
     """
     try:
         return to_json(body)
@@ -45,14 +44,14 @@ def encode(body: dict[str, Any]) -> bytes:
 
 
 def decode(payload: bytes | str, most: int = MAX_VALUES) -> Any:
-    """Read a payload.
+    """Decode a payload.
 
     Args:
         payload: JSON text, UTF-8 if bytes.
-        most: Values that it may have.
+        most: The maximum number of values.
 
     Returns:
-        What it says.
+        The decoded value.
 
     Raises:
         ValueError: If it is no JSON, is nested too deeply, or has more than `most` values.
@@ -61,17 +60,22 @@ def decode(payload: bytes | str, most: int = MAX_VALUES) -> Any:
         raise ValueError(f"the JSON has more than {most} values")
     try:
         return from_json(payload)
-    except ValueError:
+    except (ValueError, TypeError):  # the latter for a lone surrogate
         pass
     try:
-        # It takes what some servers send: half of a character whose other half comes next.
+        # It accepts what some servers send: one half of a surrogate pair, split across chunks.
         return json.loads(payload)
     except (RecursionError, MemoryError) as e:
         raise ValueError(f"the JSON is too deep or too large: {type(e).__name__}") from None
 
 
+def join_surrogates(text: str) -> str:
+    """Join the surrogate pairs of a text, and replace lone ones, which UTF-8 cannot encode."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def values_in(payload: bytes | str) -> int:
-    """At least as many values as a text in JSON has: commas and brackets, also within strings.
+    """An upper bound of the values in a JSON text: its commas and brackets, also within strings.
 
     Args:
         payload: JSON text.

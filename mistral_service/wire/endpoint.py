@@ -1,8 +1,8 @@
-"""What this process knows of each address that it asks: which server it is, and what it takes.
+"""What this process knows of each endpoint: which server it is, and what the server accepts.
 
 A server is recognised by its address, its list of models and its headers, or it is set. What it
-refuses is learned per model: behind one gateway stand many servers. A lesson counts once a request
-that follows it has been accepted.
+refuses is learned for each model, since a gateway may have several servers behind it. It is stored
+once a request in the new form has been accepted.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,20 +17,20 @@ from mistral_service.wire.faults import place_of
 from mistral_service.wire.models import Catalogue
 from mistral_service.wire.servers import (
     Server,
+    adapt_body,
     by_address,
     by_headers,
     by_models,
-    difference,
-    fitted,
+    describe_learned,
     is_guess,
-    revised,
-    with_lesson,
+    merge_learned,
+    revise_server,
 )
 
 T = TypeVar("T")
 
-_MOST = 1_000
-"""Addresses, and models of each, of which a process remembers something."""
+_MAX = 1_000
+"""Addresses, and models of each, about which a process stores something."""
 
 _REFUSED = (Reason.REQUEST, Reason.HISTORY)
 
@@ -39,11 +39,11 @@ class Endpoint:
     """One address.
 
     Attributes:
-        server: What kind of server it is.
+        server: The kind of server.
     """
 
     def __init__(self, place: str) -> None:
-        """Begin with what the address says.
+        """Begin with what the address shows.
 
         Args:
             place: The address, without secrets.
@@ -54,7 +54,7 @@ class Endpoint:
         self._learned: dict[str, Server] = {}
 
     def set(self, server: Server) -> None:
-        """Set what kind of server it is: nothing is recognised from now on, refusals still count.
+        """Set the kind of server: it is not recognised any more, but still learns from refusals.
 
         Args:
             server: One of `SERVERS`.
@@ -62,7 +62,7 @@ class Endpoint:
         if self._is_set and server != self.server:
             logger.warning(
                 f"{self.place} was set to {self.server.name} before, and is {server.name} now, for "
-                "all services of this process that ask it."
+                "all services of this process that use it."
             )
         if server != self.server:
             self._learned.clear()
@@ -71,7 +71,7 @@ class Endpoint:
     def recognise(
         self, catalogue: Catalogue | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Take note of what an answer shows, where neither the address nor a user says it.
+        """Recognise the server by an answer, if neither its address nor a user has named it.
 
         Args:
             catalogue: The list of models.
@@ -82,42 +82,42 @@ class Endpoint:
         found = by_headers(headers or {})
         if found is None and catalogue is not None:
             owners = (card.owned_by or "" for card in catalogue.cards)
-            found = by_models(owners, tells_capabilities=catalogue.is_mistrals)
+            found = by_models(owners, has_capabilities=catalogue.is_mistrals)
         if found is not None and found != self.server:
-            # What was refused is refused whatever the server's name is.
+            # What was learned from refusals still applies.
             for model, learned in self._learned.items():
-                self._learned[model] = with_lesson(found, self.server, learned)
+                self._learned[model] = merge_learned(found, self.server, learned)
             self.server = found
 
     def of(self, model: str) -> Server:
-        """What the server behind the address takes for a model."""
+        """What the server at the address accepts for a model."""
         return self._learned.get(model, self.server)
 
     async def send(
         self, body: Mapping[str, Any], post: Callable[[dict[str, Any]], Awaitable[T]]
     ) -> T:
-        """Send a body in the form that the server takes; again at once, where a refusal shows it.
+        """Send a body in the form that the server accepts, and adapt it after a refusal.
 
         Args:
             body: The body for Mistral.
-            post: Sends a body; called once, or once more for each thing that is learned.
+            post: Sends a body; called again after each refusal that shows another form.
 
         Returns:
             What `post` returned.
 
         Raises:
-            openai.APIError: As `post`, where no other form is to be tried.
+            openai.APIError: As `post`, if there is no other form to try.
         """
         model = str(body.get("model"))
         known = server = self.of(model)
         tried: list[Server] = []
-        refusal: APIStatusError | None = None  # the one that was answered with a guess
+        refusal: APIStatusError | None = None  # the one before a guess
         while True:
             try:
-                answer = await post(fitted(body, server))
+                answer = await post(adapt_body(body, server))
             except APIStatusError as e:
                 tried.append(server)
-                other = _revised(server, body, e)
+                other = _revise(server, body, e)
                 if other is None or other in tried:
                     raise (refusal if refusal is not None and _is_refusal(e) else e) from None
                 if refusal is None and is_guess(server, other):
@@ -129,25 +129,25 @@ class Endpoint:
 
     def _learn(self, model: str, known: Server, server: Server) -> None:
         now = self.of(model)
-        learned = with_lesson(now, known, server)
-        if learned == now or (len(self._learned) >= _MOST and model not in self._learned):
+        learned = merge_learned(now, known, server)
+        if learned == now or (len(self._learned) >= _MAX and model not in self._learned):
             return
         self._learned[model] = learned
         logger.warning(
-            f"{self.place} refuses a part of Mistral's API: from now on {model} is asked "
-            f"{difference(now, learned)}."
+            f"{self.place} refuses a part of Mistral's API: from now on requests for {model} are "
+            f"sent {describe_learned(now, learned)}."
         )
 
 
-def _revised(server: Server, body: Mapping[str, Any], refusal: APIStatusError) -> Server | None:
+def _revise(server: Server, body: Mapping[str, Any], refusal: APIStatusError) -> Server | None:
     if not _is_refusal(refusal):
         return None
-    said = ErrorBody.read(refusal.response.content, refusal.response.headers)
-    return revised(server, body, "\n".join([*said.words, *said.names]))
+    error = ErrorBody.read(refusal.response.content, refusal.response.headers)
+    return revise_server(server, body, "\n".join([*error.words, *error.names]))
 
 
 def _is_refusal(error: APIStatusError) -> bool:
-    """Whether it is the request that was refused, and not its caller or its time."""
+    """Whether the request itself was refused, not its key or its rate."""
     status, headers = error.status_code, error.response.headers
     reason = MistralError.from_response(status, error.response.content, headers).reason
     return reason in _REFUSED
@@ -157,22 +157,22 @@ _endpoints: dict[str, Endpoint] = {}
 
 
 def endpoint_of(client: AsyncOpenAI) -> Endpoint:
-    """What this process knows of the address that a client asks."""
+    """The endpoint of a client."""
     place = place_of(client)
     endpoint = _endpoints.get(place)
     if endpoint is None:
         endpoint = Endpoint(place)
-        if len(_endpoints) < _MOST:
+        if len(_endpoints) < _MAX:
             _endpoints[place] = endpoint
     return endpoint
 
 
 def set_server(client: AsyncOpenAI, server: Server | None) -> None:
-    """Set what kind of server a client asks; None leaves it to be recognised."""
+    """Set the kind of server of a client; None leaves it to be recognised."""
     if server is not None:
         endpoint_of(client).set(server)
 
 
 def forget_endpoints() -> None:
-    """Forget all that was recognised, set and learned, as a test that reuses a port wants it."""
+    """Forget all that was recognised, set and learned: for tests that reuse a port."""
     _endpoints.clear()

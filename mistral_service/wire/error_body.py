@@ -1,10 +1,10 @@
-"""The body of an error, in whichever form a server or a gateway writes it.
+"""Parses the body of an error, in any form of a server or a gateway.
 
 There is no one shape: `message` is a string, an object, a list, or JSON as a string; `code` a
 string, an int or null; the body is `{"object": "error"}`, `{"detail": …}`, `{"message": …}`,
-`{"error": …}`, a list of these, plain text, or a proxy's page. A gateway puts the upstream's own
-error into its own, as `metadata.raw` or in the middle of a sentence. What stands deepest is nearest
-to the cause: its words are shown.
+`{"error": …}`, a list of these, plain text, or a proxy's page. A gateway embeds the upstream's
+error in its own, as `metadata.raw` or within a sentence. The innermost error is nearest to the
+cause: its message is shown.
 """
 
 import ast
@@ -24,14 +24,14 @@ from mistral_service.wire.encoding import decode
 from mistral_service.wire.numbers import wait
 
 PAGE = "an HTML page, probably from a proxy"
-"""What is said of a page where JSON should be."""
+"""The message for a page in place of JSON."""
 
 _MAX_CHARS = 64 * 1024
 _MAX_DEPTH = 12
 _MAX_PYTHON = 4_000
 _MAX_INSIDE = 4
 _A_NAME = 40
-"""Characters of the longest message that is looked up as if it were a type: "Unauthorized"."""
+"""Characters of the longest message that is also looked up as a type: "Unauthorized"."""
 
 # Keys, without their spelling.
 _STATUS = {
@@ -48,11 +48,11 @@ _UPSTREAM = (
     *_MAYBE_UPSTREAM,
 )
 _OBJECTS = ("error", "errors", "fault", "output")
-_SAID = (
+_MESSAGE = (
     *("message", "detail", "msg", "errormessage", "errordescription", "description"),
     *("faultstring", "htmlmessage", "error", "errors", "title"),
 )
-_BESIDE = (
+_MORE = (
     *("details", "innererror", "cause", "metadata", "providerspecificfields", "extra", "headers"),
 )
 _OF_AN_ERROR = (
@@ -62,7 +62,7 @@ _NOTHING = ("", "none", "null", "error")
 
 _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 _A_STATUS = re.compile(r"\s*(?:(?:http(?:/[\d.]+)?|status|error|code)[\s_:-]*)?([45]\d\d)\b", re.I)
-_SAID_STATUS = re.compile(
+_STATUS_IN_WORDS = re.compile(
     r"(?:^\W?|(?i:\bhttp(?:/[\d.]+)?[\s:]*|\b(?:status|code|error)\W{1,4}(?:code|status)?\W{0,4}))"
     r"([45]\d\d)(?=\W*$|\s*[:,)\]–-]|\.?\s+[A-Z{\"']| page not found)"
 )
@@ -73,15 +73,15 @@ _CLASS = re.compile(
 
 @dataclass(slots=True)
 class ErrorBody:
-    """What a body says.
+    """A parsed body.
 
     Parameters:
-        message: The words nearest to the cause.
-        status: An HTTP status that stands in the body; None if there is none.
+        message: The message nearest to the cause.
+        status: The HTTP status in the body; None if there is none.
         names: All codes and types, in the servers' spelling.
-        words: All that is said, to be looked through.
-        request_id: What the server calls the request.
-        retry_after: Seconds after which the body asks to come back.
+        words: All messages, which are searched for known words.
+        request_id: The server's id of the request.
+        retry_after: Seconds after which the body allows a retry.
     """
 
     message: str = ""
@@ -96,11 +96,11 @@ class ErrorBody:
 
     @classmethod
     def read(cls, body: object, headers: Mapping[str, str] | None = None) -> "ErrorBody":
-        """Read a body.
+        """Parse a body.
 
         Args:
-            body: Bytes, text, or what JSON made of it.
-            headers: The answer's headers: some clouds name the error there.
+            body: Bytes, text, or decoded JSON.
+            headers: The answer's headers: some clouds put the type of the error there.
         """
         found = cls()
         if isinstance(body, bytes):
@@ -113,7 +113,7 @@ class ErrorBody:
 
     @property
     def code(self) -> str | None:
-        """The code nearest to the cause that is more than a status; or else that of the status."""
+        """The code nearest to the cause that is no status; otherwise the code of the status."""
         codes = [code for code in self._codes if _status(code) is None]
         codes += [code for code in self._codes if _status(code) == self.status]
         return codes[0] if codes else None
@@ -123,18 +123,18 @@ class ErrorBody:
         """The type nearest to the cause."""
         return self._types[0] if self._types else None
 
-    def said_names(self) -> set[str]:
+    def short_messages(self) -> set[str]:
         """Messages so short that they may be a type: "Unauthorized"."""
         return {text for text in self.words if len(text) <= _A_NAME}
 
-    def said_status(self) -> int | None:
-        """The HTTP status that stands in the words alone, as in "status code 429"."""
+    def status_in_words(self) -> int | None:
+        """The HTTP status in the messages, as in "status code 429"."""
         for text in self.words:
-            if (said := _SAID_STATUS.search(text[:500])) and PAGE not in text:
-                return int(said[1])
+            if (found := _STATUS_IN_WORDS.search(text[:500])) and PAGE not in text:
+                return int(found[1])
         return None
 
-    # --- by what stands there --------------------------------------------------------------------
+    # --- by the type of the value ----------------------------------------------------------------
 
     def _read(self, value: object, depth: int) -> None:
         if depth > _MAX_DEPTH:
@@ -151,9 +151,9 @@ class ErrorBody:
         if text.startswith(("{", "[", '"')):
             whole = _decoded(text)
             if isinstance(whole, dict | list):
-                said = len(self.words)
+                before = len(self.words)
                 self._read(cast("object", whole), depth + 1)
-                if len(self.words) > said:
+                if len(self.words) > before:
                     return
             elif isinstance(whole, str):
                 text = whole
@@ -163,13 +163,13 @@ class ErrorBody:
             inner = ErrorBody()
             inner._read(value, depth + 1)
             if inner.message:
-                # What is around it is Python's way to write bytes: b'{…}'.
+                # Python's repr of bytes may be around it: b'{…}'.
                 before = text[:place].rstrip("'\"( \n").removesuffix(" b")
                 text = f"{before} {inner.message}"
-            self._absorb(inner, said=False)
+            self._absorb(inner, with_message=False)
         else:
             text = _without_page(text)
-        self._say(text)
+        self._add_message(text)
 
     def _list(self, items: list[object], depth: int) -> None:
         """Issues, as a 422 lists them, or whole errors."""
@@ -182,7 +182,7 @@ class ErrorBody:
                 issues.append(_issue(cast("Mapping[str, Any]", item)))
             else:
                 self._read(cast("object", item), depth + 1)
-        self._say("; ".join(filter(None, issues)))
+        self._add_message("; ".join(filter(None, issues)))
 
     def _object(self, data: Mapping[str, Any], depth: int) -> None:
         fields = _fields(data)
@@ -190,7 +190,7 @@ class ErrorBody:
             self._field(key, value, depth)
         for key in _UPSTREAM:
             value = fields.get(key)
-            # Under a name that says less, text is an error only where it is JSON.
+            # Under an ambiguous key, text is only an error if it is JSON.
             if value and not (
                 key in _MAYBE_UPSTREAM and isinstance(value, str) and value[0] != "{"
             ):
@@ -203,13 +203,13 @@ class ErrorBody:
         for value in [fields.get(key) for key in nested]:
             if not isinstance(value, str):
                 self._read(value, depth + 1)
-        for key in (*_SAID, *_BESIDE):
+        for key in (*_MESSAGE, *_MORE):
             value = fields.get(key)
             if isinstance(value, str) or (value and key not in nested):
                 self._read(value, depth + 1)
 
     def _field(self, key: str, value: object, depth: int) -> None:
-        """A field that says something by itself."""
+        """A field with a meaning of its own."""
         status = _status(value) if key in _STATUS and depth > self._status_depth else None
         if status is not None:
             self.status, self._status_depth = status, depth
@@ -232,11 +232,11 @@ class ErrorBody:
         if key in (*_CODE, *_TYPE, *_STATUS, "reason", "name", "error"):
             self.names.add(text)
 
-    def _absorb(self, inner: "ErrorBody", *, said: bool = True) -> None:
-        """Take over what the upstream says: it is nearer to the cause."""
+    def _absorb(self, inner: "ErrorBody", *, with_message: bool = True) -> None:
+        """Take over the upstream's error: it is nearer to the cause."""
         self.names |= inner.names
         self.words += inner.words
-        if said:
+        if with_message:
             self.message = inner.message or self.message
         self._codes = inner._codes + self._codes
         self._types = inner._types + self._types
@@ -245,7 +245,7 @@ class ErrorBody:
         self.request_id = self.request_id or inner.request_id
         self.retry_after = inner.retry_after if self.retry_after is None else self.retry_after
 
-    def _say(self, text: str) -> None:
+    def _add_message(self, text: str) -> None:
         text = text.strip()
         if not text or text.lower() in _NOTHING:
             return
@@ -270,7 +270,7 @@ def is_error(data: Mapping[str, Any]) -> bool:
 
 
 def is_there(error: object) -> bool:
-    """Whether what stands under `error` is one: some servers send an empty one with every chunk.
+    """Whether the value of `error` is an error: some servers send an empty one with every chunk.
 
     Args:
         error: The value.
@@ -283,11 +283,11 @@ def is_there(error: object) -> bool:
 
 
 def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
-    """By its key without the spelling: `statuscode` for `status_code`, `statusCode`."""
+    """The fields by normalised key: `statuscode` for `status_code`, `statusCode`."""
     return {
         re.sub(r"[^a-z0-9]", "", str(key).lower()): value
         for key, value in data.items()
-        if not str(key).startswith("@")  # JSON's own types, as Google writes them
+        if not str(key).startswith("@")  # type annotations, as Google writes them
     }
 
 
@@ -310,12 +310,12 @@ def _number(value: object) -> float | None:
 def _issue(data: Mapping[str, Any]) -> str:
     """One entry of a 422's list, as `messages.0.user.name: Extra inputs are not permitted`."""
     where = [str(part) for part in cast("list[object]", data.get("loc") or []) if part != "body"]
-    said = str(data.get("msg") or data.get("message") or "")
-    return ": ".join(filter(None, (".".join(where), said)))
+    message = str(data.get("msg") or data.get("message") or "")
+    return ": ".join(filter(None, (".".join(where), message)))
 
 
 def _decoded(text: str) -> object:
-    """JSON; of JSON that is cut, what is there; None for anything else."""
+    """Decode JSON, also if it is truncated; None for anything else."""
     try:
         return decode(text)
     except ValueError:
@@ -327,7 +327,7 @@ def _decoded(text: str) -> object:
 
 
 def _inside(text: str) -> tuple[int, object] | None:
-    """An error that stands in a sentence, as JSON or as Python writes it, and where it begins."""
+    """An error within a sentence, as JSON or as a Python literal, and its index in the text."""
     for opening in islice(re.finditer(r"\[\s*\{|\{", text), _MAX_INSIDE):
         place = opening.start()
         value: object = None
@@ -343,7 +343,7 @@ def _inside(text: str) -> tuple[int, object] | None:
 
 
 def _of_python(text: str) -> object:
-    """What a gateway in Python has written as `str(body)`; None for anything else."""
+    """Parse a Python literal, which a gateway wrote as `str(body)`; None for anything else."""
     if len(text) > _MAX_PYTHON:
         return None
     try:
@@ -354,8 +354,8 @@ def _of_python(text: str) -> object:
 
 
 def _without_page(text: str) -> str:
-    """A text, with the title in place of a page that it is, or that it ends with."""
-    lower = text.translate(_LOWER)  # `lower()` would move what comes after an İ
+    """A text, with an HTML page at its end replaced by the page's title."""
+    lower = text.translate(_LOWER)  # `lower()` would change the length of an İ
     begins = [lower.find(mark) for mark in ("<!doctype", "<html", "<head", "<?xml")]
     begin = min((place for place in begins if place >= 0), default=-1)
     if begin < 0 and lower.startswith("<") and "</" in lower:

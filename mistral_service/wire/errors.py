@@ -1,19 +1,20 @@
-"""What went wrong between us and Mistral: one error type, parsed once from any form it takes.
+"""The one error type of requests to Mistral, parsed from any form of an error.
 
-`error_body.py` reads the body, `reasons.py` says what its signs mean. Everything after this module
-sees a `MistralError` with a `Reason`.
+`error_body.py` parses the body, `reasons.py` classifies it. All other modules only see a
+`MistralError` with a `Reason`.
 """
 
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from mistral_service.wire.error_body import ErrorBody
 from mistral_service.wire.rate import RateBudget, retry_after
 from mistral_service.wire.reasons import Reason, reason_of
-from mistral_service.wire.secrets import Strike, secrets_in
+from mistral_service.wire.secrets import Redactor, secrets_in
 
-# What each reason means to the developer who reads the log at night.
+# How the message begins, by reason: what happened, and what to check.
 _ADVICE: dict[Reason, str] = {
     Reason.KEY: "Mistral did not accept the API key, so check MISTRAL_API_KEY",
     Reason.FORBIDDEN: "Mistral does not allow this with the key given",
@@ -29,27 +30,27 @@ _ADVICE: dict[Reason, str] = {
     Reason.UNREACHABLE: "Mistral cannot be reached: check the network and base_url",
     Reason.TIMEOUT: "Mistral did not answer in time",
     Reason.STREAM: "Mistral's reply broke off with an error",
-    Reason.EMPTY: "Mistral replied with no words and no call",
-    Reason.CALL: "The model's function call leads nowhere",
-    Reason.FORM: "The reply has not the form that was asked for",
+    Reason.EMPTY: "Mistral's reply has no text and no function call",
+    Reason.CALL: "The model's function calls cannot be completed",
+    Reason.FORM: "The reply does not have the requested form",
 }
 
-# What servers say of a path that they do not have; of a model they say more.
+# The words of servers for an unknown path; for an unknown model they have more.
 _NO_PATH = re.compile(r"no route matched|not found\W*$|404 page not found", re.IGNORECASE)
 _WRONG_ADDRESS = "There is no such address: check base_url, which ends in /v1 at Mistral"
 
 _CUT_OFF = "…"
 
 MAX_NAME = 200
-"""Characters of a code, a type or an id that an error keeps."""
+"""Characters of a code, a type or an id in an error."""
 
 _MAX_READ = 64 * 1024
 
-# Statuses under which gateways hide others.
+# Statuses that gateways use for any upstream error.
 _VAGUE = (500, 502)
 
 MAX_SHOWN = 300
-"""Characters of the server's own words that an error quotes."""
+"""Characters of the server's message that an error quotes."""
 
 
 class MistralError(Exception):
@@ -57,13 +58,13 @@ class MistralError(Exception):
 
     Attributes:
         reason: Why, in terms of what to do about it.
-        detail: The server's (or the network's) own words, at most `MAX_SHOWN` characters.
-        status_code: The HTTP status, of the answer or told in its stream; None where there is none.
+        detail: The message of the server or the network, at most `MAX_SHOWN` characters.
+        status_code: The HTTP status, of the answer or in its stream; None if there is none.
         code: The error code, as text: `"3230"`.
         type: The error type: `"invalid_request_message_order"`.
-        retry_after: Seconds after which the server asks to come back; None if it does not say.
-        correlation_id: What Mistral's support asks for, from `mistral-correlation-id`.
-        budget: What the answer told of the account's rate budget; None if nothing.
+        retry_after: Seconds after which the server allows a retry; None if it does not say.
+        correlation_id: The id for Mistral's support, from `mistral-correlation-id`.
+        budget: The account's rate budget in the answer; None if it has none.
     """
 
     def __init__(
@@ -94,66 +95,51 @@ class MistralError(Exception):
         return self.reason.retryable
 
     def without(self, key: str) -> "MistralError":
-        """The same error, with the API key struck out of the server's words.
+        """The same error, with the API key redacted from the server's message.
 
         Args:
-            key: The key; one of less than eight characters is no secret but a stand-in.
+            key: The key; one of less than eight characters is a placeholder, and not redacted.
         """
-        return self.but_for(Strike(secrets_in(key)))
+        return self.redacted(Redactor(secrets_in(key)))
 
-    def but_for(self, strike: Strike) -> "MistralError":
-        """The same error, with secrets struck out of the server's words.
+    def redacted(self, redact: Redactor) -> "MistralError":
+        """The same error, with secrets redacted from the server's message.
 
         Args:
-            strike: What strikes them out.
+            redact: Redacts them from a text.
         """
+        names = ("detail", "code", "type", "correlation_id")
+        texts: dict[str, str | None] = {name: getattr(self, name) for name in names}
+        return self._replaced({name: text and redact(text) for name, text in texts.items()})
 
-        def struck(text: str | None) -> str | None:
-            return text and strike(text)
-
-        return MistralError(
-            self.reason,
-            strike(self.detail),
-            status_code=self.status_code,
-            code=struck(self.code),
-            type=struck(self.type),
-            retry_after=self.retry_after,
-            correlation_id=struck(self.correlation_id),
-            budget=self.budget,
-        )
-
-    def but(self, *, detail: str) -> "MistralError":
-        """The same error, told in other words.
+    def with_detail(self, detail: str) -> "MistralError":
+        """The same error with another message.
 
         Args:
-            detail: The words that take the place of the server's.
+            detail: The text that replaces the server's message.
         """
-        return MistralError(
-            self.reason,
-            detail,
-            status_code=self.status_code,
-            code=self.code,
-            type=self.type,
-            retry_after=self.retry_after,
-            correlation_id=self.correlation_id,
-            budget=self.budget,
-        )
+        return self._replaced({"detail": detail})
+
+    def _replaced(self, changed: Mapping[str, Any]) -> "MistralError":
+        names = ("status_code", "code", "type", "retry_after", "correlation_id", "budget")
+        same = {name: getattr(self, name) for name in ("detail", *names)}
+        return MistralError(self.reason, **{**same, **changed})
 
     def with_key_accepted_before(self) -> "MistralError":
-        """The same error; a refusal of a key that was good names what else it may mean."""
+        """The same error; if its reason is the key, it names what else may have caused it."""
         if self.reason is not Reason.KEY:
             return self
         cause = (
             "the same key was accepted before, so the budget of its workspace, or at a gateway, "
             "may be spent, or the key was revoked"
         )
-        return self.but(detail="; the server says: ".join(filter(None, (cause, self.detail))))
+        return self.with_detail("; the server says: ".join(filter(None, (cause, self.detail))))
 
     @classmethod
     def from_response(
         cls, status_code: int, body: object, headers: Mapping[str, str] | None = None
     ) -> "MistralError":
-        """Read the answer to a refused request.
+        """Parse the answer to a refused request.
 
         Args:
             status_code: The HTTP status, 400 or above.
@@ -164,43 +150,45 @@ class MistralError(Exception):
             The error.
         """
         headers = headers or {}
-        said = ErrorBody.read(body, headers)
-        # What the body tells is nearer to the cause than what a gateway answers with.
-        status = said.status or (status_code in _VAGUE and said.said_status()) or status_code
+        parsed = ErrorBody.read(body, headers)
+        # The status in the body is nearer to the cause than that of a gateway's answer.
+        status = (
+            parsed.status or (status_code in _VAGUE and parsed.status_in_words()) or status_code
+        )
         seconds = retry_after(headers)
         return cls(
-            reason_of(said.names, "\n".join(said.words), status),
-            said.message,
+            reason_of(parsed.names, "\n".join(parsed.words), status),
+            parsed.message,
             status_code=status_code,
-            code=said.code,
-            type=said.type,
-            retry_after=said.retry_after if seconds is None else seconds,
+            code=parsed.code,
+            type=parsed.type,
+            retry_after=parsed.retry_after if seconds is None else seconds,
             budget=RateBudget.from_headers(headers),
-            correlation_id=headers.get("mistral-correlation-id") or said.request_id,
+            correlation_id=headers.get("mistral-correlation-id") or parsed.request_id,
         )
 
     @classmethod
     def from_stream(cls, payload: object) -> "MistralError":
-        """Read what stood in a stream where a chunk should be.
+        """Parse a payload of a stream that is no chunk.
 
         Args:
             payload: The error object, or the text that is no JSON.
 
         Returns:
-            The error. A status that stands in it counts as that of an answer does; where it shows
-            nothing that is known, its reason is `STREAM`.
+            The error. A status in it counts like that of an answer; if it has no known sign, its
+            reason is `STREAM`.
         """
-        said = ErrorBody.read(payload)
-        status = said.status or said.said_status()
-        names = said.names if status is not None else said.names | said.said_names()
+        parsed = ErrorBody.read(payload)
+        status = parsed.status or parsed.status_in_words()
+        names = parsed.names if status is not None else parsed.names | parsed.short_messages()
         return cls(
-            reason_of(names, "\n".join(said.words), status),
-            said.message,
+            reason_of(names, "\n".join(parsed.words), status),
+            parsed.message,
             status_code=status,
-            code=said.code,
-            type=said.type,
-            retry_after=said.retry_after,
-            correlation_id=said.request_id,
+            code=parsed.code,
+            type=parsed.type,
+            retry_after=parsed.retry_after,
+            correlation_id=parsed.request_id,
         )
 
     def _sentence(self) -> str:
@@ -215,13 +203,13 @@ class MistralError(Exception):
 
 
 class HeldBack(MistralError):
-    """A request was not sent, since the account's minute is used up: our word, not Mistral's."""
+    """The rate limiter did not send a request, since the account's minute is used up."""
 
     def __init__(self, retry_after: float) -> None:
         """Make the error.
 
         Args:
-            retry_after: Seconds until there is room.
+            retry_after: Seconds until the budget allows the request.
         """
         super().__init__(
             Reason.RATE_LIMIT,
@@ -229,11 +217,11 @@ class HeldBack(MistralError):
             retry_after=retry_after,
         )
 
-    def but_for(self, strike: Strike) -> MistralError:
-        """The same error: its words are ours.
+    def redacted(self, redact: Redactor) -> MistralError:
+        """The same error: its text is ours.
 
         Args:
-            strike: What strikes secrets out.
+            redact: Redacts secrets from a text.
         """
         return self
 
@@ -241,16 +229,16 @@ class HeldBack(MistralError):
 def _time(seconds: float) -> str:
     if seconds >= 7200:
         return f"{seconds / 3600:,.0f} hours"
-    # Rounded up: who comes a moment too early is refused once more.
+    # Rounded up: a retry that is a moment too early is refused again.
     return f"{math.ceil(seconds)} s" if seconds >= 10 else f"{math.ceil(seconds * 10) / 10:g} s"
 
 
 def printable(text: str, most: int) -> str:
-    """A server's words in one line, and without what would move the cursor of a terminal.
+    """A server's message in one line, with control characters escaped.
 
     Args:
-        text: The words.
-        most: Characters that are kept; what is longer ends in "…".
+        text: The message.
+        most: The maximum of characters; a longer text is cut and ends in "…".
     """
     text = " ".join(text[:_MAX_READ].split())
     if not text.isprintable():

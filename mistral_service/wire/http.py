@@ -1,11 +1,11 @@
 """The HTTP client: one pool of connections for all sessions of a process.
 
-The face of it is the client that `openai` takes, so that what users know of that holds. The
-connections under it are aiohttp's, which Pipecat brings along: its parser is written in C, and what
-has come over the wire since the last look comes as one read, where httpx makes a read of every
-token. A TLS context takes twenty milliseconds and most of a megabyte, so all sessions share one,
-and those that run in one event loop share their connections. Each session still has a client of its
-own, which it may close without asking the others.
+Its interface is the httpx client that `openai` takes, so that it behaves as users expect. The
+connections are aiohttp's, on which Pipecat depends: its parser is written in C, and all bytes that
+have arrived since the last read come as one, where httpx makes a read of every token. A TLS context
+takes twenty milliseconds and most of a megabyte, so all sessions share one, and those in one event
+loop share their connections. Each session still has a client of its own, which it may close at any
+time.
 """
 
 import asyncio
@@ -27,41 +27,41 @@ from multidict import CIMultiDict
 from openai import DefaultAsyncHttpxClient
 from yarl import URL
 
-from mistral_service.wire.unpacking import NotUnpackable, TooLong, unpacked
+from mistral_service.wire.decompression import BodyTooLong, DecompressionError, decompressed
 
 if TYPE_CHECKING:
     import httpx2 as httpx
 else:
-    # `openai` brings httpx or its successor httpx2.
+    # `openai` uses httpx or its successor httpx2.
     httpx = import_module(DefaultAsyncHttpxClient.__mro__[-2].__module__.partition(".")[0])
 
 MAX_REPLY_BYTES = 64 * 1024 * 1024
-"""Bytes that one streamed reply may have, unpacked: a thousand times what a long one has."""
+"""Bytes of a streamed reply, decompressed: a thousand times what a long one has."""
 
 MAX_OBJECT_BYTES = 40 * 1024 * 1024
-"""Bytes that a reply may have that comes whole, unpacked: 512 vectors of 3,072 numbers."""
+"""Bytes of a reply that is not streamed, decompressed: 512 vectors of 3,072 numbers."""
 
 MAX_REFUSAL_BYTES = 64 * 1024
-"""Bytes that are read of a refusal, unpacked. An error quotes 300 characters of it; a body that is
-longer is cut here."""
+"""Bytes that are read of a refusal, decompressed; a longer body is cut. An error quotes 300
+characters of it."""
 
-_OURS = "mistral_service"
+_IS_BOUNDED = "mistral_service"
 """The extension that marks a response whose body is bounded already."""
 
 _IDLE_SECONDS = 600.0
-"""Seconds that a connection is kept without use: no pause in a call is longer. A server that closes
-it earlier is noticed when it does."""
+"""Seconds that an idle connection is kept open: no pause in a call is longer. If the server closes
+it earlier, that is noticed at once."""
 
 _PROBE_SECONDS = 20
-"""Seconds after which the system asks an idle connection whether it still lives. Networks forget
-connections, and do not say so."""
+"""Seconds after which TCP keepalive probes an idle connection. NATs and firewalls drop connections
+silently."""
 
 _MAX_HEADER_BYTES = 64 * 1024
-"""Bytes that one header of an answer may have: gateways write policies and traces into them."""
+"""Bytes of one header of an answer: gateways put policies and traces into them."""
 
 
 class _BareAddresses(logging.Filter):
-    """Takes user, password and query out of the addresses that httpx logs with each request."""
+    """Removes user, password and query from the addresses that httpx logs with each request."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
@@ -76,29 +76,28 @@ logging.getLogger(httpx.__name__).addFilter(_BareAddresses())
 
 
 class ReplyTooLong(httpx.TransportError):
-    """A reply grew past `MAX_REPLY_BYTES`, or `MAX_OBJECT_BYTES`."""
+    """A reply exceeds `MAX_REPLY_BYTES` or `MAX_OBJECT_BYTES`."""
 
 
 def http_client() -> Any:
     """Make an HTTP client whose connections are shared with all others of its kind.
 
-    Proxies and certificates are taken from the environment (`HTTPS_PROXY`, `NO_PROXY`,
-    `SSL_CERT_FILE`, …). Connections stay open between turns, so that no turn pays for a handshake;
-    the last client that is closed closes them. Redirects are not followed.
+    Proxies and certificates come from the environment (`HTTPS_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`,
+    …). Connections stay open between turns, so that no turn waits for a handshake; they are closed
+    with the last client. Redirects are not followed.
 
     Returns:
-        A client for `AsyncOpenAI(http_client=…)`. It may be made before there is an event loop, and
-        used in several.
+        A client for `AsyncOpenAI(http_client=…)`. It may be created before there is an event loop,
+        and used in several.
     """
     return DefaultAsyncHttpxClient(transport=_SharedTransport(), follow_redirects=False)
 
 
 def bound_replies(client: Any) -> None:
-    """Have the replies that another HTTP client reads unpacked here, and bounded as ours are.
+    """Make another HTTP client decompress and bound its replies as ours does.
 
     Args:
-        client: An `httpx.AsyncClient` that was made elsewhere, or one of ours, whose replies are
-            bounded already.
+        client: Any `httpx.AsyncClient`; the replies of ours are bounded already.
     """
     hooks: Any = getattr(client, "event_hooks", None)
     if hooks is not None and _bound not in hooks["response"]:
@@ -107,7 +106,7 @@ def bound_replies(client: Any) -> None:
 
 async def _bound(response: httpx.Response) -> None:
     stream: Any = response.stream
-    if _OURS not in response.extensions:
+    if _IS_BOUNDED not in response.extensions:
         reads = aiter(stream)
 
         async def read() -> bytes:
@@ -127,7 +126,7 @@ async def _bound(response: httpx.Response) -> None:
 
 @functools.cache
 def tls_context() -> ssl.SSLContext:
-    """The TLS context that all clients share; certificates are those of the environment."""
+    """The TLS context that all clients share, with the certificates of the environment."""
     return httpx.create_ssl_context()
 
 
@@ -151,13 +150,13 @@ class _Pool:
             connector=aiohttp.TCPConnector(
                 limit=0, ssl=tls_context(), keepalive_timeout=_IDLE_SECONDS, socket_factory=_socket
             ),
-            auto_decompress=False,  # the client does that
+            auto_decompress=False,  # `_Bounded` does that
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
             max_line_size=_MAX_HEADER_BYTES,
             max_field_size=_MAX_HEADER_BYTES,
             # `_proxy` reads the environment: aiohttp would do so in threads, for which a turn might
-            # have to wait, and put a password of ~/.netrc in the place of the key.
+            # have to wait, and would replace the key by a password from ~/.netrc.
             trust_env=False,
         )
 
@@ -168,11 +167,11 @@ _of_parents: list[Any] = []
 
 
 def _after_fork() -> None:
-    """Leave the connections to the parent: a child opens its own.
+    """Leave the connections to the parent process: a child opens its own.
 
-    What a child wrote to one, if only a farewell when it is closed, would stand in the middle of
-    what the parent says. So its copy of each is put in the place of `/dev/null`, and the objects
-    are kept as they are.
+    Whatever a child writes to one, if only a TLS close alert, would corrupt the stream of the
+    parent. So its copy of each file descriptor is redirected to `/dev/null`, and the objects are
+    kept.
     """
     global _sockets
     _of_parents.append((dict(_pools), _sockets))
@@ -196,7 +195,7 @@ async def _pool_for(user: "_SharedTransport") -> _Pool:
     pool = _pools.get(loop)
     if pool is None or pool.session.closed:
         pool = _pools[loop] = _Pool()
-        pool.users.add(user)  # before anything else happens: what no one uses is closed
+        pool.users.add(user)  # before the next await: a pool without users is closed
         await _forget()
     pool.users.add(user)
     return pool
@@ -217,14 +216,16 @@ def _at_exit() -> None:
 
 
 def _proxy(url: URL) -> tuple[URL | None, dict[str, str]]:
-    """The proxy that the environment names for an address, and the headers that it wants."""
+    """The proxy for an address, from the environment, and its headers."""
     named = {} if proxy_bypass(url.host or "") else getproxies()
     text = named.get(url.scheme) or named.get("all")
     if not text:
         return None, {}
     proxy = URL(text if "://" in text else f"http://{text}")
     if proxy.scheme not in ("http", "https"):
-        raise httpx.ProxyError(f"the environment names a proxy of a kind unknown: {proxy.scheme}")
+        raise httpx.ProxyError(
+            f"the environment has a proxy with an unsupported scheme: {proxy.scheme}"
+        )
     if not proxy.user:
         return proxy, {}
     password = aiohttp.encode_basic_auth(proxy.user, proxy.password or "")
@@ -232,13 +233,13 @@ def _proxy(url: URL) -> tuple[URL | None, dict[str, str]]:
 
 
 class _SharedTransport(httpx.AsyncBaseTransport):
-    """Sends over the pool of whichever loop it is used in."""
+    """Sends requests over the pool of the running event loop."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         pool = await _pool_for(self)
         limits: dict[str, float | None] = request.extensions.get("timeout", {})
         body = await request.aread()
-        # A user and password in it stand in the headers already.
+        # User and password are in the headers already.
         url = URL(str(request.url), encoded=True).with_user(None)
         headers = CIMultiDict(
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw
@@ -269,7 +270,7 @@ class _SharedTransport(httpx.AsyncBaseTransport):
             else:
                 response.close()
 
-        # No cookie is kept: what a server says to one call is not said in another.
+        # No cookies: they would connect the calls that share the pool.
         fields = [(n, v) for n, v in response.raw_headers if n.lower() != b"set-cookie"]
         headers = httpx.Headers(fields)
         return httpx.Response(
@@ -278,21 +279,21 @@ class _SharedTransport(httpx.AsyncBaseTransport):
             headers=headers,
             extensions={
                 "reason_phrase": (response.reason or "").encode("latin-1", "replace"),
-                _OURS: True,
+                _IS_BOUNDED: True,
             },
         )
 
     async def aclose(self) -> None:
         for loop, pool in list(_pools.items()):
             pool.users.discard(self)
-            # Connections can only be closed in the loop that they belong to.
+            # Connections can only be closed in their own event loop.
             if loop is asyncio.get_running_loop() and not pool.users:
                 del _pools[loop]
                 await pool.session.close()
 
 
 class _Bounded(httpx.AsyncByteStream):
-    """The bytes of a response, unpacked, up to a bound."""
+    """The bytes of a response, decompressed, up to a limit."""
 
     def __init__(
         self,
@@ -305,7 +306,7 @@ class _Bounded(httpx.AsyncByteStream):
         self._read = read
         self._close = close
         self._request = request
-        # The client is to read it as a body that is not packed.
+        # Removed, so that the client does not decompress the body again.
         self._encoding = headers.pop("content-encoding", "")
         self._refused = status >= 300
         self._streams = headers.get("content-type", "").startswith("text/event-stream")
@@ -314,7 +315,7 @@ class _Bounded(httpx.AsyncByteStream):
         most = MAX_REPLY_BYTES if self._streams else min(MAX_REPLY_BYTES, MAX_OBJECT_BYTES)
         if self._refused:
             most = MAX_REFUSAL_BYTES
-        body = unpacked(self._read, self._encoding, most, cut=self._refused)
+        body = decompressed(self._read, self._encoding, most, cut=self._refused)
         with _errors_of_httpx(self._request):
             async with contextlib.aclosing(body):
                 async for data in body:
@@ -326,37 +327,38 @@ class _Bounded(httpx.AsyncByteStream):
 
 @functools.cache
 def _bounded_for(family: str) -> Any:
-    """The same, as a stream of the family of httpx that a client of one's own comes from."""
+    """`_Bounded` as a stream of httpx or httpx2, whichever a client of the user belongs to."""
     if family == httpx.__name__:
         return _Bounded
     return type("_Bounded", (_Bounded, import_module(family).AsyncByteStream), {})
 
 
+# From the specific to the general.
+_HTTPX_ERRORS: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
+    (aiohttp.ConnectionTimeoutError, httpx.ConnectTimeout),
+    (aiohttp.ServerTimeoutError, httpx.ReadTimeout),
+    (aiohttp.ClientProxyConnectionError, httpx.ProxyError),
+    (aiohttp.ClientConnectorError, httpx.ConnectError),
+    (aiohttp.InvalidURL, httpx.UnsupportedProtocol),
+    (aiohttp.ServerDisconnectedError, httpx.RemoteProtocolError),
+    (Exception, httpx.ReadError),
+)
+
+
 @contextlib.contextmanager
 def _errors_of_httpx(request: httpx.Request) -> Generator[None]:
-    """Name aiohttp's errors as the client knows them."""
+    """Convert aiohttp's errors to those of httpx."""
     try:
         yield
-    except aiohttp.ConnectionTimeoutError as e:
-        raise httpx.ConnectTimeout(str(e), request=request) from e
-    except aiohttp.ServerTimeoutError as e:
-        raise httpx.ReadTimeout(str(e), request=request) from e
-    except aiohttp.ClientProxyConnectionError as e:
-        raise httpx.ProxyError(str(e), request=request) from e
-    except aiohttp.ClientConnectorError as e:
-        raise httpx.ConnectError(str(e), request=request) from e
-    except aiohttp.InvalidURL as e:
-        raise httpx.UnsupportedProtocol(str(e), request=request) from e
-    except aiohttp.ServerDisconnectedError as e:
-        raise httpx.RemoteProtocolError(str(e), request=request) from e
     except (aiohttp.ClientError, ConnectionError) as e:
-        raise httpx.ReadError(str(e), request=request) from e
-    except TooLong as e:
+        error = next(ours for theirs, ours in _HTTPX_ERRORS if isinstance(e, theirs))
+        raise error(str(e), request=request) from e
+    except BodyTooLong as e:
         raise ReplyTooLong(str(e), request=request) from None
-    except NotUnpackable as e:
+    except DecompressionError as e:
         raise httpx.DecodingError(str(e), request=request) from None
     except RuntimeError as e:
-        # What aiohttp says of a body whose framing is broken, if the break is met between reads.
+        # aiohttp raises this for broken framing that it finds between two reads.
         if "onnection closed" not in str(e):
             raise
         raise httpx.RemoteProtocolError(str(e), request=request) from e

@@ -1,12 +1,14 @@
-"""Several messages in one reply: where Mistral runs a tool itself, its result comes between words.
+"""Several messages in one reply: if Mistral runs a tool itself, the tool's result is among them.
 
-A delta says which message it belongs to by `index`, `role` and `tool_call_id`. What a tool has
-found is for the model: it is no speech, and the call that it answers is none of ours.
+A delta has the `index`, `role` and `tool_call_id` of its message. A tool's result is for the model:
+it is not spoken, and the call that it answers must not run again.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
+
+from mistral_service.wire.trees import list_of, object_of
 
 _TOOL = "tool"
 _ASSISTANT = "assistant"
@@ -14,12 +16,12 @@ _ASSISTANT = "assistant"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in a reply a delta belongs.
+    """The message of a reply to which a delta belongs.
 
     Parameters:
-        index: The number of its message; None where the server does not number them.
-        role: Whose message it is; empty where the delta does not say.
-        answers: The id of the call whose result it is; empty where it is none.
+        index: The index of the message; None if the server sends none.
+        role: The role of the message; empty if the delta does not say.
+        answers: The id of the call whose result it is; empty if it is no result.
     """
 
     index: int | None = None
@@ -27,11 +29,11 @@ class Place:
     answers: str = ""
 
 
-_SPEAKS = Place(role=_ASSISTANT)
+_ASSISTANT_PLACE = Place(role=_ASSISTANT)
 
 
 def place_of(delta: Mapping[str, Any]) -> Place | None:
-    """What a delta says of its place; None where it says nothing.
+    """The place of a delta; None if the delta does not say.
 
     Args:
         delta: The delta, as it came.
@@ -41,7 +43,7 @@ def place_of(delta: Mapping[str, Any]) -> Place | None:
         if not role:
             return None
         if role == _ASSISTANT:
-            return _SPEAKS
+            return _ASSISTANT_PLACE
     return Place(
         index if isinstance(index, int) and not isinstance(index, bool) else None,
         role if isinstance(role, str) else "",
@@ -50,68 +52,65 @@ def place_of(delta: Mapping[str, Any]) -> Place | None:
 
 
 class Messages:
-    """The messages of one reply, while they come.
+    """The messages of one reply, while they arrive.
 
     Attributes:
-        a_tool_speaks: Whether what came last belongs to a tool's result.
+        in_tool_result: Whether the last delta belongs to a tool's result.
         answered: The ids of the calls that Mistral has answered itself.
     """
 
     def __init__(self) -> None:
-        self.a_tool_speaks = False
+        self.in_tool_result = False
         self.answered: set[str] = set()
         self._roles: dict[int, str] = {}
 
-    def go_on(self, place: Place) -> bool:
-        """Take note of where the next words belong.
+    def advance(self, place: Place) -> bool:
+        """Record the place of the next delta.
 
         Args:
-            place: What their delta says; without an index or a role they go on as before.
+            place: The place; without an index or a role, the message is the same as before.
 
         Returns:
-            Whether the assistant speaks again after a tool.
+            Whether the assistant continues after a tool's result.
         """
-        before = self.a_tool_speaks
+        before = self.in_tool_result
         role = place.role or (_TOOL if place.answers else "")
         if place.index is not None:
             role = role or self._roles.get(place.index, _ASSISTANT)
             self._roles[place.index] = role
         if role:
-            self.a_tool_speaks = role == _TOOL
-        if self.a_tool_speaks and place.answers:
+            self.in_tool_result = role == _TOOL
+        if self.in_tool_result and place.answers:
             self.answered.add(place.answers)
-        return before and not self.a_tool_speaks
+        return before and not self.in_tool_result
 
 
 def joined(messages: Iterable[Any]) -> dict[str, Any]:
-    """The messages of a whole reply as the one that a caller expects.
+    """Join the messages of a whole reply into one.
 
     Args:
         messages: The messages, as they came.
 
     Returns:
-        The assistant's words in order, and the calls that no message has answered.
+        The assistant's content in order, and the calls that no message answers.
     """
     content: list[Any] = []
     calls: list[Any] = []
-    told = Messages()
-    for each in messages:
-        message = cast("dict[str, Any]", each) if isinstance(each, dict) else {}
-        place = place_of(message) or _SPEAKS
-        again = told.go_on(place if place.role or place.answers else _SPEAKS)
-        if told.a_tool_speaks:
+    progress = Messages()
+    for message in map(object_of, messages):
+        place = place_of(message) or _ASSISTANT_PLACE
+        again = progress.advance(place if place.role or place.answers else _ASSISTANT_PLACE)
+        if progress.in_tool_result:
             continue
         if again and content:
             content.append(" ")
-        words = message.get("content")
-        content += cast("list[Any]", words) if isinstance(words, list) else [words]
-        made = message.get("tool_calls")
-        calls += cast("list[Any]", made) if isinstance(made, list) else []
-    open_ = [call for call in calls if not _is_answered(call, told.answered)]
-    return {"role": _ASSISTANT, "content": content, "tool_calls": open_}
+        part = message.get("content")
+        content += cast("list[Any]", part) if isinstance(part, list) else [part]
+        calls += list_of(message.get("tool_calls"))
+    pending = [call for call in calls if not _is_answered(call, progress.answered)]
+    return {"role": _ASSISTANT, "content": content, "tool_calls": pending}
 
 
 def _is_answered(call: Any, answered: set[str]) -> bool:
-    held = cast("dict[str, Any]", call) if isinstance(call, dict) else {}
-    call_id = held.get("id")
+    call_id = object_of(call).get("id")
     return isinstance(call_id, str) and call_id in answered

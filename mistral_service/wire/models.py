@@ -1,33 +1,34 @@
-"""The models that a key may ask, as `GET /v1/models` tells them, and what is known without it."""
+"""The models that a key may use, from `GET /v1/models`, and what is known without it."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from mistral_service.wire.errors import printable
 from mistral_service.wire.numbers import tokens
+from mistral_service.wire.trees import list_of, object_of, objects_of
 
 _MAX_NAME = 256
 
 DEFAULT_MODEL = "mistral-small-latest"
-"""The model asked when none is named: Pipecat's own service asks the same."""
+"""The default model, the same as in Pipecat's own service."""
 
-# Mistral's models that think when asked, and take `reasoning_effort` `none` and `high`.
-_THINKS_WHEN_ASKED = re.compile(r"mistral-(small|medium)(-latest|-26\d\d|$)")
+# Mistral's models with optional reasoning, which take `reasoning_effort` `none` and `high`.
+_OPTIONAL_REASONING = re.compile(r"mistral-(small|medium)(-latest|-26\d\d|$)")
 
 
 def fastest_effort(model: str) -> str | None:
-    """The `reasoning_effort` that makes a model answer at once.
+    """The `reasoning_effort` with which a model answers without reasoning.
 
     Args:
         model: The model's name.
 
     Returns:
-        `none` for Mistral's models that think when asked; None, which sends nothing, for others:
-        they do not know the parameter, or cannot help thinking.
+        `none` for Mistral's models with optional reasoning; None, which omits the parameter, for
+        models that do not know it, or always reason.
     """
-    return "none" if _THINKS_WHEN_ASKED.match(model) else None
+    return "none" if _OPTIONAL_REASONING.match(model) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +38,15 @@ class ModelCard:
     Parameters:
         id: The name to ask for.
         aliases: Other names of it.
-        chat: Whether it answers chat completions; None where the server does not say, as below.
+        chat: Whether it has chat completions; None if the server does not say, as below.
         function_calling: Whether it calls functions.
-        vision: Whether it sees images.
-        reasoning: Whether it thinks, and so takes `reasoning_effort`.
-        fim: Whether it fills in the middle.
+        vision: Whether it has vision.
+        reasoning: Whether it reasons, and so takes `reasoning_effort`.
+        fim: Whether it has fill-in-the-middle completions.
         max_context_length: Tokens that request and reply may have together.
-        deprecation: From when on it is gone, as a date in ISO form; None if it stays.
-        replacement: The model that takes its place then.
-        owned_by: Whose model it is; self-hosted servers name themselves.
+        deprecation: The date of its retirement, in ISO form; None if there is none.
+        replacement: The model that replaces it then.
+        owned_by: Its owner; self-hosted servers put their own name here.
     """
 
     id: str
@@ -62,10 +63,10 @@ class ModelCard:
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> "ModelCard | None":
-        """Read an entry of the list.
+        """Parse an entry of the list.
 
         Args:
-            data: The entry's JSON object; other servers than Mistral's fill in less of it.
+            data: The entry's JSON object; servers other than Mistral's have fewer fields.
 
         Returns:
             The card; None if the entry names no model.
@@ -73,16 +74,16 @@ class ModelCard:
         name = _text(data.get("id"))
         if name is None:
             return None
-        can = _mapping(data.get("capabilities"))
+        can = object_of(data.get("capabilities"))
         length = data.get("max_context_length")
         return cls(
             name,
-            tuple(filter(None, map(_text, _list(data.get("aliases"))))),
-            _truth(can.get("completion_chat")),
-            _truth(can.get("function_calling")),
+            tuple(filter(None, map(_text, list_of(data.get("aliases"))))),
+            _bool(can.get("completion_chat")),
+            _bool(can.get("function_calling")),
             _sees(data, can),
-            _truth(can.get("reasoning")),
-            _truth(can.get("completion_fim")),
+            _bool(can.get("reasoning")),
+            _bool(can.get("completion_fim")),
             tokens(length),
             _text(data.get("deprecation")),
             _text(data.get("deprecation_replacement_model")),
@@ -91,15 +92,15 @@ class ModelCard:
 
 
 def _sees(data: Mapping[str, Any], can: Mapping[str, Any]) -> bool | None:
-    """Mistral says it among what a model can do, llama.cpp and OpenRouter by what it takes in."""
+    """Mistral has it as a capability, llama.cpp and OpenRouter as an input modality."""
     if "vision" in can:
-        return _truth(can.get("vision"))
-    taken = _list(_mapping(data.get("architecture")).get("input_modalities"))
+        return _bool(can.get("vision"))
+    taken = list_of(object_of(data.get("architecture")).get("input_modalities"))
     return "image" in taken if taken else None
 
 
 class Catalogue:
-    """What one endpoint offers to one key."""
+    """The models of one endpoint that one key may use."""
 
     def __init__(self, cards: Sequence[ModelCard] = ()) -> None:
         self.cards = tuple(cards)
@@ -110,7 +111,7 @@ class Catalogue:
 
     @classmethod
     def from_reply(cls, body: object) -> "Catalogue":
-        """Read the whole reply.
+        """Parse the reply.
 
         Args:
             body: The decoded JSON of `GET /v1/models`: `{"data": [...]}`, or the bare list.
@@ -118,8 +119,8 @@ class Catalogue:
         Returns:
             The catalogue; empty for anything else.
         """
-        entries = _list(_mapping(body).get("data", body))
-        cards = (ModelCard.from_mapping(_mapping(entry)) for entry in entries)
+        entries = objects_of(object_of(body).get("data", body))
+        cards = (ModelCard.from_mapping(entry) for entry in entries)
         return cls([card for card in cards if card is not None])
 
     def find(self, name: str) -> ModelCard | None:
@@ -135,24 +136,16 @@ class Catalogue:
 
     @property
     def is_mistrals(self) -> bool:
-        """Whether the list tells what models can do, as Mistral's does.
+        """Whether the list has capabilities, as Mistral's does.
 
-        Servers of one model, as llama.cpp's, list one name and answer to any.
+        A server of one model, such as llama.cpp's, lists one name and accepts any.
         """
         return any(card.chat is not None for card in self.cards)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
-
-
-def _list(value: object) -> list[object]:
-    return cast("list[object]", value) if isinstance(value, list) else []
 
 
 def _text(value: object) -> str | None:
     return printable(value, _MAX_NAME) or None if isinstance(value, str) else None
 
 
-def _truth(value: object) -> bool | None:
+def _bool(value: object) -> bool | None:
     return value if isinstance(value, bool) else None

@@ -1,9 +1,9 @@
-"""What a Portkey gateway makes of a request on its way to Mistral.
+"""How a Portkey gateway rewrites a request on its way to Mistral.
 
 The gateway rewrites the bodies of the two endpoints that it knows for Mistral: it passes on a list
-of fields, under OpenAI's names, and silently drops the rest. Read from the source of
-`@portkey-ai/gateway` 1.15.2 (`providers/mistral-ai`), and held against the running gateway by
-`tests/interop/test_gateway.py`. What goes to other paths, or below `/v1/proxy`, it leaves as it is.
+of fields, under OpenAI's names, and silently drops the rest. Taken from the source of
+`@portkey-ai/gateway` 1.15.2 (`providers/mistral-ai`), and tested against the running gateway by
+`tests/interop/test_gateway.py`. Other paths, and all below `/v1/proxy`, are passed on unchanged.
 """
 
 from collections.abc import Mapping
@@ -13,50 +13,41 @@ _HEADERS = ("x-portkey-provider", "x-portkey-config", "x-portkey-virtual-key", "
 
 _PASSED: Mapping[str, frozenset[str]] = {
     "/chat/completions": frozenset(
-        {
-            "model",
-            "messages",
-            "temperature",
-            "top_p",
-            "max_tokens",
-            "stream",
-            "seed",
-            "safe_prompt",
-            "tools",
-            "tool_choice",
-            "parallel_tool_calls",
-        }
+        (
+            *("model", "messages", "temperature", "top_p", "max_tokens", "stream", "seed"),
+            *("safe_prompt", "tools", "tool_choice", "parallel_tool_calls"),
+        )
     ),
-    "/embeddings": frozenset({"model", "input"}),
+    "/embeddings": frozenset(("model", "input")),
 }
 
-# Mistral's name → the one under which the gateway passes it on, as Mistral's again.
+# Mistral's name → the name that the gateway converts to Mistral's.
 _RENAMED = {"random_seed": "seed"}
 
 _MAX_TEMPERATURE = 1
 
 
 def is_between(headers: Mapping[str, Any], base_url: str) -> bool:
-    """Whether a Portkey gateway that rewrites stands between a client and Mistral.
+    """Whether there is a Portkey gateway that rewrites bodies between a client and Mistral.
 
     Args:
         headers: The headers that every request of the client carries.
-        base_url: Where it sends them.
+        base_url: The address of its endpoint.
     """
     named = {name.lower() for name in headers}
     return not base_url.rstrip("/").endswith("/proxy") and any(name in named for name in _HEADERS)
 
 
 def as_it_passes(body: Mapping[str, Any], path: str) -> tuple[dict[str, Any], list[str]]:
-    """Make a body of which as much arrives as can.
+    """Convert a body so that as many fields as possible arrive.
 
     Args:
         body: The body for Mistral.
         path: The endpoint.
 
     Returns:
-        The body for the gateway; and the names of what will not arrive. That is sent all the same:
-        a later gateway may pass it on.
+        The body for the gateway; and the names of the fields that will not arrive. They are sent
+        all the same: a later gateway may pass them on.
     """
     passed = _PASSED.get(path)
     if passed is None:

@@ -1,7 +1,7 @@
-"""What the account may still ask for: the rate headers of an answer, read once.
+"""Parses the rate limit headers of an answer.
 
-Mistral counts requests and tokens by the minute and tells what is left with every answer, and a
-refused request is told when to come back, where the server says so at all.
+Mistral counts requests and tokens by the minute and sends what is left with every answer. A refusal
+may have a time after which to retry.
 """
 
 import math
@@ -13,22 +13,22 @@ from email.utils import parsedate_to_datetime
 from mistral_service.wire.numbers import MAX_TOKENS, rate, wait
 
 WINDOW = 60.0
-"""Seconds of the window in which Mistral counts: its headers end in `-minute`."""
+"""Seconds of Mistral's rate window: its headers end in `-minute`."""
 
 _LOW = 0.1
-"""The part of a limit below which what is left counts as little."""
+"""The fraction of a limit below which the remainder counts as low."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateBudget:
-    """What is left of the minute's requests and tokens.
+    """The remaining requests and tokens of the minute.
 
     Parameters:
-        request_limit: Requests per minute; None where the server does not say, as below.
+        request_limit: Requests per minute; None if the server does not say, as below.
         requests_left: Requests left.
         token_limit: Tokens per minute.
         tokens_left: Tokens left.
-        query_cost: Tokens that this request was counted with.
+        query_cost: Tokens that this request was charged.
     """
 
     request_limit: float | None = None
@@ -39,20 +39,20 @@ class RateBudget:
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, str]) -> "RateBudget | None":
-        """Read the headers of an answer.
+        """Parse the headers of an answer.
 
         Args:
             headers: The headers; names in lower case, or a case-blind mapping.
 
         Returns:
-            The budget; None where no header tells of it.
+            The budget; None if there are no such headers.
         """
         budget = cls(
             rate(_number(headers.get("x-ratelimit-limit-req-minute"))),
             rate(_number(headers.get("x-ratelimit-remaining-req-minute"))),
             rate(limit := _number(headers.get("x-ratelimit-limit-tokens-minute"))),
             rate(_number(headers.get("x-ratelimit-remaining-tokens-minute"))),
-            # No request is counted with more than the whole minute has: it would be refused.
+            # No request is charged more than the limit: it would have been refused.
             rate(
                 _number(headers.get("x-ratelimit-tokens-query-cost")),
                 min(MAX_TOKENS, limit or MAX_TOKENS),
@@ -69,25 +69,25 @@ class RateBudget:
 
     @property
     def low(self) -> bool:
-        """Whether a request that can be spared should be."""
+        """Whether optional requests should not be sent."""
         return (
             self.spent
-            or _little(self.requests_left, self.request_limit)
-            or _little(self.tokens_left, self.token_limit)
+            or _is_low(self.requests_left, self.request_limit)
+            or _is_low(self.tokens_left, self.token_limit)
         )
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds after which the server asks to come back.
+    """Seconds after which the server allows a retry.
 
     Args:
         headers: The headers of a refusal.
 
     Returns:
-        What `Retry-After` says, as a number or as a date (counted from the server's own `Date`, so
-        that the clocks need not agree); or else what a reset header says; or else, where the
-        minute's budget is spent, the whole minute, since no header says when it ends; a day
-        at most. None if nothing says anything, or what it says is no time.
+        The value of `Retry-After`, a number or a date (relative to the server's own `Date`, so that
+        the clocks need not agree); otherwise of a reset header; otherwise, if the minute's budget
+        is spent, the whole minute, since no header says when it ends; a day at most. None if there
+        is no such header, or its value is no valid time.
     """
     value = headers.get("retry-after")
     seconds = _number(value)
@@ -101,12 +101,12 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return wait(seconds)
 
 
-def _little(left: float | None, limit: float | None) -> bool:
+def _is_low(left: float | None, limit: float | None) -> bool:
     return left is not None and limit is not None and left < limit * _LOW
 
 
 def _number(value: str | None) -> float | None:
-    """A finite number from 0, written in digits; None for anything else."""
+    """A finite number from 0, in digits; None for anything else."""
     if not value or not re.fullmatch(r"\s*\d{1,15}(\.\d{0,9})?\s*", value, re.ASCII):
         return None
     return float(value)

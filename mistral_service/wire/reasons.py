@@ -1,7 +1,7 @@
-"""Why a request failed, and by which signs that is known: one table.
+"""Why a request failed: one table of signs that classify errors.
 
-A sign is a code or a type, some words of the message, or a status. Mistral has its own; servers and
-gateways that stand in its place, or before it, have theirs. Sources: `docs/odd-replies.md`.
+A sign is a code or a type, some words of the message, or a status: Mistral's own, and those of
+compatible servers and gateways. Sources: `docs/odd-replies.md`.
 """
 
 import re
@@ -22,15 +22,15 @@ class Reason(Enum):
         REQUEST: Something else in the request is wrong.
         TOO_LARGE: The request is longer than the model's context or the server's limit.
         RATE_LIMIT: The account's own limit of requests or tokens is reached.
-        QUOTA: The account has nothing left to spend.
+        QUOTA: The account has no credit left.
         CAPACITY: The model's servers are full; another model may be free.
         SERVER: The server failed.
         UNREACHABLE: No connection, or it broke.
         TIMEOUT: No answer in time.
-        STREAM: The stream had something in it that is no chunk.
-        EMPTY: The reply had no words and no call in it.
-        CALL: The model calls a function in a way that comes to no result, also after a note on it.
-        FORM: The reply has not the form that was asked for.
+        STREAM: The stream contained something that is no chunk.
+        EMPTY: The reply had no text and no function call.
+        CALL: The model calls functions in a way that cannot be completed, also after a reminder.
+        FORM: The reply does not have the requested form.
     """
 
     KEY = "key"
@@ -70,8 +70,8 @@ _RETRYABLE = frozenset(
 )
 
 
-def plain(name: str) -> str:
-    """A code or a type without its spelling.
+def normalize_name(name: str) -> str:
+    """A code or a type in normalised spelling.
 
     Args:
         name: `rate_limit_error`, `RateLimitError`, `litellm.RateLimitError`, `RATE_LIMIT`.
@@ -85,14 +85,14 @@ def plain(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """A row of the table: it fits where each of its columns that has an entry does.
+    """A row of the table: it matches if each of its columns that has an entry matches.
 
     Parameters:
-        reason: What it says.
+        reason: The reason that it shows.
         names: Codes and types, in any spelling.
         words: Words of the message, in lower case.
-        statuses: HTTP statuses, of the answer or from its body; None where there is none, as in
-            a stream.
+        statuses: HTTP statuses, of the answer or in its body; None if there is none, as in a
+            stream.
     """
 
     reason: Reason
@@ -100,16 +100,16 @@ class Sign:
     words: tuple[str, ...] = ()
     statuses: tuple[int | None, ...] = ()
 
-    def fits(self, names: frozenset[str], words: str, status: int | None) -> bool:
+    def matches(self, names: frozenset[str], words: str, status: int | None) -> bool:
         """Whether an error shows this sign.
 
         Args:
-            names: Its codes and types, `plain`.
+            names: Its codes and types, after `normalize_name`.
             words: Its message, in lower case.
             status: Its status.
         """
         return (
-            (not self.names or any(plain(name) in names for name in self.names))
+            (not self.names or any(normalize_name(name) in names for name in self.names))
             and (not self.words or any(each in words for each in self.words))
             and (not self.statuses or status in self.statuses)
         )
@@ -118,17 +118,20 @@ class Sign:
 def _sign(
     reason: Reason,
     names: str = "",
-    words: Iterable[str] = (),
+    words: str = "",
     statuses: Iterable[int | None] = (),
 ) -> Sign:
-    return Sign(reason, tuple(names.split()), tuple(words), tuple(statuses))
+    """A row, with names separated by blanks, and words by semicolons."""
+    return Sign(
+        reason, tuple(names.split()), tuple(words.split("; ") if words else ()), tuple(statuses)
+    )
 
 
 _REFUSALS = (None, 400, 403, 422, 446, 451, 500)
 _TOO_LONG = (None, 400, 413, 422, 500)
 
 SIGNS: tuple[Sign, ...] = (
-    # What names the cause itself counts before the status, which may be a gateway's.
+    # Signs of the cause itself come before the status, which may be a gateway's.
     _sign(
         Reason.BLOCKED,
         "guardrails flagged_input 3201 content_filter content_filter_error content_filtered "
@@ -141,17 +144,9 @@ SIGNS: tuple[Sign, ...] = (
     _sign(Reason.BLOCKED, "reasons", statuses=(None, 403, 446, 451)),
     _sign(
         Reason.BLOCKED,
-        words=(
-            "blocked by guardrail",
-            "guardrail checks",
-            "guardrail policy",
-            "blocked due to security",
-            "content management policy",
-            "moderation policy",
-            "content safety policy",
-            "input was flagged",
-            "request blocked",
-        ),
+        words="blocked by guardrail; guardrail checks; guardrail policy; blocked due to security; "
+        "content management policy; moderation policy; content safety policy; "
+        "input was flagged; request blocked",
         statuses=_REFUSALS,
     ),
     _sign(
@@ -160,7 +155,10 @@ SIGNS: tuple[Sign, ...] = (
         "engine_overloaded model_overloaded server_overloaded provider_overloaded "
         "provider_unavailable ModelNotReadyException",
     ),
-    _sign(Reason.CAPACITY, words=("service tier capacity exceeded", "no capacity available")),
+    _sign(
+        Reason.CAPACITY,
+        words="service tier capacity exceeded; no capacity available",
+    ),
     _sign(
         Reason.QUOTA,
         "insufficient_quota insufficient_credits insufficient_credit insufficient_balance "
@@ -171,26 +169,11 @@ SIGNS: tuple[Sign, ...] = (
     ),
     _sign(
         Reason.QUOTA,
-        words=(
-            "credit balance",
-            "insufficient credit",
-            "insufficient balance",
-            "insufficient fund",
-            "insufficient quota",
-            "more credits",
-            "out of credit",
-            "budget has been exceeded",
-            "budget exceeded",
-            "exceeded budget",
-            "over budget",
-            "budget is exhausted",
-            "budget exhausted",
-            "spend limit",
-            "spending limit",
-            "key limit exceeded",
-            "monthly usage limit",
-            "payment required",
-        ),
+        words="credit balance; insufficient credit; insufficient balance; insufficient fund; "
+        "insufficient quota; more credits; out of credit; budget has been exceeded; "
+        "budget exceeded; exceeded budget; over budget; budget is exhausted; "
+        "budget exhausted; spend limit; spending limit; key limit exceeded; "
+        "monthly usage limit; payment required",
     ),
     _sign(
         Reason.TOO_LARGE,
@@ -201,35 +184,21 @@ SIGNS: tuple[Sign, ...] = (
     ),
     _sign(
         Reason.TOO_LARGE,
-        words=(
-            "context length",
-            "context size",
-            "context window",
-            "maximum context",
-            "maximum model length",
-            "context the overflows",
-            "too large for model",
-            "prompt is too long",
-            "input is too long",
-            "`inputs` must have less than",
-            "`max_new_tokens` must be",
-        ),
+        words="context length; context size; context window; maximum context; "
+        "maximum model length; context the overflows; too large for model; "
+        "prompt is too long; input is too long; `inputs` must have less than; "
+        "`max_new_tokens` must be",
         statuses=_TOO_LONG,
     ),
-    # Without a status, Bedrock says it of a rate.
-    _sign(Reason.TOO_LARGE, words=("too many tokens",), statuses=(400, 413, 422)),
-    # An assistant message without content is refused as "Service unavailable." under 3600: it looks
-    # as if one should try again, and one never should.
+    # Without a status, Bedrock means a rate limit by it.
+    _sign(Reason.TOO_LARGE, words="too many tokens", statuses=(400, 413, 422)),
+    # An assistant message without content is refused as "Service unavailable." with code 3600: it
+    # looks retryable, but is not.
     _sign(Reason.HISTORY, "3230 3280 3600 invalid_request_message_order invalid_function_call"),
     _sign(
         Reason.HISTORY,
-        words=(
-            "unexpected role",
-            "expected last role",
-            "roles must alternate",
-            "not the same number of function calls",
-            "must have either content or tool_calls",
-        ),
+        words="unexpected role; expected last role; roles must alternate; "
+        "not the same number of function calls; must have either content or tool_calls",
         statuses=(None, 400, 422, 500),
     ),
     _sign(
@@ -242,21 +211,16 @@ SIGNS: tuple[Sign, ...] = (
     ),
     _sign(
         Reason.UNKNOWN_MODEL,
-        words=(
-            "invalid model:",
-            "invalid model name",
-            "not a valid model",
-            "no such model",
-            "model not found",
-            "unknown model",
-            "no endpoints found",
-            "pulling it first",
-        ),
+        words="invalid model:; invalid model name; not a valid model; no such model; "
+        "model not found; unknown model; no endpoints found; pulling it first",
         statuses=(None, 400, 404, 422, 500),
     ),
     _sign(Reason.RATE_LIMIT, "RESOURCE_EXHAUSTED"),
-    _sign(Reason.QUOTA, words=("exceeded your current quota",)),
-    # What names the kind of failure, as a status does, but nearer to where it happened.
+    _sign(
+        Reason.QUOTA,
+        words="exceeded your current quota",
+    ),
+    # Signs of the kind of failure: like a status, but nearer to the cause.
     _sign(
         Reason.KEY,
         "authentication auth unauthorized unauthenticated invalid_authentication "
@@ -268,7 +232,7 @@ SIGNS: tuple[Sign, ...] = (
     ),
     _sign(
         Reason.KEY,
-        words=("invalid api key", "incorrect api key", "api key not valid"),
+        words="invalid api key; incorrect api key; api key not valid",
         statuses=(None, 400, 403),
     ),
     _sign(
@@ -290,7 +254,7 @@ SIGNS: tuple[Sign, ...] = (
     ),
     _sign(Reason.CAPACITY, "service_unavailable unavailable"),
     _sign(Reason.KEY, statuses=(401,)),
-    _sign(Reason.QUOTA, statuses=(402, 412)),  # 412 is Portkey's word for a budget that is spent
+    _sign(Reason.QUOTA, statuses=(402, 412)),  # 412 is Portkey's status for a spent budget
     _sign(Reason.FORBIDDEN, statuses=(403,)),
     _sign(Reason.UNKNOWN_MODEL, statuses=(404, 410)),
     _sign(Reason.TIMEOUT, statuses=(408, 504, 522, 524)),
@@ -298,10 +262,10 @@ SIGNS: tuple[Sign, ...] = (
     _sign(Reason.RATE_LIMIT, statuses=(429,)),
     _sign(Reason.BLOCKED, statuses=(446, 451)),  # 446 is that of Portkey's and WSO2's guardrails
     _sign(Reason.CAPACITY, statuses=(503,)),
-    # 424: a model of Bedrock's broke off. 425: too early. 499: a proxy hung up.
+    # 424: a Bedrock model failed. 425: too early. 499: a proxy closed the connection.
     _sign(Reason.SERVER, statuses=(424, 425, 499, *range(500, 600))),
     _sign(Reason.REQUEST, statuses=range(400, 500)),
-    # What says less than a status does counts where there is none.
+    # Signs that are vaguer than a status only count without one.
     _sign(Reason.UNKNOWN_MODEL, "not_found resource_not_found"),
     _sign(
         Reason.REQUEST,
@@ -317,20 +281,20 @@ SIGNS: tuple[Sign, ...] = (
         "model_stream_error model unmapped",
     ),
 )
-"""The table, from top to bottom: the first row that fits is the reason."""
+"""The table: the first row that matches is the reason."""
 
 
 def reason_of(names: Iterable[str], words: str, status: int | None) -> Reason:
-    """Look a failure up.
+    """Classify an error.
 
     Args:
         names: Its codes and types, in any spelling.
-        words: What is said about it.
+        words: Its messages.
         status: Its HTTP status; None if there is none.
 
     Returns:
-        The reason; `STREAM` for what shows no sign and has no status.
+        The reason; `STREAM` if it shows no sign and has no status.
     """
-    known, said = frozenset(map(plain, names)) - {""}, words.lower()
-    found = (sign.reason for sign in SIGNS if sign.fits(known, said, status))
+    known, said = frozenset(map(normalize_name, names)) - {""}, words.lower()
+    found = (sign.reason for sign in SIGNS if sign.matches(known, said, status))
     return next(found, Reason.STREAM)

@@ -1,7 +1,7 @@
-"""What the service wants to say to the body that Mistral takes.
+"""Converts parameters of a chat completion to the body that Mistral takes.
 
-Mistral's schema is closed: one field that it does not know and the request is refused (422). So
-what OpenAI's clients know and Mistral does not is renamed or left out here, in one place.
+Mistral's schema is closed: a request with an unknown field is refused (422). So OpenAI's fields
+that Mistral does not have are renamed or left out here, in one place.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,15 +21,14 @@ def request_body(params: Mapping[str, Any], *, unset: tuple[type, ...] = ()) -> 
     """Make the JSON body of a chat completion.
 
     Args:
-        params: Parameters under OpenAI's or Mistral's names. None and unset values are left out,
-            client options (`CLIENT_OPTIONS`) too, but for `extra_body`, whose fields join the body
-            as they are. Where OpenAI's and Mistral's name of one parameter are both given,
-            Mistral's wins.
+        params: Parameters under OpenAI's or Mistral's names. None, unset values and client options
+            (`CLIENT_OPTIONS`) are left out; the fields of `extra_body` are added to the body. If a
+            parameter is given under both names, Mistral's wins.
         unset: Types whose instances mean "not given".
 
     Returns:
-        The body, with Mistral's names. `tools` and `tool_choice` are absent where no function may
-        be called: an empty list is refused, and `tool_choice: "none"` garbles replies.
+        The body, with Mistral's names. `tools` and `tool_choice` are absent if no function may be
+        called: an empty list is refused, and `tool_choice: "none"` garbles replies.
     """
     given = {
         name: value

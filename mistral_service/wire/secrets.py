@@ -1,8 +1,8 @@
-"""What a request carries that may be secret, and how it is struck out of what a server says.
+"""Redacts the secrets of a request from the answers of a server.
 
-A server, or a gateway before it, may repeat in an answer what it was sent: whole or in part,
-encoded for an address, for JSON, for a page, or as base64. Every value of every header counts as a
-secret, but for those of a short list.
+A server, or a gateway in front of it, may repeat a request in its answer: whole or in part, encoded
+for a URL, for JSON, for HTML, or as base64. The value of every header counts as a secret, except
+for those of a short list.
 """
 
 import base64
@@ -21,8 +21,10 @@ from weakref import WeakKeyDictionary
 from openai import AsyncOpenAI
 from yarl import URL
 
-STRUCK = "[key]"
-"""What stands in the place of a secret."""
+from mistral_service.wire.trees import objects_of
+
+REDACTED = "[key]"
+"""Replaces a secret."""
 
 _HARMLESS = frozenset(
     {
@@ -42,8 +44,8 @@ _SECRET_NAME = re.compile(
 _PARTS = re.compile(r"[^\s;,=\"'{}\[\]()<>&?|:]+")
 
 _SHORTEST = 8
-"""Characters of the shortest value that counts, and of the shortest part of a secret: what is
-shorter is a stand-in, as "any" for the key of a local server."""
+"""Characters of the shortest secret, and of the shortest part of one: a shorter value is a
+placeholder, such as "any" for the key of a local server."""
 
 _SHORTEST_PASSWORD = 4
 
@@ -56,7 +58,7 @@ class Secret:
 
     Parameters:
         value: The value.
-        in_part: Whether a part of it, eight characters or more, is secret too: of a key, not of
+        in_part: Whether parts of eight characters or more are secret too: for a key, but not for
             any header.
     """
 
@@ -69,25 +71,25 @@ _extras: WeakKeyDictionary[AsyncOpenAI, deque[Mapping[str, Any]]] = WeakKeyDicti
 
 
 def remember(client: AsyncOpenAI, params: Mapping[str, Any]) -> None:
-    """Take note of what a request carries beside what its client always sends.
+    """Remember what a request sends in addition to its client's headers and query.
 
     Args:
         client: The client that sends it.
-        params: The parameters of the request; `extra_headers`, `extra_query` and `extra_body` are
-            looked at, once something goes wrong, and what opens a connector among the `tools`.
+        params: The parameters of the request: `extra_headers`, `extra_query`, `extra_body`, and
+            the credentials of connectors in `tools`. They are examined when an error occurs.
     """
     extras = {name: params[name] for name in _EXTRAS if params.get(name)}
-    if opening := _opening(params.get("tools")):
-        extras["tools"] = opening
+    if credentials := _connector_credentials(params.get("tools")):
+        extras["tools"] = credentials
     if extras:
-        # An error of an earlier turn may come late, so the last few are kept.
-        kept = _extras.setdefault(client, deque(maxlen=4))
-        if extras not in kept:
-            kept.append(extras)
+        # An error of an earlier turn may come late, so the last few are stored.
+        latest = _extras.setdefault(client, deque(maxlen=4))
+        if extras not in latest:
+            latest.append(extras)
 
 
 def secrets_of(client: AsyncOpenAI) -> list[Secret]:
-    """What the requests of a client carry that may be secret.
+    """The possible secrets in the requests of a client.
 
     Args:
         client: The client.
@@ -106,7 +108,7 @@ def secrets_of(client: AsyncOpenAI) -> list[Secret]:
 
 
 def secrets_in(key: str) -> list[Secret]:
-    """A key as a secret; none where it is too short to be one.
+    """A key as a secret; none if it is too short to be one.
 
     Args:
         key: The key.
@@ -114,24 +116,18 @@ def secrets_in(key: str) -> list[Secret]:
     return [Secret(key)] if len(key) >= _SHORTEST else []
 
 
-def _opening(tools: Any) -> dict[str, Any]:
-    """What the connectors among some tools are opened with, under a name that says so."""
-    given = cast("list[Any]", tools) if isinstance(tools, list) else []
-    connectors = (
-        cast("dict[str, Any]", tool)
-        for tool in given
-        if isinstance(tool, dict) and "authorization" in tool
-    )
-    found = [tool["authorization"] for tool in connectors]
-    values = [cast("dict[str, Any]", each).get("value") for each in found if isinstance(each, dict)]
+def _connector_credentials(tools: Any) -> dict[str, Any]:
+    """The credentials of the connectors in some tools, under a name that marks them as secret."""
+    found = [tool["authorization"] for tool in objects_of(tools) if "authorization" in tool]
+    values = [each.get("value") for each in objects_of(found)]
     return {"token": values} if values else {}
 
 
-class Strike:
-    """Strikes secrets out of texts, in whichever form they stand there."""
+class Redactor:
+    """Redacts secrets from texts, in any encoding."""
 
     def __init__(self, secrets: Iterable[Secret]) -> None:
-        """Prepare.
+        """Prepare the search.
 
         Args:
             secrets: The secrets.
@@ -148,50 +144,50 @@ class Strike:
                 self._beginnings.update(form[:length] for length in range(4, _SHORTEST))
 
     def __call__(self, text: str) -> str:
-        """Strike them out of a text of some hundred characters.
+        """Redact a text of some hundred characters.
 
         Args:
             text: The text.
 
         Returns:
-            The text, with `[key]` in the place of each.
+            The text, with `[key]` in place of each secret.
         """
         folded = text.translate(_FOLD)
-        struck = bytearray(len(text))
+        marked = bytearray(len(text))
         for form in self._whole:
             at = folded.find(form)
             while at >= 0:
-                _mark(struck, at, len(form))
+                _mark(marked, at, len(form))
                 at = folded.find(form, at + 1)
         if self._parts:
             for at in range(len(text) - _SHORTEST + 1):
                 if folded[at : at + _SHORTEST] in self._parts:
-                    _mark(struck, at, _SHORTEST)
+                    _mark(marked, at, _SHORTEST)
         words = folded.removesuffix("…")
         if words != folded:
-            # Words that were cut may end with the beginning of one.
+            # A text that was cut may end with the beginning of a secret.
             for length in range(4, _SHORTEST):
                 if words[-length:] in self._beginnings:
-                    _mark(struck, len(words) - length, length)
-        return _replaced(text, struck) if any(struck) else text
+                    _mark(marked, len(words) - length, length)
+        return _replaced(text, marked) if any(marked) else text
 
 
-def _mark(struck: bytearray, at: int, length: int) -> None:
-    struck[at : at + length] = b"\1" * length
+def _mark(marked: bytearray, at: int, length: int) -> None:
+    marked[at : at + length] = b"\1" * length
 
 
-def _replaced(text: str, struck: bytearray) -> str:
+def _replaced(text: str, marked: bytearray) -> str:
     pieces: list[str] = []
     for at, character in enumerate(text):
-        if not struck[at]:
+        if not marked[at]:
             pieces.append(character)
-        elif not at or not struck[at - 1]:
-            pieces.append(STRUCK)
+        elif not at or not marked[at - 1]:
+            pieces.append(REDACTED)
     return "".join(pieces)
 
 
 def _forms(value: str) -> set[str]:
-    """A value as it may stand in a text."""
+    """The encodings in which a value may occur in a text."""
     value = value.strip()
     raw = value.encode("utf-8", "replace")
     forms = {
@@ -234,19 +230,19 @@ def _of_value(value: str, *, secret: bool) -> Iterator[Secret]:
         yield from _of_userinfo(value)
     elif not secret:
         return
-    # What stands behind `Bearer`, and behind a cookie's name.
+    # The part after `Bearer`, and after a cookie's name.
     for piece in (value, *value.split(";")):
         for part in (piece.strip().partition(" ")[2], piece.partition("=")[2].strip()):
             if secret and inner is None and len(part) >= _SHORTEST:
                 yield Secret(part)
     for part in _PARTS.findall(value):
-        # `Bearer`, a cookie's name and a provider's are words.
+        # `Bearer`, the name of a cookie or a provider are words, and not secret.
         if len(part) >= 16 or (len(part) >= _SHORTEST and not (inner or part.isalpha())):
             yield Secret(part)
 
 
 def _named(data: Any, *, secret: bool = False, depth: int = 8) -> Iterator[Secret]:
-    """The texts in JSON that stand under a name which tells that they are secret."""
+    """The strings in JSON under a name that marks them as secret."""
     if isinstance(data, Mapping):
         for name, value in cast("Mapping[Any, Any]", data).items():
             is_secret = secret or _SECRET_NAME.search(str(name)) is not None
@@ -260,7 +256,7 @@ def _named(data: Any, *, secret: bool = False, depth: int = 8) -> Iterator[Secre
 
 
 def _of_userinfo(url: str) -> Iterator[Secret]:
-    """User and password of an address, and as `Authorization: Basic` has them."""
+    """User and password of an address, also as in `Authorization: Basic`."""
     try:
         user, password = URL(url).raw_user or "", URL(url).raw_password or ""
     except ValueError:

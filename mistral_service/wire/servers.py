@@ -1,7 +1,8 @@
-"""What servers that speak Mistral's API do differently: one table, and how each is recognised.
+"""How servers with Mistral's API differ from it: one table, and how each is recognised.
 
-A body is written for Mistral's own API. `fitted` rewrites it for another server; `revised` reads a
-refusal and says what to change. Both are pure: `wire/endpoint.py` keeps what is known.
+A body is written for Mistral's own API. `adapt_body` rewrites it for another server;
+`revise_server` reads a refusal and returns what to change. Both are pure: `wire/endpoint.py` stores
+what is known of each address.
 """
 
 import re
@@ -11,48 +12,40 @@ from typing import Any, Literal, cast, get_args
 from urllib.parse import urlsplit
 
 Continues = Literal["prefix", "continue_final_message", "words"]
-"""How a reply that was cut is continued: the assistant's message as the last one with Mistral's
-`prefix`; the same with `continue_final_message` in the body; or the user asks in words."""
+"""How a reply that was cut is continued: the assistant's message is the last one, with Mistral's
+`prefix`; the same with `continue_final_message` in the body; or a user message asks for it."""
 
 ServerName = Literal[
-    "mistral",
-    "azure",
-    "vertex",
-    "vllm",
-    "sglang",
-    "llama.cpp",
-    "ollama",
-    "litellm",
-    "unknown",
+    "mistral", "azure", "vertex", "vllm", "sglang", "llama.cpp", "ollama", "litellm", "unknown"
 ]
 
-GO_ON = "(Go on.)"
-"""What the user says where the assistant has spoken and is to go on."""
+CONTINUE_TEXT = "(Go on.)"
+"""The user message that asks the assistant to continue."""
 
 OPTIONAL_FIELDS = ("prompt_cache_key", "service_tier", "reasoning_effort")
-"""Fields that the service sends on its own account. A server that does not know them gets the
-request without them; a field that only a user can have set stays, and its refusal is an error."""
+"""Fields that the service sends by default. A server that does not know them gets the request
+without them; a field that only a user can have set stays, and its refusal is an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What one kind of server takes.
+    """What one kind of server accepts.
 
     Parameters:
-        name: Which kind it is.
+        name: The kind of server.
         continues: How a reply that was cut is continued.
-        exact: Whether a reply that is continued from the assistant's words goes on right behind
-            them, within a word or a number if need be, and never repeats them.
-        any_choice: How it spells the `tool_choice` that wants some function called.
-        named_choice: Whether it takes a `tool_choice` that names a function. Where it does not,
-            that function alone is offered, and some function has to be called.
-        parts: The kinds of parts that a content may have; None for all of Mistral's.
-        openai_names: Whether it takes OpenAI's `seed`, and counts the tokens of a stream where
-            OpenAI's `stream_options` ask for it. Mistral's is called `random_seed`, and its API
-            refuses the options and always counts.
+        exact: Whether a continued reply begins exactly at the end of the assistant's text, within a
+            word or a number if need be, and never repeats it.
+        any_choice: Its value of `tool_choice` that forces a call of any function.
+        named_choice: Whether it accepts a `tool_choice` with the name of a function. If not, only
+            that function is offered, and any function is forced.
+        parts: The types of content parts that it accepts; None for all of Mistral's.
+        openai_names: Whether it has OpenAI's `seed`, and only reports the tokens of a stream with
+            OpenAI's `stream_options`. Mistral has `random_seed`, refuses the options and always
+            reports them.
         unknown_fields: Those of `OPTIONAL_FIELDS` that it refuses.
-        keeps_connections: Whether a connection serves another request after a stream. One that is
-            closed without a word costs the next request an attempt, so none is left open.
+        keeps_connections: Whether a connection can be reused after a stream. A connection that the
+            server closes silently costs the next request an attempt, so none is kept open.
     """
 
     name: ServerName
@@ -79,7 +72,7 @@ SERVERS: Mapping[str, Server] = {
         replace(_AS_MISTRAL, name="vertex", parts=_CLOUD, unknown_fields=_NEWER),
         Server("vllm", continues="continue_final_message", exact=True, parts=_SHOWN),
         Server("sglang", continues="continue_final_message", exact=True, parts=_SHOWN),
-        # These two ignore `prefix` and go on from a last message of the assistant's by themselves.
+        # These two ignore `prefix`, and always continue a last message of the assistant.
         Server("llama.cpp", exact=True, named_choice=False, parts=_SHOWN, keeps_connections=False),
         Server("ollama", parts=_SHOWN),
         Server("litellm", parts=_SHOWN),
@@ -122,15 +115,15 @@ _OF_CHOICE = re.compile(r"tool[_ ]choice|named tools", re.IGNORECASE)
 
 
 def check_server(owner: str, name: str, server: str | None) -> Server | None:
-    """Look up a server that was set.
+    """Look up a server by its name.
 
     Args:
-        owner: Who is configured, for the error.
+        owner: The class that is configured, for the error.
         name: The name of the argument, for the error.
-        server: What it was set to; None is not set.
+        server: The name of the server; None if it is not set.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If the name is unknown.
     """
     if server is None:
         return None
@@ -141,29 +134,29 @@ def check_server(owner: str, name: str, server: str | None) -> Server | None:
 
 
 def by_address(url: str) -> Server:
-    """The server that an address names; `unknown` for most."""
+    """The server at an address; `unknown` for most."""
     host = urlsplit(url).hostname or ""
     names = (name for end, name in _BY_HOST if host == end or host.endswith("." + end))
     return SERVERS[next(names, "unknown")]
 
 
-def by_models(owners: Iterable[str], *, tells_capabilities: bool) -> Server | None:
-    """The server that a list of models comes from.
+def by_models(owners: Iterable[str], *, has_capabilities: bool) -> Server | None:
+    """The server of a list of models.
 
     Args:
-        owners: What `owned_by` says of each.
-        tells_capabilities: Whether the list says what models can do, as Mistral's does.
+        owners: The `owned_by` of each model.
+        has_capabilities: Whether the list has capabilities, as Mistral's does.
 
     Returns:
-        The server; None where the list does not show it.
+        The server; None if the list does not show it.
     """
     names = (_BY_OWNER.get(owner.lower()) for owner in owners)
-    name = next(filter(None, names), "mistral" if tells_capabilities else None)
+    name = next(filter(None, names), "mistral" if has_capabilities else None)
     return SERVERS[name] if name else None
 
 
 def by_headers(headers: Mapping[str, str]) -> Server | None:
-    """The server that names itself in an answer's headers; None for most."""
+    """The server by the headers of an answer; None for most."""
     if headers.get("server", "").lower() == "llama.cpp":
         return SERVERS["llama.cpp"]
     if any(name.lower().startswith("x-litellm-") for name in headers):
@@ -171,12 +164,12 @@ def by_headers(headers: Mapping[str, str]) -> Server | None:
     return None
 
 
-def fitted(body: Mapping[str, Any], server: Server) -> dict[str, Any]:
+def adapt_body(body: Mapping[str, Any], server: Server) -> dict[str, Any]:
     """Rewrite a body for a server.
 
     Args:
         body: The body for Mistral; left as it is.
-        server: What the server takes.
+        server: What the server accepts.
     """
     left_out = {name for name in server.unknown_fields if not _is_chosen(name, body)}
     sent = {name: value for name, value in body.items() if name not in left_out}
@@ -198,52 +191,52 @@ def fitted(body: Mapping[str, Any], server: Server) -> dict[str, Any]:
         last = {name: value for name, value in last.items() if name != "prefix"}
         sent["messages"] = [*before, last]
         if server.continues == "words":
-            sent["messages"].append({"role": "user", "content": GO_ON})
+            sent["messages"].append({"role": "user", "content": CONTINUE_TEXT})
         else:
             sent |= {"continue_final_message": True, "add_generation_prompt": False}
     return sent
 
 
-def revised(server: Server, body: Mapping[str, Any], said: str) -> Server | None:
-    """Read a refusal.
+def revise_server(server: Server, body: Mapping[str, Any], message: str) -> Server | None:
+    """Learn from a refusal.
 
     Args:
-        server: What the server was thought to take.
-        body: The body for Mistral, before it was `fitted`.
-        said: All words of the refusal.
+        server: What the server was expected to accept.
+        body: The body for Mistral, before `adapt_body`.
+        message: All messages of the refusal.
 
     Returns:
-        What it may take instead; None where the refusal is about something else.
+        What it may accept instead; None if the refusal has another cause.
     """
-    sent = fitted(body, server)
-    unknown = {name for name in OPTIONAL_FIELDS if _refuses(name, sent, said)}
+    sent = adapt_body(body, server)
+    unknown = {name for name in OPTIONAL_FIELDS if _refuses(name, sent, message)}
     if unknown - server.unknown_fields:
         return replace(server, unknown_fields=server.unknown_fields | unknown)
-    if server.openai_names and any(_refuses(name, sent, said) for name in ("seed", _OPTIONS)):
+    if server.openai_names and any(_refuses(name, sent, message) for name in ("seed", _OPTIONS)):
         return replace(server, openai_names=False)
-    if body.get("tool_choice") == "any" and _OF_CHOICE.search(said):
+    if body.get("tool_choice") == "any" and _OF_CHOICE.search(message):
         other = "any" if server.any_choice == "required" else "required"
         return replace(server, any_choice=other)
     if _has_prefix(body) and server.continues != "words":
-        if server.continues == "prefix" and "continue_final_message" in said:
+        if server.continues == "prefix" and "continue_final_message" in message:
             return replace(server, continues="continue_final_message", exact=True)
-        if _OF_CONTINUING.search(said) or "continue_final_message" in said:
+        if _OF_CONTINUING.search(message) or "continue_final_message" in message:
             return replace(server, continues="words", exact=False)
     return None
 
 
 def is_guess(before: Server, after: Server) -> bool:
-    """Whether a refusal may have been about something else than what was changed after it."""
+    """Whether the change after a refusal is a guess: the refusal may have another cause."""
     return (before.any_choice, before.continues) != (after.any_choice, after.continues)
 
 
-def with_lesson(server: Server, before: Server, after: Server) -> Server:
-    """Apply what was learned to what is known by now.
+def merge_learned(server: Server, before: Server, after: Server) -> Server:
+    """Apply what one request has learned to what is known now.
 
     Args:
-        server: What is known now: others may have learned meanwhile, or recognised the server.
-        before: What was known when the lesson began.
-        after: What a request that was accepted has shown.
+        server: What is known now: other requests may have changed it meanwhile.
+        before: What was known when the request began.
+        after: What was known when the request was accepted.
     """
     unknown = server.unknown_fields | (after.unknown_fields - before.unknown_fields)
     changed: dict[str, Any] = {
@@ -255,21 +248,21 @@ def with_lesson(server: Server, before: Server, after: Server) -> Server:
     return replace(server, unknown_fields=unknown, **changed)
 
 
-def difference(before: Server, after: Server) -> str:
-    """What was learned of a server, as the end of a sentence."""
+def describe_learned(before: Server, after: Server) -> str:
+    """What was learned about a server, for the end of a sentence."""
     learned = [f"without {name}" for name in sorted(after.unknown_fields - before.unknown_fields)]
     if after.openai_names != before.openai_names:
         learned.append("with random_seed instead of seed, and without stream_options")
     if after.any_choice != before.any_choice:
         learned.append(f"with tool_choice {after.any_choice!r} instead of {before.any_choice!r}")
     if after.continues != before.continues:
-        how = "in words" if after.continues == "words" else f"with {after.continues}"
-        learned.append(f"and asks {how} for a reply that was cut to be continued")
+        how = "a user message" if after.continues == "words" else after.continues
+        learned.append(f"with {how} to continue a reply that was cut")
     return ", ".join(learned)
 
 
 def _function(tool: Any) -> str:
-    """The name of a function: of a tool, or of the choice of one; empty where there is none."""
+    """The name of the function in a tool, or in a choice; empty if there is none."""
     try:
         return str(tool["function"]["name"])
     except (KeyError, TypeError):
@@ -281,12 +274,12 @@ def _has_prefix(body: Mapping[str, Any]) -> bool:
     return bool(messages) and messages[-1].get("prefix") is True
 
 
-def _refuses(name: str, body: Mapping[str, Any], said: str) -> bool:
-    if name not in body or _is_chosen(name, body) or not re.search(rf"\b{name}\b", said):
+def _refuses(name: str, body: Mapping[str, Any], message: str) -> bool:
+    if name not in body or _is_chosen(name, body) or not re.search(rf"\b{name}\b", message):
         return False
-    return bool(_FORBIDDEN.search(said) or _UNSUPPORTED.search(said))
+    return bool(_FORBIDDEN.search(message) or _UNSUPPORTED.search(message))
 
 
 def _is_chosen(name: str, body: Mapping[str, Any]) -> bool:
-    """Whether a user has chosen the value: the service by itself asks for no thinking."""
+    """Whether a user has set the value: the default of the service is no reasoning."""
     return name == "reasoning_effort" and body.get(name) != "none"

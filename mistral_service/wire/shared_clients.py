@@ -1,18 +1,18 @@
-"""Who holds a client: several services may share one, and the last closes it."""
+"""Reference counts of HTTP clients: several services may share one, and the last closes it."""
 
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from openai import AsyncOpenAI
 
-_holders: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+_references: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
-def hold(client: AsyncOpenAI) -> AsyncOpenAI:
-    """Take note that one more holds a client.
+def retain_client(client: AsyncOpenAI) -> AsyncOpenAI:
+    """Add a reference to a client.
 
     Args:
-        client: The client. Two that share one HTTP client count as one.
+        client: The client. Clients with the same HTTP client count as one.
 
     Returns:
         The client.
@@ -26,22 +26,22 @@ def hold(client: AsyncOpenAI) -> AsyncOpenAI:
             "a client closes it, so return a new one, or keep a service that holds it."
         )
     key = _key(client)
-    _holders[key] = _holders.get(key, 0) + 1
+    _references[key] = _references.get(key, 0) + 1
     return client
 
 
 async def release_client(client: AsyncOpenAI) -> None:
-    """Take note that one holds a client no longer; close it where that was the last.
+    """Remove a reference to a client, and close the client if it was the last.
 
     Args:
-        client: The client, as it was held.
+        client: The client that was retained.
     """
     key = _key(client)
-    left = _holders.get(key, 1) - 1
+    left = _references.get(key, 1) - 1
     if left > 0:
-        _holders[key] = left
+        _references[key] = left
         return
-    _holders.pop(key, None)
+    _references.pop(key, None)
     await client.close()
 
 

@@ -1,8 +1,8 @@
-"""Bytes of a `text/event-stream` to the payloads of its events.
+"""Decodes the bytes of a `text/event-stream` to the payloads of its events.
 
 A pure, incremental decoder of the part of the standard that chat completions use
 (https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream):
-only `data` fields matter, `event`, `id` and `retry` are read over.
+only `data` fields matter; `event`, `id` and `retry` are ignored.
 
 Usage::
 
@@ -22,19 +22,19 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
-"""Bytes that one event may take before the stream is given up as broken.
+"""The maximum of bytes of one event.
 
-A chunk of a chat completion takes some hundred bytes, a whole reply in one event some hundred
-thousand; the bound only keeps a stream without line ends from filling the memory.
+A chunk of a chat completion has some hundred bytes, a whole reply in one event some hundred
+thousand; the limit only stops a stream without line ends from filling the memory.
 """
 
 
 class EventTooLong(ValueError):
-    """An event grew past `MAX_EVENT_BYTES`."""
+    """An event exceeds `MAX_EVENT_BYTES`."""
 
 
 class SSEDecoder:
-    """Turns reads of any size into the payloads of the events that they complete.
+    """Decodes reads of any size to the payloads of the events that they complete.
 
     Multi-byte characters, line ends and events may be split anywhere between reads.
     """
@@ -47,7 +47,7 @@ class SSEDecoder:
         self._after_cr = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take what a read returned.
+        """Decode the bytes of a read.
 
         Args:
             data: The bytes read, in any portion.
@@ -60,7 +60,7 @@ class SSEDecoder:
             EventTooLong: If one event has more than `MAX_EVENT_BYTES`.
         """
         if not self._rest and not self._data and not self._at_start and not self._after_cr:
-            # Nearly every read of a voice's stream: one event, whole.
+            # The fast path of nearly every read: exactly one event.
             end = len(data) - 2
             if (
                 data.startswith(b"data: ")
@@ -94,11 +94,10 @@ class SSEDecoder:
         return self._take(lines)
 
     def finish(self) -> list[bytes]:
-        """Take the end of the stream.
+        """Decode the end of the stream.
 
-        The standard drops an event without its closing blank line. A server that forgets that
-        line has still sent the whole payload, and a caller would hear its last word missing: so
-        the event counts.
+        The standard drops an event without its closing blank line. A server that forgets that line
+        has still sent the whole payload, and the last word would be missing: so the event counts.
 
         Returns:
             The payload of the unfinished event, if there is one.
@@ -123,6 +122,6 @@ class SSEDecoder:
                 # Gateways write a bare error object into the stream; no field begins like that.
                 payloads.append(line)
             elif line.startswith(b"error:"):
-                # As llama.cpp does.
+                # llama.cpp writes errors so.
                 payloads.append(line.partition(b":")[2].strip())
         return payloads

@@ -1,4 +1,4 @@
-"""JSON of any shape, looked into without a fault."""
+"""Tolerant access to decoded JSON of any shape."""
 
 from typing import Any, cast
 
@@ -7,25 +7,26 @@ _NONE: Json = {}
 
 
 def object_of(value: object) -> Json:
-    """The value where it is an object; else an empty one."""
+    """The value, if it is an object; otherwise an empty one."""
+    # A check for Mapping would take ten times as long.
     return cast("Json", value) if isinstance(value, dict) else {}
 
 
 def list_of(value: object) -> list[Any]:
-    """The value where it is a list; else an empty one."""
+    """The value, if it is a list; otherwise an empty one."""
     return cast("list[Any]", value) if isinstance(value, list) else []
 
 
 def objects_of(value: object) -> list[Json]:
-    """The objects of a list; of anything else none."""
+    """The objects in a list; none for any other value."""
     return [cast("Json", each) for each in list_of(value) if isinstance(each, dict)]
 
 
 def last_of(value: object) -> Json:
-    """The last object of a list; an empty one where there is none."""
+    """The last object in a list; an empty one if there is none."""
     return (objects_of(value) or [_NONE])[-1]
 
 
 def first_of(value: object) -> Json:
-    """The first object of a list; an empty one where there is none."""
+    """The first object in a list; an empty one if there is none."""
     return (objects_of(value) or [_NONE])[0]

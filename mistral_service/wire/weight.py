@@ -1,21 +1,21 @@
-"""How large a value is, without writing it."""
+"""Estimates the size of a value without serialising it."""
 
 from typing import Any, cast
 
 NODE = 20
-"""What a number, a key or a container counts as, in characters."""
+"""Characters that a number, a key or a container counts as."""
 
 
 def weight(value: Any, most: int, *, objects: bool = True) -> int:
-    """How large a value is, counted no further than needed.
+    """Estimate the size of a value, up to a limit.
 
     Args:
-        value: What JSON can hold, or nearly.
-        most: Where the count ends.
-        objects: Whether what is in the attributes of an object counts.
+        value: A JSON value, or nearly.
+        most: The limit at which counting ends.
+        objects: Whether the attributes of objects count.
 
     Returns:
-        About its characters as JSON; some number above `most` where it is larger.
+        About its characters as JSON; some number above `most` if it is larger.
     """
     total, stack = 0, [value]
     while stack and total <= most:
@@ -47,8 +47,8 @@ def is_endless(value: Any, levels: int = 1_000) -> bool:
     """Whether a value contains itself, or is nested deeper than JSON can be.
 
     Args:
-        value: Containers and what is in them; some thousand values are looked at.
-        levels: The most levels.
+        value: The value; some thousand of the values in it are examined.
+        levels: The maximum number of levels.
     """
     stack, left = [(value, 0)], 10 * levels
     while stack and left:

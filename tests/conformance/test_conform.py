@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 from mistral_service.cli import conform
-from mistral_service.cli.endpoint import Endpoint, Problem
+from mistral_service.cli.endpoint import CommandError, Endpoint
 from mistral_service.conformance import report as reports
 from mistral_service.conformance.answer import Answer
 from mistral_service.conformance.probe import State
@@ -67,7 +67,7 @@ def answering(app: Starlette) -> LocalMistral:
 async def found_at(mistral: LocalMistral, **options) -> tuple[Report, str]:
     endpoint = Endpoint(mistral.base_url, KEY)
     options = {"budget": 1.0, **options}
-    return await conform.examine(endpoint, MODEL, Plan.of(MODEL), **options)
+    return await conform.run_probes(endpoint, MODEL, Plan.of(MODEL), **options)
 
 
 # --- the run ------------------------------------------------------------------------------------
@@ -105,8 +105,8 @@ def test_what_differs_is_shown_with_what_came(tmp_path: Path):
         (["--model", "mistral-smal-latest"], "did you mean mistral-small-latest?"),
         (["--budget", "-1"], "Invalid value"),
         (["--report", "/nowhere/report.json"], "The report cannot be written to"),
-        (["--captures", "/dev/null/captures"], "cannot be made a folder"),
-        (["--base-url", "api.mistral.ai"], "is no address of an endpoint"),
+        (["--captures", "/dev/null/captures"], "cannot be created"),
+        (["--base-url", "api.mistral.ai"], "is not the address of an endpoint"),
     ],
 )
 def test_what_cannot_run_says_so_in_a_sentence(strict, arguments: list[str], said: str):
@@ -125,19 +125,19 @@ def test_a_refused_key_ends_it_before_a_probe(strict, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("_key")
-def test_a_closed_port_is_told():
+def test_a_closed_port_is_reported():
     result = run("conform", "--base-url", f"http://127.0.0.1:{free_port()}/v1", "--yes")
     assert result.exit_code == 2
     assert "cannot be reached: no connection" in result.output
 
 
 @pytest.mark.usefixtures("_key")
-def test_what_is_no_chat_endpoint_is_told():
+def test_what_is_no_chat_endpoint_is_reported():
     page = Route("/{path:path}", lambda _: PlainTextResponse("<html>"), methods=["GET", "POST"])
     with answering(Starlette(routes=[page])) as mistral:
         result = run("conform", "--base-url", mistral.base_url, "--yes")
     assert result.exit_code == 2
-    assert "is no chat endpoint" in result.output
+    assert "is not a chat endpoint" in result.output
 
 
 @pytest.mark.usefixtures("_key")
@@ -154,20 +154,23 @@ def test_on_a_terminal_it_begins_only_after_a_yes(typed: str, begins: bool, monk
     monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr("builtins.input", lambda: typed)
     refusal = (
-        contextlib.nullcontext() if begins else pytest.raises(Problem, match="Nothing was sent")
+        contextlib.nullcontext()
+        if begins
+        else pytest.raises(CommandError, match="Nothing was sent")
     )
     with refusal:
-        conform.ask("93 requests.", Console())
+        conform.confirm("93 requests.", Console())
 
 
 def test_the_question_says_how_many_requests_and_what_they_cost_at_most():
-    asked = conform.question(Plan.of(MODEL), Endpoint("https://api.mistral.ai/v1", KEY), 0.06)
+    asked = conform.plan_sentence(Plan.of(MODEL), Endpoint("https://api.mistral.ai/v1", KEY), 0.06)
     assert re.fullmatch(
         r"\d+ requests to api.mistral.ai, at most \$0.0\d+ by the price list.", asked
     )
-    unknown = conform.question(Plan.of("new"), Endpoint("https://gpu.example/v1", KEY), 0.01)
+    unknown = conform.plan_sentence(Plan.of("new"), Endpoint("https://gpu.example/v1", KEY), 0.01)
     assert (
-        "$0.010 by the dearest model of the price list; it ends at the budget of $0.01" in unknown
+        "$0.010 by the most expensive model of the price list; it ends at the budget of $0.01"
+        in unknown
     )
 
 
@@ -201,18 +204,20 @@ async def test_a_rate_limit_is_waited_for_once_and_then_not_known():
     route = Route("/v1/chat/completions", limited, methods=["POST"])
     plan = Plan.of(MODEL, [probe for probe in PROBES if probe.name in ("stop", "top_p")])
     with answering(Starlette(routes=[route])) as mistral:
-        report, _ = await conform.examine(Endpoint(mistral.base_url, KEY), MODEL, plan, budget=1.0)
+        report, _ = await conform.run_probes(
+            Endpoint(mistral.base_url, KEY), MODEL, plan, budget=1.0
+        )
     assert [row.state for row in report.rows] == ["as assumed", UNKNOWN]
     assert report.rows[1].came == "the rate limit is reached, also after a wait"
     assert len(counted) == 2
 
 
-async def test_an_endpoint_that_lies_about_what_it_is_is_told():
+async def test_an_endpoint_that_lies_about_what_it_is_is_reported():
     liar = Behaviour.from_file(SERVERS / "vllm.json")
     liar.facts["models"].update(owners=["mistralai"], capabilities=True, aliases=True)
     with LocalMistral(AsAsked(), behaviour=liar) as mistral:
         report, _ = await found_at(mistral)
-    assert report.note.startswith("The endpoint says that it is mistral, but answers as vllm does")
+    assert report.note.startswith("The endpoint claims to be mistral, but answers as vllm does")
 
 
 # --- the report ---------------------------------------------------------------------------------
@@ -331,14 +336,14 @@ def test_an_endpoint_made_of_a_report_answers_odd_bodies(odd: dict):
         assert refused.status_code == 422
 
 
-def test_a_refusal_speaks_for_its_own_probe_alone():
-    """What a sign finds in other probes' bodies would be refused there, too."""
+def test_a_refusal_applies_to_its_own_probe_alone():
+    """A predicate that holds for the bodies of other probes would refuse them too."""
     for probe in PROBES:
-        if probe.sign is None:
+        if probe.applies_to is None:
             continue
-        assert probe.sign(probe.requests[0].sent(MODEL)), probe.name
-        for mended in probe.requests[1:]:
-            assert not probe.sign(mended.sent(MODEL)), probe.name
+        assert probe.applies_to(probe.requests[0].sent(MODEL)), probe.name
+        for valid in probe.requests[1:]:
+            assert not probe.applies_to(valid.sent(MODEL)), probe.name
 
 
 def test_another_servers_way_is_served(tmp_path: Path):
@@ -358,7 +363,7 @@ def test_another_servers_way_is_served(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [None, 7, [], [7, None, {"type": "text"}], {"a": 1}, "x"])
-def test_no_shape_of_an_answer_breaks_a_judge(content: object):
+def test_no_form_of_an_answer_breaks_an_evaluation(content: object):
     chunk = {"choices": [{"delta": {"content": content, "tool_calls": content}}], "usage": content}
     whole = {
         "choices": [{"message": {"content": content, "tool_calls": content}}],
@@ -372,5 +377,5 @@ def test_no_shape_of_an_answer_breaks_a_judge(content: object):
         Answer(400, body={"error": {"message": content, "code": content, "type": content}}),
     ):
         for probe in PROBES:
-            finding = probe.judge([answer] * len(probe.requests))
+            finding = probe.evaluate([answer] * len(probe.requests))
             json.dumps([finding.came, finding.facts])

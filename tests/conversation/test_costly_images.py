@@ -24,11 +24,11 @@ from pipecat.processors.aggregators.llm_context import LLMContext
 from mistral_service import MistralLLMAdapter, MistralLLMService
 from mistral_service.conversation import data_urls, fair, isolation
 from mistral_service.conversation import image_cache as module
-from mistral_service.conversation.data_urls import MOST_CHARACTERS, read_data_url
+from mistral_service.conversation.data_urls import MAX_URL_LENGTH, read_data_url
 from mistral_service.conversation.encoding import Encoded, Form
 from mistral_service.conversation.fair import FairThreads
 from mistral_service.conversation.image_cache import ImageCache
-from mistral_service.conversation.parts import UNREADABLE_PICTURE, ImageError
+from mistral_service.conversation.parts import UNREADABLE_IMAGE, ImageError
 from mistral_service.local import Reply
 from mistral_service.settings import BadSetting
 
@@ -96,9 +96,9 @@ async def test_ten_webps_of_34_bytes_are_told_and_the_turn_goes_on(serve, servic
         assert await call.say("And now?") == "I see."
     assert urls_in(mistral.exchanges[0].request) == [good]
     assert len(call.errors) == 10  # each told once, not once a turn
-    assert all("pixels are too many: 16,777,216 are the most" in e.error for e in call.errors)
+    assert all("pixels are too many: the maximum is 16,777,216" in e.error for e in call.errors)
     said = json.dumps(mistral.exchanges[0].request["messages"])
-    assert said.count(UNREADABLE_PICTURE) == 10
+    assert said.count(UNREADABLE_IMAGE) == 10
 
 
 async def test_how_many_pixels_a_image_may_have_is_a_setting(serve, service_for):
@@ -108,14 +108,14 @@ async def test_how_many_pixels_a_image_may_have_is_a_setting(serve, service_for)
     async with Call(service_for(mistral, settings=settings), shown("Look.", url)) as call:
         assert await call.say("What is it?") == "I see."
     [error] = call.errors
-    assert "64×32 pixels are too many: 2,047 are the most" in error.error
-    with pytest.raises(BadSetting, match=r"max_image_pixels may not be 0: .* 1,024 to 67,108,864"):
+    assert "64×32 pixels are too many: the maximum is 2,047" in error.error
+    with pytest.raises(BadSetting, match=r"max_image_pixels must be .* 1,024 to 67,108,864, not 0"):
         service_for(mistral, settings=Settings(max_image_pixels=0))
 
 
 def test_raw_pixels_have_the_same_limit():
     made = isolation.encode(bytes(64 * 32 * 3), (64, 32), "RGB", Form(pixels=2047))
-    assert "too many: 2,047" in str(made)
+    assert "too many: the maximum is 2,047" in str(made)
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "PNG"])
@@ -144,7 +144,7 @@ def test_a_jpeg_of_fifty_megapixels_is_decoded_at_a_reduced_size(options: dict):
     assert made.size == (1540, 1155)
     # A side so long that nothing can be left out when it is decoded: no more than others.
     made = isolation.encode(data, (0, 0), "image/jpeg", Form(side=10_000))
-    assert "8,192×6,144 pixels are too many: 16,777,216" in str(made)
+    assert "8,192×6,144 pixels are too many: the maximum is 16,777,216" in str(made)
 
 
 # --- what is decoded, is decoded within bounds ---------------------------------------------------
@@ -191,7 +191,7 @@ def test_the_kernel_limits_the_memory_and_time_that_a_image_takes():
         time.sleep(0.01)
     memory = 32 * FORM.pixels + 192 * 1024 * 1024
     assert (memory, 4) in limits
-    assert "longer than 3 seconds" in str(made[0])
+    assert "more than 3 seconds of CPU time" in str(made[0])
 
 
 def test_a_process_that_was_killed_is_replaced():
@@ -209,7 +209,7 @@ def test_where_no_process_can_be_started_the_image_is_not_to_blame(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", "/no/such/python")
         made = isolation.encode(data, (0, 0), "image/png", FORM)
-        assert "no process that decodes it can be started" in str(made)
+        assert "the process that decodes it cannot be started" in str(made)
     assert isinstance(isolation.encode(data, (0, 0), "image/png", FORM), Encoded)
 
 
@@ -218,14 +218,14 @@ def test_where_no_process_can_be_started_the_image_is_not_to_blame(monkeypatch):
     [
         {"type": "text/html", "size": [1, 1]},
         {"type": "image/png", "size": [1]},
-        {"type": "image/png", "size": [1, 1], "kept": True},
-        {"kept": True},
+        {"type": "image/png", "size": [1, 1], "unchanged": True},
+        {"unchanged": True},
         {"signal": "?"},
     ],
 )
 def test_what_the_process_answers_is_not_taken_on_trust(head: dict):
     with pytest.raises((KeyError, ValueError)):
-        isolation._answer(head, b"given", b"made")
+        isolation._response(head, b"given", b"made")
 
 
 # --- one caller's images do not wait behind another's ------------------------------------------
@@ -236,7 +236,7 @@ async def test_one_good_image_does_not_wait_for_ten_hostile_ones_of_another_call
     attacker, caller = ImageCache(), ImageCache()
 
     async def done(images: ImageCache, url: str, name: str) -> None:
-        await images.make_ready([url], 8, FORM)
+        await images.prepare([url], 8, FORM)
         order.append(name)
 
     bombs = [url_of(png_of_chunks(200_000 + n)) for n in range(1, 11)]
@@ -259,12 +259,12 @@ async def test_broken_images_are_tried_once_and_not_without_number(monkeypatch):
     monkeypatch.setattr(module, "encode", counting)
     urls = [url_of(b"%d" % n) for n in range(1000)]
     images = ImageCache()
-    first = await images.make_ready(urls, 8, FORM)
+    first = await images.prepare(urls, 8, FORM)
     assert len(first) == 1000
     assert all(isinstance(fault, ImageError) for fault in first.values())
     assert len({id(fault) for fault in first.values()}) == 25  # those tried, and one for the rest
     assert len(tried) == 24
-    again = await images.make_ready(urls, 8, FORM)
+    again = await images.prepare(urls, 8, FORM)
     assert len(tried) == 24
     assert all(again[url] is first[url] for url in urls)
 
@@ -290,7 +290,7 @@ async def test_frames_that_come_faster_than_they_are_made_ready_do_not_fill_the_
         await call.until(lambda: not service._vision.on_their_way)
         assert await call.say("What did you see?") == "I see."
     shown_last = json.dumps(mistral.exchanges[-1].request)
-    assert shown_last.count(UNREADABLE_PICTURE) == 68
+    assert shown_last.count(UNREADABLE_IMAGE) == 68
     [error] = call.errors
     assert "this call has more images waiting than 32" in error.error
 
@@ -309,7 +309,7 @@ async def test_the_images_in_a_context_have_a_limit(serve, service_for):
         assert await call.say("What did you see?") == "I see."
         kept = json.dumps(call.context.get_messages())
         assert 1 <= kept.count("data:image/jpeg") <= 4
-        assert kept.count(UNREADABLE_PICTURE) == 10 - kept.count("data:image/jpeg")
+        assert kept.count(UNREADABLE_IMAGE) == 10 - kept.count("data:image/jpeg")
         # Taken out, they leave room for others.
         call.context.set_messages([{"role": "user", "content": "Hello."}])
         assert await call.say("Anything?") == "I see."
@@ -337,14 +337,14 @@ def url(n):
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 images, encode, stop = ImageCache(), module.encode, threading.Event()
-asyncio.run(images.make_ready([url(1)], 8, Form()))  # threads and a process are there
+asyncio.run(images.prepare([url(1)], 8, Form()))  # threads and a process are there
 
 def blocked(*given):
     stop.wait()
     return encode(*given)
 
 async def begin():
-    task = asyncio.ensure_future(images.make_ready([url(2), url(3)], 8, Form()))
+    task = asyncio.ensure_future(images.prepare([url(2), url(3)], 8, Form()))
     await asyncio.sleep(0)
     task.cancel()
 
@@ -354,7 +354,7 @@ answers, sink = os.pipe()
 child = os.fork()
 if child == 0:
     module.encode = encode
-    made = asyncio.run(images.make_ready([url(n) for n in range(1, 6)], 8, Form()))
+    made = asyncio.run(images.prepare([url(n) for n in range(1, 6)], 8, Form()))
     os.write(sink, json.dumps([isinstance(each, str) for each in made.values()]).encode())
     os._exit(0)
 os.close(sink)
@@ -364,7 +364,7 @@ os.kill(child, signal.SIGKILL)
 os.waitpid(child, 0)
 stop.set()
 module.encode = encode
-made = asyncio.run(images.make_ready([url(7)], 8, Form()))  # the parent's are still there
+made = asyncio.run(images.prepare([url(7)], 8, Form()))  # the parent's are still there
 assert all(isinstance(each, str) for each in made.values())
 """
     )
@@ -385,13 +385,13 @@ class Unread(str):
 
 
 async def test_a_url_that_is_too_long_is_not_even_looked_at():
-    url = Unread("data:image/png;base64," + "A" * MOST_CHARACTERS)
+    url = Unread("data:image/png;base64," + "A" * MAX_URL_LENGTH)
     adapter = MistralLLMAdapter()
     context = LLMContext([{"role": "user", "content": [{"type": "image_url", "image_url": url}]}])
     for _ in range(2):
         params = await adapter.get_llm_invocation_params(context)
-        assert params["messages"] == [{"role": "user", "content": UNREADABLE_PICTURE}]
-        assert adapter.run.faults == [adapter.images.oversized]
+        assert params["messages"] == [{"role": "user", "content": UNREADABLE_IMAGE}]
+        assert adapter.conversion.image_errors == [adapter.images.oversized]
 
 
 async def test_a_url_is_read_outside_of_the_loop_s_thread(monkeypatch):
@@ -402,7 +402,7 @@ async def test_a_url_is_read_outside_of_the_loop_s_thread(monkeypatch):
         return read_data_url(url)
 
     monkeypatch.setattr(module, "read_data_url", reading)
-    await ImageCache().make_ready([url_of(file_of(halves()))], 8, FORM)
+    await ImageCache().prepare([url_of(file_of(halves()))], 8, FORM)
     assert threads
     assert threading.current_thread() not in threads
 
@@ -415,7 +415,7 @@ def test_base64_is_read_in_pieces_as_python_reads_it(data: bytes, junk: list):
     for place, character in junk:
         text = text[:place] + character + text[place:]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_urls, "_PIECE", 7)
+        patch.setattr(data_urls, "_CHUNK", 7)
         kind, read, _ = read_data_url(f"data:image/png;base64,{text}")
     assert (kind, read) == ("image/png", data)
 
@@ -424,7 +424,7 @@ def test_base64_is_read_in_pieces_as_python_reads_it(data: bytes, junk: list):
 def test_percent_encoding_is_read_in_pieces(data: bytes):
     url = "data:image/png," + "".join(f"%{byte:02x}" for byte in data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_urls, "_PIECE", 7)
+        patch.setattr(data_urls, "_CHUNK", 7)
         assert read_data_url(url)[1] == data
 
 
@@ -432,7 +432,7 @@ async def test_a_url_full_of_spaces_is_a_image_all_the_same():
     data = file_of(halves())
     text = base64.b64encode(data).decode()
     url = "data:image/png;base64," + "".join(c + " \n" * 1000 for c in text)
-    sent = await ImageCache().make_ready([url], 8, FORM)
+    sent = await ImageCache().prepare([url], 8, FORM)
     assert opened(str(sent[url])).size == halves().size
 
 

@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 from mistral_service import MistralClient, MistralLLMAdapter
 from mistral_service.cli.app import app
 from mistral_service.conversation.foreign import in_mistrals_form
-from mistral_service.conversation.rules import BRIDGE, GO_ON, Conversion, apply_rules
+from mistral_service.conversation.rules import BRIDGE, CONTINUE_TEXT, Conversion, apply_rules
 from mistral_service.conversation.tools import choice_now
 from mistral_service.local import Reply
 
@@ -113,7 +113,7 @@ CASES: dict[str, tuple[list[Any], list[dict]]] = {
         [
             USER,
             {"role": "assistant", "content": "Let me see."},
-            {"role": "user", "content": GO_ON},
+            {"role": "user", "content": CONTINUE_TEXT},
             calls(),
             result(),
             {"role": "assistant", "content": BRIDGE},
@@ -254,7 +254,7 @@ CASES: dict[str, tuple[list[Any], list[dict]]] = {
         [
             USER,
             {"role": "assistant", "content": "Let me see."},
-            {"role": "user", "content": GO_ON},
+            {"role": "user", "content": CONTINUE_TEXT},
             calls(),
             result(),
         ],
@@ -498,7 +498,7 @@ CASES: dict[str, tuple[list[Any], list[dict]]] = {
         [
             USER,
             {"role": "assistant", "content": "I look."},
-            {"role": "user", "content": GO_ON},
+            {"role": "user", "content": CONTINUE_TEXT},
             calls(),
             result(),
         ],
@@ -826,7 +826,7 @@ def test_lint_shows_what_becomes_of_another_frameworks_history(tmp_path):
     shown = CliRunner().invoke(app, ["lint", "--json", str(history)])
     report = json.loads(shown.output)
     assert report["messages"] == ONE_ROUND
-    assert {"rule": "R16", "message": 1, "reason": "brought function_call into Mistral's form"} in (
+    assert {"rule": "R16", "message": 1, "reason": "converted function_call to Mistral's form"} in (
         report["changes"]
     )
 

@@ -13,7 +13,7 @@ from images import BLUE, MIME, RED, file_of, halves, opened, photo, url_of
 from PIL import Image
 
 from mistral_service.conversation import image_cache as module
-from mistral_service.conversation.encoding import Encoded, Form, encode, seen_side
+from mistral_service.conversation.encoding import Encoded, Form, encode, model_image_side
 from mistral_service.conversation.image_cache import ImageCache
 from mistral_service.conversation.parts import ImageError
 
@@ -185,7 +185,7 @@ def test_a_comment_and_what_hides_behind_the_end_of_a_file_are_dropped():
 
 
 @pytest.mark.parametrize(
-    ("size", "fitted"),
+    ("size", "adapt_body"),
     [
         ((1540, 1000), (1540, 1000)),
         ((1920, 1080), (1540, 866)),
@@ -194,14 +194,14 @@ def test_a_comment_and_what_hides_behind_the_end_of_a_file_are_dropped():
         ((1, 1), (1, 1)),
     ],
 )
-def test_what_is_larger_than_the_model_sees_is_scaled_down_and_nothing_up(size, fitted):
+def test_what_is_larger_than_the_model_sees_is_scaled_down_and_nothing_up(size, adapt_body):
     for data, name in ((file_of(photo(*size)), "image/png"), (photo(*size).tobytes(), "RGB")):
-        assert image_of(encode(data, size, name, FORM)).size == fitted
+        assert image_of(encode(data, size, name, FORM)).size == adapt_body
 
 
 def test_pixtral_sees_less():
-    assert seen_side("pixtral-large-latest") == 1024
-    assert seen_side("mistral-small-latest") == 1540
+    assert model_image_side("pixtral-large-latest") == 1024
+    assert model_image_side("mistral-small-latest") == 1540
 
 
 def test_a_large_png_is_sent_as_the_smaller_jpeg():
@@ -216,13 +216,18 @@ def test_a_large_png_is_sent_as_the_smaller_jpeg():
     ("data", "size", "name", "said"),
     [
         (b"", (0, 0), "image/png", "empty"),
-        (b"hello", (0, 0), "image/jpeg", "no type that can be read"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", (0, 0), "image/svg+xml", "no type that can"),
-        (bytes(3), (10, 10), "RGB", "3 bytes are no 10×10 pixels of RGB"),
+        (b"hello", (0, 0), "image/jpeg", "of a type that cannot be read"),
+        (
+            b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+            (0, 0),
+            "image/svg+xml",
+            "of a type that cannot",
+        ),
+        (bytes(3), (10, 10), "RGB", "3 bytes do not make 10×10 pixels of RGB"),
         (bytes(301), (10, 10), "BGR", "it needs 300"),
         (bytes(30), (10, 10), "I420", "it needs 150"),
-        (bytes(30), (0, 10), "RGB", "0×10 pixels show nothing"),
-        (bytes(30), (-3, 10), "RGB", "show nothing"),
+        (bytes(30), (0, 10), "RGB", "0×10 pixels is empty"),
+        (bytes(30), (-3, 10), "RGB", "pixels is empty"),
         (bytes(30), (10**6, 10**6), "RGB", "pixels are too many"),
         (bytes(300), (10, 10), "MP3", "there is no pixel format 'MP3'"),
         (bytes(30), (5, 3), "YUY2", "even width"),
@@ -305,21 +310,21 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 async def test_an_identical_frame_is_not_encoded_twice(encoded: list[int]):
     images, image = ImageCache(), photo(320, 240)
-    first = await images.frame(image.tobytes(), image.size, "RGB", FORM)
-    again = await images.frame(bytes(bytearray(image.tobytes())), image.size, "RGB", FORM)
+    first = await images.encode_frame(image.tobytes(), image.size, "RGB", FORM)
+    again = await images.encode_frame(bytes(bytearray(image.tobytes())), image.size, "RGB", FORM)
     assert first is again
     assert len(encoded) == 1
-    await images.frame(image.tobytes(), image.size, "BGR", FORM)
-    await images.frame(image.tobytes(), image.size, "RGB", Form(quality=50))
+    await images.encode_frame(image.tobytes(), image.size, "BGR", FORM)
+    await images.encode_frame(image.tobytes(), image.size, "RGB", Form(quality=50))
     assert len(encoded) == 3
 
 
 async def test_a_frame_is_not_looked_at_again_when_it_stands_in_the_context(encoded: list[int]):
     images, image = ImageCache(), photo(320, 240)
-    made = await images.frame(image.tobytes(), image.size, "RGB", FORM)
+    made = await images.encode_frame(image.tobytes(), image.size, "RGB", FORM)
     assert isinstance(made, Encoded)
     url = url_of(made.data, "image/jpeg")
-    assert (await images.make_ready([url], 8, FORM))[url] is url
+    assert (await images.prepare([url], 8, FORM))[url] is url
     assert len(encoded) == 1
 
 
@@ -327,7 +332,7 @@ async def test_a_url_that_is_right_is_sent_as_it_is_and_others_are_made_once(enc
     images = ImageCache()
     right, wide = url_of(file_of(halves())), url_of(file_of(photo(2000, 40)))
     for _ in range(3):
-        sent = await images.make_ready([right, wide, "https://example.com/a.png"], 8, FORM)
+        sent = await images.prepare([right, wide, "https://example.com/a.png"], 8, FORM)
         assert sent[right] is right
         assert opened(sent[wide]).size == (1540, 31)
         assert sent["https://example.com/a.png"] == "https://example.com/a.png"
@@ -337,7 +342,7 @@ async def test_a_url_that_is_right_is_sent_as_it_is_and_others_are_made_once(enc
 async def test_only_as_many_are_made_as_are_sent_and_broken_ones_do_not_count(encoded: list[int]):
     urls = [url_of(file_of(Image.new("RGB", (9, 9), (n, 0, 0)))) for n in range(30)]
     broken = [url_of(b"broken %d" % n) for n in range(20)]
-    sent = await ImageCache().make_ready([urls[0], *broken, *urls[1:]], 8, FORM)
+    sent = await ImageCache().prepare([urls[0], *broken, *urls[1:]], 8, FORM)
     assert [url for url in sent if url in urls] == urls[:8]
     assert all(isinstance(sent[url], ImageError) for url in broken)
     assert len(encoded) == 28
@@ -346,15 +351,15 @@ async def test_only_as_many_are_made_as_are_sent_and_broken_ones_do_not_count(en
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("file:///etc/passwd", "neither data nor an address"),
+        ("file:///etc/passwd", "neither a data URL nor an http(s) URL"),
         ("data:image/png;base64,====", "empty"),
         ("data:image/png;base64,AB", "broken"),
-        ("data:application/pdf;base64,AAAA", "no type"),
+        ("data:application/pdf;base64,AAAA", "of a type that cannot"),
         ("data:", "empty"),
     ],
 )
 async def test_a_url_that_is_no_image_says_why(url: str, said: str):
-    fault = (await ImageCache().make_ready([url], 8, FORM))[url]
+    fault = (await ImageCache().prepare([url], 8, FORM))[url]
     assert isinstance(fault, ImageError)
     assert said in str(fault)
 
@@ -362,17 +367,17 @@ async def test_a_url_that_is_no_image_says_why(url: str, said: str):
 async def test_a_url_that_is_not_in_base64_is_read_too():
     data = file_of(halves())
     url = "data:image/png," + "".join(f"%{byte:02x}" for byte in data)
-    sent = await ImageCache().make_ready([url], 8, FORM)
+    sent = await ImageCache().prepare([url], 8, FORM)
     assert sent[url] == url_of(data)
 
 
 async def test_after_an_interruption_the_work_is_found_done(encoded: list[int]):
     images, url = ImageCache(), url_of(file_of(photo(2000, 500)))
-    turn = asyncio.create_task(images.make_ready([url], 8, FORM))
+    turn = asyncio.create_task(images.prepare([url], 8, FORM))
     await asyncio.sleep(0)
     turn.cancel()
     await asyncio.gather(turn, return_exceptions=True)
-    sent = await images.make_ready([url], 8, FORM)
+    sent = await images.prepare([url], 8, FORM)
     assert opened(sent[url]).size == (1540, 385)
     assert len(encoded) == 1
 
@@ -391,7 +396,7 @@ async def test_encoding_leaves_the_loop_free():
     watching = asyncio.create_task(watch())
     images = ImageCache()
     await asyncio.gather(
-        images.make_ready([url], 8, FORM), images.frame(data, image.size, "RGB", FORM)
+        images.prepare([url], 8, FORM), images.encode_frame(data, image.size, "RGB", FORM)
     )
     watching.cancel()
     assert rounds > 100  # thousands, on a machine with nothing else to do; six, if it is blocked
@@ -403,11 +408,11 @@ async def test_a_image_of_earlier_turns_costs_nothing_however_large():
     large = [url_of(file_of(photo(600, 500, n))) for n in range(8)]
     costs = []
     for urls in (small, large):
-        await images.make_ready(urls, 8, FORM)
+        await images.prepare(urls, 8, FORM)
         times = []
         for _ in range(200):
             began = time.perf_counter()
-            await images.make_ready(urls, 8, FORM)
+            await images.prepare(urls, 8, FORM)
             times.append(time.perf_counter() - began)
         costs.append(sorted(times)[20])
     assert len(large[0]) > 100 * len(small[0])
@@ -417,9 +422,9 @@ async def test_a_image_of_earlier_turns_costs_nothing_however_large():
 async def test_a_image_remembered_is_in_memory_once():
     images = ImageCache()
     image = photo(64, 64)
-    made = await images.frame(image.tobytes(), image.size, "RGB", FORM)
+    made = await images.encode_frame(image.tobytes(), image.size, "RGB", FORM)
     assert isinstance(made, Encoded)
     url = "data:image/jpeg;base64," + base64.b64encode(made.data).decode()
-    await images.make_ready([url], 8, FORM)
-    [(kept, _)] = images._made._entries
+    await images.prepare([url], 8, FORM)
+    [(kept, _)] = images._prepared._entries
     assert kept is url

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from strict import EXAMPLES, refusal
 
 from mistral_service.conversation.calls import NO_RESULT, STILL_RUNNING, WAS_CANCELLED, safe_name
-from mistral_service.conversation.parts import PICTURE_FROM_EARLIER
+from mistral_service.conversation.parts import EARLIER_IMAGE
 from mistral_service.conversation.rules import (
     BRIDGE,
-    GO_ON,
+    CONTINUE_TEXT,
     INSTRUCTION,
     OPENING,
     RULES,
@@ -247,7 +247,7 @@ def test_r5_a_last_assistant_message_is_a_prefix_where_no_functions_are_offered(
 
 def test_r13_with_functions_the_user_says_go_on_instead():
     sent = apply_rules([USER, {**SAID, "prefix": True}], Conversion(has_tools=True))
-    assert sent == [USER, SAID, {"role": "user", "content": GO_ON}]
+    assert sent == [USER, SAID, {"role": "user", "content": CONTINUE_TEXT}]
 
 
 def test_r5_an_old_prefix_is_none_any_more():
@@ -281,7 +281,7 @@ def test_r7_an_assistant_that_says_nothing_goes():
 
 def test_r8_words_and_a_call_stand_apart():
     sent = apply_rules([USER, {**SAID, **called()}, result()])
-    assert sent == [USER, SAID, {"role": "user", "content": GO_ON}, called(), result()]
+    assert sent == [USER, SAID, {"role": "user", "content": CONTINUE_TEXT}, called(), result()]
 
 
 def test_r9_fields_outside_the_schema_are_left_out():
@@ -353,7 +353,7 @@ def test_r10_an_image_in_a_resource_is_an_image():
     images = [{"type": "image_url", "image_url": {"url": url.format(n)}} for n in range(9)]
     held = [{"type": "resource", "uri": f"file://{n}", "content": i} for n, i in enumerate(images)]
     [sent] = apply_rules([{"role": "user", "content": held}])
-    assert sent["content"] == [{"type": "text", "text": PICTURE_FROM_EARLIER}, *held[1:]]
+    assert sent["content"] == [{"type": "text", "text": EARLIER_IMAGE}, *held[1:]]
 
 
 def test_thoughts_keep_their_sources_and_what_seals_them():
@@ -395,7 +395,7 @@ def test_r10_the_newest_eight_images_stay():
     assert shown.count("image_url") == 16  # the type and the field
     assert "0.png" not in shown
     assert "9.png" in shown
-    assert sent[0]["content"] == f"See 0.\n{PICTURE_FROM_EARLIER}"
+    assert sent[0]["content"] == f"See 0.\n{EARLIER_IMAGE}"
 
 
 @pytest.mark.parametrize("name", ["server.tool", "a b", "é", "", "x" * 65])

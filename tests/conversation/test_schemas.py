@@ -23,8 +23,8 @@ from mistral_service import MistralClient
 from mistral_service.conversation import tools as tools_module
 from mistral_service.conversation.keywords import KEYWORDS
 from mistral_service.conversation.plain import BadSchema
-from mistral_service.conversation.schemas import mended
-from mistral_service.conversation.tools import MAX_TOOLS, ToolsNotPassable, mistrals_tools
+from mistral_service.conversation.schemas import repair_schema
+from mistral_service.conversation.tools import MAX_TOOLS, ToolsNotPassable, convert_tools
 from mistral_service.local import Checks, Reply
 
 JUDGE = Checks()
@@ -64,7 +64,7 @@ def of(**properties: Any) -> dict[str, Any]:
 def refusal_of(parameters: Any, name: str = "f") -> Any:
     """What the strict endpoint has against a function, in every version, hosted and not."""
     tool = {"type": "function", "function": {"name": name, "parameters": parameters}}
-    refusal = JUDGE.judge(
+    refusal = JUDGE.validate(
         {
             "model": "mistral-small-latest",
             "messages": [{"role": "user", "content": "Hello."}],
@@ -238,14 +238,14 @@ MENDED = {
 @pytest.mark.parametrize("name", MENDED)
 def test_what_is_meant_is_sent(name: str):
     given, expected = MENDED[name]
-    sent = mended(of(x=given))
+    sent = repair_schema(of(x=given))
     check(sent)
     x = sent["properties"]["x"]
     if expected == "anyOf":
         assert x == {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "integer"}}]}
     else:
         assert x == (given if expected is None else expected)
-    assert mended(sent) == sent
+    assert repair_schema(sent) == sent
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ GUIDE = (Path(__file__).parents[2] / "docs" / "functions.md").read_text()
     ("brought", "sent"), re.findall(r"^\| `(.*)` \| `(.*)` \|$", GUIDE, re.MULTILINE)
 )
 def test_the_guide_shows_what_is_sent(brought: str, sent: str):
-    assert mended(of(x=json.loads(brought)))["properties"]["x"] == json.loads(sent)
+    assert repair_schema(of(x=json.loads(brought)))["properties"]["x"] == json.loads(sent)
 
 
 PARAMETERS = {
@@ -309,7 +309,7 @@ PARAMETERS = {
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_the_object_around_the_arguments_is_there_once(name: str):
     brought, expected = PARAMETERS[name]
-    sent = mended(brought)
+    sent = repair_schema(brought)
     check(sent)
     assert sent == (brought if expected is None else expected)
 
@@ -318,7 +318,7 @@ def test_the_object_around_the_arguments_is_there_once(name: str):
 
 
 def test_definitions_are_written_out():
-    sent = mended(Person.model_json_schema())
+    sent = repair_schema(Person.model_json_schema())
     check(sent)
     assert "$ref" not in json.dumps(sent)
     assert sent["properties"]["work"]["anyOf"][0] == sent["properties"]["home"]
@@ -327,32 +327,32 @@ def test_definitions_are_written_out():
 
 def test_a_tree_keeps_its_definition():
     for brought in (Tree.model_json_schema(), of(root=Tree.model_json_schema())):
-        sent = mended(brought)
+        sent = repair_schema(brought)
         check(sent)
         assert list(sent["$defs"]) == ["Tree"]
-        assert mended(sent) == sent
-    validator = jsonschema.Draft202012Validator(mended(Tree.model_json_schema()))
+        assert repair_schema(sent) == sent
+    validator = jsonschema.Draft202012Validator(repair_schema(Tree.model_json_schema()))
     assert validator.is_valid({"value": 1, "branches": [{"value": 2, "branches": []}]})
     assert not validator.is_valid({"value": 1, "branches": [{"value": "2"}]})
 
 
 def test_a_schema_put_whole_into_another_brings_its_definitions():
-    sent = mended(of(who=Person.model_json_schema(), where={"$ref": "#/properties/who"}))
+    sent = repair_schema(of(who=Person.model_json_schema(), where={"$ref": "#/properties/who"}))
     check(sent)
     assert sent["properties"]["where"] == sent["properties"]["who"]
     assert "$defs" not in json.dumps(sent)
 
 
 def test_a_pydantic_model_is_its_schema():
-    assert mended(Person) == mended(Person.model_json_schema())
-    assert mended(of(who=Person))["properties"]["who"] == mended(Person)
+    assert repair_schema(Person) == repair_schema(Person.model_json_schema())
+    assert repair_schema(of(who=Person))["properties"]["who"] == repair_schema(Person)
 
 
 def test_moved_definitions_are_found():
     address = {"type": "object", "properties": {"street": {"type": "string"}}}
     for reference in ("#/components/schemas/Address", "#/definitions/Address", "Address"):
         brought = {**of(a={"$ref": reference, "nullable": True}), "$defs": {"Address": address}}
-        sent = mended(brought)
+        sent = repair_schema(brought)
         check(sent)
         assert sent["properties"]["a"] == {**address, "type": ["object", "null"]}
 
@@ -363,11 +363,11 @@ def test_what_would_grow_without_bounds_keeps_its_definitions():
     for definitions in (chain, bush):
         last = f"A{len(definitions)}"
         brought = {**of(a={"$ref": "#/$defs/A0"}), "$defs": {**definitions, last: {"type": "str"}}}
-        sent = mended(brought)
+        sent = repair_schema(brought)
         check(sent)
         assert len(sent["$defs"]) == len(definitions) + 1
         assert sent["$defs"][last] == {"type": "string"}
-        assert mended(sent) == sent
+        assert repair_schema(sent) == sent
 
 
 # --- what is left out ---------------------------------------------------------------------------
@@ -396,18 +396,18 @@ HOPELESS = {
     "a reference elsewhere": (of(a={"$ref": "https://example.com/a.json"}), "a: $ref is"),
     "a definition of itself": (
         {**of(a={"$ref": "#/$defs/A"}), "$defs": {"A": {"anyOf": [{"$ref": "#/$defs/A"}]}}},
-        "A is defined by nothing but itself",
+        "A is only defined by itself",
     ),
-    "itself alone": ({"$ref": "#"}, "defined by nothing but itself"),
+    "itself alone": ({"$ref": "#"}, "it is only defined by itself"),
     "a cycle": (CYCLE, "it contains itself"),
-    "depth": (nested(60), "40 schemas one in another"),
-    "absurd depth": (nested(900), "deeper than the 100 levels"),
-    "absurd breadth": (of(a={"enum": list(range(20_000))}), "more than the 10000 values"),
+    "depth": (nested(60), "more than 40 nested schemas"),
+    "absurd depth": (nested(900), "deeper than 100 levels"),
+    "absurd breadth": (of(a={"enum": list(range(20_000))}), "more than 10000 values"),
     "an enum in words": (of(a={"enum": "a, b"}), "a.enum: enum is 'a, b'"),
     "an enum of nothing": (of(a={"enum": [float("nan")]}), "a.enum: enum is [nan]"),
     "a constant of nothing": (of(a={"const": object()}), "a.const: const is"),
     "required in no list": ({**of(a={}), "required": 3}, "required: it is 3"),
-    "names that are no text": (of(**{"a": {("b", "c"): {}}}), "a name in it is ('b', 'c')"),
+    "names that are no text": (of(**{"a": {("b", "c"): {}}}), "it has the key ('b', 'c')"),
 }
 
 
@@ -415,7 +415,7 @@ HOPELESS = {
 def test_what_is_not_clear_is_refused_with_its_place(name: str):
     brought, said = HOPELESS[name]
     with pytest.raises(BadSchema) as refused:
-        mended(brought)
+        repair_schema(brought)
     assert said in str(refused.value)
 
 
@@ -506,16 +506,16 @@ MESSES = st.recursive(
 @given(MESSES)
 def test_whatever_comes_is_sent_in_a_valid_form_or_left_out(brought):
     try:
-        sent = mended(brought)
+        sent = repair_schema(brought)
     except BadSchema:
         return
     check(sent)
-    assert mended(sent) == sent
+    assert repair_schema(sent) == sent
 
 
 @given(st.lists(st.fixed_dictionaries({}, optional={"type": _LEAVES, "function": MESSES}) | MESSES))
 def test_whatever_tools_come_those_that_are_offered_can_be_sent(tools):
-    offered = mistrals_tools(tools)
+    offered = convert_tools(tools)
     assert len(offered.tools) + len(offered.faults) == len(tools)
     for tool in offered.tools:
         check(tool["function"]["parameters"])
@@ -592,7 +592,7 @@ def test_a_valid_schema_allows_what_it_did(one, other, third, values):
     brought = {**of(x=one), "$defs": {"A": other, "B": third}}
     try:
         before = jsonschema.Draft202012Validator(brought)
-        sent = mended(brought)
+        sent = repair_schema(brought)
         results = [before.is_valid({"x": value}) for value in values]
     except (BadSchema, RecursionError):  # of a definition that is defined by itself
         return
@@ -615,7 +615,7 @@ def test_what_pipecat_makes_of_a_function_is_sent_as_it_is():
 
     [schema] = ToolsSchema([book]).standard_tools
     made = schema.to_default_dict()
-    [tool] = mistrals_tools([{"type": "function", "function": made}]).tools
+    [tool] = convert_tools([{"type": "function", "function": made}]).tools
     assert tool["function"] == made
 
 
@@ -637,18 +637,18 @@ def tool(name: Any = "f", parameters: Any = None, **more: Any) -> dict[str, Any]
         ({"type": ["function"]}, "tool 2", "its type is"),
         ("weather", "tool 2", "it is 'weather'"),
         (None, "tool 2", "it is None"),
-        ({"type": "document_library", "library_ids": object()}, "tool 2", "JSON does not know"),
+        ({"type": "document_library", "library_ids": object()}, "tool 2", "JSON cannot represent"),
         ({"type": "document_library"}, "tool 2", "its library_ids is None"),
         ({"type": "document_library", "library_ids": "a"}, "tool 2", "its library_ids is 'a'"),
         ({"type": "connector", "id": "a"}, "tool 2", "its connector_id is None"),
         ({"type": "web_search"}, "tool 2", "in its conversations and agents"),
         ({"type": "code_interpreter"}, "tool 2", "in its conversations and agents"),
-        (tool("good", of(a={})), "good", "its name is given twice"),
+        (tool("good", of(a={})), "good", "another function has the same name"),
         (tool("bad", "x"), "bad", "parameters is 'x'"),
     ],
 )
 def test_one_tool_that_cannot_be_sent_is_left_out_alone(bad, name: str, reason: str):
-    offered = mistrals_tools([tool("good"), bad, {"type": "image_generation"}])
+    offered = convert_tools([tool("good"), bad, {"type": "image_generation"}])
     assert [t["type"] for t in offered.tools] == ["function", "image_generation"]
     assert offered.tools[0]["function"] == {"name": "good", "parameters": of()}
     [fault] = offered.faults
@@ -662,7 +662,7 @@ def test_an_object_that_breaks_when_it_is_read_costs_its_own_function_alone():
         def __iter__(self):
             raise RuntimeError("no")
 
-    offered = mistrals_tools([tool("bad", Breaks(a=1)), tool("good")])
+    offered = convert_tools([tool("bad", Breaks(a=1)), tool("good")])
     assert [t["function"]["name"] for t in offered.tools] == ["good"]
     assert "RuntimeError: no" in str(offered.faults[0])
 
@@ -677,25 +677,25 @@ def test_an_object_that_breaks_when_it_is_read_costs_its_own_function_alone():
     ],
 )
 def test_functions_in_the_forms_of_others_are_offered(brought):
-    [sent] = mistrals_tools([brought]).tools
+    [sent] = convert_tools([brought]).tools
     assert sent == tool("f", of(a={"type": "string"}))
 
 
 def test_what_is_said_of_a_function_is_sent_as_the_api_takes_it():
     brought = tool("f", of(a={}), description=["Does it.", "Well."], strict="true", required=["a"])
-    [sent] = mistrals_tools([brought]).tools
+    [sent] = convert_tools([brought]).tools
     assert sent == tool(
         "f", {**of(a={}), "required": ["a"]}, description="Does it.\nWell.", strict=True
     )
-    [sent] = mistrals_tools([tool("f", {}, description=None, strict=None)]).tools
+    [sent] = convert_tools([tool("f", {}, description=None, strict=None)]).tools
     assert sent == tool("f", of())
 
 
 def test_as_many_are_offered_as_mistral_takes():
     many = [tool(f"f{n}") for n in range(MAX_TOOLS)]
-    assert len(mistrals_tools([*many, tool("bad", "x")]).tools) == MAX_TOOLS
+    assert len(convert_tools([*many, tool("bad", "x")]).tools) == MAX_TOOLS
     with pytest.raises(ToolsNotPassable, match=f"{MAX_TOOLS + 1} tools"):
-        mistrals_tools([*many, tool("g")])
+        convert_tools([*many, tool("g")])
 
 
 @pytest.mark.parametrize(
@@ -712,7 +712,7 @@ def test_as_many_are_offered_as_mistral_takes():
     ],
 )
 def test_only_what_is_offered_is_chosen(choice, sent):
-    offered = mistrals_tools([tool("a.b"), tool("bad", "x"), {"type": "image_generation"}])
+    offered = convert_tools([tool("a.b"), tool("bad", "x"), {"type": "image_generation"}])
     [name] = offered.names
     named = {"type": "function", "function": {"name": name}}
     assert offered.choice(choice) == (named if sent == "as it is sent" else sent)
@@ -725,21 +725,21 @@ def judged(monkeypatch) -> list[Any]:
 
     def counted(parameters: Any) -> Any:
         seen.append(parameters)
-        return mended(parameters)
+        return repair_schema(parameters)
 
-    monkeypatch.setattr(tools_module, "mended", counted)
+    monkeypatch.setattr(tools_module, "repair_schema", counted)
     return seen
 
 
 def test_a_set_of_tools_is_judged_once_until_it_changes(judged):
     parameters = of(once={"type": "integer", "exclusiveMinimum": 1})
-    first = mistrals_tools([tool("f", parameters)])
+    first = convert_tools([tool("f", parameters)])
     first.tools[0]["function"]["name"] = "changed by a caller"
-    again = mistrals_tools([tool("f", parameters)])
+    again = convert_tools([tool("f", parameters)])
     assert again.tools[0]["function"]["name"] == "f"
     assert len(judged) == 1
     parameters["properties"]["once"]["exclusiveMinimum"] = True  # equal to 1 in Python
-    assert mistrals_tools([tool("f", parameters)]).tools[0]["function"]["parameters"] == of(
+    assert convert_tools([tool("f", parameters)]).tools[0]["function"]["parameters"] == of(
         once={"type": "integer"}
     )
     assert len(judged) == 2
@@ -748,7 +748,7 @@ def test_a_set_of_tools_is_judged_once_until_it_changes(judged):
 def test_models_of_the_same_name_are_two(judged):
     for kind in (int, str):
         model = create_model("Same", a=(kind, ...))
-        offered = [mistrals_tools([tool("f", of(a=model))]) for _ in range(2)]
+        offered = [convert_tools([tool("f", of(a=model))]) for _ in range(2)]
         sent = offered[1].tools[0]["function"]["parameters"]["properties"]["a"]
         assert sent["properties"]["a"]["type"] == {int: "integer", str: "string"}[kind]
     assert len(judged) == 2
@@ -756,11 +756,11 @@ def test_models_of_the_same_name_are_two(judged):
 
 def test_few_sets_are_remembered(judged):
     for n in range(200):
-        mistrals_tools([tool(f"f{n}")])
+        convert_tools([tool(f"f{n}")])
     before = len(judged)
-    mistrals_tools([tool("f199")])
+    convert_tools([tool("f199")])
     assert len(judged) == before
-    mistrals_tools([tool("f0")])
+    convert_tools([tool("f0")])
     assert len(judged) == before + 1
 
 
@@ -796,8 +796,8 @@ async def test_the_turn_goes_on_without_the_function_that_is_hopeless(serve, ser
         assert await call.say("Thank you.") == "You are welcome."
         [error] = call.errors
         assert error.error == (
-            "hopeless is not offered to the model: x: $ref is '#/$defs/X', and the schema has "
-            "nothing there."
+            "hopeless is not offered to the model: x: $ref is '#/$defs/X', which does not "
+            "exist in the schema."
         )
         assert (error.category, error.fatal) == (ErrorCategory.APPLICATION, False)
         assert service.is_usable

@@ -51,8 +51,8 @@ def test_the_official_sdk_is_served_by_every_endpoint(serve):
     whole = client.fim.complete(model="codestral-latest", prompt="return ", suffix="\n")
     assert whole.choices[0].message.content == "a + b"
     with client.fim.stream(model="codestral-latest", prompt="return ") as stream:
-        told = "".join(event.data.choices[0].delta.content for event in stream)
-    assert told == "a - b"
+        text = "".join(event.data.choices[0].delta.content for event in stream)
+    assert text == "a - b"
     judged = client.classifiers.moderate(model="mistral-moderation-latest", inputs=["Murder!"])
     assert judged.results[0].categories["violence_and_threats"]
     chat = [{"role": "user", "content": "Murder!"}, {"role": "assistant", "content": "No."}]
@@ -123,7 +123,7 @@ def test_a_script_may_answer_in_their_place(serve):
     assert post(mistral, "moderations", **asked).json()["results"]
 
 
-def test_a_missing_model_is_told_with_what_to_do(serve, monkeypatch):
+def test_a_missing_model_is_reported_with_what_to_do(serve, monkeypatch):
     def find():
         raise ModelNotLoaded("No embedding model is here: install it.")
 
@@ -143,8 +143,8 @@ def test_a_real_model_goes_on_where_code_stops():
         }
         whole = client.fim.complete(**asked, max_tokens=6, temperature=0)
         with client.fim.stream(**asked, max_tokens=6, temperature=0) as stream:
-            told = "".join(event.data.choices[0].delta.content for event in stream)
-    assert whole.choices[0].message.content == told != ""
+            text = "".join(event.data.choices[0].delta.content for event in stream)
+    assert whole.choices[0].message.content == text != ""
     assert whole.choices[0].finish_reason == "length"
     assert whole.usage.completion_tokens == 6
 

@@ -152,7 +152,7 @@ def test_a_server_can_have_further_names():
     assert not host_allowed(["example.org"], names)
 
 
-def test_an_entry_that_cannot_be_read_is_told_at_the_start():
+def test_an_entry_that_cannot_be_read_is_reported_at_the_start():
     check(["app.example.org", "https://app.example.org:8443", "[::1]"], "origins")
     for entry in ("*", "https://*.example.org", "https://app.example.org/path", "", "a b"):
         with pytest.raises(ValueError, match=r"origins has .*allowed are hosts"):

@@ -234,7 +234,7 @@ def test_strictness_can_be_that_of_one_deployment(serve):
     assert ask(mistral, USER, {**SAID, **CALLED}, RESULT, USER).status_code == 200
 
 
-def test_a_tokenizer_version_that_does_not_exist_is_told():
+def test_a_tokenizer_version_that_does_not_exist_is_reported():
     with pytest.raises(ValueError, match=r"'v4'.*v3, v7, v11, v13, v15"):
         Checks(versions=["v4"])
 
@@ -269,7 +269,7 @@ def test_a_cut_breaks_the_connection(serve):
         ask(serve(Reply("One two.", cut_after=1)), USER, stream=True)
 
 
-def test_an_unknown_field_of_a_reply_is_told():
+def test_an_unknown_field_of_a_reply_is_reported():
     with pytest.raises(ValueError, match=r"'txt'.*text"):
         Reply.from_mapping({"txt": "Hello."})
 
@@ -377,7 +377,7 @@ def fails(*arguments: str) -> str:
     return err.strip().splitlines()[-1]
 
 
-def test_a_port_in_use_is_told():
+def test_a_port_in_use_is_reported():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -387,7 +387,7 @@ def test_a_port_in_use_is_told():
     assert "--port" in said
 
 
-def test_a_script_that_is_none_is_told(tmp_path: Path):
+def test_a_script_that_is_none_is_reported(tmp_path: Path):
     path = tmp_path / "script.json"
     path.write_text("[{]")
     assert f"{path} is not JSON" in fails("--port", "0", "--script", str(path))
@@ -395,7 +395,7 @@ def test_a_script_that_is_none_is_told(tmp_path: Path):
     assert "no field 'txt'" in fails("--port", "0", "--script", str(path))
 
 
-def test_a_file_that_is_no_model_is_told(tmp_path: Path):
+def test_a_file_that_is_no_model_is_reported(tmp_path: Path):
     path = tmp_path / "bad.gguf"
     path.write_text("this is no model")
     said = fails("--port", "0", "--model", str(path))
@@ -403,13 +403,13 @@ def test_a_file_that_is_no_model_is_told(tmp_path: Path):
     assert str(path) in said
 
 
-def test_a_model_file_that_is_missing_is_told():
+def test_a_model_file_that_is_missing_is_reported():
     assert "no model file /nowhere/model.gguf" in fails(
         "--port", "0", "--model", "/nowhere/model.gguf"
     )
 
 
-def test_it_listens_on_this_machine_only_unless_told_otherwise():
+def test_it_listens_on_this_machine_only_by_default():
     with LocalMistral(Script()) as mistral:
         assert mistral.base_url.startswith("http://127.0.0.1:")
 
@@ -441,7 +441,7 @@ def request(mistral: LocalMistral, method: str, path: str, key: str = "right") -
         ("POST", "/v1/batch/jobs"),
     ],
 )
-def test_what_mistral_serves_and_this_does_not_is_told(serve, method: str, path: str):
+def test_what_mistral_serves_and_this_does_not_is_reported(serve, method: str, path: str):
     response = request(serve(api_key="right"), method, path)
     assert response.status_code == 404
     fault = f"this local endpoint does not serve {method} {path}, as Mistral does"

@@ -11,7 +11,7 @@ from pipecat.services.llm_service import FunctionCallParams as PipecatFunctionCa
 from mistral_service import FunctionCallParams, idempotent
 from mistral_service.local import Reply
 from mistral_service.pipecat.functions.idempotency import idempotency_key, is_idempotent
-from mistral_service.reply.calls import Ledger
+from mistral_service.reply.calls import CallLedger
 from mistral_service.reply.events import ToolCall
 from mistral_service.reply.rounds import key_of
 
@@ -35,19 +35,19 @@ def test_a_key_is_the_same_for_the_same_call_and_for_no_other():
     assert all(len(k) == 32 and int(k, 16) >= 0 for k in keys)
 
 
-def repetition(ledger: Ledger, call_id: str, in_flight: tuple[str, ...] = ()) -> int:
+def repetition(ledger: CallLedger, call_id: str, in_flight: tuple[str, ...] = ()) -> int:
     [call] = ledger.plan([ToolCall(call_id, "book", '{"day": "Friday"}')], in_flight).calls
     return call.repetition
 
 
-def says(ledger: Ledger, words: str) -> None:
+def says(ledger: CallLedger, words: str) -> None:
     messages = [{"role": "user", "content": words}]
     ledger.learn(messages)
     ledger.rounds.begin(messages)
 
 
 def test_a_call_is_a_repetition_of_those_that_are_settled_or_run_now():
-    ledger = Ledger()
+    ledger = CallLedger()
     assert repetition(ledger, "abcdefgh1") == 0
     # Its result was lost, or it was cancelled: who calls again means the same.
     assert repetition(ledger, "abcdefgh2") == 0
@@ -58,8 +58,8 @@ def test_a_call_is_a_repetition_of_those_that_are_settled_or_run_now():
     assert repetition(ledger, "abcdefgh4") == 0
     ledger.settle("abcdefgh4", "book", {"day": "Friday"})
     # Another machine counts alike.
-    other = Ledger()
-    other.go_on_from(ledger.kept())
+    other = CallLedger()
+    other.restore(ledger.snapshot())
     says(ledger, "And again.")
     says(other, "And again.")
     assert repetition(other, "abcdefgh5") == repetition(ledger, "abcdefgh5") == 2
@@ -67,13 +67,13 @@ def test_a_call_is_a_repetition_of_those_that_are_settled_or_run_now():
 
 def test_two_like_calls_of_one_reply_have_keys_of_their_own():
     calls = [ToolCall(f"abcdefgh{n}", "book", "{}") for n in range(3)]
-    assert [call.repetition for call in Ledger().plan(calls).calls] == [0, 1, 2]
+    assert [call.repetition for call in CallLedger().plan(calls).calls] == [0, 1, 2]
 
 
 def test_what_an_older_version_remembers_is_read():
-    ledger = Ledger()
+    ledger = CallLedger()
     entry = {"id": "abcdefgh1", "name": "book", "arguments": "{}", "result": "done"}
-    ledger.go_on_from([{**entry, "in_context": True, "this_turn": False}])
+    ledger.restore([{**entry, "in_context": True, "this_turn": False}])
     assert not ledger.plan([ToolCall("abcdefgh1", "book", "{}")]).error
 
 

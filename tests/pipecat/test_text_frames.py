@@ -10,7 +10,7 @@ from clock import SimulatedLoop
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
     Frame,
-    FunctionCallsStartedFrame,
+    FunctionCallInProgressFrame,
     InterruptionFrame,
     LLMFullResponseEndFrame,
     LLMFullResponseStartFrame,
@@ -210,7 +210,7 @@ async def test_words_come_before_the_function_that_is_called_behind_them():
         async with Call(service, tools=[tool]) as call:
             await call.say("What time is it?", turns=2)
     begins = next(
-        at for at, frame in enumerate(call.frames) if isinstance(frame, FunctionCallsStartedFrame)
+        at for at, frame in enumerate(call.frames) if isinstance(frame, FunctionCallInProgressFrame)
     )
     before = [frame.text for frame in call.frames[:begins] if isinstance(frame, LLMTextFrame)]
     assert "".join(before) == LONG

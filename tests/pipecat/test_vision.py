@@ -32,12 +32,12 @@ from pipecat.processors.frame_processor import FrameDirection
 from pipecat.utils.errors import ErrorCategory
 
 from mistral_service import MistralLLMAdapter, MistralLLMService
-from mistral_service.conversation.conversion import Budget, Conversion
+from mistral_service.conversation.conversion import Conversion, ImageBudget
 from mistral_service.conversation.encoding import Form
 from mistral_service.conversation.parts import (
-    PICTURE_FROM_EARLIER,
-    UNREADABLE_PICTURE,
-    UNSEEN_PICTURE,
+    EARLIER_IMAGE,
+    UNREADABLE_IMAGE,
+    UNSEEN_IMAGE,
 )
 from mistral_service.conversation.rules import apply_rules
 from mistral_service.local import Reply
@@ -113,9 +113,9 @@ async def test_frames_stay_in_order(serve, service_for):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (frame(halves(), data=b"too few"), "7 bytes are no 64×32 pixels of RGB"),
+        (frame(halves(), data=b"too few"), "7 bytes do not make 64×32 pixels of RGB"),
         (frame(halves(), format="MP3"), "no pixel format 'MP3'"),
-        (frame(halves(), format="image/png", data=b"\x89PNG"), "no type that can be read"),
+        (frame(halves(), format="image/png", data=b"\x89PNG"), "of a type that cannot be read"),
         (frame(halves(), size=(10**6, 10**6)), "pixels are too many"),
     ],
     ids=lambda value: "" if isinstance(value, str) else value.format,
@@ -133,7 +133,7 @@ async def test_a_broken_frame_is_told_and_the_conversation_goes_on(
     assert error.category is ErrorCategory.APPLICATION
     assert service.is_usable
     first = mistral.exchanges[0].request["messages"][-1]["content"]
-    assert first == f"What is this?\n{UNREADABLE_PICTURE}"
+    assert first == f"What is this?\n{UNREADABLE_IMAGE}"
 
 
 def looking():
@@ -265,10 +265,12 @@ async def test_a_broken_image_in_the_context_is_told_once(serve, service_for):
         assert await call.say("What is it?") == "I see."
         assert await call.say("And now?") == "I see."
     [error] = call.errors
-    assert error.error.startswith("An image was left out: it is of no type that can be read")
+    assert error.error.startswith(
+        "An image was left out: it is broken, or of a type that cannot be read"
+    )
     assert error.category is ErrorCategory.APPLICATION
     assert service.is_usable
-    assert last(mistral)["messages"][0]["content"].startswith(f"This.\n{UNREADABLE_PICTURE}")
+    assert last(mistral)["messages"][0]["content"].startswith(f"This.\n{UNREADABLE_IMAGE}")
     assert call.context.get_messages()[0] == shown("This.", broken)
 
 
@@ -300,10 +302,14 @@ async def test_pixtral_is_shown_what_it_sees(serve, service_for):
 @pytest.mark.parametrize(
     ("setting", "value", "said"),
     [
-        ("max_images", 9, "max_images may not be 9: it is a whole number from 0 to 8."),
-        ("max_images_bytes", 0, "max_images_bytes may not be 0"),
-        ("image_side", 20_000, "image_side may not be 20000: it is pixels from 32 to 10,000."),
-        ("image_quality", 100, "image_quality may not be 100: it is a whole number from 1 to 95."),
+        ("max_images", 9, "max_images must be a whole number from 0 to 8, not 9."),
+        ("max_images_bytes", 0, "max_images_bytes must be a whole number of bytes from 1"),
+        (
+            "image_side",
+            20_000,
+            "image_side must be a whole number of pixels from 32 to 10,000, not 20000.",
+        ),
+        ("image_quality", 100, "image_quality must be a whole number from 1 to 95, not 100."),
         ("images_of_last_turn_only", "yes", "True or False"),
     ],
 )
@@ -326,7 +332,7 @@ RESULT = {"role": "tool", "tool_call_id": "abcdefgh1", "content": "COMPLETED"}
 
 
 def sent_with(messages: list[dict], **budget) -> list[str]:
-    conversion = Conversion(has_tools=True, budget=Budget(**budget))
+    conversion = Conversion(has_tools=True, budget=ImageBudget(**budget))
     return urls_in({"messages": apply_rules(messages, conversion)})
 
 
@@ -336,7 +342,7 @@ def test_the_newest_eight_stay_and_the_words_of_all():
     sent = apply_rules([*history, shown("Well?")])
     assert urls_in({"messages": sent}) == TINY[4:]
     assert all(f"Number {n}." in json.dumps(sent) for n in range(12))
-    assert json.dumps(sent).count(PICTURE_FROM_EARLIER) == 4
+    assert json.dumps(sent).count(EARLIER_IMAGE) == 4
     assert history == before
 
 
@@ -381,7 +387,7 @@ async def test_a_model_without_vision_gets_the_words_and_it_is_told_once(serve, 
         )  # GET /v1/models has told of it
         await call.say("What is it?")
         await call.say("And now?")
-    assert last(mistral)["messages"][0]["content"].startswith(f"This.\n{UNSEEN_PICTURE}")
+    assert last(mistral)["messages"][0]["content"].startswith(f"This.\n{UNSEEN_IMAGE}")
     [error] = call.errors
     assert "open-mistral-nemo does not see images" in error.error
     assert error.category is ErrorCategory.APPLICATION
@@ -398,7 +404,7 @@ async def test_memory_is_flat_over_a_thousand_turns_with_images():
     seen: list[int] = []
     for turn in range(1000):
         image = photo(64, 48, turn)
-        await adapter.images.frame(image.tobytes(), image.size, "RGB", Form())
+        await adapter.images.encode_frame(image.tobytes(), image.size, "RGB", Form())
         await context.add_image_frame_message(
             format="RGB", size=image.size, image=image.tobytes(), text=f"Turn {turn}."
         )
@@ -411,7 +417,7 @@ async def test_memory_is_flat_over_a_thousand_turns_with_images():
         if turn % 250 == 249:
             gc.collect()
             seen.append(process.memory_info().rss)
-    assert len(adapter.images._made._entries) <= 16
+    assert len(adapter.images._prepared._entries) <= 16
     assert len(adapter.images._frames._entries) <= 4
     assert seen[-1] - seen[0] < 4_000_000
 

@@ -28,7 +28,7 @@ def test_an_example_of_a_rule_is_what_the_rule_does(rule, offered, before, after
     sent = apply_rules(json.loads(before), conversion)
     assert sent == json.loads(after)
     assert rule in {change.rule for change in conversion.changes}
-    assert Checks().judge({"model": "mistral-small-latest", "messages": sent}) is None
+    assert Checks().validate({"model": "mistral-small-latest", "messages": sent}) is None
 
 
 def test_every_rule_has_an_example():
@@ -96,7 +96,7 @@ async def test_the_client_of_the_guide_to_calls_stays_in_its_call():
         machines.refusal = ("All lines are taken: call again in a moment.", 1013)
         with pytest.raises(RuntimeError, match="All lines are taken"):
             await client["ask"](url, "And?", patience=0.5)
-    with pytest.raises(RuntimeError, match="the line broke"):
+    with pytest.raises(RuntimeError, match="the connection broke"):
         await client["ask"](url, "And?", patience=0.5)
     first, second, third = (line.hello for line in machines.lines)
     assert (first["id"], first["heard"], first["ended"]) == (None, None, False)

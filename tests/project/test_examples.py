@@ -65,7 +65,7 @@ def test_settings_change_in_mid_call():
     assert ran.returncode == 0, ran.stderr
     assert "Arr, I be the captain." in ran.stdout
     assert '{"colour": "orange"}' in ran.stdout
-    assert "temperature may not be 7.0: it is a number from 0 to 1.5." in ran.stdout
+    assert "temperature must be a number from 0 to 1.5, not 7.0." in ran.stdout
     assert "Still here." in ran.stdout
 
 
@@ -84,7 +84,7 @@ def test_two_providers_hold_one_call_and_one_steps_in_for_the_other():
     assert "(the other takes over) In Oslo, at nine." in ran.stdout
 
 
-def test_a_call_is_told_to_opentelemetry():
+def test_a_call_is_reported_to_opentelemetry():
     ran = subprocess.run(
         [sys.executable, str(EXAMPLES / "observability.py"), "--offline"],
         capture_output=True,

@@ -188,7 +188,7 @@ async def test_a_call_over_twilio_is_heard_answered_and_spoken(
     assert speech.keys == {"Bearer the-one-key"}
     assert speech.hung_up == []  # the caller has done so
     (sound, rate) = speech.heard[-1]
-    assert rate == bot.EAR_RATE
+    assert rate == bot.IN_RATE
     assert "france" in words_in(sound, rate).lower()
 
 

@@ -69,6 +69,7 @@ def test_the_wheel_has_what_runs_and_nothing_else(built: Path):
     names = zipfile.ZipFile(wheel).namelist()
     needed = {
         "mistral_service/py.typed",
+        "mistral_service/demo/panel_bot.py",
         "mistral_service/demo/voice_bot.py",
         "mistral_service/demo/page/index.html",
         "mistral_service/demo/page/app.js",

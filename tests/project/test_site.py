@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
 
 import charts  # noqa: E402
+import modules  # noqa: E402
 import reference  # noqa: E402
 import servers  # noqa: E402
 
@@ -72,6 +73,12 @@ def test_a_page_without_a_place_breaks_the_build(copied: Path, tmp_path: Path):
 def test_the_settings_page_is_what_the_code_says():
     assert reference.PAGE.read_text() == reference.render(), "run make docs"
     assert "| `temperature` | a number from 0 to 1.5 |" in reference.render()
+
+
+def test_the_list_of_modules_is_what_their_docstrings_say():
+    assert modules.PAGE.read_text() == modules.page(), "run make docs"
+    folders = {path.parent for path in modules.PACKAGE.rglob("*.py")} - {modules.PACKAGE}
+    assert folders == {modules.PACKAGE / name for name in modules.FOLDERS}
 
 
 def test_the_tables_of_servers_are_what_the_reports_say():

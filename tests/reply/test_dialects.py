@@ -291,7 +291,7 @@ def test_what_may_be_a_quotation_holds_a_bounded_text():
     events = reader.feed("[THINK]x</think>")
     while not any(isinstance(event, Text) for event in events):
         events += reader.feed("Hello there. ")
-        assert len(reader._held) <= MAX_MARKUP + 100
+        assert len(reader._buffer) <= MAX_MARKUP + 100
     assert reader.feed("And on.") == [Text("And on.")]
 
 
@@ -535,7 +535,7 @@ def test_a_list_of_calls_is_read_as_it_comes():
     found: list[Event] = []
     for part in pieces(text, list(range(0, len(text), 100))):
         found += reader.feed(part)
-        assert len(reader._held) < 300
+        assert len(reader._buffer) < 300
     assert len(found) == 2000
     assert read([text])[2:] == (made, 0)
     assert read([text.removeprefix("[TOOL_CALLS] ")])[2:] == (made, 0)  # its marker swallowed
@@ -658,7 +658,7 @@ def test_markup_that_never_ends_holds_a_bounded_text():
     events = reader.feed('[TOOL_CALLS][{"name": "book", "arguments": {"a": "')
     for _ in range(100):
         events += reader.feed("x" * 10_000)
-        assert len(reader._held) <= MAX_MARKUP + 10_000
+        assert len(reader._buffer) <= MAX_MARKUP + 10_000
     events += reader.finish()
     assert [type(event) for event in events] == [Unreadable]
     assert len(events[0].markup) <= 200

@@ -32,13 +32,13 @@ import failing_bot
 from mistral_service.scale.calls import Calls
 
 class Socket:
-    application_state = client_state = left = None
-    stopped = False
-    def hold(self): pass
+    application_state = client_state = client_code = None
+    has_hung_up = False
+    def detach(self): pass
     async def end(self, *args): pass
 
 calls = Calls(failing_bot.bot, limit=1)
-asyncio.run(calls.hold(Socket(), SimpleNamespace(), None))
+asyncio.run(calls.run(Socket(), SimpleNamespace(), None))
 """
 
 EXCEPTION = """

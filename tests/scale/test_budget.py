@@ -1,4 +1,4 @@
-"""Who may ask: the strict endpoint's limits, the ledger, and a service that asks its gate."""
+"""Rate limits: the strict endpoint's, the sliding window, and a service with a rate limiter."""
 
 import asyncio
 import json
@@ -14,8 +14,13 @@ from pipecat.processors.aggregators.llm_context import LLMContext
 from mistral_service import MistralLLMService
 from mistral_service.local import LocalMistral, RateLimits, Reply, Script
 from mistral_service.scale.budget import SharedBudget
-from mistral_service.scale.ledger import UNIT, Ledger
-from mistral_service.turn.ports import Rank, RequestEstimate, SharedServices, shared_services
+from mistral_service.scale.sliding_window import UNIT, SlidingWindow
+from mistral_service.turn.shared_services import (
+    Rank,
+    RequestEstimate,
+    SharedServices,
+    shared_services,
+)
 from mistral_service.wire.errors import HeldBack, MistralError, Reason
 from mistral_service.wire.rate import RateBudget
 
@@ -23,7 +28,7 @@ KEY = "a-key-that-nobody-else-has"
 
 
 class InMemoryLimiter:
-    """A gate in memory, which refuses as it is told."""
+    """A rate limiter in memory, which refuses as the test says."""
 
     def __init__(self, *refusals: float, spare: bool = True) -> None:
         self.refusals = list(refusals)
@@ -63,7 +68,7 @@ def service(
     )
 
 
-# --- the service and its gate ---------------------------------------------------------------------
+# --- the service and its rate limiter -------------------------------------------------------------
 
 
 async def test_the_first_turn_is_a_new_call_and_those_after_it_go_on(serve):
@@ -189,35 +194,35 @@ async def test_a_service_finds_the_gate_in_its_surroundings(serve):
     assert len(rate_limiter.asked) == 1
 
 
-# --- the ledger -----------------------------------------------------------------------------------
+# --- the sliding window ---------------------------------------------------------------------------
 
 
 @given(st.lists(st.tuples(st.floats(0, 2), st.integers(0, 900)), max_size=60))
 def test_whoever_waits_for_room_keeps_within_the_limits(asks):
-    ledger, now = Ledger(10.0), 0.0
+    window, now = SlidingWindow(10.0), 0.0
     for pause, tokens in asks:
         now += pause
-        ledger.used(now)
-        units = ledger.units(tokens)
-        now += ledger.room_in(now, units, 5, 20) + 1e-6
-        requests, used = ledger.used(now)
+        window.used(now)
+        units = window.to_units(tokens)
+        now += window.wait_time(now, units, 5, 20) + 1e-6
+        requests, used = window.used(now)
         assert requests < 5
         assert used == 0 or used + min(units, 20) <= 20
-        ledger.add(now, units, kept=True)
+        window.add(now, units, is_shared=True)
 
 
 @given(st.lists(st.integers(0, 5_000), min_size=1, max_size=80))
 def test_units_are_off_by_less_than_one_in_the_long_run(costs):
-    ledger = Ledger(60.0)
-    taken = sum(ledger.units(tokens) for tokens in costs)
+    window = SlidingWindow(60.0)
+    taken = sum(window.to_units(tokens) for tokens in costs)
     assert 0 <= sum(costs) - taken * UNIT < UNIT
 
 
 def test_what_an_estimate_missed_the_next_request_bears():
-    ledger = Ledger(60.0)
-    first = ledger.units(500)
-    ledger.correct(300)
-    assert (first, ledger.units(500)) == (5, 8)
+    window = SlidingWindow(60.0)
+    first = window.to_units(500)
+    window.correct(300)
+    assert (first, window.to_units(500)) == (5, 8)
 
 
 # --- the strict endpoint's limits -----------------------------------------------------------------

@@ -19,7 +19,7 @@ from mistral_service import MistralLLMService
 from mistral_service.local import Reply
 from mistral_service.pipecat.conversation import ContextConversation
 from mistral_service.scale.budget import SharedBudget
-from mistral_service.turn.ports import Rank, RequestEstimate
+from mistral_service.turn.shared_services import Rank, RequestEstimate
 from mistral_service.wire.errors import HeldBack, MistralError, Reason
 from mistral_service.wire.rate import RateBudget
 
@@ -137,9 +137,9 @@ async def test_who_is_cancelled_leaves_the_line_at_once(redis: RedisServer):
 async def test_who_dies_in_line_does_not_block_it(redis: RedisServer):
     async with processes(redis.url, 2, window=30) as (one, other):
         await one.acquire(ask(LIMIT - 1_000))
-        assert one._beating is not None
+        assert one._heartbeat is not None
         wait = await held_back(one, ask(LARGE, caller="dead"))
-        one._beating.cancel()
+        one._heartbeat.cancel()
         assert wait > 20
         # The one that is dead was promised the room until its place ends, which is soon.
         first = await held_back(other, ask(800, caller="alive"))
@@ -188,7 +188,9 @@ async def test_where_nothing_waits_a_request_costs_one_round_trip(redis: RedisSe
     client = Redis.from_url(redis.url)
     async with processes(redis.url, tokens_per_minute=10_000_000) as (budget,):
         await budget.acquire(ask(100))
-        await until(lambda: budget.stats.processes == 1 and budget._of(ask(1)).seen is not None)
+        await until(
+            lambda: budget.stats.processes == 1 and budget._account(ask(1)).last_totals is not None
+        )
 
         async def commands() -> int:
             return (await client.info("commandstats"))["cmdstat_evalsha"]["calls"]
@@ -230,7 +232,7 @@ async def test_who_was_let_out_does_not_overtake_those_who_wait(redis: RedisServ
         tasks: list[asyncio.Task[None]] = []
         for number in range(6):
             tasks.append(asyncio.create_task(caller(number)))
-            await until(lambda: sum(len(each._places) for each in budgets) == len(tasks))
+            await until(lambda: sum(len(each._queue) for each in budgets) == len(tasks))
         await asyncio.gather(*tasks)
     # No one is let out again before all who waited longer.
     for at, number in enumerate(order):
@@ -263,9 +265,9 @@ async def test_no_figure_keeps_a_process_from_asking(redis: RedisServer, url: st
         budget.record_answer(ask(100), RateBudget(None, figure, None, figure, figure))
         budget.record_answer(ask(100), RateBudget(figure if figure >= LIMIT else -1.0))
         budget.record_refusal(ask(100), MistralError(Reason.RATE_LIMIT, retry_after=-1e9))
-        budget._of(ask(1)).pause = 0.0
+        budget._account(ask(1)).paused_until = 0.0
         await until(lambda: not budget._tasks)
-        budget._of(ask(1)).heard = None
+        budget._account(ask(1)).last_answer = None
         client = Redis.from_url(redis.url)
         await client.hdel("{mistral-budget:account:model}:known", "pause")
         await client.aclose()
@@ -344,7 +346,7 @@ async def test_a_turn_that_ends_leaves_the_line(redis: RedisServer, serve, ends:
             if ends == "told":
                 await call.until(lambda: call.errors)
             else:
-                await call.until(lambda: len(budget._places))
+                await call.until(lambda: len(budget._queue))
                 await call.interrupt()
-            await call.until(lambda: not len(budget._places))
+            await call.until(lambda: not len(budget._queue))
     assert mistral.exchanges == []

@@ -25,7 +25,7 @@ from scale_redis import RedisServer, redis
 from waiting import until
 
 import mistral_service.scale
-from mistral_service.scale import metrics, turns
+from mistral_service.scale import metrics, turn_metrics
 from mistral_service.scale.app import app
 from mistral_service.scale.args import (
     Args,
@@ -37,7 +37,7 @@ from mistral_service.scale.args import (
 from mistral_service.scale.budget import SharedBudget
 from mistral_service.scale.replica import Replica
 from mistral_service.scale.store import Store
-from mistral_service.turn.ports import Rank, RequestEstimate
+from mistral_service.turn.shared_services import Rank, RequestEstimate
 
 __all__ = ["redis"]
 
@@ -185,10 +185,10 @@ async def test_the_redis_of_the_manifest_serves_calls_and_little_else(shipped_re
             if await client.ping():
                 break
         await asyncio.sleep(0.05)
-    taken = await store.take("a call", 60.0, create=True)
+    taken = await store.claim("a call", 60.0, create=True)
     assert taken is not None
     await store.write("a call", taken.fence, {"snapshot": b"4111 1111 1111 1111"}, 60.0)
-    await store.end("a call", taken.fence, 60.0)
+    await store.delete("a call", taken.fence, 60.0)
     await budget.acquire(RequestEstimate("an account", "a model", 10, Rank.TURN))
     assert not budget.stats.local
     for forbidden in ("CONFIG GET save", "SAVE", "BGSAVE", "FLUSHALL", "KEYS *", "MODULE LIST"):
@@ -284,10 +284,10 @@ def test_a_bot_that_is_not_there_is_named(name: str):
 
 async def test_a_loop_that_was_stuck_is_not_healthy():
     replica = Replica(Args(bot="a:b"))
-    await replica.healthy()
+    await replica.check_health()
     replica._lag = 9.0
     with pytest.raises(RuntimeError, match=r"stuck for 9\.0 s"):
-        await replica.healthy()
+        await replica.check_health()
 
 
 async def test_a_replica_that_took_long_to_be_ready_is_healthy(serve, tmp_path, monkeypatch):
@@ -302,8 +302,8 @@ async def test_a_replica_that_took_long_to_be_ready_is_healthy(serve, tmp_path, 
         "async def bot(runner_args): pass\n"
     )
     replica = Replica(Args(bot=str(slow)))
-    await replica.ready()
-    await replica.healthy()
+    await replica.start()
+    await replica.check_health()
     await replica.close()
 
 
@@ -312,7 +312,7 @@ async def test_a_replica_that_ends_lets_go_of_redis(redis: RedisServer, serve, m
     monkeypatch.setenv("PIPECAT_SETUP_FILES", "")
     monkeypatch.setenv("REDIS_URL", redis.url)
     replica, other = Replica(Args(bot=BOT)), SharedBudget(redis.url)
-    await replica.ready()
+    await replica.start()
     assert replica.calls is not None
     ask = RequestEstimate("an account", "a model", 10, Rank.TURN)
     for rate_limiter in (other, replica.calls.rate_limiter):
@@ -336,7 +336,7 @@ def test_what_is_not_measured_costs_nothing_and_what_is_arrives(monkeypatch: pyt
             TTFBMetricsData(processor="MistralTTSService#0", value=0.7),
         ]
     )
-    turns.note(frame)  # nobody measures
+    turn_metrics.record(frame)  # nobody measures
     monkeypatch.setattr(metrics.FIRST_WORD, "_record", lambda value, tags: seen.append(value))
-    turns.note(frame)
+    turn_metrics.record(frame)
     assert seen == [0.4]

@@ -12,15 +12,20 @@ from waiting import until
 
 from mistral_service import FunctionCallParams
 from mistral_service.local import Reply
-from mistral_service.reply.calls import Ledger, Planned
+from mistral_service.reply.calls import CallLedger, PlannedCall
 from mistral_service.reply.events import ToolCall
 from mistral_service.reply.rounds import key_of
-from mistral_service.scale.recorder import CallRecorder, CallRecorders
+from mistral_service.scale.client_report import ClientReport
+from mistral_service.scale.recorder import CallRecorder
+from mistral_service.scale.recorders import CallRecorders
 from mistral_service.scale.store import Store
 
 __all__ = ["recorders", "redis"]  # fixtures
 
-ONE, TWO = Planned("call00001", "book", {"at": "8"}), Planned("call00002", "order", {"at": "8"})
+ONE, TWO = (
+    PlannedCall("call00001", "book", {"at": "8"}),
+    PlannedCall("call00002", "order", {"at": "8"}),
+)
 
 
 def tool(name: str, handler: Any) -> FunctionSchema:
@@ -61,20 +66,20 @@ async def test_a_call_that_is_repeated_after_its_result_has_another_key_on_the_n
 
 
 def test_of_two_like_calls_the_one_that_was_lost_is_the_one_that_is_repeated():
-    def plan(ledger: Ledger, *ids: str) -> list[int]:
+    def plan(ledger: CallLedger, *ids: str) -> list[int]:
         made = ledger.plan([ToolCall(i, "book", '{"at": "8"}') for i in ids]).calls
         return [call.repetition for call in made]
 
-    one = Ledger()
+    one = CallLedger()
     assert plan(one, "abcdefgh1", "abcdefgh2") == [0, 1]
     one.settle("abcdefgh2", "book", {"at": "8"})
-    two = Ledger()
-    two.go_on_from(one.kept())
+    two = CallLedger()
+    two.restore(one.snapshot())
     assert plan(one, "abcdefgh3") == plan(two, "abcdefgh3") == [0]
 
 
 def test_a_call_that_is_made_for_ever_has_a_new_key_each_time():
-    ledger = Ledger()
+    ledger = CallLedger()
     numbers: list[int] = []
     for n in range(1200):
         messages = [{"role": "user", "content": f"{n}"}]
@@ -89,8 +94,8 @@ def test_a_call_that_is_made_for_ever_has_a_new_key_each_time():
         ledger.rounds.begin(messages)
         [call] = ledger.plan([ToolCall(f"more{n:05}", "other", f'{{"n": {n}}}')]).calls
         ledger.settle(call.id, "other", {"n": n})
-    two = Ledger()
-    two.go_on_from(ledger.kept())
+    two = CallLedger()
+    two.restore(ledger.snapshot())
     for one in (ledger, two):
         [call] = one.plan([ToolCall("last00001", "next", "{}")]).calls
         numbers.append(call.repetition)
@@ -108,7 +113,7 @@ def test_a_number_may_be_written_in_any_form(other):
 async def partitioned(redis: Any, recorders: CallRecorders) -> tuple[Wire, CallRecorders]:
     wire = await Wire(redis.port).__aenter__()
     store = Store(f"redis://127.0.0.1:{wire.port}/0")
-    return wire, CallRecorders(store, form=recorders.form)
+    return wire, CallRecorders(store, codec=recorders.codec)
 
 
 async def test_the_client_keeps_what_ran_before_in_the_same_partition(serve, recorders, redis):
@@ -124,7 +129,7 @@ async def test_the_client_keeps_what_ran_before_in_the_same_partition(serve, rec
     )
     wire, cut_off = await partitioned(redis, recorders)
     async with Machine(mistral, await cut_off.open(), tools=tools) as one:
-        one.recorder.line = client = Client()
+        one.recorder.client = client = Client()
         await one.goes_on()
         await written(one.recorder)
         wire.cut()
@@ -132,7 +137,7 @@ async def test_the_client_keeps_what_ran_before_in_the_same_partition(serve, rec
         await until(lambda: len(asked(mistral)) == 4)
         assert ran == ["book", "order"]
         said = {"heard": "Hello.", "ended": True, "asked": "Book a table, and order a taxi."}
-        recorder = await recorders.open(one.recorder.id, **said, note=client.note)
+        recorder = await recorders.open(one.recorder.id, ClientReport(**said, note=client.note))
         async with Machine(mistral, recorder, tools=tools) as two:
             await two.goes_on()
             results = [m for m in asked(mistral)[-1]["messages"] if m["role"] == "tool"]
@@ -147,7 +152,7 @@ async def test_the_client_keeps_what_ran_before_in_the_same_partition(serve, rec
 class Stuck(Client):
     """A client that has the note, and whose answer is on its way."""
 
-    async def confirm(self, note: str, within: float) -> bool:
+    async def store_note(self, note: str, within: float) -> bool:
         self.note = note
         await asyncio.Event().wait()
         return True
@@ -159,7 +164,7 @@ async def test_a_function_that_an_interruption_kept_from_starting_was_not_starte
     mistral = serve(Reply("Hello."), calls("book"), Reply("Yes?"), Reply("Still here."))
     KEYS.clear()
     async with Machine(mistral, await recorders.open(), tools=[tool("book", books)]) as one:
-        one.recorder.line = client = Stuck()
+        one.recorder.client = client = Stuck()
         await one.goes_on()
         redis.pause()
         try:
@@ -176,7 +181,7 @@ async def test_a_function_that_an_interruption_kept_from_starting_was_not_starte
         await two.close(over=False)
 
 
-async def noted(recorder: CallRecorder, *calls: Planned) -> list[str]:
+async def noted(recorder: CallRecorder, *calls: PlannedCall) -> list[str]:
     return list(await recorder.on_function_calls(calls))
 
 
@@ -187,7 +192,7 @@ async def test_a_redis_that_lost_its_calls_proves_nothing_about_who_has_them(rec
     redis.kill()
     redis.start()
     assert await noted(one, TWO) == [TWO.id]
-    one.line = client = Client()  # whose client is on this line: it has not called another machine
+    one.client = client = Client()  # which has not called another machine
     assert await noted(one, TWO) == []
     assert client.note
     await one.close(over=False)
@@ -207,7 +212,7 @@ async def test_a_machine_whose_taking_was_lost_is_not_the_owner(recorders, redis
 
 async def test_what_is_written_anew_is_whole_also_where_no_replica_confirms(recorders, redis):
     store = Store(f"{redis.url}?replicas=1")
-    lonely = CallRecorders(store, form=recorders.form)
+    lonely = CallRecorders(store, codec=recorders.codec)
     recorder = await lonely.open()
     recorder._snapshot.turn = 3
     redis.kill()
@@ -253,12 +258,14 @@ async def test_a_call_of_which_only_the_client_has_a_note_goes_on(serve, recorde
     wire, cut_off = await partitioned(redis, recorders)
     tools = [tool("book", books)]
     async with Machine(mistral, await cut_off.open(), tools=tools) as one:
-        one.recorder.line = client = Client()
+        one.recorder.client = client = Client()
         wire.cut()
         await one.call.begin("Book a table.")
         await until(lambda: len(asked(mistral)) == 2)
         async with Machine(
-            mistral, await recorders.open(one.recorder.id, note=client.note), tools=tools
+            mistral,
+            await recorders.open(one.recorder.id, ClientReport(note=client.note)),
+            tools=tools,
         ) as two:
             await two.goes_on()
             assert [m["role"] for m in asked(mistral)[-1]["messages"]].count("tool") == 1

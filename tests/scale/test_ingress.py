@@ -1,4 +1,4 @@
-"""The door of a process that holds many calls, with a real server and real clients, without Ray."""
+"""The endpoints of a process with many calls, with a real server and clients, without Ray."""
 
 import asyncio
 import contextlib
@@ -16,6 +16,7 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
 from mistral_service.scale.calls import Calls, CallSocket
+from mistral_service.scale.client_report import NO_REPORT
 from mistral_service.scale.ingress import PROTOCOL
 
 
@@ -111,10 +112,10 @@ async def test_a_request_that_is_cancelled_is_over_only_where_the_bot_had_hung_u
 
     socket = CallSocket({"type": "websocket"}, receive, send)
     await socket.accept()
-    kept = await shelf.open(None, heard=None, ended=False, asked=None, create=False)
+    kept = await shelf.open(None, NO_REPORT, create=False)
     calls = Calls(bot, limit=9, recorders=shelf)
     request = asyncio.create_task(
-        calls.hold(socket, WebSocketRunnerArguments(websocket=socket), kept)
+        calls.run(socket, WebSocketRunnerArguments(websocket=socket), kept)
     )
     await began.wait()
     request.cancel()  # as Ray does when a client has left
@@ -273,14 +274,14 @@ async def test_who_all_come_at_once_are_no_more_than_there_is_room_for():
 
 
 @pytest.mark.parametrize(
-    ("waits", "heard", "resumed"),
+    ("is_pending", "heard", "resumed"),
     [(True, None, True), (False, None, False), (False, "Good morning", True)],
 )
 async def test_a_bot_greets_who_has_heard_nothing_yet(
-    waits: bool, heard: str | None, resumed: bool, monkeypatch: pytest.MonkeyPatch
+    is_pending: bool, heard: str | None, resumed: bool, monkeypatch: pytest.MonkeyPatch
 ):
     shelf, parrot = Shelf(), Parrot()
-    monkeypatch.setattr(Kept, "is_pending", waits)
+    monkeypatch.setattr(Kept, "is_pending", is_pending)
     async with door(Calls(parrot, limit=9, recorders=shelf)) as host:
         async with dial(host) as line:
             call = await hello(line)
@@ -364,7 +365,7 @@ async def test_the_page_and_the_state_are_served():
         if sick:
             raise RuntimeError("The event loop was stuck for 9.0 s.")
 
-    async with door(Calls(Parrot(), limit=9), healthy=healthy) as host:  # noqa: SIM117
+    async with door(Calls(Parrot(), limit=9), check_health=healthy) as host:  # noqa: SIM117
         async with httpx.AsyncClient(base_url=f"http://{host}") as web:
             assert "<html" in (page := await web.get("/")).text
             assert "frame-ancestors 'none'" in page.headers["content-security-policy"]

@@ -11,10 +11,11 @@ from ingress_calls import Parrot, Shelf, closed, dial, door, hello, until
 from pipecat.frames.protobufs import frames_pb2
 from pipecat.runner.types import WebSocketRunnerArguments
 
-from mistral_service.scale import calls as held
+from mistral_service.scale import calls as calls_module
 from mistral_service.scale import ingress, limits
 from mistral_service.scale.calls import Calls, CallSocket
-from mistral_service.scale.limits import Bucket, Meter, TooMuch
+from mistral_service.scale.client_report import NO_REPORT
+from mistral_service.scale.limits import LimitExceeded, MessageLimiter, TokenBucket
 
 
 def rtvi(kind: str, **data: Any) -> bytes:
@@ -107,29 +108,29 @@ async def test_who_writes_without_end_is_stopped():
 
 
 def test_sound_waits_where_it_comes_faster_than_it_is_spoken():
-    meter, now, waited = Meter(), 0.0, 0.0
+    limiter, now, waited = MessageLimiter(), 0.0, 0.0
     for _ in range(60 * 50):  # a minute of 48 kHz stereo, as it is spoken
         now += 0.02
-        waited += meter.weigh(sound(3840), now) or 0.0
+        waited += limiter.check(sound(3840), now) or 0.0
     assert waited == 0.0
     for _ in range(2000):  # more, and all of it at once
-        pause = meter.weigh(sound(60_000), now) or 0.0
+        pause = limiter.check(sound(60_000), now) or 0.0
         waited += pause
         now += pause
-    assert waited > 2000 * 60_000 / limits.BYTES_A_SECOND * 0.8
-    bucket = Bucket(10, 20)
+    assert waited > 2000 * 60_000 / limits.BYTES_PER_SECOND * 0.8
+    bucket = TokenBucket(10, 20)
     assert [bucket.take(10, when) for when in (0, 0, 0, 1, 1)] == [0, 0, 1, 1, 2]
 
 
 def test_an_image_that_hides_its_kind_is_judged_by_what_it_is():
-    meter = Meter()
+    limiter = MessageLimiter()
     text = frames_pb2.Frame(text=frames_pb2.TextFrame(text="Approved.")).SerializeToString()
     for hidden in (text, sound(3) + text, b"\x32\x01a" + text, text + b"\x32\x01a"):
-        assert meter.weigh(hidden, 0.0) is None
-    with pytest.raises(TooMuch):
-        meter.weigh(sound(3) + rtvi("send-text", content="x" * 10_001), 0.0)
+        assert limiter.check(hidden, 0.0) is None
+    with pytest.raises(LimitExceeded):
+        limiter.check(sound(3) + rtvi("send-text", content="x" * 10_001), 0.0)
     deep = frames_pb2.Frame(message=frames_pb2.MessageFrame(data="[" * 60_000)).SerializeToString()
-    assert meter.weigh(deep, 0.0) == 0.0  # Pipecat says that it cannot be read
+    assert limiter.check(deep, 0.0) == 0.0  # Pipecat says that it cannot be read
 
 
 @pytest.mark.parametrize("protocol", ["mistral-call.v1", None])
@@ -140,20 +141,22 @@ async def test_lines_on_which_nothing_is_said_keep_no_one_out(protocol):
         mute = [
             await lines.enter_async_context(dial(host, "/call", protocol)) for _ in range(silent)
         ]
-        await until(lambda: sum(m.state.name != "OPEN" for m in mute) >= silent - ingress.WAITING)
+        await until(
+            lambda: sum(m.state.name != "OPEN" for m in mute) >= silent - ingress.MAX_HANDSHAKES
+        )
         assert not len(calls)
         for _ in range(2):
             assert "id" in await hello(await lines.enter_async_context(dial(host)))
         assert len(calls) == 2
     given_way = [await closed(line) for line in mute]
     assert given_way.count((1013, "All lines are taken: call again in a moment.")) >= (
-        silent - ingress.WAITING
+        silent - ingress.MAX_HANDSHAKES
     )
     assert len(parrot.bodies) == 2
 
 
 async def test_a_line_that_says_nothing_in_time_is_closed(monkeypatch):
-    monkeypatch.setattr(ingress, "HELLO_S", 0.2)
+    monkeypatch.setattr(ingress, "HANDSHAKE_TIMEOUT_S", 0.2)
     calls = Calls(Parrot(), limit=9)
     async with door(calls) as host:
         for path, protocol in (
@@ -167,7 +170,7 @@ async def test_a_line_that_says_nothing_in_time_is_closed(monkeypatch):
 
 
 async def test_who_takes_nothing_of_what_is_sent_is_given_up(monkeypatch):
-    monkeypatch.setattr(held, "SEND_S", 0.1)
+    monkeypatch.setattr(calls_module, "SEND_TIMEOUT_S", 0.1)
     shelf, never = Shelf(), asyncio.Event()
     sent: list[str] = []
 
@@ -193,10 +196,10 @@ async def test_who_takes_nothing_of_what_is_sent_is_given_up(monkeypatch):
 
     socket = CallSocket({"type": "websocket"}, receive, send)
     await socket.accept()
-    kept = await shelf.open(None, heard=None, ended=False, asked=None, create=False)
+    kept = await shelf.open(None, NO_REPORT, create=False)
     calls = Calls(bot, limit=9, recorders=shelf)
     async with asyncio.timeout(20):
-        await calls.hold(socket, WebSocketRunnerArguments(websocket=socket), kept)
+        await calls.run(socket, WebSocketRunnerArguments(websocket=socket), kept)
     assert sent.count("websocket.send") == 1  # what cannot be sent is not queued
     assert shelf.closed == [(kept.id, False)]
 

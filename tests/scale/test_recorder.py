@@ -8,20 +8,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
 
-from mistral_service.reply.calls import Ledger
+from mistral_service.reply.calls import CallLedger
 from mistral_service.reply.events import ToolCall
-from mistral_service.scale import snapshot as kept_form
+from mistral_service.scale import snapshot as snapshot_module
+from mistral_service.scale.bounds import IMAGE_OMITTED
 from mistral_service.scale.pending_context import PendingContext
-from mistral_service.scale.resume import AHEAD, cut, opened_with, resume, unsettled
+from mistral_service.scale.recordable_settings import recordable
+from mistral_service.scale.resume import (
+    MAX_AHEAD,
+    cut_point,
+    opening_digests,
+    resume,
+    without_result,
+)
+from mistral_service.scale.sealing import Codec, Unreadable
 from mistral_service.scale.snapshot import (
-    NOT_KEPT,
-    Form,
     Journal,
     Snapshot,
     Started,
     TooNew,
-    Unreadable,
-    is_recordable,
     journal_from_json,
     snapshot_from_json,
     snapshot_to_json,
@@ -51,48 +56,48 @@ SNAPSHOTS = st.builds(
 USER = {"role": "user", "content": "What time is it?"}
 SYSTEM = {"role": "system", "content": "You are a voice."}
 NOON = "It is noon, and the sun is high."
-FORMS = [Form(), Form([Fernet.generate_key().decode()])]
+CODECS = [Codec(), Codec([Fernet.generate_key().decode()])]
 
 
-@pytest.mark.parametrize("form", FORMS, ids=["open", "sealed"])
+@pytest.mark.parametrize("codec", CODECS, ids=["open", "sealed"])
 @given(snapshot=SNAPSHOTS)
-def test_a_snapshot_comes_back_as_it_was(form: Form, snapshot: Snapshot):
-    assert snapshot_from_json(form.unpack(form.pack(snapshot_to_json(snapshot)))) == snapshot
+def test_a_snapshot_comes_back_as_it_was(codec: Codec, snapshot: Snapshot):
+    assert snapshot_from_json(codec.unpack(codec.pack(snapshot_to_json(snapshot)))) == snapshot
 
 
 def test_a_sealed_call_tells_nothing_without_its_key_and_keys_can_change():
     old, new = Fernet.generate_key().decode(), Fernet.generate_key().decode()
-    sealed = Form([old]).pack(json.dumps("secret words"))
+    sealed = Codec([old]).pack(json.dumps("secret words"))
     assert b"secret words" not in sealed
-    assert Form([new, old]).unpack(sealed) == "secret words"
-    for form in (Form(), Form([new])):
+    assert Codec([new, old]).unpack(sealed) == "secret words"
+    for codec in (Codec(), Codec([new])):
         with pytest.raises(Unreadable, match="MISTRAL_SERVICE_KEEP_KEY"):
-            form.unpack(sealed)
+            codec.unpack(sealed)
 
 
 def test_keys_come_from_the_environment_or_a_file(tmp_path):
     one, two = Fernet.generate_key().decode(), Fernet.generate_key().decode()
-    sealed = Form([two]).pack("1")
+    sealed = Codec([two]).pack("1")
     path = tmp_path / "keys"
     path.write_text(f"{one},{two}\n")
     for environment in (
         {"MISTRAL_SERVICE_KEEP_KEY": f"{one}, {two}"},
         {"MISTRAL_SERVICE_KEEP_KEY_FILE": str(path)},
     ):
-        assert Form.from_environment(environment).unpack(sealed) == 1
-    with pytest.raises(ValueError, match="MISTRAL_SERVICE_KEEP_KEY may not") as e:
-        Form.from_environment({"MISTRAL_SERVICE_KEEP_KEY": "hunter2"})
+        assert Codec.from_environment(environment).unpack(sealed) == 1
+    with pytest.raises(ValueError, match="MISTRAL_SERVICE_KEEP_KEY is not valid") as e:
+        Codec.from_environment({"MISTRAL_SERVICE_KEEP_KEY": "hunter2"})
     assert "hunter2" not in str(e.value)
     with pytest.raises(ValueError, match="_FILE cannot be read"):
-        Form.from_environment({"MISTRAL_SERVICE_KEEP_KEY_FILE": str(tmp_path / "none")})
+        Codec.from_environment({"MISTRAL_SERVICE_KEEP_KEY_FILE": str(tmp_path / "none")})
 
 
 def test_a_newer_form_is_told_and_an_older_one_is_brought_up(monkeypatch):
     data = json.loads(snapshot_to_json(Snapshot(3, [USER])))
     with pytest.raises(TooNew, match="newer version"):
         snapshot_from_json({**data, "version": 2})
-    monkeypatch.setattr(kept_form, "VERSION", 2)
-    monkeypatch.setitem(kept_form.MIGRATIONS, 1, lambda old: {**old, "turn": old["turn"] + 1})
+    monkeypatch.setattr(snapshot_module, "VERSION", 2)
+    monkeypatch.setitem(snapshot_module.MIGRATIONS, 1, lambda old: {**old, "turn": old["turn"] + 1})
     assert snapshot_from_json(data).turn == 4
 
 
@@ -113,7 +118,7 @@ def image(size: int) -> dict:
 def test_the_oldest_images_give_way_then_the_oldest_words():
     messages = [SYSTEM, image(5000), {"role": "assistant", "content": "Nice."}, image(5000)]
     back = snapshot_from_json(json.loads(snapshot_to_json(Snapshot(1, messages), 8000))).messages
-    assert back[1]["content"][1] == {"type": "text", "text": NOT_KEPT}
+    assert back[1]["content"][1] == {"type": "text", "text": IMAGE_OMITTED}
     assert back[3] == messages[3]
     assert messages[1]["content"][1]["type"] == "image_url"  # the conversation itself is left alone
 
@@ -127,7 +132,7 @@ def test_the_oldest_images_give_way_then_the_oldest_words():
 
 def test_settings_that_json_cannot_hold_are_left_out():
     values = {"a": 1, "b": object(), "c": {"x": [1]}, "d": float("nan"), "e": (1, 2)}
-    assert is_recordable(values) == {"a": 1, "c": {"x": [1]}}
+    assert recordable(values) == {"a": 1, "c": {"x": [1]}}
 
 
 @pytest.mark.parametrize(
@@ -139,20 +144,20 @@ def test_settings_that_json_cannot_hold_are_left_out():
         ("It is ", "It is", "It is "),
         ("It is", "", ""),
         ("It is", "Hello", "It is"),
-        ("It is", "It is" + "x" * (AHEAD + 1), "It is"),
+        ("It is", "It is" + "x" * (MAX_AHEAD + 1), "It is"),
     ],
 )
 def test_where_a_reply_was_cut(journal, heard, words):
-    assert cut(journal, heard) == words
+    assert cut_point(journal, heard) == words
 
 
 @given(reply=st.text(), one=st.integers(0, 40), two=st.integers(0, 40))
 def test_what_the_caller_has_heard_of_a_reply_counts(reply, one, two):
-    assert "".join(cut(reply[:one], reply[:two]).split()) == "".join(reply[:two].split())
+    assert "".join(cut_point(reply[:one], reply[:two]).split()) == "".join(reply[:two].split())
 
 
 def after(journal: Journal, started=None, fresh=(), messages=(SYSTEM, USER), **heard):
-    snapshot = Snapshot(1, list(messages), opened_with([USER]))
+    snapshot = Snapshot(1, list(messages), opening_digests([USER]))
     return resume(snapshot, journal, started or {}, list(fresh), **heard)
 
 
@@ -235,9 +240,9 @@ def test_a_call_that_ran_when_the_turn_began_gets_its_result_in_its_place():
     messages, past = after(Journal(1), started, messages=waiting)
     assert [m.get("content") for m in messages] == [USER["content"], None, '"done"']
     assert past.must_answer
-    assert unsettled(waiting, started, 2) == started
-    assert unsettled(messages, started, 2) == {}
-    assert unsettled([USER], started, 3) == {}
+    assert without_result(waiting, started, 2) == started
+    assert without_result(messages, started, 2) == {}
+    assert without_result([USER], started, 3) == {}
 
 
 @given(words=st.text(st.sampled_from("ab .,"), min_size=2, max_size=30), at=st.integers(1, 29))
@@ -247,24 +252,24 @@ def test_the_rest_of_a_reply_joins_what_was_cut(words, at):
     if not first.strip() or not rest.strip():
         return
     context = LLMContext([USER])
-    owed = PendingContext(context, context.get_messages()[-1], first)
-    owed.goes_on(rest)
-    assert not owed.pay(finally_=False)
+    pending = PendingContext(context, context.get_messages()[-1], first)
+    pending.on_continuation(rest)
+    assert not pending.merge(final=False)
     context.add_message({"role": "assistant", "content": rest.strip()})
-    assert owed.pay(finally_=False)
+    assert pending.merge(final=False)
     (whole,) = context.get_messages()[1:]
     assert whole["content"].split() == words.split()
 
 
 def test_a_rest_that_never_came_leaves_the_words_that_were_heard():
     context = LLMContext([dict(USER), {"role": "user", "content": "Stop."}])
-    owed = PendingContext(context, context.get_messages()[0], "It is ")
-    assert owed.pay(finally_=True)
+    pending = PendingContext(context, context.get_messages()[0], "It is ")
+    assert pending.merge(final=True)
     assert [m["content"] for m in context.get_messages()] == [USER["content"], "It is", "Stop."]
 
 
 def test_a_ledger_goes_on_from_another():
-    one, two = Ledger(), Ledger()
+    one, two = CallLedger(), CallLedger()
     call = ToolCall("aB3dE5gH7", "book", '{"at": "8"}')
     one.plan([call])
     context = [
@@ -277,14 +282,14 @@ def test_a_ledger_goes_on_from_another():
         {"role": "tool", "content": "done", "tool_call_id": "aB3dE5gH7"},
     ]
     one.learn(context)
-    two.go_on_from(json.loads(json.dumps(one.kept())))
+    two.restore(json.loads(json.dumps(one.snapshot())))
     two.learn(context)
     two.learn([])
-    assert two.plan([call]).calls[0].told == "done"
+    assert two.plan([call]).calls[0].synthetic_result == "done"
 
 
 def test_of_a_ledger_no_more_is_kept_than_fits():
-    ledger = Ledger()
+    ledger = CallLedger()
     for n in range(1000):
         call = ToolCall(f"call{n:05}", "read", f'{{"page": {n}}}')
         ledger.plan([call])
@@ -296,7 +301,7 @@ def test_of_a_ledger_no_more_is_kept_than_fits():
             ]
         )
     ledger.learn([])  # none of it stands in the context any more
-    kept = ledger.kept()
+    kept = ledger.snapshot()
     assert len(kept) == 1000  # no call is forgotten, only what the oldest of them brought
     assert kept[-1]["result"].startswith("999 ")
     assert kept[0]["result"] is None

@@ -17,10 +17,12 @@ from scale_redis import RedisServer, redis
 from waiting import until
 
 from mistral_service import MistralLLMService
-from mistral_service.reply.calls import Ledger, Planned
+from mistral_service.reply.calls import CallLedger, PlannedCall
 from mistral_service.reply.events import ToolCall
-from mistral_service.scale.recorder import CallRecorder, CallRecorders
-from mistral_service.scale.snapshot import Form
+from mistral_service.scale.client_report import ClientReport
+from mistral_service.scale.recorder import CallRecorder
+from mistral_service.scale.recorders import CallRecorders
+from mistral_service.scale.sealing import Codec
 from mistral_service.scale.store import Store
 
 __all__ = ["redis"]
@@ -32,7 +34,7 @@ USER = {"role": "user", "content": "What time is it?"}
 @pytest.fixture
 async def recorders(redis: RedisServer) -> AsyncIterator[CallRecorders]:
     store = Store(redis.url, timeout=10)
-    yield CallRecorders(store, form=Form([KEY]))
+    yield CallRecorders(store, codec=Codec([KEY]))
     await store.close()
 
 
@@ -74,12 +76,12 @@ def service(**settings: Any) -> Any:
         pass
 
     given = MistralLLMService.Settings(model="mistral-small-latest", **settings)
-    return SimpleNamespace(ledger=Ledger(), _settings=given, _update_settings=update)
+    return SimpleNamespace(ledger=CallLedger(), _settings=given, _update_settings=update)
 
 
 async def open_(recorders: CallRecorders, call_id: str | None = None, **heard: Any) -> CallRecorder:
-    recorder = await recorders.open(call_id, **heard)
-    recorder._listens = True  # there is no pipeline to listen to
+    recorder = await recorders.open(call_id, ClientReport(**heard))
+    recorder._has_taps = True  # there is no pipeline to listen to
     return recorder
 
 
@@ -111,7 +113,7 @@ async def test_large_arguments_and_results_are_noted_beside_the_loop(
     with watched(monkeypatch) as seen:
         one = await open_(recorders)
         await one.on_turn_start(service(), LLMContext([dict(USER)]))
-        await one.on_function_calls([Planned(f"call{n:05}", "read", large) for n in range(8)])
+        await one.on_function_calls([PlannedCall(f"call{n:05}", "read", large) for n in range(8)])
         for n in range(8):
             await one.on_function_result(f"call{n:05}", large)
         await until(lambda: one._writer.idle, 60)

@@ -18,15 +18,16 @@ from scale_redis import RedisServer, redis
 from waiting import until
 
 from mistral_service import MistralLLMService
-from mistral_service.reply.calls import Ledger, Planned
+from mistral_service.reply.calls import CallLedger, PlannedCall
 from mistral_service.scale import bounds
-from mistral_service.scale.incremental_json import PIECE, parse, pieces
-from mistral_service.scale.record import read
+from mistral_service.scale.client_report import ClientReport
+from mistral_service.scale.incremental_json import PIECE, iterencode, loads
+from mistral_service.scale.record import read_record
 from mistral_service.scale.recordable_settings import recorded_settings
-from mistral_service.scale.recorder import CallRecorder, CallRecorders, UnknownCall
-from mistral_service.scale.sealing import Form, Unreadable
+from mistral_service.scale.recorder import CallRecorder
+from mistral_service.scale.recorders import CallRecorders, UnknownCall
+from mistral_service.scale.sealing import Codec, Unreadable
 from mistral_service.scale.snapshot import (
-    LIMIT,
     Journal,
     Snapshot,
     Started,
@@ -35,7 +36,7 @@ from mistral_service.scale.snapshot import (
     snapshot_from_json,
     snapshot_to_json,
 )
-from mistral_service.scale.store import PACKED_MOST, Store
+from mistral_service.scale.store import MAX_FIELD_BYTES, Store
 
 __all__ = ["redis"]
 
@@ -67,13 +68,13 @@ def service(**settings: Any) -> Any:
         pass
 
     given = MistralLLMService.Settings(model="mistral-small-latest", **settings)
-    return SimpleNamespace(ledger=Ledger(), _settings=given, _update_settings=update)
+    return SimpleNamespace(ledger=CallLedger(), _settings=given, _update_settings=update)
 
 
 async def begun(recorders: CallRecorders, *messages: Any, **settings: Any) -> CallRecorder:
     """A call in its first turn, which is written."""
     recorder = await recorders.open(CALL, create=True)
-    recorder._listens = True  # there is no pipeline to listen to
+    recorder._has_taps = True  # there is no pipeline to listen to
     await recorder.on_turn_start(
         service(**settings), LLMContext([dict(m) for m in messages or (USER,)])
     )
@@ -105,9 +106,9 @@ async def test_by_default_nothing_that_is_said_can_be_read_in_redis(
 
 async def test_the_key_of_another_account_opens_nothing(store: Store):
     recorder = await begun(
-        CallRecorders(store, form=Form.from_environment({"MISTRAL_API_KEY": SECRET}))
+        CallRecorders(store, codec=Codec.from_environment({"MISTRAL_API_KEY": SECRET}))
     )
-    other = CallRecorders(store, form=Form.from_environment({"MISTRAL_API_KEY": SECRET + "x"}))
+    other = CallRecorders(store, codec=Codec.from_environment({"MISTRAL_API_KEY": SECRET + "x"}))
     with pytest.raises(Unreadable) as told:
         await other.open(CALL)
     assert SECRET not in str(told.value)
@@ -115,11 +116,11 @@ async def test_the_key_of_another_account_opens_nothing(store: Store):
 
 
 def test_without_a_key_calls_are_kept_in_the_clear_only_where_that_is_said():
-    with pytest.raises(ValueError, match="MISTRAL_SERVICE_KEEP_KEY=none keeps calls unsealed"):
-        Form.from_environment({})
+    with pytest.raises(ValueError, match="MISTRAL_SERVICE_KEEP_KEY=none records calls unsealed"):
+        Codec.from_environment({})
     for none in ("none", " None\n"):
         assert zlib.decompress(
-            Form.from_environment(
+            Codec.from_environment(
                 {"MISTRAL_SERVICE_KEEP_KEY": none, "MISTRAL_API_KEY": SECRET}
             ).pack('"words"')
         )
@@ -133,18 +134,18 @@ def test_keys_can_change_also_from_the_one_that_is_made():
         {"MISTRAL_API_KEY": "another key", "MISTRAL_SERVICE_KEEP_KEY": f"{new},{old}"},
     ]
     before = None
-    for form in map(Form.from_environment, environments):
+    for codec in map(Codec.from_environment, environments):
         if before is not None:
-            assert form.unpack(before) == "words"
-        before = form.pack('"words"')
+            assert codec.unpack(before) == "words"
+        before = codec.pack('"words"')
     with pytest.raises(Unreadable):
-        Form.from_environment(environments[0]).unpack(Form([new]).pack("1"))
+        Codec.from_environment(environments[0]).unpack(Codec([new]).pack("1"))
 
 
 def test_a_key_that_is_made_tells_nothing_of_the_api_key():
-    form = Form.from_environment({"MISTRAL_API_KEY": SECRET})
-    assert SECRET.encode() not in form.pack('"words"')
-    assert SECRET not in repr(vars(form))
+    codec = Codec.from_environment({"MISTRAL_API_KEY": SECRET})
+    assert SECRET.encode() not in codec.pack('"words"')
+    assert SECRET not in repr(vars(codec))
 
 
 # Secrets.
@@ -176,7 +177,7 @@ async def test_what_may_hold_a_secret_is_not_kept(
     settings: dict[str, Any], store: Store, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("CRM_API_KEY", SECRET)
-    recorder = await begun(CallRecorders(store, form=Form()), temperature=0.2, **settings)
+    recorder = await begun(CallRecorders(store, codec=Codec()), temperature=0.2, **settings)
     snapshot = zlib.decompress((await lies(store))[b"snapshot"])
     assert SECRET.encode() not in snapshot
     assert json.loads(snapshot)["settings"]["temperature"] == 0.2
@@ -229,11 +230,11 @@ def test_what_unpacks_to_gigabytes_is_refused_within_a_bound(tmp_path: Path):
         (tmp_path / name).write_bytes(bomb())
     code = (
         "import resource, sys\n"
-        "from mistral_service.scale.snapshot import Form, Unreadable\n"
+        "from mistral_service.scale.sealing import Codec, Unreadable\n"
         "size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (size + 10**9,) * 2)\n"
         "for path in sys.argv[1:]:\n"
-        "    try: Form().unpack(open(path, 'rb').read())\n"
+        "    try: Codec().unpack(open(path, 'rb').read())\n"
         "    except Unreadable: print('unreadable', flush=True)\n"
     )
     paths = [str(tmp_path / name) for name in BOMBS]
@@ -244,13 +245,13 @@ def test_what_unpacks_to_gigabytes_is_refused_within_a_bound(tmp_path: Path):
 
 
 async def test_a_field_that_is_larger_than_any_that_is_kept_is_not_sent(store: Store):
-    await (await begun(CallRecorders(store, form=Form()))).close(over=False)
-    await store._redis.hset("call:" + CALL, "snapshot", b"x" * (PACKED_MOST + 1))
-    held = await store.look(CALL)
+    await (await begun(CallRecorders(store, codec=Codec()))).close(over=False)
+    await store._redis.hset("call:" + CALL, "snapshot", b"x" * (MAX_FIELD_BYTES + 1))
+    held = await store.read(CALL)
     assert held is not None
     assert held.fields["snapshot"] == b""
     with pytest.raises(Unreadable):
-        await CallRecorders(store, form=Form()).open(CALL)
+        await CallRecorders(store, codec=Codec()).open(CALL)
 
 
 @pytest.mark.parametrize(
@@ -267,8 +268,8 @@ async def test_a_field_that_is_larger_than_any_that_is_kept_is_not_sent(store: S
 )  # fmt: skip
 def test_a_conversation_is_never_kept_larger_than_it_may_be(messages: list[Any]):
     text = snapshot_to_json(Snapshot(1, messages))
-    assert len(text) < LIMIT + 1000
-    back = snapshot_from_json(parse(text)).messages
+    assert len(text) < bounds.MAX_MESSAGES_BYTES + 1000
+    back = snapshot_from_json(loads(text)).messages
     assert [m["role"] for m in back] == [m["role"] for m in messages][-len(back) :]
 
 
@@ -278,17 +279,17 @@ def test_functions_are_kept_however_large_what_they_were_given_is():
         for n in range(100)
     }
     text = calls_to_json(started)
-    assert len(text) < bounds.CALLS_MOST + 100 * 300
-    back = parse(text)
+    assert len(text) < bounds.MAX_CALLS_BYTES + 100 * 300
+    back = loads(text)
     assert list(back) == list(started)  # that they ran is known of all
     assert back["call00099"]["result"] == "x" * 150_000
-    assert back["call00000"]["result"] == bounds.TOO_LARGE
+    assert back["call00000"]["result"] == bounds.TEXT_OMITTED
 
 
 def test_of_a_ledger_with_large_arguments_no_more_is_kept_than_fits():
     ledger = [{**ENTRY, "id": f"call{n:05}", "arguments": "x" * 50_000} for n in range(1000)]
     text = snapshot_to_json(Snapshot(1, [USER], ledger=ledger))
-    assert len(text) < bounds.CALLS_MOST + 1000 * 300
+    assert len(text) < bounds.MAX_CALLS_BYTES + 1000 * 300
     assert [e["id"] for e in json.loads(text)["ledger"]] == [e["id"] for e in ledger]
 
 
@@ -297,7 +298,7 @@ async def test_a_conversation_that_is_too_large_is_warned_of_once(store: Store):
 
     warnings: list[str] = []
     sink = logger.add(lambda message: warnings.append(message.record["message"]), level="WARNING")
-    recorders = CallRecorders(store, form=Form(), limit=10_000)
+    recorders = CallRecorders(store, codec=Codec(), limit=10_000)
     recorder = await begun(recorders, {"role": "user", "content": "x" * 20_000})
     for _ in range(3):
         await recorder.on_turn_start(
@@ -306,7 +307,7 @@ async def test_a_conversation_that_is_too_large_is_warned_of_once(store: Store):
         await until(lambda: recorder._writer.idle)
     await recorder.close(over=True)
     logger.remove(sink)
-    assert len([w for w in warnings if "larger than is kept" in w]) == 1
+    assert len([w for w in warnings if "larger than is recorded" in w]) == 1
 
 
 async def test_what_json_cannot_hold_keeps_no_call_from_being_kept(store: Store):
@@ -317,10 +318,10 @@ async def test_what_json_cannot_hold_keeps_no_call_from_being_kept(store: Store)
         deep = [deep]
     odd = [loop, deep, {("a", "b"): 1}, 10**5000, {1: "x", "y": float("nan")}, b"\xff" * 100_000]
     messages = [{"role": "user", "content": [{"type": "odd", "odd": each}]} for each in odd]
-    recorders = CallRecorders(store, form=Form())
+    recorders = CallRecorders(store, codec=Codec())
     recorder = await begun(recorders, *messages, USER)
     await recorder.on_function_calls(
-        [Planned(f"call{n:05}", "f", {"odd": each}) for n, each in enumerate(odd)]
+        [PlannedCall(f"call{n:05}", "f", {"odd": each}) for n, each in enumerate(odd)]
     )
     for n, each in enumerate(odd[4:]):
         await recorder.on_function_result(f"call{n:05}", each)
@@ -335,10 +336,10 @@ async def test_what_json_cannot_hold_keeps_no_call_from_being_kept(store: Store)
 def test_a_large_text_is_written_in_small_pieces():
     values = [{"a": n, "b": ["x", None, 1.5]} for n in range(20_000)]
     value = {"values": values, "text": "é" * 500_000, "words": ["word"] * 100_000}
-    written = list(pieces(value))
+    written = list(iterencode(value))
     assert max(map(len, written)) < 10 * PIECE
     assert "".join(written) == json.dumps(value)
-    assert parse("".join(written)) == value
+    assert loads("".join(written)) == value
 
 
 # Not believed.
@@ -397,22 +398,24 @@ DAMAGED: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", DAMAGED)
 async def test_a_record_of_another_form_is_unreadable(name: str):
-    fields = {field: Form().pack(json.dumps(value)) for field, value in DAMAGED[name].items()}
+    fields = {field: Codec().pack(json.dumps(value)) for field, value in DAMAGED[name].items()}
     with pytest.raises(Unreadable) as told:
-        await read(Form(), fields, LIMIT)
+        await read_record(Codec(), fields, bounds.MAX_MESSAGES_BYTES)
     assert len(str(told.value)) < 200
     assert "4111" not in str(told.value)
 
 
 async def test_a_setting_that_is_not_valid_here_is_left_out_and_the_call_goes_on():
     settings = {"temperature": "hot", "top_p": 0.5, "mood": "good", "extra": "x", "n": HUGE}
-    fields = {"snapshot": Form().pack(json.dumps({**SOUND, "settings": settings}))}
-    assert (await read(Form(), fields, LIMIT)).snapshot.settings == {"top_p": 0.5}
+    fields = {"snapshot": Codec().pack(json.dumps({**SOUND, "settings": settings}))}
+    assert (await read_record(Codec(), fields, bounds.MAX_MESSAGES_BYTES)).snapshot.settings == {
+        "top_p": 0.5
+    }
 
 
 async def test_a_sound_record_is_read():
-    fields = {"snapshot": Form().pack(json.dumps(SOUND)), "journal": Form().pack('{"turn": 1}')}
-    record = await read(Form(), fields, LIMIT)
+    fields = {"snapshot": Codec().pack(json.dumps(SOUND)), "journal": Codec().pack('{"turn": 1}')}
+    record = await read_record(Codec(), fields, bounds.MAX_MESSAGES_BYTES)
     assert (record.snapshot.turn, record.journal) == (1, Journal(1))
 
 
@@ -420,23 +423,25 @@ async def test_a_sound_record_is_read():
 
 
 UNREADABLE: dict[str, dict[str, bytes]] = {
-    "newer": {"snapshot": Form().pack(json.dumps({**SOUND, "version": 2}))},
+    "newer": {"snapshot": Codec().pack(json.dumps({**SOUND, "version": 2}))},
     "damaged": {"snapshot": b"x"},
-    "another key": {"snapshot": Form([Fernet.generate_key().decode()]).pack(json.dumps(SOUND))},
-    "another form": {"snapshot": Form().pack(json.dumps({**SOUND, "turn": -1}))},
+    "another key": {"snapshot": Codec([Fernet.generate_key().decode()]).pack(json.dumps(SOUND))},
+    "another form": {"snapshot": Codec().pack(json.dumps({**SOUND, "turn": -1}))},
 }
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
 async def test_a_take_that_fails_changes_nothing_and_renews_nothing(name: str, store: Store):
-    taken = await store.take(CALL, 30.0, create=True)
+    taken = await store.claim(CALL, 30.0, create=True)
     assert taken is not None
     await store.write(CALL, taken.fence, UNREADABLE[name], 30.0)
     await store._redis.pexpire("call:" + CALL, 5000)
     before = await lies(store)
     for _ in range(20):
         with pytest.raises(TooNew if name == "newer" else Unreadable):
-            await CallRecorders(store, form=Form(), keep_seconds=3600).open(CALL, heard="x")
+            await CallRecorders(store, codec=Codec(), keep_seconds=3600).open(
+                CALL, ClientReport(heard="x")
+            )
     assert await lies(store) == before
     assert await store._redis.pttl("call:" + CALL) <= 5000
     assert await store.write(CALL, taken.fence, {}, 30.0)  # its owner, who can read it, goes on
@@ -444,29 +449,29 @@ async def test_a_take_that_fails_changes_nothing_and_renews_nothing(name: str, s
 
 @pytest.mark.parametrize("name", UNREADABLE)
 async def test_at_a_carriers_door_such_a_call_begins_anew(name: str, store: Store):
-    owner = await store.take(CALL, 30.0, create=True)
+    owner = await store.claim(CALL, 30.0, create=True)
     assert owner is not None
     await store.write(CALL, owner.fence, UNREADABLE[name], 30.0)
-    recorders = CallRecorders(store, form=Form())
+    recorders = CallRecorders(store, codec=Codec())
     recorder = await recorders.open(CALL, create=True)
-    assert (recorder.resumed, recorder.begun_anew, recorder.is_pending) == (False, True, False)
+    assert (recorder.resumed, recorder.history_lost, recorder.is_pending) == (False, True, False)
     assert set(await lies(store)) == {b"fence"}
     assert not await store.write(CALL, owner.fence, {}, 30.0)  # fenced: the line is here now
     await recorder.close(over=False)
     again = await recorders.open(CALL, create=True)  # and it does not begin anew for ever
-    assert (again.resumed, again.begun_anew) == (True, False)
+    assert (again.resumed, again.history_lost) == (True, False)
     await again.close(over=True)
 
 
 async def test_looking_for_calls_that_are_not_there_writes_nothing(store: Store):
     for n in range(20):
         with pytest.raises(UnknownCall):
-            await CallRecorders(store, form=Form()).open(f"nosuchcall{n:04}")
+            await CallRecorders(store, codec=Codec()).open(f"nosuchcall{n:04}")
     assert await store._redis.dbsize() == 0
 
 
 async def test_of_two_that_take_a_call_at_once_one_has_it(store: Store):
-    recorders = CallRecorders(store, form=Form())
+    recorders = CallRecorders(store, codec=Codec())
     await (await begun(recorders)).close(over=False)
     takers = await asyncio.gather(*(recorders.open(CALL) for _ in range(3)))
     fences = [taker._writer._fence for taker in takers]
@@ -481,17 +486,17 @@ async def test_of_two_that_take_a_call_at_once_one_has_it(store: Store):
 async def test_words_that_are_written_while_a_call_is_taken_are_not_lost(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ):
-    recorders = CallRecorders(store, form=Form())
+    recorders = CallRecorders(store, codec=Codec())
     owner = await begun(recorders)
-    looked = store.look
+    read = store.read
 
-    async def look(call_id: str) -> Any:
-        held = await looked(call_id)
+    async def read_then_write(call_id: str) -> Any:
+        held = await read(call_id)
         owner.on_text("It is noon.")
         await owner._writer._write()
         return held
 
-    monkeypatch.setattr(store, "look", look)
+    monkeypatch.setattr(store, "read", read_then_write)
     taker = await recorders.open(CALL)
     assert taker._journal.words == "It is noon."
     for recorder in (owner, taker):

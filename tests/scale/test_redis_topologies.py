@@ -20,14 +20,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from waiting import until
 
-from mistral_service.reply.calls import Planned
+from mistral_service.reply.calls import PlannedCall
 from mistral_service.scale import connect
 from mistral_service.scale.budget import SharedBudget
 from mistral_service.scale.connect import Address
-from mistral_service.scale.recorder import CallRecorders
-from mistral_service.scale.sealing import Form
+from mistral_service.scale.recorders import CallRecorders
+from mistral_service.scale.sealing import Codec
 from mistral_service.scale.store import Store
-from mistral_service.turn.ports import Rank, RequestEstimate
+from mistral_service.turn.shared_services import Rank, RequestEstimate
 from mistral_service.wire.errors import HeldBack
 
 ASK = RequestEstimate("account", "model", 100, Rank.TURN)
@@ -121,7 +121,7 @@ async def test_a_replica_confirms_what_was_written_or_the_caller_knows(servers: 
 
     async def count() -> tuple[object, bool]:
         options = {"replicas": address.replicas, "within": 1.0}
-        return await connect.run(client, script, ["a"], [], **options)
+        return await connect.run_script(client, script, ["a"], [], **options)
 
     try:
         assert await count() == (1, True)
@@ -137,23 +137,23 @@ async def test_a_replica_confirms_what_was_written_or_the_caller_knows(servers: 
 async def test_a_function_waits_for_the_replica_that_would_take_over(servers: Servers):
     master, replica = await with_replica(servers)
     store = Store(f"redis://:{PASSWORD}@127.0.0.1:{master}/0?replicas=1", timeout=2.0)
-    recorders = CallRecorders(store, form=Form([Fernet.generate_key().decode()]))
+    recorders = CallRecorders(store, codec=Codec([Fernet.generate_key().decode()]))
     recorder = await recorders.open()
     try:
-        assert await recorder.on_function_calls([Planned("call00001", "book", {})]) == ()
+        assert await recorder.on_function_calls([PlannedCall("call00001", "book", {})]) == ()
         servers.signal(replica, signal.SIGSTOP)
-        assert list(await recorder.on_function_calls([Planned("call00002", "book", {})])) == [
+        assert list(await recorder.on_function_calls([PlannedCall("call00002", "book", {})])) == [
             "call00002"
         ]
         # What needs no note does not wait for it.
         await recorder.on_turn_end(complete=True)
         await until(lambda: store.stats.operations > 3)
         servers.signal(replica, signal.SIGCONT)
-        assert await recorder.on_function_calls([Planned("call00003", "book", {})]) == ()
+        assert await recorder.on_function_calls([PlannedCall("call00003", "book", {})]) == ()
         after_a_failover = Redis(port=replica, password=PASSWORD)
         kept = await after_a_failover.hget(f"call:{recorder.id}", "calls")
         await after_a_failover.aclose()
-        assert set(recorders.form.unpack(kept)) == {"call00001", "call00003"}
+        assert set(recorders.codec.unpack(kept)) == {"call00001", "call00003"}
     finally:
         servers.signal(replica, signal.SIGCONT)
         await recorder.close(over=False)
@@ -180,7 +180,7 @@ async def test_sentinels_lead_to_the_new_master_which_knows_what_was_let_out(ser
     try:
         for _ in range(3):
             await budget.acquire(ASK)
-        await until(lambda: budget._of(ASK).seen is not None)
+        await until(lambda: budget._account(ASK).last_totals is not None)
         assert not budget.stats.local
         servers.signal(master, signal.SIGKILL)
         await until(lambda: budget.stats.local)
@@ -286,20 +286,20 @@ async def test_a_call_that_replicas_do_not_know_to_be_ours_starts_nothing_withou
 ):
     master, replica = await with_replica(servers)
     store = Store(f"redis://:{PASSWORD}@127.0.0.1:{master}/0?replicas=1", timeout=2.0)
-    recorders = CallRecorders(store, form=Form([Fernet.generate_key().decode()]))
+    recorders = CallRecorders(store, codec=Codec([Fernet.generate_key().decode()]))
     one = await recorders.open()
     servers.signal(replica, signal.SIGSTOP)
     new = await recorders.open()
     two = await recorders.open(one.id)
     try:
-        new.line = two.line = Client()
+        new.client = two.client = Client()
         # A new call is no other machine's. One that was taken over is, if the replica leads.
-        assert await new.on_function_calls([Planned("call00001", "book", {})]) == ()
-        assert list(await two.on_function_calls([Planned("call00002", "book", {})])) == [
+        assert await new.on_function_calls([PlannedCall("call00001", "book", {})]) == ()
+        assert list(await two.on_function_calls([PlannedCall("call00002", "book", {})])) == [
             "call00002"
         ]
         servers.signal(replica, signal.SIGCONT)
-        assert await two.on_function_calls([Planned("call00003", "book", {})]) == ()
+        assert await two.on_function_calls([PlannedCall("call00003", "book", {})]) == ()
     finally:
         servers.signal(replica, signal.SIGCONT)
         for recorder in (one, new, two):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pipecat.processors.aggregators.llm_context import LLMSpecificMessage
 
-from mistral_service.scale.resume import missing, opened_with, resume
+from mistral_service.scale.resume import missing_words, opening_digests, resume
 from mistral_service.scale.snapshot import Journal, Snapshot, Started
 
 SYSTEM = {"role": "system", "content": "You are a voice."}
@@ -16,7 +16,7 @@ REPLY = {"role": "assistant", "content": NOON}
 
 
 def after(journal: Journal, started=None, fresh=(), **told):
-    snapshot = Snapshot(1, [SYSTEM, USER], opened_with([USER]))
+    snapshot = Snapshot(1, [SYSTEM, USER], opening_digests([USER]))
     return resume(snapshot, journal, started or {}, list(fresh), **told)
 
 
@@ -119,7 +119,7 @@ TOOLS = [{"role": "assistant", "tool_calls": []}, {"role": "tool", "content": "I
     ],
 )
 def test_which_words_a_conversation_lacks(asked, messages, noted, begun, lacks):
-    assert missing(asked, messages, noted, begun=bool(begun)) == lacks
+    assert missing_words(asked, messages, noted, begun=bool(begun)) == lacks
 
 
 @given(

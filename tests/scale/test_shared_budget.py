@@ -14,7 +14,7 @@ from waiting import until
 
 from mistral_service.local import LocalMistral, RateLimits, Reply, Script
 from mistral_service.scale.budget import SharedBudget
-from mistral_service.turn.ports import Rank, RateLimiter, RequestEstimate
+from mistral_service.turn.shared_services import Rank, RateLimiter, RequestEstimate
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.rate import RateBudget
 
@@ -39,7 +39,7 @@ class Outcome:
 
 
 class Anyone:
-    """No gate at all."""
+    """No rate limiter at all."""
 
     async def acquire(self, ask: RequestEstimate) -> None: ...
 
@@ -101,7 +101,7 @@ async def call(
 
 async def load(
     mistral: LocalMistral,
-    gates: list[SharedBudget] | list[Anyone],
+    limiters: list[SharedBudget] | list[Anyone],
     seconds: float,
     calls: int = 24,
     meanwhile: Callable[[], object] = lambda: None,
@@ -114,11 +114,14 @@ async def load(
     async with httpx.AsyncClient(headers=headers, timeout=10) as client:
         asyncio.get_running_loop().call_later(seconds / 2, meanwhile)
         # The first answer tells the limits; a fleet does not begin all at once.
-        await call(mistral, client, gates[0], 0.0, outcome)
-        for rate_limiter in gates:
+        await call(mistral, client, limiters[0], 0.0, outcome)
+        for rate_limiter in limiters:
             await call(mistral, client, rate_limiter, time.monotonic() + 0.01, outcome)
         await asyncio.gather(
-            *(call(mistral, client, gates[n % len(gates)], end, outcome) for n in range(calls))
+            *(
+                call(mistral, client, limiters[n % len(limiters)], end, outcome)
+                for n in range(calls)
+            )
         )
     outcome.late = (time.monotonic() - began) / (clock() - counted)
     return outcome
@@ -213,7 +216,7 @@ async def test_a_limit_that_is_halved_is_kept_within_a_window(redis: RedisServer
     async with endpoint(limits) as mistral, processes(redis) as budgets:
         halve = lambda: setattr(limits, "requests_per_minute", 30)  # noqa: E731
         outcome = await load(mistral, budgets, 10.0, meanwhile=halve)
-        assert {budget._of(ASK).requests for budget in budgets} == {30}
+        assert {budget._account(ASK).requests for budget in budgets} == {30}
     print(f"halved: {outcome}")
     # What was out at that moment is refused: a request of each process, or a few.
     assert outcome.limited <= 12
@@ -235,7 +238,7 @@ async def test_what_others_use_of_the_account_is_not_there_for_us(redis: RedisSe
         await budget.acquire(ASK)
         # Ours is one, and the server says that eight are gone.
         budget.record_answer(ASK, RateBudget(request_limit=10, requests_left=2))
-        await until(lambda: budget._of(ASK).foreign[0] == 7)
+        await until(lambda: budget._account(ASK).external[0] == 7)
         assert await let_out(budget, 3) <= 2
 
 
@@ -253,7 +256,9 @@ async def test_without_redis_each_process_goes_by_its_share(redis: RedisServer, 
             asked = time.time()
             # Both have seen each other, and what both have used by then.
             await until(lambda: all(budget.stats.processes == 2 for budget in budgets))
-            await until(lambda: all((b._of(ASK).seen or (0,))[0] > asked for b in budgets))
+            await until(
+                lambda: all((b._account(ASK).last_totals or (0,))[0] > asked for b in budgets)
+            )
             getattr(redis, gone)()
             for budget in budgets:
                 began = asyncio.get_running_loop().time()
@@ -267,10 +272,10 @@ async def test_without_redis_each_process_goes_by_its_share(redis: RedisServer, 
             await until(lambda: not any(budget.stats.local for budget in budgets))
     finally:
         logger.remove(sink)
-    gone_lines = [line for line in said if line.startswith("Redis is gone")]
+    down_lines = [line for line in said if line.startswith("Redis is down")]
     back_lines = [line for line in said if line.startswith("Redis is back")]
-    assert (len(gone_lines), len(back_lines)) == (2, 2)
-    assert "1/2" in gone_lines[0]
+    assert (len(down_lines), len(back_lines)) == (2, 2)
+    assert "1/2" in down_lines[0]
     assert "redis://" not in " ".join(said)
 
 

@@ -21,10 +21,11 @@ from waiting import until
 
 from mistral_service import MistralLLMService, idempotent
 from mistral_service.local import Reply
-from mistral_service.scale.recorder import CallRecorders, UnknownCall
-from mistral_service.scale.snapshot import Form
-from mistral_service.scale.store import Store, StoreGone
-from mistral_service.turn.ports import SharedServices, shared_services
+from mistral_service.scale.client_report import ClientReport
+from mistral_service.scale.recorders import CallRecorders, UnknownCall
+from mistral_service.scale.sealing import Codec
+from mistral_service.scale.store import Store, StoreUnavailable
+from mistral_service.turn.shared_services import SharedServices, shared_services
 
 __all__ = ["recorders", "redis"]  # fixtures
 
@@ -53,7 +54,7 @@ async def test_a_reply_that_was_cut_goes_on_whole_and_exact(serve, recorders):
         await one.call.begin("Tell me a story.")
         await one.call.until(lambda: "Once upon a time " in one.call.words)
         two_keeper = await recorders.open(
-            one.recorder.id, heard="Once upon a time ", sent=one.sent()
+            one.recorder.id, ClientReport(heard="Once upon a time ", sent=one.sent())
         )
         assert two_keeper.resumed
         async with Machine(mistral, two_keeper) as two:
@@ -112,7 +113,8 @@ async def test_a_bot_that_waits_for_its_caller_goes_on_by_itself(serve, recorder
         await one.call.begin("Tell me a story.")
         await one.call.until(lambda: STORY[:17] in one.call.words)
         async with Machine(
-            mistral, await recorders.open(one.recorder.id, heard=STORY[:17], sent=one.sent())
+            mistral,
+            await recorders.open(one.recorder.id, ClientReport(heard=STORY[:17], sent=one.sent())),
         ) as two:
             await two.call.until(lambda: two.said()[-1] == ("assistant", STORY))
             assert STORY[:17] + two.call.words == STORY
@@ -125,7 +127,8 @@ async def test_a_bot_that_greets_too_late_does_not_have_it_said_twice(serve, rec
         await one.greets()
         await one.call.until(lambda: STORY[:17] in one.call.words)
         async with Machine(
-            mistral, await recorders.open(one.recorder.id, heard=STORY[:17], sent=one.sent())
+            mistral,
+            await recorders.open(one.recorder.id, ClientReport(heard=STORY[:17], sent=one.sent())),
         ) as two:
             await two.call.until(lambda: two.call.count(LLMFullResponseEndFrame) == 1)
             assert STORY[:17] + two.call.words == STORY
@@ -133,7 +136,7 @@ async def test_a_bot_that_greets_too_late_does_not_have_it_said_twice(serve, rec
                 await two.greets()
             else:
                 await two.call.worker.queue_frame(LLMRunFrame())
-            await until(lambda: two.recorder._greeting._went_on is None)  # it has come
+            await until(lambda: two.recorder._greeting._resumed is None)  # it has come
             await two.call.until(lambda: two.call.count(LLMFullResponseEndFrame) == 2)
             assert await two.call.say("What colour is the sky?") == "Blue."
             await two.call.until(lambda: two.said()[-1][1] == "Blue.")
@@ -155,7 +158,8 @@ async def test_a_reply_that_was_interrupted_after_a_takeover_can_be_asked_for_ag
         await one.call.begin("Tell me a story.")
         await one.call.until(lambda: STORY[:17] in one.call.words)
         async with Machine(
-            mistral, await recorders.open(one.recorder.id, heard=STORY[:17], sent=one.sent())
+            mistral,
+            await recorders.open(one.recorder.id, ClientReport(heard=STORY[:17], sent=one.sent())),
         ) as two:
             await two.call.until(lambda: two.call.words)
             await two.call.interrupt()
@@ -180,7 +184,7 @@ async def test_a_reply_about_a_result_is_cut_and_goes_on(serve, recorders):
         await one.call.begin("Book a table.")
         await one.call.until(lambda: "four, " in one.call.words)
         recorder = await recorders.open(
-            one.recorder.id, heard="It is table four, ", sent=one.sent()
+            one.recorder.id, ClientReport(heard="It is table four, ", sent=one.sent())
         )
         async with Machine(mistral, recorder, tools=tools(books)) as two:
             await two.goes_on()
@@ -195,11 +199,15 @@ async def test_a_call_is_taken_over_twice_in_one_reply(serve, recorders):
     async with Machine(mistral, await recorders.open()) as one:
         await one.call.begin("Tell me a story.")
         await one.call.until(lambda: STORY[:17] in one.call.words)
-        recorder = await recorders.open(one.recorder.id, heard=STORY[:17], sent=one.sent())
+        recorder = await recorders.open(
+            one.recorder.id, ClientReport(heard=STORY[:17], sent=one.sent())
+        )
         async with Machine(mistral, recorder) as two:
             await two.greets()
             await two.call.until(lambda: STORY[17:33] in two.call.words)
-            recorder = await recorders.open(one.recorder.id, heard=STORY[:33], sent=two.sent())
+            recorder = await recorders.open(
+                one.recorder.id, ClientReport(heard=STORY[:33], sent=two.sent())
+            )
             async with Machine(mistral, recorder) as three:
                 await three.goes_on()
                 assert STORY[:33] + three.call.words == STORY
@@ -221,14 +229,14 @@ async def test_a_turn_costs_few_round_trips(serve, recorders):
 
 async def test_a_call_in_which_nobody_speaks_does_not_expire(serve, redis):
     store = Store(redis.url)
-    recorders = CallRecorders(store, keep_seconds=0.3, form=Form())
+    recorders = CallRecorders(store, keep_seconds=0.3, codec=Codec())
     mistral = serve(Reply("Hello."))
     async with Machine(mistral, await recorders.open()) as one:
         await one.goes_on()
         await asyncio.sleep(0.9)
         assert await store._redis.exists("call:" + one.recorder.id)
         await recorders.open(one.recorder.id)
-        await until(one.recorder.lost.is_set)  # heard by the sign of life, without a turn
+        await until(one.recorder.ownership_lost.is_set)  # learned by a heartbeat, without a turn
     await asyncio.sleep(0.4)
     await store.close()
 
@@ -238,7 +246,7 @@ async def test_a_reply_that_was_heard_to_its_end_is_not_asked_for_again(serve, r
     async with Machine(mistral, await recorders.open()) as one:
         await one.call.say("What time is it?")
         recorder = await recorders.open(
-            one.recorder.id, heard="It is noon.", sent=one.sent(), ended=True
+            one.recorder.id, ClientReport(heard="It is noon.", sent=one.sent(), ended=True)
         )
         async with Machine(mistral, recorder) as two:
             await two.goes_on()
@@ -266,7 +274,7 @@ async def test_new_words_of_the_callers_are_not_taken_for_the_bots_opening(serve
     async with Machine(mistral, await recorders.open()) as one:
         await one.goes_on()
         recorder = await recorders.open(
-            one.recorder.id, heard="Hello.", sent=one.sent(), ended=True
+            one.recorder.id, ClientReport(heard="Hello.", sent=one.sent(), ended=True)
         )
         async with Machine(mistral, recorder) as two:
             assert await two.call.say("What time is it?") == "It is noon."
@@ -348,7 +356,7 @@ async def test_who_has_lost_the_call_starts_no_function_and_writes_nothing(serve
         await recorders.open(one.recorder.id)
         await one.call.begin("Book a table.")
         await one.call.until(lambda: one.call.errors)
-        assert one.recorder.lost.is_set()
+        assert one.recorder.ownership_lost.is_set()
         assert ran == []
         assert not one.call.of(FunctionCallResultFrame)
         assert recorders.store.stats.fenced >= 1
@@ -371,18 +379,18 @@ async def test_redis_may_go_and_come_back(serve, recorders, redis):
         Reply("Good night."),
     )
     async with Machine(mistral, await recorders.open(), tools=tools(books)) as one:
-        one.recorder.line = client = Client()
+        one.recorder.client = client = Client()
         await one.goes_on()
         redis.stop()
         await one.call.say("Book a table.", turns=2)
         assert one.call.words == "Hello.It is booked."
         assert ran == ["ran"]
         assert client.note
-        with pytest.raises(StoreGone):
+        with pytest.raises(StoreUnavailable):
             await recorders.open(one.recorder.id)
         redis.start()
         await written(one.recorder)
-        assert not one.recorder.lost.is_set()
+        assert not one.recorder.ownership_lost.is_set()
         async with Machine(
             mistral, await recorders.open(one.recorder.id), tools=tools(books)
         ) as two:
@@ -418,7 +426,7 @@ async def test_without_a_safe_note_a_function_does_not_start(serve, recorders, r
     look_up = FunctionSchema("look_up", "Looks up the hours.", {}, [], handler=looks_up)
     opened = [*tools(books), look_up]
     async with Machine(mistral, await recorders.open(), tools=opened) as one:
-        one.recorder.line = line
+        one.recorder.client = line
         redis.pause()
         try:
             assert await one.call.say("Book a table.", turns=2) == "I cannot book now."
@@ -453,9 +461,9 @@ async def test_what_the_client_keeps_is_known_to_the_next_machine(serve, recorde
     wire = Wire(redis.port)
     async with wire:
         store = Store(f"redis://127.0.0.1:{wire.port}/0")
-        cut_off = CallRecorders(store, form=recorders.form)
+        cut_off = CallRecorders(store, codec=recorders.codec)
         async with Machine(mistral, await cut_off.open(), tools=tools(books)) as one:
-            one.recorder.line = client = Client()
+            one.recorder.client = client = Client()
             await one.goes_on()
             await written(one.recorder)
             wire.cut()
@@ -464,14 +472,16 @@ async def test_what_the_client_keeps_is_known_to_the_next_machine(serve, recorde
             assert client.note is not None
             taken = {"heard": "Hello.", "ended": True, "asked": "Book a table."}
             # A note that someone else wrote is none, nor is one of another call.
-            other = await recorders.open(note=client.note)
+            other = await recorders.open(report=ClientReport(note=client.note))
             changed = client.note.swapcase()
-            forged = await recorders.open(one.recorder.id, **taken, note=changed)
+            forged = await recorders.open(one.recorder.id, ClientReport(**taken, note=changed))
             assert not other._functions.started
             assert not forged._functions.started
             await other.close(over=True)
             await forged.close(over=False)
-            recorder = await recorders.open(one.recorder.id, **taken, note=client.note)
+            recorder = await recorders.open(
+                one.recorder.id, ClientReport(**taken, note=client.note)
+            )
             async with Machine(mistral, recorder, tools=tools(books)) as two:
                 await two.goes_on()
                 await two.call.until(lambda: two.said()[-1] == ("assistant", "It may be booked."))
@@ -504,7 +514,7 @@ async def test_settings_that_changed_survive(serve, recorders):
         await one.call.worker.queue_frame(LLMUpdateSettingsFrame(delta=delta))
         await one.call.say("Bonjour.")
         recorder = await recorders.open(
-            one.recorder.id, heard="Salut.", sent=one.sent(), ended=True
+            one.recorder.id, ClientReport(heard="Salut.", sent=one.sent(), ended=True)
         )
         async with Machine(mistral, recorder) as two:
             await two.goes_on()
@@ -521,7 +531,7 @@ async def test_a_second_service_of_the_bot_can_be_left_out(serve, recorders):
         await one.goes_on()
         await judged(mistral, one.recorder, recorder=False)
         recorder = await recorders.open(
-            one.recorder.id, heard="Hello.", sent=one.sent(), ended=True
+            one.recorder.id, ClientReport(heard="Hello.", sent=one.sent(), ended=True)
         )
         async with Machine(mistral, recorder) as two:
             await two.goes_on()

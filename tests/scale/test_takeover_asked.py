@@ -11,6 +11,7 @@ from recorded import STORY, Machine, asked, recorders, redis, written
 from waiting import until
 
 from mistral_service.local import Reply
+from mistral_service.scale.client_report import ClientReport
 
 __all__ = ["recorders", "redis"]  # fixtures
 
@@ -27,7 +28,7 @@ async def test_a_question_whose_turn_was_never_written_is_answered(serve, record
         await one.call.begin("And in Rome?")
         await until(lambda: len(asked(mistral)) == 2)
         recorder = await recorders.open(
-            one.recorder.id, heard="", ended=False, asked="And in Rome?"
+            one.recorder.id, ClientReport(heard="", ended=False, asked="And in Rome?")
         )
         assert recorder.asked == "And in Rome?"
         async with Machine(mistral, recorder) as two:
@@ -42,7 +43,9 @@ async def test_a_question_whose_turn_was_never_written_is_answered(serve, record
             await written(recorder)
             # The same client on its way to a third machine tells the same words.
             told = {"heard": TOO, "sent": two.sent(), "ended": True, "asked": "And in Rome?"}
-            async with Machine(mistral, await recorders.open(one.recorder.id, **told)) as three:
+            async with Machine(
+                mistral, await recorders.open(one.recorder.id, ClientReport(**told))
+            ) as three:
                 await three.goes_on()
                 assert three.said() == two.said()
                 assert await three.call.say("Thanks.") == "Good night."
@@ -56,7 +59,8 @@ async def test_who_says_hello_again_after_a_takeover_is_answered(serve, recorder
         await one.call.begin("Hello?")
         await one.call.until(lambda: STORY[:17] in one.call.words)
         async with Machine(
-            mistral, await recorders.open(one.recorder.id, heard=STORY[:17], sent=one.sent())
+            mistral,
+            await recorders.open(one.recorder.id, ClientReport(heard=STORY[:17], sent=one.sent())),
         ) as two:
             await two.call.until(lambda: two.said()[-1] == ("assistant", STORY))
             await two.call.worker.queue_frame(RTVISendTextFrame(msg_id="1", text="Hello?"))
@@ -68,7 +72,7 @@ async def test_a_question_before_the_first_turn_was_written_is_answered(serve, r
     mistral = serve(Reply(NOON))
     one = await recorders.open()
     await one.close(over=False)
-    recorder = await recorders.open(one.id, asked="What time is it?")
+    recorder = await recorders.open(one.id, ClientReport(asked="What time is it?"))
     async with Machine(mistral, recorder) as two:
         await two.call.until(lambda: two.call.words == NOON)
         assert two.said()[:2] == [("system", "You are a voice."), ("user", "What time is it?")]
@@ -84,7 +88,9 @@ async def test_words_that_a_bot_has_rewritten_are_not_asked_again(serve, recorde
         await one.call.until(lambda: STORY[:17] in one.call.words)
         await written(one.recorder)
         told = {"heard": STORY[:17], "sent": one.sent(), "asked": "Tell me a story."}
-        async with Machine(mistral, await recorders.open(one.recorder.id, **told)) as two:
+        async with Machine(
+            mistral, await recorders.open(one.recorder.id, ClientReport(**told))
+        ) as two:
             await two.call.until(lambda: two.said()[-1] == ("assistant", STORY))
             assert two.said()[1:] == [("user", "[12:30, Ann] narrate"), ("assistant", STORY)]
             assert STORY[:17] + two.call.words == STORY
@@ -133,7 +139,9 @@ async def test_spoken_words_whose_turn_had_not_begun_are_answered(serve, recorde
         await until(lambda: one.recorder._unanswered)
         await written(one.recorder)
         told = {"heard": "", "ended": False, "asked": "And in Rome?"}
-        async with Machine(mistral, await recorders.open(one.recorder.id, **told)) as two:
+        async with Machine(
+            mistral, await recorders.open(one.recorder.id, ClientReport(**told))
+        ) as two:
             await two.call.until(lambda: two.call.words == TOO)
             assert [m for m in two.said() if m[0] == "user"][1:] == [("user", "And in Rome?")]
             assert len(asked(mistral)) == 2

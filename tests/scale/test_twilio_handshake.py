@@ -71,7 +71,7 @@ async def test_who_knows_the_id_of_a_telephone_call_gets_nothing_of_it(auth_toke
                         await until(lambda: len(calls) == 1)
                         continue
                     assert (await closed(line))[0] == 1008
-            assert not kept.lost.is_set()
+            assert not kept.ownership_lost.is_set()
             assert len(calls) == 1
             assert shelf.calls[kept.id] is kept
         await until(lambda: not len(calls))
@@ -85,7 +85,7 @@ async def test_an_id_of_the_web_door_opens_nothing_at_the_telephones_door():
             async with dial(host, "/twilio/media", None) as stream:
                 await starts(stream, call_id, "t" * 32)
                 assert (await closed(stream))[0] == 1008
-        assert not shelf.calls[call["id"]].lost.is_set()
+        assert not shelf.calls[call["id"]].ownership_lost.is_set()
 
 
 @pytest.mark.parametrize("auth_token", [None, AUTH_TOKEN], ids=["open", "signed"])

@@ -17,10 +17,10 @@ from scale_redis import RedisServer, redis
 
 from mistral_service.scale import scripts
 from mistral_service.scale.account import SHARES, Account
-from mistral_service.scale.ledger import UNIT, Ledger
 from mistral_service.scale.shared_log import SharedLog
-from mistral_service.scale.wait_queue import STAYS, Place, WaitQueue
-from mistral_service.turn.ports import Rank
+from mistral_service.scale.sliding_window import UNIT, SlidingWindow
+from mistral_service.scale.wait_queue import GRACE_S, Waiter, WaitQueue
+from mistral_service.turn.shared_services import Rank
 
 __all__ = ["redis"]
 
@@ -38,7 +38,7 @@ class Caller:
     rank: Rank
     units: int
     asks_at: float
-    place: Place
+    waiter: Waiter
     late: float = 0.0
     dies: bool = False
     let_out: float | None = None
@@ -49,20 +49,20 @@ class Alone:
     """The line of a process without Redis."""
 
     def __init__(self) -> None:
-        self._account = Account(Ledger(WINDOW), (REQUESTS, UNITS * UNIT))
-        self._account.know({})
-        self._places = WaitQueue(lambda: "unused")
+        self._account = Account(SlidingWindow(WINDOW), (REQUESTS, UNITS * UNIT))
+        self._account.set_limits({})
+        self._queue = WaitQueue(lambda: "unused")
 
     async def ask(self, caller: Caller, now: float) -> float:
-        place = caller.place
-        self._places.leave(caller.number)
-        ahead = self._places.ahead(place, now)
-        wait = self._account.room_in(now, place.units, place.rank, 1, ahead)
+        waiter = caller.waiter
+        self._queue.remove(caller.number)
+        ahead = self._queue.ahead(waiter, now)
+        wait = self._account.wait_time(now, waiter.units, waiter.rank, 1, ahead)
         if wait > 0:
-            self._places.hold(caller.number, place, now + wait)
+            self._queue.put(caller.number, waiter, now + wait)
         else:
-            bound = self._account.bounds(place.rank)[1] or 0
-            self._account.ledger.add(now, min(place.units, bound), kept=False)
+            bound = self._account.limits_for(waiter.rank)[1] or 0
+            self._account.window.add(now, min(waiter.units, bound), is_shared=False)
         return wait
 
 
@@ -71,15 +71,15 @@ class InRedis:
 
     def __init__(self, redis: RedisServer) -> None:
         self._logs = [SharedLog(redis.url, "test", WINDOW) for _ in range(3)]
-        self._account = Account(Ledger(WINDOW), (REQUESTS, UNITS * UNIT))
-        self._account.know({})
+        self._account = Account(SlidingWindow(WINDOW), (REQUESTS, UNITS * UNIT))
+        self._account.set_limits({})
         self._redis = Redis.from_url(redis.url)
 
     async def ask(self, caller: Caller, now: float) -> float:
         await self.set_clock(now)
-        log, place = self._logs[caller.number % len(self._logs)], caller.place
-        bounds = self._account.bounds(place.rank)
-        answer = await log.acquire(place, now - place.since, bounds, ("", ""))
+        log, waiter = self._logs[caller.number % len(self._logs)], caller.waiter
+        bounds = self._account.limits_for(waiter.rank)
+        answer = await log.acquire(waiter, now - waiter.since, bounds, ("", ""))
         assert answer.wait is not None
         return answer.wait
 
@@ -89,8 +89,8 @@ class InRedis:
 
     async def renew(self, callers: list[Caller], now: float) -> None:
         await self.set_clock(now)
-        living = [(c.place, c.told[-1] + STAYS - now) for c in callers if c.told and not c.dies]
-        await self._logs[0].look("a:m", [each for each in living if each[1] > 0])
+        living = [(c.waiter, c.told[-1] + GRACE_S - now) for c in callers if c.told and not c.dies]
+        await self._logs[0].refresh("a:m", [each for each in living if each[1] > 0])
 
     async def close(self) -> None:
         await asyncio.gather(*(log.close() for log in self._logs), self._redis.aclose())
@@ -100,7 +100,7 @@ class InRedis:
 async def in_redis(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InRedis]:
     told = f"string.gmatch(redis.call('GET', '{CLOCK}'), '%d+')"
     time = f"(function() local n = {told}; return {{n(), n()}} end)()"
-    for name in ("ADMIT", "LOOK", "WRITE", "LEARN", "ALIVE"):
+    for name in ("ADMIT", "REFRESH", "WRITE", "PUBLISH", "HEARTBEAT"):
         text = getattr(scripts, name)
         assert "redis.call('TIME')" in text
         monkeypatch.setattr(scripts, name, text.replace("redis.call('TIME')", time))
@@ -118,8 +118,8 @@ def crowd(seed: int, *, ranks: list[Rank], late: float = 0.0, dead: float = 0.0)
         now += chance.choice([0.0, 0.05, 0.4, 1.5])
         units = chance.choice([1, 3, 3, 10, 60, 100, 400])
         rank = chance.choice(ranks)
-        place = Place(f"{number:03}", "a:m", rank, now, units)
-        caller = Caller(number, rank, units, now, place)
+        waiter = Waiter(f"{number:03}", "a:m", rank, now, units)
+        caller = Caller(number, rank, units, now, waiter)
         caller.late = chance.choice([0.0, late])
         caller.dies = chance.random() < dead
         callers.append(caller)
@@ -206,7 +206,7 @@ async def test_redis_and_a_process_alone_decide_alike(redis: RedisServer, seed, 
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_the_late_lose_nothing_and_the_dead_stop_no_one(redis, seed, monkeypatch):
-    callers = crowd(seed, ranks=[Rank.TURN, Rank.NEW_CALL], late=STAYS * 0.9, dead=0.3)
+    callers = crowd(seed, ranks=[Rank.TURN, Rank.NEW_CALL], late=GRACE_S * 0.9, dead=0.3)
     async with in_redis(redis, monkeypatch) as line:
         await play(line, callers)
     assert any(caller.dies and caller.let_out is None for caller in callers)
@@ -218,8 +218,8 @@ async def test_ranks_keep_their_meaning(redis: RedisServer, monkeypatch: pytest.
     async with in_redis(redis, monkeypatch) as line:
 
         async def ask(number: int, rank: Rank, units: int, now: float) -> float:
-            place = Place(f"{number:03}", "a:m", rank, now, units)
-            return await line.ask(Caller(number, rank, units, now, place), now)
+            waiter = Waiter(f"{number:03}", "a:m", rank, now, units)
+            return await line.ask(Caller(number, rank, units, now, waiter), now)
 
         assert await ask(0, Rank.TURN, 60, 0.0) == 0
         assert await ask(1, Rank.NEW_CALL, 30, 1.0) > 0
@@ -236,7 +236,7 @@ async def test_a_caller_keeps_its_turn_where_redis_has_forgotten_the_line(
 ):
     async with in_redis(redis, monkeypatch) as line:
         callers = [
-            Caller(n, Rank.TURN, units, at, Place(f"{9 - n}", "a:m", Rank.TURN, at, units))
+            Caller(n, Rank.TURN, units, at, Waiter(f"{9 - n}", "a:m", Rank.TURN, at, units))
             for n, (units, at) in enumerate([(95, 0.0), (60, 1.0), (5, 2.0), (30, 3.0)])
         ]
         waits = [await line.ask(caller, caller.asks_at) for caller in callers]
@@ -245,7 +245,7 @@ async def test_a_caller_keeps_its_turn_where_redis_has_forgotten_the_line(
         # They come back in another order than they came in, and two of them have no room at once.
         for caller, now in ((callers[3], 5.0), (callers[2], 6.0), (callers[1], 7.0)):
             await line.ask(caller, now)
-        late = Caller(9, Rank.TURN, 40, 8.0, Place("late", "a:m", Rank.TURN, 8.0, 40))
+        late = Caller(9, Rank.TURN, 40, 8.0, Waiter("late", "a:m", Rank.TURN, 8.0, 40))
         assert await line.ask(late, 8.0) > 2.0
         assert await line.ask(callers[3], 10.001) == 0
         assert await line.ask(callers[1], 10.002) == 0
@@ -259,8 +259,8 @@ async def test_a_redis_whose_clock_is_changed_blocks_no_one_for_longer_than_a_wi
     async with in_redis(redis, monkeypatch) as line:
 
         async def ask(name: str, now: float, since: float) -> float:
-            place = Place(name, "a:m", Rank.TURN, since, 60)
-            return await line.ask(Caller(0, Rank.TURN, 60, now, place), now)
+            waiter = Waiter(name, "a:m", Rank.TURN, since, 60)
+            return await line.ask(Caller(0, Rank.TURN, 60, now, waiter), now)
 
         assert await ask("a", 7200.0, 7200.0) == 0
         assert await ask("b", 7201.0, 7201.0) == pytest.approx(9.0)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipecat.runner.types import RunnerArguments
 
-from mistral_service.turn.ports import SharedServices, shared_services
+from mistral_service.turn.shared_services import SharedServices, shared_services
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 

@@ -145,7 +145,7 @@ class Machines:
 
     async def _take(self, plain: WebSocket) -> None:
         websocket = CallSocket(plain.scope, plain.receive, plain.send)
-        websocket.beats = True
+        websocket.speaks_protocol = True
         assert websocket.scope["subprotocols"] == ["mistral-call.v1"]
         if time.monotonic() < self._back:
             return await websocket.close()  # before it is accepted: HTTP 403

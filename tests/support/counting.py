@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
+from mistral_service.local.app import create_app
 from mistral_service.local.limits import RateLimits
 from mistral_service.local.pieces import Delta, End, Piece, Wait
 from mistral_service.local.server import bind, serve
@@ -75,17 +76,15 @@ class Counting:
 
 
 def main() -> None:
-    """Serve until told to end."""
+    """Serve until a signal stops it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--pause", type=float, default=0.4, help="seconds per word")
     parser.add_argument("--first", type=float, default=0.05, help="seconds to the first word")
     options = parser.parse_args()
-    # As much as one likes, until `PUT /limits` says otherwise.
-    limits = RateLimits()
-    serve(
-        bind("127.0.0.1", options.port), Counting(options.pause, options.first), None, limits=limits
-    )
+    engine = Counting(options.pause, options.first)
+    app = create_app(engine, limits=RateLimits())  # without limits until `PUT /limits` sets them
+    serve(bind("127.0.0.1", options.port), app, engine)
 
 
 if __name__ == "__main__":

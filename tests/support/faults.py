@@ -149,11 +149,11 @@ PATIENT = {"first_token_timeout": 5.0, "stall_timeout": 5.0}
 AT_THE_DOOR: list[Fault] = [
     Fault("the port is closed for a moment", attempts=1, port_closed=True),
     Fault("the port is closed", told=Reason.UNREACHABLE, attempts=0, port_closed=True, always=True),
-    Fault("the connection is reset as soon as it is there", [Trouble(Place.DOOR, RST)]),
-    Fault("the connection is closed as soon as it is there", [Trouble(Place.DOOR, FIN)]),
-    Fault("the connection is there, and nobody answers", [Trouble(Place.DOOR, SILENCE)]),
+    Fault("the connection is reset as soon as it is open", [Trouble(Place.DOOR, RST)]),
+    Fault("the connection is closed as soon as it is open", [Trouble(Place.DOOR, FIN)]),
+    Fault("the connection is open, and no answer comes", [Trouble(Place.DOOR, SILENCE)]),
     Fault(
-        "the server does not speak TLS",
+        "the server has no TLS",
         [Trouble(Place.DOOR, FIN, b"HTTP/1.1 400 Bad Request\r\n\r\n")],
         told=Reason.UNREACHABLE,
         attempts=3,
@@ -161,14 +161,14 @@ AT_THE_DOOR: list[Fault] = [
         always=True,
     ),
     Fault(
-        "the certificate is one that nobody trusts",
+        "the certificate is not trusted",
         told=Reason.UNREACHABLE,
         attempts=3,
         tls="untrusted",
         always=True,
     ),
     Fault(
-        "the TLS handshake is never answered",
+        "the TLS handshake gets no answer",
         [Trouble(Place.DOOR, SILENCE)],
         told=Reason.TIMEOUT,
         tls="none",
@@ -197,7 +197,7 @@ BEFORE_THE_STREAM = [
     ),
     Fault("half of the headers", [Trouble(Place.REQUEST, FIN, STREAM_HEAD)]),
     Fault("half of the headers, then nothing", [Trouble(Place.REQUEST, SILENCE, STREAM_HEAD)]),
-    Fault("headers that are none", [Trouble(Place.REQUEST, FIN, b"\x00\xff\x13 what\r\n\r\n")]),
+    Fault("invalid headers", [Trouble(Place.REQUEST, FIN, b"\x00\xff\x13 what\r\n\r\n")]),
     Fault(
         "a 103 before the answer",
         [Trouble(Place.REQUEST, GOES_ON, b"HTTP/1.1 103 \r\n\r\n")],
@@ -207,7 +207,7 @@ BEFORE_THE_STREAM = [
     Fault("200 with an empty body", [refusal(200)]),
     Fault("204", [Trouble(Place.REQUEST, END, b"HTTP/1.1 204 No Content\r\n\r\n")]),
     Fault(
-        "a stream that calls itself a page",
+        "a stream with the content type of a page",
         [Trouble(Chunks(0), GOES_ON, headers={"content-type": "text/html"})],
         attempts=1,
     ),
@@ -218,7 +218,7 @@ BEFORE_THE_STREAM = [
         attempts=1,
     ),
     Fault(
-        "a body that is not in the encoding it names",
+        "a body that is not in its content encoding",
         [Trouble(Chunks(0), GOES_ON, headers={"content-encoding": "gzip"})],
     ),
 ]
@@ -282,7 +282,7 @@ IN_THE_STREAM = [
     Fault("an event of 17 megabytes", [stream(b"data: " + b"x" * 17 * MEGABYTE)]),
     Fault("some bytes twice", [Trouble(Marker(b'"bien'), GOES_ON, b'"bien')]),
     Fault(
-        "the size of a chunk that is no number",
+        "the size of a chunk is not a number",
         [Trouble(Chunks(3), FIN, b"wide\r\n\r\n", bare=True)],
     ),
     Fault(
@@ -295,7 +295,7 @@ IN_THE_STREAM = [
     Fault("an error after two words", [Trouble(Chunks(3), END, OVERLOADED)]),
     Fault("a bare error object after two words", [Trouble(Chunks(3), END, OVERLOADED[6:])]),
     Fault(
-        "an error in the stream that will not pass",
+        "a permanent error in the stream",
         [stream(OUT_OF_ORDER)],
         told=Reason.HISTORY,
         attempts=1,
@@ -326,7 +326,7 @@ STATUSES = [
     Fault("503", bodies(503)),
     Fault("504", bodies(504)),
     Fault(
-        "any status with what a guardrail says",
+        "any status with a message of a guardrail",
         [refusal(status, GUARDRAIL) for status in (400, 401, 403, 422, 429, 500, 502, 503, 504)],
         told=Reason.BLOCKED,
         attempts=1,
@@ -397,10 +397,10 @@ RATE_LIMITS = [
 ]
 
 GROUPS = {
-    "At the door": AT_THE_DOOR,
+    "Connecting": AT_THE_DOOR,
     "Before the stream": BEFORE_THE_STREAM,
     "In the stream": IN_THE_STREAM,
     "Statuses, each with every form of body": STATUSES,
-    "When to come back": RATE_LIMITS,
+    "Retry after": RATE_LIMITS,
 }
 FAULTS = [fault for group in GROUPS.values() for fault in group]

@@ -1,4 +1,4 @@
-"""The ingress with calls that are held in memory, and clients that dial it."""
+"""The ingress with calls that are recorded in memory, and clients that dial it."""
 
 import asyncio
 import contextlib
@@ -13,14 +13,15 @@ from ports import free_port
 from websockets.asyncio.client import ClientConnection
 
 from mistral_service.scale.calls import Calls
+from mistral_service.scale.client_report import ClientReport
 from mistral_service.scale.ingress import PROTOCOL, create_app
-from mistral_service.turn.ports import shared_services
+from mistral_service.turn.shared_services import shared_services
 
 Bot = Callable[[WebSocketRunnerArguments], Awaitable[None]]
 
 
 class Shelf:
-    """Keeps calls in memory, as `scale/recorder.py` does in Redis."""
+    """Records calls in memory, as `scale/recorders.py` does in Redis."""
 
     def __init__(self) -> None:
         self.calls: dict[str, Kept] = {}
@@ -31,20 +32,17 @@ class Shelf:
     async def open(
         self,
         call_id: str | None,
+        report: ClientReport,
         *,
-        heard: str | None,
-        ended: bool,
-        asked: str | None,
-        note: str | None = None,
         create: bool,
     ) -> Any:
-        self.heard.append((heard, ended))
-        self.asked.append(asked)
+        self.heard.append((report.heard, report.ended))
+        self.asked.append(report.asked)
         before = self.calls.get(call_id) if call_id else None
         if call_id and not before and not create:
             raise LookupError
         if before:
-            before.lost.set()
+            before.ownership_lost.set()
         kept = Kept(self, call_id or f"call-{len(self.closed)}-{len(self.heard)}", bool(before))
         self.calls[kept.id] = kept
         return kept
@@ -53,10 +51,14 @@ class Shelf:
 class Kept:
     asked = "Are you there?"
     is_pending = True
+    history_lost = False
 
     def __init__(self, shelf: Shelf, call_id: str, resumed: bool) -> None:
         self.shelf, self.id, self.resumed = shelf, call_id, resumed
-        self.lost = asyncio.Event()
+        self.ownership_lost = asyncio.Event()
+
+    def progress(self) -> None:
+        """Sign nothing."""
 
     async def close(self, *, over: bool) -> None:
         self.shelf.closed.append((self.id, over))

@@ -14,7 +14,7 @@ import many_calls_bot  # noqa: E402
 
 from mistral_service.scale.calls import Calls  # noqa: E402
 from mistral_service.scale.ingress import create_app  # noqa: E402
-from mistral_service.scale.recorder import CallRecorders  # noqa: E402
+from mistral_service.scale.recorders import CallRecorders  # noqa: E402
 from mistral_service.scale.store import Store  # noqa: E402
 
 

@@ -21,7 +21,7 @@ _LONGEST_ID = 40
 class OpenAIChecks(Checks):
     """Judges requests as OpenAI does: each call has its result right behind it, and no other."""
 
-    def judge(self, body: Any) -> Refusal | None:
+    def validate(self, body: Any) -> Refusal | None:
         fault = _fault(body)
         error = {"message": fault, "type": "invalid_request_error", "param": None, "code": None}
         return Refusal(400, {"error": error}) if fault else None

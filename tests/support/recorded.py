@@ -25,8 +25,9 @@ from waiting import until
 
 from mistral_service import MistralLLMService
 from mistral_service.scale.progress import Sent
-from mistral_service.scale.recorder import CallRecorder, CallRecorders
-from mistral_service.scale.snapshot import Form
+from mistral_service.scale.recorder import CallRecorder
+from mistral_service.scale.recorders import CallRecorders
+from mistral_service.scale.sealing import Codec
 from mistral_service.scale.store import Store
 
 SYSTEM = {"role": "system", "content": "You are a voice."}
@@ -40,7 +41,7 @@ __all__ = ["redis"]  # a fixture that comes along
 @pytest.fixture
 async def recorders(redis: RedisServer) -> AsyncIterator[CallRecorders]:
     store = Store(redis.url)
-    yield CallRecorders(store, form=Form([Fernet.generate_key().decode()]))
+    yield CallRecorders(store, codec=Codec([Fernet.generate_key().decode()]))
     await store.close()
 
 
@@ -104,7 +105,7 @@ class Client:
         self.note: str | None = None
         self._answers = answers
 
-    async def confirm(self, note: str, within: float) -> bool:
+    async def store_note(self, note: str, within: float) -> bool:
         """Keep a note."""
         if self._answers:
             self.note = note

@@ -14,5 +14,5 @@ def refusal(messages: list[dict], *, tools: bool = False) -> str | None:
     body = {"model": "mistral-small-latest", "messages": messages}
     if tools:
         body["tools"] = [TOOL]
-    refused = STRICT.judge(body)
+    refused = STRICT.validate(body)
     return json.dumps(refused.body) if refused else None

@@ -23,7 +23,7 @@ from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import InterruptionFrame, LLMFullResponseEndFrame
 
 from mistral_service import MistralLLMService
-from mistral_service.conversation.rules import GO_ON
+from mistral_service.conversation.rules import CONTINUE_TEXT
 from mistral_service.local import LocalMistral, Reply
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "faults.md"
@@ -45,7 +45,7 @@ class Speaker:
         reply = Reply(TEXT, tool_calls=calls)
         if last["role"] == "tool":
             reply = Reply(AFTERWARDS)
-        elif last["content"] == GO_ON:
+        elif last["content"] == CONTINUE_TEXT:
             # A prefix is repeated, as Mistral does; a sentence is gone on with.
             said = before["content"].strip()
             reply = Reply(TEXT.partition(said)[2].strip(), tool_calls=calls)
@@ -283,21 +283,19 @@ async def test_wherever_a_reply_is_cut_no_word_is_lost_and_no_call_runs_twice(
 
 SHORT = ", ".join(f"`{name}` {seconds}" for name, seconds in LIMITS.items())
 INTRODUCTION = f"""\
-# Faults, and what comes of them
+# Faults, and their outcomes
 
-Each row happens in `tests/turn/test_fault_matrix.py`, over real HTTP through a real pipeline,
-without functions and with one: the words that are heard, the runs of the function, the requests
-that reach the far side, the error that is told, and whether the service is usable afterwards are
-asserted; and once more with an interruption in the middle of it, after which the next turn is as
-any other, nothing of the broken one is left in the context but what was heard, and no connection
-and no task.
+`tests/turn/test_fault_matrix.py` injects each fault, over real HTTP through a real pipeline,
+without functions and with one. It checks the words that the caller hears, the runs of the
+function, the requests that reach the server, the error that is reported, and whether the service is
+usable afterwards; and once more with an interruption during the fault, after which the next turn is
+as any other, the context has only what was heard, and no connection and no task is left.
 
-This page is `tests/support/faults.py` in print (`make faults`). "All words" are all of them, once,
-in order. Requests are those for the reply that the fault struck, or connections that came no
-further. Seconds are to the first word, or to the error, as measured, without hedging and with short
-limits:
+`make faults` writes this page from `tests/support/faults.py`. "All words" are all of them, once, in
+order. Requests are those for the reply with the fault, or connections that got no further. Seconds
+are to the first word, or to the error, as measured, without hedging and with short limits:
 {SHORT}
-(1.5 where nothing ever comes).
+(1.5 where no answer ever comes).
 """
 HEADING = """\
 | fault | without functions | with functions | requests | seconds | after an interruption |

@@ -25,7 +25,7 @@ from mistral_service.conversation.rules import Conversion, apply_rules
 from mistral_service.local import LocalMistral
 from mistral_service.local.pieces import Raw
 from mistral_service.pipecat.functions.results import MAX_RESULT, TOO_LARGE, readable
-from mistral_service.reply.calls import Ledger
+from mistral_service.reply.calls import CallLedger
 from mistral_service.reply.events import ToolCall
 from mistral_service.reply.reader import MAX_WORDS, ReplyReader
 from mistral_service.reply.rounds import Rounds
@@ -65,7 +65,7 @@ class Server:
 class Lenient:
     """Refuses nothing: what is sent is another test's."""
 
-    def judge(self, _body: Any) -> None: ...
+    def validate(self, _body: Any) -> None: ...
 
 
 def call_of(n: int, arguments: str = "{}", call_id: str | None = None) -> ToolCallMade:
@@ -289,7 +289,7 @@ def test_the_rules_do_work_in_proportion_to_the_conversation(name: str):
 def test_the_ledger_does_work_in_proportion_to_the_conversation(name: str):
     def learn(count: int) -> int:
         messages = GROWING[name](count) + [USER, NOON] * count
-        ledger, rounds = Ledger(), Rounds()
+        ledger, rounds = CallLedger(), Rounds()
         return lines_of(lambda: (ledger.learn(messages), rounds.begin(messages)))
 
     assert learn(400) < 5 * learn(100)
@@ -309,7 +309,7 @@ def test_neighbours_are_joined_at_once():
 
 def test_the_ledger_knows_the_newest_calls_of_a_context_that_has_more_than_it_remembers():
     messages = calls_and_results(2_500, 1)
-    ledger = Ledger()
+    ledger = CallLedger()
     for _ in range(3):  # what is learnt again does not push out what is newer
         ledger.learn(messages)
     last = messages[-2]["tool_calls"][0]

@@ -280,7 +280,7 @@ async def test_a_question_beside_the_conversation_falls_back_too(serve, service_
 
 @pytest.mark.parametrize("value", ["mistral-large-latest", [""], [3]])
 def test_bad_fallback_models_are_told(value):
-    with pytest.raises(ValueError, match="fallback_models may not be"):
+    with pytest.raises(ValueError, match="fallback_models must be"):
         MistralLLMService(api_key="k", settings=MistralLLMService.Settings(fallback_models=value))
 
 

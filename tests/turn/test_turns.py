@@ -13,14 +13,14 @@ import pytest
 from clock import SimulatedLoop
 
 from mistral_service.conversation.conversion import Conversion
-from mistral_service.reply.calls import Plan, Planned
+from mistral_service.reply.calls import Plan, PlannedCall
 from mistral_service.reply.speech import has_words
 from mistral_service.turn.clients import Clients, openai_client
-from mistral_service.turn.parts import TurnParts
-from mistral_service.turn.ports import ResumePoint
+from mistral_service.turn.ports import TurnPorts
 from mistral_service.turn.retries import Handled
 from mistral_service.turn.router import Needs, Router
 from mistral_service.turn.runner import TurnRunner
+from mistral_service.turn.shared_services import ResumePoint
 from mistral_service.turn.state import TurnCounts, TurnOptions, TurnState
 from mistral_service.wire.errors import MistralError, Reason
 
@@ -156,11 +156,13 @@ class Functions:
         if calls and self._repeated:
             self._repeated -= 1
             return Plan(repeated=calls)
-        return Plan([Planned(call.id, call.name, {}) for call in calls])
+        return Plan([PlannedCall(call.id, call.name, {}) for call in calls])
 
-    def forget(self, calls: Sequence[Planned]) -> None: ...
+    def forget(self, calls: Sequence[PlannedCall]) -> None: ...
 
-    async def start(self, conversation: Asked, calls: Sequence[Planned], *, spoke: bool) -> None:
+    async def start(
+        self, conversation: Asked, calls: Sequence[PlannedCall], *, spoke: bool
+    ) -> None:
         self.started += [call.name for call in calls]
 
 
@@ -371,7 +373,7 @@ def run(case: Case) -> SimpleNamespace:
         clients = Clients(openai_client, lambda: client, {}, None)
         router = Router(clients, lambda: (OWN, [FALLBACK] if case.fallback else []))
         runner: TurnRunner[Asked] = TurnRunner(
-            TurnParts(
+            TurnPorts(
                 name="turn",
                 options=lambda: case.options,
                 open_stream=lambda asked: server.open(router.route.model, asked),

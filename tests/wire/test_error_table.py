@@ -6,7 +6,7 @@ import pytest
 
 from mistral_service.wire.chunks import chunk_from_mapping, parse_chunk, read_payload
 from mistral_service.wire.errors import MistralError, Reason
-from mistral_service.wire.reasons import SIGNS, plain
+from mistral_service.wire.reasons import SIGNS, normalize_name
 
 NAMES = [
     (sign.reason, name, status)
@@ -113,7 +113,7 @@ def test_another_number_is_no_status(code):
     ["RateLimitError", "rate_limit_error", "litellm.RateLimitError", "RATE_LIMIT", "rate-limit"],
 )
 def test_a_name_is_known_in_any_spelling(name: str):
-    assert plain(name) == "ratelimit"
+    assert normalize_name(name) == "ratelimit"
     assert MistralError.from_response(500, {"error": {"type": name}}).reason is Reason.RATE_LIMIT
 
 

@@ -17,10 +17,10 @@ from mistral_service import MistralClient, MistralError, MistralLLMService, Reas
 from mistral_service.local import Reply
 from mistral_service.turn.retries import Limits
 from mistral_service.wire import http
+from mistral_service.wire.decompression import BodyTooLong, decompressed
 from mistral_service.wire.encoding import decode
 from mistral_service.wire.errors import MistralError as Parsed
 from mistral_service.wire.sse import EventTooLong, SSEDecoder
-from mistral_service.wire.unpacking import TooLong, unpacked
 
 MB = 1024 * 1024
 SAID = [{"role": "user", "content": "Hello."}]
@@ -105,7 +105,7 @@ async def test_stacked_and_unknown_encodings_are_refused_unread(encoding, ask):
             peak, error = await peak_of(base_url, ask)
         assert isinstance(error, MistralError)
         assert error.reason in reasons
-        assert "gzip and deflate are read" in error.detail
+        assert "only one of gzip and deflate is supported" in error.detail
         assert peak < 8 * MB + len(bomb)
 
 
@@ -137,7 +137,7 @@ async def test_no_step_of_unpacking_yields_more_than_64_kb():
     async def read() -> bytes:
         return next(reads)
 
-    pieces = [len(piece) async for piece in unpacked(read, "gzip", 4 * MB)]
+    pieces = [len(piece) async for piece in decompressed(read, "gzip", 4 * MB)]
     assert sum(pieces) == 3 * MB
     assert max(pieces) <= 65_536
 
@@ -146,9 +146,9 @@ async def test_what_follows_the_end_of_a_packed_body_counts_too():
     async def read() -> bytes:
         return packed(b"x", "gzip") + b"y" * 1000
 
-    body = unpacked(read, "gzip", 100_000)
+    body = decompressed(read, "gzip", 100_000)
     assert await anext(body) == b"x"
-    with pytest.raises(TooLong):
+    with pytest.raises(BodyTooLong):
         await anext(body)
 
 

@@ -14,7 +14,7 @@ from scripted_server import answer, answering
 from mistral_service import MistralClient, MistralError, MistralLLMService, Reason
 from mistral_service.local import Reply
 from mistral_service.wire.models import Catalogue
-from mistral_service.wire.secrets import Strike, secrets_in
+from mistral_service.wire.secrets import Redactor, secrets_in
 
 KEY = "sk-Very/Secret+0123456789"
 OTHER = 'c00kie"of&another<system>/9876'
@@ -151,7 +151,7 @@ async def test_a_proxy_s_password_is_struck_out_too(monkeypatch):
 
 
 def test_words_that_are_no_secret_stay():
-    strike = Strike(secrets_in("sk-0123456789abcdef"))
+    strike = Redactor(secrets_in("sk-0123456789abcdef"))
     said = "Invalid model: mistral-small-latest at https://api.mistral.ai/v1 (code 1500)"
     assert strike(said) == said
 
@@ -185,7 +185,7 @@ def test_a_key_that_cannot_be_sent_is_refused_when_the_service_is_made(key, name
         keys["codestral_base_url"] = "https://codestral.mistral.ai/v1"
     else:
         keys["fallback_base_url"] = "http://127.0.0.1:9/v1"
-    with pytest.raises(ValueError, match=rf"{name}=….*letters, digits and signs") as raised:
+    with pytest.raises(ValueError, match=rf"{name}=….*letters, digits and symbols") as raised:
         make(**keys)
     assert key not in str(raised.value)
     assert "\n" not in str(raised.value)

@@ -15,7 +15,7 @@ from openai import APIStatusError, AsyncOpenAI
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 
 from mistral_service import MistralClient, MistralLLMService
-from mistral_service.conversation.rules import GO_ON
+from mistral_service.conversation.rules import CONTINUE_TEXT
 from mistral_service.local import Checks, LocalMistral, Reply, Script
 from mistral_service.local.pieces import Refusal
 from mistral_service.wire.endpoint import Endpoint, endpoint_of
@@ -24,10 +24,10 @@ from mistral_service.wire.models import Catalogue
 from mistral_service.wire.servers import (
     OPTIONAL_FIELDS,
     SERVERS,
+    adapt_body,
     by_address,
     by_headers,
-    fitted,
-    revised,
+    revise_server,
 )
 
 TOOL = FunctionSchema("one", "Does one thing.", {}, [])
@@ -138,8 +138,8 @@ class Refuses(Checks):
     field: str = "prompt_cache_key"
     refusal: Refusal | None = None
 
-    def judge(self, body: Any) -> Refusal | None:
-        return self.refusal if self.field in body else super().judge(body)
+    def validate(self, body: Any) -> Refusal | None:
+        return self.refusal if self.field in body else super().validate(body)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class LikeVLLM(Checks):
 
     knows_continue: bool = True
 
-    def judge(self, body: Any) -> Refusal | None:
+    def validate(self, body: Any) -> Refusal | None:
         if body.get("tool_choice") == "any":
             return Refusal(400, VLLM_CHOICE)
         body = {k: v for k, v in body.items() if k not in ("seed", "stream_options")}
@@ -161,7 +161,7 @@ class LikeVLLM(Checks):
             if not goes_on or generates:
                 return Refusal(400, VLLM_PREFIX)
             body["messages"] = [*body["messages"][:-1], {**last, "prefix": True}]
-        return super().judge(body)
+        return super().validate(body)
 
 
 @pytest.fixture
@@ -205,11 +205,11 @@ async def test_what_a_server_does_not_know_is_left_out_from_then_on(
 async def test_several_fields_are_learned_within_one_turn(serving, service_for):
     @dataclass(frozen=True)
     class Narrow(Checks):
-        def judge(self, body: Any) -> Refusal | None:
+        def validate(self, body: Any) -> Refusal | None:
             for name in OPTIONAL_FIELDS:
                 if name in body:
                     return Refusal(422, extra_forbidden(name))
-            return super().judge(body)
+            return super().validate(body)
 
     mistral = serving(Narrow(), Reply("Yes."))
     llm = service_for(mistral, warm_up=False, service_tier="auto")
@@ -254,7 +254,7 @@ async def test_a_value_that_a_user_has_chosen_is_not_left_out(serve, service_for
 async def test_a_server_that_refuses_in_any_form_is_not_asked_for_ever(serving, service_for):
     @dataclass(frozen=True)
     class Never(Checks):
-        def judge(self, body: Any) -> Refusal | None:
+        def validate(self, body: Any) -> Refusal | None:
             return Refusal(
                 400, {"message": "prompt_cache_key is unsupported, tool_choice, prefix, assistant"}
             )
@@ -328,7 +328,7 @@ def _form(request: dict[str, Any]) -> str:
         return "continue"
     if last.get("prefix"):
         return "prefix"
-    return "words" if last["content"] == GO_ON else "asked"
+    return "words" if last["content"] == CONTINUE_TEXT else "asked"
 
 
 # --- the choice of a function --------------------------------------------------------------------
@@ -352,11 +352,11 @@ async def test_any_function_is_asked_for_in_the_words_of_the_server(
 def test_a_server_that_takes_no_name_is_offered_that_function_alone():
     tools = [{"type": "function", "function": {"name": name}} for name in "ab"]
     body = {"tools": tools, "tool_choice": {"type": "function", "function": {"name": "b"}}}
-    sent = fitted(body, SERVERS["llama.cpp"])
+    sent = adapt_body(body, SERVERS["llama.cpp"])
     assert (sent["tools"], sent["tool_choice"]) == (tools[1:], "required")
-    assert fitted(body, SERVERS["vllm"])["tool_choice"] == body["tool_choice"]
+    assert adapt_body(body, SERVERS["vllm"])["tool_choice"] == body["tool_choice"]
     unknown = {**body, "tool_choice": {"type": "function", "function": {"name": "c"}}}
-    assert fitted(unknown, SERVERS["llama.cpp"]) == unknown
+    assert adapt_body(unknown, SERVERS["llama.cpp"]) == unknown
 
 
 async def test_a_choice_that_is_refused_is_spelled_otherwise(serving, service_for):
@@ -499,9 +499,9 @@ async def test_a_thinking_that_a_user_chooses_later_is_asked_for(serving, servic
 
     @dataclass(frozen=True)
     class Thinks(Checks):
-        def judge(self, body: Any) -> Refusal | None:
+        def validate(self, body: Any) -> Refusal | None:
             none = body.get("reasoning_effort") == "none"
-            return Refusal(400, said) if none else super().judge(body)
+            return Refusal(400, said) if none else super().validate(body)
 
     mistral = serving(Thinks(), Reply("Yes.", times=None))
     async with Call(service_for(mistral, warm_up=False)) as call:
@@ -579,7 +579,7 @@ bodies = st.fixed_dictionaries(
 @given(bodies, st.sampled_from(sorted(SERVERS)))
 def test_a_body_for_another_server_says_the_same(body: dict[str, Any], name: str):
     before = json.dumps(body)
-    sent = fitted(body, SERVERS[name])
+    sent = adapt_body(body, SERVERS[name])
     assert json.dumps(body) == before
     assert sent.get("safe_prompt") == body.get("safe_prompt")
     assert [m["content"] for m in sent["messages"]][: len(body["messages"])] == [
@@ -599,13 +599,13 @@ def test_a_body_for_another_server_says_the_same(body: dict[str, Any], name: str
 def test_each_revision_changes_the_request_and_their_number_is_small(
     body: dict[str, Any], name: str, said: str
 ):
-    server, sent = SERVERS[name], [fitted(body, SERVERS[name])]
+    server, sent = SERVERS[name], [adapt_body(body, SERVERS[name])]
     for _ in range(20):
-        other = revised(server, body, said)
+        other = revise_server(server, body, said)
         if other is None:
             break
         server = other
-        sent.append(fitted(body, server))
+        sent.append(adapt_body(body, server))
         if sent.count(sent[-1]) > 1:
             assert body["tool_choice"] == "any"  # refused in both spellings: the endpoint ends it
             break
@@ -613,7 +613,10 @@ def test_each_revision_changes_the_request_and_their_number_is_small(
 
 
 def test_nothing_is_learned_of_a_server_whose_answer_is_no_refusal():
-    assert revised(SERVERS["unknown"], {"messages": [USER, CUT]}, "busy, come back later") is None
+    assert (
+        revise_server(SERVERS["unknown"], {"messages": [USER, CUT]}, "busy, come back later")
+        is None
+    )
     assert replace(SERVERS["vllm"], name="unknown").continues == "continue_final_message"
     assert by_headers({"server": "uvicorn"}) is None
 
@@ -621,7 +624,7 @@ def test_nothing_is_learned_of_a_server_whose_answer_is_no_refusal():
 async def test_an_error_after_a_lesson_is_the_one_that_is_reported(serving, service_for):
     @dataclass(frozen=True)
     class Two(Checks):
-        def judge(self, body: Any) -> Refusal | None:
+        def validate(self, body: Any) -> Refusal | None:
             if "service_tier" in body:
                 return Refusal(422, extra_forbidden("service_tier"))
             return Refusal(401, {"detail": "Unauthorized"})

@@ -3,6 +3,8 @@
 import { Call, CallError, openCamera, openMicrophone } from "./call.js";
 import { PARTS, TOTAL } from "./latency.js";
 import { Meter } from "./meter.js";
+import { Panel } from "./panel.js";
+import { playback } from "./playback.js";
 import { SocketCall } from "./socket-call.js";
 import { Transcript } from "./transcript.js";
 
@@ -25,6 +27,7 @@ let state = "idle";
 let call = null;
 let botSpeaks = false;
 let botLooks = false;
+let looksLater = false; // the camera is opened when it is asked for
 let botReads = false; // one may write to it
 let bySocket = false;
 let needsNetwork = false; // what answers is not on this machine
@@ -34,6 +37,11 @@ const OFFLINE = {
   webrtc:
     "This machine has no network. The demo needs none, but most browsers find no way to it without one: " +
     "connect to any network, or start Chromium with --allow-loopback-in-peer-connection.",
+};
+
+const SILENT = {
+  blocked: "The browser has suspended the sound.",
+  device: "The sound does not start: see whether this machine has a loudspeaker or headphones.",
 };
 
 /** Says before the first call what will be missing; takes it back when the network comes. */
@@ -54,7 +62,7 @@ function show(next) {
   $("mute").hidden = !call?.hears || ["asking", "connecting"].includes(next);
   $("look").hidden = $("mute").hidden || $("camera").hidden;
   const reachable = call && !["asking", "connecting", "moving"].includes(next);
-  $("write").hidden = !(call && botReads);
+  $("write").hidden = !(call && (botReads || !bySocket));
   $("send").disabled = !reachable;
 }
 
@@ -75,7 +83,7 @@ async function connect() {
     microphone = await openMicrophone().catch((error) => {
       if (!botReads) throw error; // one can write to it instead
     });
-    if (botLooks) camera = await openCamera().catch((error) => complain(error.message));
+    if (botLooks && !looksLater) camera = await openCamera().catch((error) => complain(error.message));
   } catch (error) {
     $("empty").hidden = false;
     complain(error.message);
@@ -85,7 +93,10 @@ async function connect() {
     $("connect").disabled = false;
   }
 
-  const mine = (call = bySocket ? new SocketCall(microphone, !botReads) : new Call(microphone, camera));
+  const mine = (call = bySocket
+    ? new SocketCall(microphone, !botReads)
+    : new Call(microphone, camera, Boolean(camera) || looksLater));
+  panel.begin(call);
   const meter = new Meter($("meter").children, () => (state === "speaking" ? "bot" : "user"));
   if (microphone) meter.listen("user", microphone);
   for (const track of microphone?.getAudioTracks() ?? []) {
@@ -98,10 +109,13 @@ async function connect() {
   $("camera").hidden = !camera;
   showLook(true);
   call.addEventListener("voice", ({ detail: stream }) => {
-    $("voice").srcObject = stream;
+    playback.play($("voice"), stream);
     meter.listen("bot", stream);
   });
-  call.addEventListener("message", ({ detail: message }) => hear(message));
+  call.addEventListener("message", ({ detail: message }) => {
+    hear(message);
+    panel.hear(message);
+  });
   call.addEventListener("moving", () => {
     botSpeaks = false;
     transcript.pause();
@@ -122,11 +136,13 @@ async function connect() {
   );
   call.addEventListener("ended", () => {
     meter.close();
-    $("voice").srcObject = $("camera").srcObject = null;
+    playback.play($("voice"), null);
+    $("camera").srcObject = null;
     $("camera").hidden = true;
     transcript.end();
     botSpeaks = false;
     call = null;
+    panel.end();
     show("idle");
   });
 
@@ -152,6 +168,17 @@ function mute(muted) {
 function showLook(shown) {
   $("look").setAttribute("aria-pressed", !shown);
   $("look").textContent = shown ? "Camera off" : "Camera on";
+}
+
+/** Opens the camera in mid-call, if the bot has none yet. */
+async function see() {
+  if ($("camera").srcObject) return;
+  const camera = await openCamera();
+  await call.see(camera);
+  $("camera").srcObject = camera;
+  $("camera").hidden = false;
+  showLook(true);
+  show(state);
 }
 
 /** What one RTVI message means for the state and the transcript. */
@@ -237,10 +264,13 @@ function make(tag, properties, part) {
 
 async function showEngine() {
   try {
-    const { engine, local, camera, transport, text } = await (await fetch("/api/status")).json();
+    const status = await (await fetch("/api/status")).json();
+    const { engine, local, camera, transport, text } = status;
     needsNetwork = local === false;
     bySocket = transport === "websocket";
     botLooks = camera && !bySocket;
+    looksLater = botLooks && status.camera_on_request === true;
+    panel.offer(status);
     botReads = bySocket && text === true;
     $("ask-what-it-sees").hidden = !botLooks;
     $("engine").textContent = `Answers come from ${engine}.`;
@@ -263,11 +293,19 @@ $("write").addEventListener("submit", (event) => {
   if (!words || $("send").disabled || !call.write(words)) return;
   $("words").value = "";
 });
+playback.addEventListener("change", () => {
+  $("silent").hidden = !playback.blocked;
+  if (!playback.blocked) $("why-silent").textContent = SILENT.blocked;
+});
+$("unblock").addEventListener("click", async () => {
+  if (!(await playback.resume())) $("why-silent").textContent = SILENT.device;
+});
 addEventListener("pagehide", () => call?.close());
 
 addEventListener("online", showNetwork);
 addEventListener("offline", showNetwork);
 
 drawParts();
+const panel = new Panel(see);
 const known = showEngine();
 show("idle");

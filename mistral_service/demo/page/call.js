@@ -7,6 +7,7 @@ const CAMERA_RECEIVER = 1; // the microphone is 0
 const PING_MS = 1000; // Pipecat takes a browser that is silent for three seconds for gone.
 const GATHER_MS = 3000;
 const CONNECT_MS = 15000;
+const ANSWER_MS = 95000; // the panel may wait for a reply to end
 
 /** Something that keeps the call from going on; the message is a sentence for the user. */
 export class CallError extends Error {}
@@ -64,14 +65,18 @@ export class Call extends EventTarget {
   #camera;
   #channel;
   #ping;
+  #looks; // whether there is a place for a camera
+  #eye; // what sends the camera's images
+  #asked = new Map(); // what waits for an answer, by the id of its message
   hears = true; // it has a microphone
   over = false;
 
-  /** `camera` may be missing: few bots look. */
-  constructor(microphone, camera) {
+  /** `camera` may be missing: few bots look. With `looks`, it may come later, by `see`. */
+  constructor(microphone, camera, looks = Boolean(camera)) {
     super();
     this.#microphone = microphone;
     this.#camera = camera;
+    this.#looks = looks;
   }
 
   /** Resolves once media and messages flow. */
@@ -83,9 +88,10 @@ export class Call extends EventTarget {
 
     const [track] = this.#microphone.getAudioTracks();
     this.#peer.addTransceiver(track, { direction: "sendrecv", streams: [this.#microphone] });
-    if (this.#camera) {
-      const [image] = this.#camera.getVideoTracks();
-      this.#peer.addTransceiver(image, { direction: "sendonly", streams: [this.#camera] });
+    if (this.#looks) {
+      const image = this.#camera?.getVideoTracks()[0] ?? "video";
+      const streams = this.#camera ? [this.#camera] : [];
+      this.#eye = this.#peer.addTransceiver(image, { direction: "sendonly", streams }).sender;
     }
     this.#peer.addEventListener("track", ({ track }) => {
       if (track.kind === "audio") this.#emit("voice", new MediaStream([track]));
@@ -111,6 +117,7 @@ export class Call extends EventTarget {
       version: RTVI_VERSION,
       about: { library: "mistral_service.demo" },
     });
+    if (this.#looks && !this.#camera) this.#tellOfCamera(false);
   }
 
   mute(muted) {
@@ -120,8 +127,38 @@ export class Call extends EventTarget {
   /** Show the bot the camera, or nothing; it is told which. */
   look(shown) {
     for (const track of this.#camera.getVideoTracks()) track.enabled = shown;
-    const message = { type: "trackStatus", receiver_index: CAMERA_RECEIVER, enabled: shown };
-    this.#channel.send(JSON.stringify({ type: "signalling", message }));
+    this.#tellOfCamera(shown);
+  }
+
+  /** Give the bot a camera in mid-call. */
+  async see(camera) {
+    this.#camera = camera;
+    await this.#eye.replaceTrack(camera.getVideoTracks()[0]);
+    this.#tellOfCamera(true);
+  }
+
+  /** Say something in writing. */
+  write(text) {
+    if (this.#channel?.readyState !== "open") return false;
+    this.#send("send-text", { content: text });
+    return true;
+  }
+
+  /** Ask the panel in the bot's pipeline; rejects with its sentence. */
+  ask(type, data) {
+    if (this.#channel?.readyState !== "open") {
+      return Promise.reject(new CallError("The call is not there yet: wait for the bot’s greeting."));
+    }
+    const id = this.#send("client-message", { t: type, d: data });
+    return new Promise((resolve, reject) => {
+      const late = setTimeout(() => answer({ error: "The bot does not answer." }), ANSWER_MS);
+      const answer = ({ error, d }) => {
+        clearTimeout(late);
+        this.#asked.delete(id);
+        error === undefined ? resolve(d) : reject(new CallError(error));
+      };
+      this.#asked.set(id, answer);
+    });
   }
 
   close() {
@@ -132,6 +169,7 @@ export class Call extends EventTarget {
       for (const track of stream?.getTracks() ?? []) track.stop();
     }
     this.#peer.close();
+    for (const answer of [...this.#asked.values()]) answer({ error: "The call has ended." });
     this.#emit("ended");
   }
 
@@ -170,7 +208,9 @@ export class Call extends EventTarget {
   }
 
   #receive(message) {
-    if (message.label === RTVI_LABEL) this.#emit("message", message);
+    const answer = message.label === RTVI_LABEL && this.#asked.get(message.id);
+    if (answer && ["server-response", "error-response"].includes(message.type)) answer(message.data);
+    else if (message.label === RTVI_LABEL) this.#emit("message", message);
     else if (message.type === "signalling" && message.message?.type === "peerLeft") this.#hungUp();
   }
 
@@ -180,9 +220,15 @@ export class Call extends EventTarget {
     this.close();
   }
 
+  #tellOfCamera(enabled) {
+    const message = { type: "trackStatus", receiver_index: CAMERA_RECEIVER, enabled };
+    this.#channel.send(JSON.stringify({ type: "signalling", message }));
+  }
+
   #send(type, data) {
-    const message = { label: RTVI_LABEL, id: crypto.randomUUID(), type, data };
-    this.#channel.send(JSON.stringify(message));
+    const id = crypto.randomUUID();
+    this.#channel.send(JSON.stringify({ label: RTVI_LABEL, id, type, data }));
+    return id;
   }
 
   #emit(name, detail) {

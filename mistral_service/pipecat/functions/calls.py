@@ -23,9 +23,9 @@ from mistral_service.pipecat.functions.results import TOO_LARGE, answerable, rea
 from mistral_service.pipecat.functions.sequence import CallSequence
 from mistral_service.pipecat.functions.slow import SlowFunctions
 from mistral_service.pipecat.state import ServiceState
-from mistral_service.reply.calls import Ledger, Plan, Planned
+from mistral_service.reply.calls import CallLedger, Plan, PlannedCall
 from mistral_service.reply.events import ToolCall
-from mistral_service.turn.ports import ConversationRecorder
+from mistral_service.turn.shared_services import ConversationRecorder
 from mistral_service.turn.state import TurnOptions
 
 NOT_AVAILABLE = (
@@ -65,7 +65,7 @@ class FunctionCalls:
         """
         self._service = state.service
         self._recorder = recorder
-        self.ledger = Ledger()
+        self.ledger = CallLedger()
         self.registry = FunctionRegistry(state.service)
         self.slow = SlowFunctions(state, self.registry)
         self.sequence = CallSequence(state.service, self.registry)
@@ -91,17 +91,21 @@ class FunctionCalls:
         *,
         offered: Collection[str] | None = None,
     ) -> Plan:
-        """Decide about the calls of one reply, as `Ledger.plan` does, knowing the context."""
+        """Decide about the calls of one reply, as `CallLedger.plan` does, knowing the context."""
         self.ledger.learn(conversation.messages)
         running = {item.tool_call_id for item in self.registry.running.values()}
         return self.ledger.plan(calls, running, left_out, offered=offered)
 
-    def forget(self, calls: Sequence[Planned]) -> None:
+    def forget(self, calls: Sequence[PlannedCall]) -> None:
         """Learn that planned calls do not run."""
         self.ledger.forget(calls)
 
     async def start(
-        self, conversation: ContextConversation, calls: Sequence[Planned], *, spoke: bool = False
+        self,
+        conversation: ContextConversation,
+        calls: Sequence[PlannedCall],
+        *,
+        spoke: bool = False,
     ) -> None:
         """Hand planned calls to Pipecat as one group."""
         if not calls:
@@ -124,18 +128,18 @@ class FunctionCalls:
             ]
         )
 
-    async def _record_starts(self, calls: Sequence[Planned]) -> None:
+    async def _record_starts(self, calls: Sequence[PlannedCall]) -> None:
         """Record calls that start, and what the model reads of those that do not."""
-        await self._record([call for call in calls if call.told is None])
+        await self._record([call for call in calls if call.synthetic_result is None])
         for call in calls:
-            if call.told is not None:
-                self._synthetic_results[call.id] = call.told
+            if call.synthetic_result is not None:
+                self._synthetic_results[call.id] = call.synthetic_result
             elif call.id not in self._synthetic_results:
                 self.pending.idempotency_keys[call.id] = idempotency_key(
                     self._conversation_id, call.name, call.canonical, call.repetition
                 )
 
-    async def _record(self, calls: Sequence[Planned]) -> None:
+    async def _record(self, calls: Sequence[PlannedCall]) -> None:
         if self._recorder is None or not calls:
             return
         repeatable = {call.name for call in calls if self._is_idempotent(call.name)}
@@ -175,7 +179,7 @@ class FunctionCalls:
             known = {*self._synthetic_results, *self.pending.idempotency_keys}
             await self._record(  # those that the bot itself calls
                 [
-                    Planned(call.tool_call_id, call.function_name, dict(call.arguments))
+                    PlannedCall(call.tool_call_id, call.function_name, dict(call.arguments))
                     for call in calls
                     if call.tool_call_id not in known
                 ]

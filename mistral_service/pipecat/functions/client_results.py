@@ -81,9 +81,9 @@ class ClientResults:
 
     def _asks(self, message: Any) -> None:
         if isinstance(message, dict):
-            told = cast("dict[str, Any]", message)
-            if told.get("type") == "llm-function-call":
-                self._asked.add(str(told["data"]["tool_call_id"]))
+            sent = cast("dict[str, Any]", message)
+            if sent.get("type") == "llm-function-call":
+                self._asked.add(str(sent["data"]["tool_call_id"]))
 
     async def _judge(self, call: FunctionCallRunnerItem, result: Any) -> None:
         handler: Any = call.registry_item.handler

@@ -76,7 +76,7 @@ def idempotency_key(conversation: str, name: str, arguments: str, repetition: in
         repetition: Which of several like calls it is.
 
     Returns:
-        32 hexadecimal digits, which do not tell the conversation's name.
+        32 hexadecimal digits, which do not reveal the conversation's name.
     """
     digest = hashlib.sha256(json.dumps([conversation, name, repetition]).encode())
     digest.update(arguments.encode(errors="surrogatepass"))

@@ -1,15 +1,14 @@
-"""How a model calls functions: what may be chosen, and how calls arrive."""
+"""Function calls: which `tool_choice` is accepted, and how calls are streamed."""
 
 import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mistral_service.conformance import signs
+from mistral_service.conformance import predicates
 from mistral_service.conformance.answer import Answer, Json, Request
 from mistral_service.conformance.bodies import WEATHER, chat, said, stream
-from mistral_service.conformance.probe import Finding, Judge, Probe
-from mistral_service.conformance.replies import of_reply
+from mistral_service.conformance.probe import Evaluate, Finding, Probe, of_reply
 from mistral_service.wire.trees import object_of, objects_of
 
 _PAGE = "odd-replies.md#function-calls"
@@ -21,13 +20,16 @@ _NINE = re.compile(r"[a-zA-Z0-9]{9}")
 _ONE = said("user", "How is the weather in Paris?")
 
 
-def _calls(judge: Callable[[Sequence[Json], Answer], Finding]) -> Judge:
-    def judged(answer: Answer) -> Finding:
+_EvaluateCalls = Callable[[Sequence[Json], Answer], Finding]
+
+
+def _of_calls(evaluate: _EvaluateCalls) -> Evaluate:
+    def of_answer(answer: Answer) -> Finding:
         if not answer.calls:
             return Finding.unknown(f"the model called nothing ({answer.finish_reason})")
-        return judge(answer.calls, answer)
+        return evaluate(answer.calls, answer)
 
-    return of_reply(judged)
+    return of_reply(of_answer)
 
 
 def _whole(calls: Sequence[Json], _: Answer) -> Finding:
@@ -63,7 +65,7 @@ def _ids(calls: Sequence[Json], _: Answer) -> Finding:
 
 
 def _shape(text: str) -> str:
-    """An id without what is random in it."""
+    """An id without its random part."""
     return re.sub(r"[0-9a-zA-Z]{9,}", "…", text)
 
 
@@ -105,20 +107,20 @@ def _arguments(call: Json) -> Any:
 
 
 def _choice(
-    choice: object, assumed: str, judge: Callable[[Answer], Finding], *, name: str = ""
+    choice: object, assumed: str, evaluate: Callable[[Answer], Finding], *, name: str = ""
 ) -> Probe:
     body = chat(_ONE, max_tokens=120, temperature=0, tools=[WEATHER], tool_choice=choice)
     name = f"tool_choice {name or choice}"
-    sign = signs.has("tool_choice", choice)
-    return Probe(name, assumed, "functions.md", (body,), of_reply(judge), sign)
+    applies_to = predicates.has("tool_choice", choice)
+    return Probe(name, assumed, "functions.md", (body,), of_reply(evaluate), applies_to)
 
 
-def _arrives(name: str, assumed: str, judge: Callable[[Sequence[Json], Answer], Finding]) -> Probe:
+def _streamed(name: str, assumed: str, evaluate: _EvaluateCalls) -> Probe:
     requests = (_CALLS, _CALLS_REQUIRED)
-    return Probe(name, assumed, _PAGE, requests, _calls(judge), needs="function_calling")
+    return Probe(name, assumed, _PAGE, requests, _of_calls(evaluate), needs="function_calling")
 
 
-CALLING: tuple[Probe, ...] = (
+TOOL_CALLS: tuple[Probe, ...] = (
     _choice("auto", "`tool_choice: auto` is accepted.", _taken),
     _choice("any", "`tool_choice: any` is accepted, and a function is called.", _called),
     _choice("required", "`tool_choice: required` is accepted, and a function is called.", _called),
@@ -126,10 +128,12 @@ CALLING: tuple[Probe, ...] = (
         _NAMED, "A named function is accepted as the choice, and called.", _called, name="named"
     ),
     _choice("none", "`tool_choice: none` is accepted, and nothing is called.", _not_called),
-    _arrives("calls whole", "In a stream, each call arrives whole.", _whole),
-    _arrives("calls together", "In a stream, all calls of a reply arrive in one delta.", _together),
-    _arrives("calls' index", "Calls in a stream are counted by `index`, from 0.", _indices),
-    _arrives("calls' ids", "Ids of calls are nine letters and digits.", _ids),
-    _arrives("calls' end", "A reply with calls ends with the finish_reason `tool_calls`.", _ended),
+    _streamed("calls whole", "In a stream, each call arrives whole.", _whole),
+    _streamed(
+        "calls together", "In a stream, all calls of a reply arrive in one delta.", _together
+    ),
+    _streamed("calls' index", "Calls in a stream are counted by `index`, from 0.", _indices),
+    _streamed("calls' ids", "Ids of calls are nine letters and digits.", _ids),
+    _streamed("calls' end", "A reply with calls ends with the finish_reason `tool_calls`.", _ended),
 )
 """The probes of function calls."""

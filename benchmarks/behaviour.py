@@ -1,7 +1,7 @@
-"""Our service beside the one that Pipecat ships, in one run: `make bench`.
+"""What our service does, compared with the one that Pipecat ships: `make bench`.
 
-What each does, taken in the same process, one service after the other, several times in turn,
-medians. Both talk over real HTTP to the strict local endpoint. What they cost is in `speed.py`.
+Both run in the same process, alternating, several times; the table has the medians. Both talk over
+real HTTP to the strict local endpoint. `speed.py` compares what they cost.
 """
 
 import argparse
@@ -26,13 +26,13 @@ import psutil  # noqa: E402
 from call import Call  # noqa: E402
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema  # noqa: E402
 from pipecat.metrics.metrics import TTFBMetricsData  # noqa: E402
-from pipecat.services.llm_service import LLMService  # noqa: E402
+from pipecat.services.llm_service import FunctionCallParams, LLMService  # noqa: E402
 from pipecat.services.mistral.llm import MistralLLMService as Theirs  # noqa: E402
 
 from mistral_service import MistralLLMService as Ours  # noqa: E402
 from mistral_service.local import LocalMistral, Reply, Script  # noqa: E402
 
-Make = Callable[[str], LLMService]
+Make = Callable[..., LLMService]
 Measure = Callable[[Make], Awaitable[object]]
 
 TOOLS = [
@@ -49,7 +49,7 @@ def theirs(base_url: str, **settings: object) -> LLMService:
 
 
 async def reported_first_byte(make: Make) -> float:
-    """Seconds that are reported as time to first byte, where the words come after 0.3 s."""
+    """The reported time to first byte, in seconds, where the first word comes after 0.3 s."""
     with LocalMistral(Script(Reply(deltas=[{"content": ""}, {"content": "Hi."}], pause=0.3))) as m:
         async with Call(make(m.base_url)) as call:
             await call.say("Hello.")
@@ -57,7 +57,7 @@ async def reported_first_byte(make: Make) -> float:
 
 
 async def close_after_interruption(make: Make) -> float:
-    """Milliseconds from an interruption to the closed connection, seen by the server."""
+    """Milliseconds from an interruption to the closed connection, as the server sees it."""
     with LocalMistral(Script(Reply("One two three.", stall_after=2))) as m:
         async with Call(make(m.base_url)) as call:
             await call.begin("Count.")
@@ -69,7 +69,7 @@ async def close_after_interruption(make: Make) -> float:
 
 
 async def sockets_left(make: Make) -> int:
-    """Sockets still open after ten calls have ended."""
+    """Open sockets after ten calls have ended."""
     with LocalMistral(Script(Reply("Hi.", times=None))) as m:
         port = int(m.base_url.split(":")[2].split("/")[0])
         services = [make(m.base_url) for _ in range(10)]
@@ -88,7 +88,7 @@ async def functions_run(make: Make) -> int:
     """Functions that run, of two called in one reply."""
     ran: list[str] = []
 
-    async def handler(params) -> None:
+    async def handler(params: FunctionCallParams) -> None:
         ran.append(params.function_name)
         await params.result_callback("done")
 
@@ -109,7 +109,7 @@ async def turn_after_function(make: Make) -> str:
     with LocalMistral(Script(Reply(tool_calls=calls), Reply("Done.", times=None))) as m:
         service = make(m.base_url)
 
-        async def handler(params) -> None:
+        async def handler(params: FunctionCallParams) -> None:
             await params.result_callback("done")
 
         service.register_function("one", handler)
@@ -122,24 +122,24 @@ async def turn_after_function(make: Make) -> str:
 
 
 async def seed_is_sent(make: Make) -> str:
-    """Whether a turn with `seed` and `max_completion_tokens` set is answered, both sent."""
+    """Whether a turn with `seed` and `max_completion_tokens` is answered, and both are sent."""
     with LocalMistral(Script(Reply("Hi."))) as m:
-        async with Call(make(m.base_url, seed=7, max_completion_tokens=50)) as call:  # type: ignore[call-arg]
+        async with Call(make(m.base_url, seed=7, max_completion_tokens=50)) as call:
             await call.say("Hello.")
     sent = m.exchanges[0].request if m.exchanges else {}
     right = (sent.get("random_seed"), sent.get("max_tokens")) == (7, 50)
     return "yes" if right and call.words else "no"
 
 
-async def broken_call_is_told(make: Make) -> str:
-    """Whether a call with broken arguments is told, rather than met with silence."""
+async def broken_call_is_reported(make: Make) -> str:
+    """Whether a call with broken arguments is reported, rather than dropped in silence."""
     with LocalMistral(Script(Reply(tool_calls=[{"name": "one", "arguments": "{"}]))) as m:
         async with Call(make(m.base_url), tools=TOOLS) as call:
             await call.say("Do it.")
     return "yes" if call.errors or call.words else "no"
 
 
-# What, how it is measured, how it is shown, and whether a ratio says something.
+# The row, the measurement, its format, and whether the ratio is shown.
 ROWS: list[tuple[str, Measure, str, bool]] = [
     ("reported time to first byte, words after 0.30 s (s)", reported_first_byte, "{:.2f}", False),
     ("interruption to closed connection (ms)", close_after_interruption, "{:.1f}", True),
@@ -147,7 +147,7 @@ ROWS: list[tuple[str, Measure, str, bool]] = [
     ("functions run, of 2 called in one reply", functions_run, "{}", False),
     ("an answer after a function and a further question", turn_after_function, "{}", False),
     ("`seed` and `max_completion_tokens` are honoured", seed_is_sent, "{}", False),
-    ("a call with broken arguments is told", broken_call_is_told, "{}", False),
+    ("a call with broken arguments is reported", broken_call_is_reported, "{}", False),
 ]
 
 

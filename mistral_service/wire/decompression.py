@@ -1,8 +1,8 @@
-"""A body as it was before it was packed: piece by piece, and up to a bound.
+"""Decompresses a body in chunks, up to a limit.
 
-A decoder that unpacks a whole read at once makes 64 MB of 64 kB, and a second packing makes
-gigabytes of that. So a step yields 64 kB at most, the unpacked bytes are counted as they come, and
-a body is packed once or is not read.
+A decoder that decompresses a whole read at once makes 64 MB of 64 kB, and a second encoding makes
+gigabytes of that. So a step yields 64 kB at most, the decompressed bytes are counted, and a body
+with more than one encoding is not read.
 """
 
 import asyncio
@@ -10,61 +10,62 @@ import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 ACCEPTED = "gzip, deflate"
-"""What requests accept as an encoding: what is unpacked here."""
+"""The `Accept-Encoding` of requests: the encodings that are decompressed here."""
 
 _STEP = 64 * 1024
-"""Bytes that one step of unpacking yields at most."""
+"""The maximum of bytes that one step of decompression yields."""
 
 _READ = 32 * 1024
-"""Bytes that are handed on at a time of a body that is not packed: what they say takes some ten
-milliseconds to read at most, and others work before the next."""
+"""The maximum of bytes that one step yields of an uncompressed body: parsing them takes about ten
+milliseconds at most, and other tasks run before the next step."""
 
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's `wbits`
 
 
-class TooLong(ValueError):
-    """A body has more bytes than are read of it."""
+class BodyTooLong(ValueError):
+    """A body exceeds the limit."""
 
 
-class NotUnpackable(ValueError):
-    """A body is packed in a way that is not read, or is not packed as it says."""
+class DecompressionError(ValueError):
+    """A body has an unsupported content encoding, or is not valid in its encoding."""
 
 
-async def unpacked(
+async def decompressed(
     read: Callable[[], Awaitable[bytes]], encoding: str, most: int, *, cut: bool = False
 ) -> AsyncGenerator[bytes]:
-    """Unpack a body.
+    """Decompress a body.
 
     Args:
-        read: Reads what has come; returns `b""` at the end.
-        encoding: The value of `Content-Encoding`; empty where there is none.
-        most: Bytes that the body may have, packed and unpacked.
-        cut: Whether the body ends at the bound, or where it cannot be unpacked, without an error.
+        read: Reads the next bytes; returns `b""` at the end.
+        encoding: The value of `Content-Encoding`; empty if there is none.
+        most: The maximum of bytes of the body, compressed and decompressed.
+        cut: Whether the body ends at the limit, or where it is invalid, without an error.
 
     Yields:
         The bytes.
 
     Raises:
-        TooLong: If there are more than `most`.
-        NotUnpackable: If the encoding is unknown or stacked, or the body does not follow it.
+        BodyTooLong: If there are more than `most`.
+        DecompressionError: If the encoding is unsupported, or there are several, or the body is
+            invalid.
     """
     try:
         decoder = _decoder(encoding)
-    except NotUnpackable as e:
+    except DecompressionError as e:
         if not cut:
             raise
         yield str(e).encode()
         return
-    left = packed_left = most
+    left = compressed_left = most
     while data := await read():
-        packed_left -= len(data)
+        compressed_left -= len(data)
         full = True
         while data or (full and decoder is not None):
             piece = data
             if decoder is not None:
                 try:
                     piece = decoder.feed(data)
-                except NotUnpackable:
+                except DecompressionError:
                     if cut:
                         return
                     raise
@@ -72,28 +73,28 @@ async def unpacked(
             else:
                 piece, data = data[:_READ], data[_READ:]
             left -= len(piece)
-            if min(left, packed_left) < 0 and not cut:
-                raise TooLong(f"the reply has more than {most} bytes")
+            if min(left, compressed_left) < 0 and not cut:
+                raise BodyTooLong(f"the reply has more than {most} bytes")
             if piece:
                 yield piece
-            if min(left, packed_left) < 0:
+            if min(left, compressed_left) < 0:
                 return
             if data:
-                await asyncio.sleep(0)  # what is packed well takes long to unpack
+                await asyncio.sleep(0)  # a well compressed body takes long to decompress
 
 
 class _Decoder:
-    """Unpacks one encoding; what follows its end is read over."""
+    """Decompresses one encoding; trailing data is ignored."""
 
     def __init__(self, window: int) -> None:
         self._zlib = zlib.decompressobj(window)
-        # "deflate" is zlib's format, and some servers send the bare one. The first two bytes tell.
+        # "deflate" is the zlib format; some servers send raw deflate. The first two bytes decide.
         self._may_be_raw = window == _ZLIB
         self._first = b""
         self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """Unpack at most one step; `rest` has what is left to feed."""
+        """Decompress at most one step; `rest` is the input that is left."""
         if self._zlib.eof:
             self.rest = b""
             return b""
@@ -101,7 +102,7 @@ class _Decoder:
             piece = self._zlib.decompress(data, _STEP)
         except zlib.error as e:
             if not self._may_be_raw:
-                raise NotUnpackable(f"the reply cannot be unpacked: {e}") from None
+                raise DecompressionError(f"the reply cannot be decompressed: {e}") from None
             self._zlib, self._may_be_raw = zlib.decompressobj(_RAW), False
             return self.feed(self._first + data)
         if self._may_be_raw:
@@ -121,6 +122,6 @@ def _decoder(encoding: str) -> _Decoder | None:
     if names == ["deflate"]:
         return _Decoder(_ZLIB)
     shown = ", ".join(names)[:80]
-    raise NotUnpackable(
-        f"the reply is packed as {shown!r}: gzip and deflate are read, one of them and once"
+    raise DecompressionError(
+        f"the reply has the content encoding {shown!r}: only one of gzip and deflate is supported"
     )

@@ -1,4 +1,4 @@
-"""How another server writes its streams, made of Mistral's chunks."""
+"""Rewrites Mistral's streams into the format of another server."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from mistral_service.wire.trees import object_of
 
 
 @dataclass(frozen=True)
-class StreamForm:
-    """How a server writes its streams; by default as Mistral does.
+class StreamFormat:
+    """The format of a server's streams; by default Mistral's.
 
     Parameters:
-        role: Whether the first chunk names the role.
+        role: Whether the first chunk has the role.
         first: The content of the first chunk: `empty`, `null`, `absent`, or `words` of the reply.
-        last: The same of the chunk with the finish_reason; `none` where no chunk has one.
-        usage: Where the tokens are reported: in the chunk with the finish_reason (`finish`), in one
-            of their own (`after`), in every chunk (`every`), or `never` unless they are asked for.
-        done: Whether `[DONE]` ends it.
+        last: The content of the chunk with the finish_reason; `none` where no chunk has one.
+        usage: Where the usage is reported: in the chunk with the finish_reason (`finish`), in a
+            chunk of its own (`after`), in every chunk (`every`), or only on request (`never`).
+        done: Whether `[DONE]` ends a stream.
     """
 
     role: bool = True
@@ -28,15 +28,15 @@ class StreamForm:
     done: bool = True
 
 
-class Restated:
-    """Restates the chunks of one stream."""
+class StreamRewriter:
+    """Rewrites the chunks of one stream."""
 
-    def __init__(self, form: StreamForm, request: Mapping[str, Any]) -> None:
-        """Begin.
+    def __init__(self, form: StreamFormat, request: Mapping[str, Any]) -> None:
+        """Prepare.
 
         Args:
-            form: How the stream is written.
-            request: The request's body: `stream_options` may ask for the tokens.
+            form: The format of the stream.
+            request: The request's body: `stream_options` may ask for the usage.
         """
         self._form = form
         asked = bool(object_of(request.get("stream_options")).get("include_usage"))
@@ -45,12 +45,12 @@ class Restated:
         self._begun = False
 
     def chunks(self, chunks: list[Json]) -> list[Json]:
-        """The chunks as the server would write them; some wait for the next.
+        """The chunks as the server sends them; some are held until the next call.
 
         Args:
-            chunks: What Mistral would send next.
+            chunks: What Mistral sends next.
         """
-        restated: list[Json] = []
+        rewritten: list[Json] = []
         for chunk in chunks:
             delta: Json = chunk["choices"][0]["delta"]
             if not self._begun:
@@ -58,20 +58,20 @@ class Restated:
                 _set(delta, self._form.first)
                 if not self._form.role:
                     delta.pop("role", None)
-                (self._held if self._form.first == "words" else restated).append(chunk)
+                (self._held if self._form.first == "words" else rewritten).append(chunk)
                 continue
             if self._held:
                 _join(self._held.pop(), chunk)
             if chunk["choices"][0]["finish_reason"] is not None:
-                restated += self._ended(chunk)
+                rewritten += self._ended(chunk)
             elif self._form.last == "words" and "tool_calls" not in delta:
-                self._held.append(chunk)  # it may be the last word
+                self._held.append(chunk)  # it may be the last one
             else:
-                restated.append(chunk)
+                rewritten.append(chunk)
             if self._usage == "every":
-                for each in restated:
+                for each in rewritten:
                     each.setdefault("usage", {"prompt_tokens": 1, "completion_tokens": 1})
-        return restated
+        return rewritten
 
     def _ended(self, chunk: Json) -> list[Json]:
         delta = chunk["choices"][0]["delta"]
@@ -95,7 +95,7 @@ def _set(delta: Json, content: str) -> None:
 
 
 def _join(before: Json, chunk: Json) -> None:
-    """Put what an earlier chunk says before what this one says."""
+    """Prepend the content of an earlier chunk to a chunk."""
     first, second = before["choices"][0]["delta"], chunk["choices"][0]["delta"]
     content = second.get("content")
     words = first.get("content")

@@ -1,4 +1,4 @@
-"""Sends raw requests, each bounded in time, and reads what comes."""
+"""Sends raw requests, each with a time limit, and reads the answers."""
 
 import asyncio
 import json
@@ -11,21 +11,21 @@ from mistral_service.wire.rate import retry_after
 from mistral_service.wire.sse import SSEDecoder
 
 REQUEST_SECONDS = 60.0
-"""Seconds that one request may take, its whole reply included."""
+"""Seconds that one request may take, to the end of its reply."""
 
 WAIT_SECONDS = 5.0
-"""Seconds that are waited after a 429 that does not say how long."""
+"""Seconds to wait after a 429 without `Retry-After`."""
 
 MOST_WAIT_SECONDS = 65.0
-"""Seconds that are waited at most: Mistral counts by the minute."""
+"""The longest wait, in seconds: Mistral's limits are for a minute."""
 
 
-class Asker:
-    """Asks one endpoint.
+class RawClient:
+    """Sends requests to one endpoint.
 
     Attributes:
-        requests: How many requests were sent.
-        most_requests: How many may be.
+        requests: Requests sent so far.
+        most_requests: Requests that may be sent.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class Asker:
         Args:
             base_url: The endpoint's address, with the version.
             key: The key.
-            model: The model that is asked.
-            most_requests: Requests that are sent at most, those included that are sent again.
-            seconds: How long one request may take.
+            model: The model under test.
+            most_requests: Requests that may be sent, retries included.
+            seconds: Seconds that one request may take.
         """
         self.requests = 0
         self.most_requests = most_requests
@@ -54,7 +54,7 @@ class Asker:
         self._seconds = seconds
         self._client = http_client()
 
-    async def __aenter__(self) -> "Asker":
+    async def __aenter__(self) -> "RawClient":
         """Open."""
         return self
 
@@ -62,16 +62,16 @@ class Asker:
         """Close the connections."""
         await self._client.aclose()
 
-    async def ask(self, request: Request) -> Answer:
-        """Send a request, once more where the rate limit is reached or the connection was closed.
+    async def send(self, request: Request) -> Answer:
+        """Send a request; retry once after a 429 or a closed connection.
 
         Args:
             request: The request.
 
         Returns:
-            What came; never an exception of the network.
+            The answer. Network errors are answers with a `fault`, not exceptions.
         """
-        answer = await self._ask(request)
+        answer = await self._attempt(request)
         if self.requests >= self.most_requests:
             return answer
         if answer.status == 429:
@@ -79,13 +79,13 @@ class Asker:
             seconds = WAIT_SECONDS if seconds is None else seconds
             if seconds <= MOST_WAIT_SECONDS:
                 await asyncio.sleep(seconds)
-                answer = await self._ask(request)
+                answer = await self._attempt(request)
         elif answer.fault == _BROKEN:
-            # Some servers close a connection after a stream, and say so too late.
-            answer = await self._ask(request)
+            # Some servers close a connection after a stream without `Connection: close`.
+            answer = await self._attempt(request)
         return answer
 
-    async def _ask(self, request: Request) -> Answer:
+    async def _attempt(self, request: Request) -> Answer:
         self.requests += 1
         try:
             async with asyncio.timeout(self._seconds):
@@ -107,13 +107,13 @@ class Asker:
         headers = {"Authorization": f"Bearer {request.key or self._key}", **request.headers}
         content: bytes | None = None
         if request.body is not None:
-            # Not escaped: a separator of lines goes over the wire as it is.
+            # Not escaped, so that line separators are sent verbatim.
             content = json.dumps(request.sent(self._model), ensure_ascii=False).encode()
             headers["Content-Type"] = "application/json"
         method = "GET" if content is None else "POST"
-        asked = self._client.build_request(method, url, content=content, headers=headers)
-        asked.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), None)
-        response: Any = await self._client.send(asked, stream=True)
+        raw = self._client.build_request(method, url, content=content, headers=headers)
+        raw.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), None)
+        response: Any = await self._client.send(raw, stream=True)
         try:
             reported = {name.lower(): value for name, value in response.headers.items()}
             if "text/event-stream" in reported.get("content-type", ""):

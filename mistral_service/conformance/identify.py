@@ -1,4 +1,4 @@
-"""What server it is: what its list of models says, and what its answers look like."""
+"""Identifies the server, by what its list of models claims and by how it answers."""
 
 from mistral_service.conformance.answer import Answer
 from mistral_service.conformance.endpoint import cards_of
@@ -8,32 +8,32 @@ _UNKNOWN = "unknown"
 _MISTRALS = ("mistral", "azure", "vertex")
 
 
-def said_by(listed: Answer, base_url: str) -> str:
-    """What a server says that it is.
+def claimed_server(listed: Answer, base_url: str) -> str:
+    """The server that an endpoint claims to be.
 
     Args:
         listed: The answer to `GET /v1/models`.
         base_url: The endpoint's address.
 
     Returns:
-        A name of `wire/servers.py`; `unknown` where nothing says anything.
+        A name of `wire/servers.py`, or `unknown`.
     """
     cards = cards_of(listed) if listed.accepted else []
     owners = [str(card.get("owned_by")) for card in cards]
     can = any(isinstance(card.get("capabilities"), dict) for card in cards)
-    server = by_models(owners, tells_capabilities=can)
+    server = by_models(owners, has_capabilities=can)
     return server.name if server is not None else by_address(base_url).name
 
 
-def seen_in(plain: Answer, wrong_type: Answer | None) -> str:
-    """What a server is by what it answers.
+def observed_server(plain: Answer, wrong_type: Answer | None) -> str:
+    """The server that an endpoint is by its answers.
 
     Args:
         plain: The answer to a plain request.
-        wrong_type: The answer to a request whose messages are no list, which all refuse.
+        wrong_type: The answer to a request whose messages are not a list, which all refuse.
 
     Returns:
-        A name of `wire/servers.py`; `unknown` where nothing shows it.
+        A name of `wire/servers.py`, or `unknown`.
     """
     if (server := by_headers(plain.headers)) is not None:
         return server.name
@@ -50,16 +50,16 @@ def seen_in(plain: Answer, wrong_type: Answer | None) -> str:
 
 
 def contradiction(says: str, seen: str, differing: int) -> str:
-    """What is to be said of an endpoint that is not what it says; empty where it is.
+    """A sentence about an endpoint that is not what it claims to be; empty where it is.
 
     Args:
-        says: What it says that it is.
-        seen: What it is by what it answers.
+        says: The server that it claims to be.
+        seen: The server that it is by its answers.
         differing: How many probes differ.
     """
     if _UNKNOWN in (says, seen) or (says in _MISTRALS) == (seen in _MISTRALS):
         return ""
     return (
-        f"The endpoint says that it is {says}, but answers as {seen} does ({differing} probes "
-        "differ): something else stands behind it, or before it."
+        f"The endpoint claims to be {says}, but answers as {seen} does ({differing} probes "
+        "differ): it is another server, or there is a proxy in between."
     )

@@ -1,7 +1,7 @@
-"""A server that does as little as can be: it streams tokens at a given pace, and says when.
+"""A minimal server that streams tokens at a given rate, each with the time at which it was sent.
 
-Run by `speed.py` in a process of its own. Every token carries the time at which it was sent, on the
-clock that all processes of a machine share, so that whoever hears it knows how long it took.
+`speed.py` runs it in a process of its own. The time is on the monotonic clock, which all processes
+of a machine share, so that the receiver can compute the delay.
 """
 
 import argparse

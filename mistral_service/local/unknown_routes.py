@@ -1,4 +1,4 @@
-"""What the endpoint answers where it serves nothing: in Mistral's form, with what it does serve.
+"""Answers to unknown routes, in Mistral's form, with a list of the known ones.
 
 Mistral's gateway answers `{"message": "no Route matched with those values", "request_id": …}` with
 404, its application `{"detail": "Method Not Allowed"}` with 405.
@@ -19,33 +19,34 @@ SERVED = (
     "POST /v1/chat/moderations",
     "GET /v1/models",
 )
-"""What the endpoint serves."""
+"""The routes of the endpoint."""
 
 NOT_SERVED = (
     *("agents", "audio", "batch", "beta", "chat/classifications", "classifications", "client"),
     *("connectors", "conversations", "files", "fine_tuning", "libraries", "observability", "ocr"),
     *("prompts", "rag", "responses", "skills", "workflows"),
 )
-"""What Mistral serves below `/v1/`, by the official SDK 3.7, and this endpoint does not."""
+"""Routes of Mistral below `/v1/`, by the official SDK 3.7, that this endpoint does not have."""
 
 _LONGEST_SHOWN = 100
 
 
 def on_unknown_route(
-    refused_key: Callable[[Request], Response | None],
+    key_refusal: Callable[[Request], Response | None],
 ) -> Callable[[Request, Exception], Response]:
-    """What answers a request that no route takes, for Starlette's handlers of 404 and 405.
+    """Make the handler of requests without a route, for Starlette's handlers of 404 and 405.
 
     Args:
-        refused_key: What refuses a request without the right key; None for one that has it.
+        key_refusal: Returns the response to a request without the right key; None for one that has
+            it.
 
     Returns:
-        The handler. Without the right key it answers as every route does. `OPTIONS` on a route is
-        answered with its methods.
+        The handler. It requires the key, as every route does, and answers `OPTIONS` on a known
+        route with the methods of that route.
     """
 
     def answer(request: Request, error: Exception) -> Response:
-        if refusal := refused_key(request):
+        if refusal := key_refusal(request):
             return refusal
         headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
         status = error.status_code if isinstance(error, HTTPException) else 404
@@ -53,14 +54,14 @@ def on_unknown_route(
             if request.method == "OPTIONS":
                 return Response(status_code=204, headers=headers)
             return JSONResponse({"detail": "Method Not Allowed"}, 405, headers)
-        sentence = sentence_of(request.method, request.url.path)
-        return JSONResponse({"message": sentence, "request_id": uuid.uuid4().hex}, 404)
+        message = not_found_message(request.method, request.url.path)
+        return JSONResponse({"message": message, "request_id": uuid.uuid4().hex}, 404)
 
     return answer
 
 
-def sentence_of(method: str, path: str) -> str:
-    """What is said of a path that is not served.
+def not_found_message(method: str, path: str) -> str:
+    """The message for a path without a route.
 
     Args:
         method: The request's method: `POST`.

@@ -1,7 +1,7 @@
-"""What turns took, in every pipeline: Pipecat loads this file (`PIPECAT_SETUP_FILES` names it).
+"""Metrics of turns, in every pipeline: Pipecat loads this file (`PIPECAT_SETUP_FILES` names it).
 
-So any bot is measured without a line of its own. It looks at what reaches the pipeline's end, a
-few frames a turn, instead of watching every frame as an observer would.
+A bot needs no code for it. It gets the frames that reach the pipeline's end, a few per turn, where
+an observer would get every frame.
 """
 
 from typing import Any
@@ -15,17 +15,17 @@ from mistral_service.scale import metrics
 
 
 async def setup_pipeline_worker(worker: PipelineWorker) -> None:
-    """Pipecat's hook: note the figures of every turn."""
+    """Pipecat's hook: record the metrics of every turn."""
     worker.add_reached_downstream_filter((MetricsFrame,))
 
     @worker.event_handler("on_frame_reached_downstream")
     async def on_frame_reached_downstream(_: Any, frame: Any) -> None:
         if isinstance(frame, MetricsFrame):
-            note(frame)
+            record(frame)
 
 
-def note(frame: MetricsFrame) -> None:
-    """Note what one frame tells of a turn."""
+def record(frame: MetricsFrame) -> None:
+    """Record the metrics of one frame."""
     for data in frame.data:
         if isinstance(data, TTFBMetricsData) and "MistralLLMService" in data.processor:
             if data.value > 0:  # Pipecat pushes an empty one at the beginning

@@ -1,7 +1,7 @@
-"""Which bodies break a rule, or have a field: what a server's refusal speaks for.
+"""Which bodies break a rule or have a field, so that a recorded refusal applies to them.
 
-The strict endpoint has Mistral's own validators for this. These signs are for `serve --as`, which
-refuses what another server was seen to refuse, and nothing else.
+The strict endpoint has Mistral's own validators for this. These predicates are for `serve --as`,
+which refuses only what another server refused.
 """
 
 import json
@@ -43,7 +43,7 @@ def tools_of(body: Json) -> list[Json]:
 
 
 def later_system(body: Json) -> bool:
-    """R1: an instruction after the leading block."""
+    """R1: a system message after the leading ones."""
     leading = True
     for message in messages_of(body):
         leading = leading and message.get("role") == "system"
@@ -53,7 +53,7 @@ def later_system(body: Json) -> bool:
 
 
 def user_after_tool(body: Json) -> bool:
-    """R2: the user speaks right after a result."""
+    """R2: a user message right after a result."""
     return any(a == "tool" and b == "user" for a, b in pairwise(_roles(body)))
 
 
@@ -84,23 +84,23 @@ def unequal_results(body: Json) -> bool:
 
 
 def assistant_last(body: Json) -> bool:
-    """R5: the last message asks for no reply."""
+    """R5: the last message is the assistant's, without a prefix."""
     last = (messages_of(body) or [{}])[-1]
-    goes_on = last.get("prefix") or body.get("continue_final_message")
-    return last.get("role") == "assistant" and not goes_on
+    continued = last.get("prefix") or body.get("continue_final_message")
+    return last.get("role") == "assistant" and not continued
 
 
 def prefix_last(body: Json) -> bool:
-    """The reply has a beginning, and no functions are offered."""
+    """The last message is a prefix, and there are no functions."""
     return _has_prefix(body) and not body.get("tools")
 
 
 def prefix_and_tools(body: Json) -> bool:
-    """R13: a beginning of the reply beside functions."""
+    """R13: a prefix together with functions."""
     return _has_prefix(body) and bool(body.get("tools"))
 
 
-def odd_ids(body: Json) -> bool:
+def invalid_ids(body: Json) -> bool:
     """R6: ids that are not nine letters and digits."""
     ids = [call.get("id") for message in messages_of(body) for call in _calls(message)]
     ids += [m.get("tool_call_id") for m in messages_of(body) if m.get("role") == "tool"]
@@ -108,15 +108,15 @@ def odd_ids(body: Json) -> bool:
 
 
 def empty_assistant(body: Json) -> bool:
-    """R7: the assistant says nothing and calls nothing."""
+    """R7: a message of the assistant without text and calls."""
     return any(
         m.get("role") == "assistant" and not m.get("content") and not m.get("tool_calls")
         for m in messages_of(body)
     )
 
 
-def words_and_calls(body: Json) -> bool:
-    """R8: words and calls in one message."""
+def text_and_calls(body: Json) -> bool:
+    """R8: text and calls in one message."""
     return any(m.get("content") and _calls(m) for m in messages_of(body))
 
 
@@ -129,7 +129,7 @@ def message_field(body: Json) -> bool:
 
 
 def many_images(body: Json) -> bool:
-    """R10: more images than eight."""
+    """R10: more than eight images."""
     return len(list(_images(body))) > MOST_IMAGES
 
 
@@ -143,19 +143,19 @@ def long_image(body: Json) -> bool:
     return any(_longest_side(url) > _LONGEST_SIDE for url in _images(body))
 
 
-def odd_name(body: Json) -> bool:
-    """R11: a function's name with other characters, or too long."""
+def invalid_name(body: Json) -> bool:
+    """R11: a function's name that is too long or has invalid characters."""
     names = [tool.get("name") for tool in tools_of(body)]
     return any(not (isinstance(each, str) and _NAME.fullmatch(each)) for each in names)
 
 
 def many_tools(body: Json) -> bool:
-    """R11: more tools than 128."""
+    """R11: more than 128 tools."""
     return len(tools_of(body)) > MOST_TOOLS
 
 
 def broken_arguments(body: Json) -> bool:
-    """R11: arguments that are no JSON object."""
+    """R11: arguments that are not a JSON object."""
     return any(
         not isinstance(_decoded(_function(call).get("arguments")), dict)
         for message in messages_of(body)
@@ -164,43 +164,43 @@ def broken_arguments(body: Json) -> bool:
 
 
 def schema_id(body: Json) -> bool:
-    """R11: a schema that says which schema it follows."""
+    """R11: a schema with `$schema` or `$id`."""
     schemas = [tool.get("parameters") for tool in tools_of(body)]
     return any(object_of(each).keys() & {"$schema", "$id"} for each in schemas)
 
 
-def no_turns(body: Json) -> bool:
-    """R12: two turns of one side."""
+def repeated_role(body: Json) -> bool:
+    """R12: two turns of the same role in a row."""
     return any(a == b and a in ("user", "assistant") for a, b in pairwise(_spoken(body)))
 
 
 def assistant_first(body: Json) -> bool:
-    """R12: the assistant begins."""
+    """R12: the assistant's turn is the first."""
     return _spoken(body)[:1] == ["assistant"]
 
 
 def developer(body: Json) -> bool:
-    """R14: a role of OpenAI's."""
+    """R14: the role `developer` of OpenAI's API."""
     return "developer" in _roles(body)
 
 
-def shown_by_tool(body: Json) -> bool:
-    """R15: something else than text in a result."""
-    return any(m.get("role") == "tool" and _shows(m) for m in messages_of(body))
+def image_in_result(body: Json) -> bool:
+    """R15: content other than text in a result."""
+    return any(m.get("role") == "tool" and _has_media(m) for m in messages_of(body))
 
 
-def shown_by_system(body: Json) -> bool:
-    """R15: something else than text in an instruction."""
-    return any(m.get("role") == "system" and _shows(m) for m in messages_of(body))
+def image_in_system(body: Json) -> bool:
+    """R15: content other than text in a system message."""
+    return any(m.get("role") == "system" and _has_media(m) for m in messages_of(body))
 
 
 def has(name: str, *values: object) -> Callable[[Json], bool]:
-    """A sign: the body has a field, with one of some values if any are given."""
+    """Whether a body has a field, with one of some values if any are given."""
 
-    def sign(body: Json) -> bool:
+    def has_field(body: Json) -> bool:
         return body.get(name) is not None and (not values or body[name] in values)
 
-    return sign
+    return has_field
 
 
 def _roles(body: Json) -> list[str]:
@@ -208,7 +208,7 @@ def _roles(body: Json) -> list[str]:
 
 
 def _spoken(body: Json) -> list[str]:
-    """Whose turns there are, calls and results aside."""
+    """The roles of the turns, calls and results aside."""
     return [
         str(message["role"])
         for message in messages_of(body)
@@ -229,7 +229,7 @@ def _function(call: Json) -> Json:
     return object_of(call.get("function"))
 
 
-def _shows(message: Json) -> bool:
+def _has_media(message: Json) -> bool:
     return any(part.get("type") != "text" for part in objects_of(message.get("content")))
 
 

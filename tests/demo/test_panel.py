@@ -1,0 +1,269 @@
+"""The panel of the demo's page, in a real pipeline on both services, without a browser."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from panel_call import FALLBACK, KEY, PanelCall, panel_call, serving
+
+from mistral_service.demo.bots import load_bot
+from mistral_service.local import Reply
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SENTENCE = "The moon is a ball of rock that goes round the earth once in a month."
+QUICK = {"first_token_timeout": 0.7, "stall_timeout": 0.7, "turn_timeout": 8.0, "hedging": False}
+
+
+class Speaker:
+    """Says one sentence, and goes on where it was cut."""
+
+    async def answer(self, request: dict[str, Any]):
+        last = request["messages"][-1]
+        said = last["content"] if last["role"] == "assistant" else ""
+        for piece in Reply(SENTENCE.removeprefix(said), pause=0.002).pieces(0):
+            yield piece
+
+    async def close(self) -> None: ...
+
+
+@pytest.fixture
+async def call(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PanelCall]:
+    async with (
+        serving(Speaker()) as (_, address),
+        panel_call(address, monkeypatch, tools=[bot().weather], **QUICK) as call,
+    ):
+        yield call
+
+
+def bot() -> Any:
+    return load_bot(EXAMPLES / "panel_bot.py")
+
+
+async def broken(call: PanelCall, kind: str, *, pipecat: bool = False) -> dict[str, Any]:
+    """Let a fault meet a turn; what the page shows of it at the end."""
+    if pipecat:
+        await call.ask("service", pipecat=True)
+    answer = await call.ask("break", kind=kind)
+    assert answer == {"number": 1}
+    turns = len(call.told("turn"))
+    await call.say("What is the moon?")
+    story = await call.story("met", "failed", "silent", "aloud")
+    await call.until(lambda: len(call.told("turn")) > turns)
+    return call.told("fault")[-1] if story else {}
+
+
+SOON = r"after \d+\.\d+ s"
+OURS = [
+    ("cut", r"Cut after 5 words → resumed in \d+\.\d+ s, nothing repeated"),
+    ("hang", rf"The reply hangs → {FALLBACK} answers {SOON}"),
+    ("429", rf"429, the model is full → {FALLBACK} answers {SOON}"),
+    ("503", rf"503, the service is unavailable → {FALLBACK} answers {SOON}"),
+    ("empty", rf"An empty reply → 1 more request, the answer comes {SOON}"),
+    ("text-call", rf"A function's call as text → read, and weather runs {SOON}"),
+    ("down", rf"The endpoint is down → \d more requests, the answer comes {SOON}"),
+]
+
+
+@pytest.mark.parametrize(("kind", "headline"), OURS)
+async def test_the_service_survives_the_fault(call: PanelCall, kind: str, headline: str):
+    story = await broken(call, kind)
+    assert story["state"] == "met"
+    assert story["service"] == "mistral_service"
+
+    assert re.fullmatch(headline, story["headline"]), story["headline"]
+    assert story["lines"]
+    assert story["lines"][0]["text"].startswith(("the endpoint", "the service"))
+    if kind != "text-call":
+        assert call.words == SENTENCE
+
+
+THEIRS = [
+    ("cut", "failed", r"Cut after 5 words → an error after .*"),
+    ("429", "failed", r"429, the model is full → an error after .*"),
+    ("503", "met", r"503, the service is unavailable → 1 more request, the answer .*"),
+    ("empty", "silent", r"An empty reply → not a word, and no error"),
+    ("text-call", "aloud", r"A function's call as text → spoken as it stands: \[TOOL_CALLS\].*"),
+    ("down", "failed", r"The endpoint is down → an error after .*"),
+]
+
+
+@pytest.mark.parametrize(("kind", "state", "headline"), THEIRS)
+async def test_what_pipecats_own_does_with_it(
+    call: PanelCall, kind: str, state: str, headline: str
+):
+    story = await broken(call, kind, pipecat=True)
+    assert (story["state"], story["service"]) == (state, "Pipecat's own")
+    assert re.fullmatch(headline, story["headline"]), story["headline"]
+
+
+async def test_pipecats_own_waits_for_a_reply_that_hangs_until_the_user_goes_on(call: PanelCall):
+    await call.ask("service", pipecat=True)
+    await call.ask("break", kind="hang")
+    await call.say("What is the moon?")
+    await call.story("struck")
+    await call.say("Are you there?")
+    story = await call.story("silent")
+    assert re.fullmatch(
+        r"The reply hangs → nothing for \d+\.\d+ s, until you went on", story["headline"]
+    )
+    await call.until(lambda: call.words == SENTENCE)
+
+
+async def test_with_hedging_a_second_request_in_parallel_answers(monkeypatch: pytest.MonkeyPatch):
+    settings = {"hedge_after": 0.3, "first_token_timeout": 5.0}
+    async with (
+        serving(Speaker()) as (_, address),
+        panel_call(address, monkeypatch, **settings) as call,
+    ):
+        story = await broken(call, "hang")
+        assert "a second request in parallel answers after" in story["headline"]
+        assert call.told("turn")[-1]["hedges_won"] == 1
+
+
+# --- what else the panel does, and what it refuses ------------------------------------------------
+
+
+async def test_a_fault_that_nothing_meets_waits_and_the_call_goes_on(call: PanelCall):
+    await call.ask("break", kind="503")
+    story = await call.story("waiting")
+    assert story["headline"] == "503, the service is unavailable: waits for the next reply"
+    second = await call.ask("break", kind="cut")
+    assert second["error"] == "The last fault is still under way: speak, and it goes on."
+
+
+async def test_faults_that_there_are_not_are_refused_in_a_sentence(call: PanelCall):
+    for kind in ("flood", None, 7, ["cut"]):
+        answer = await call.ask("break", kind=kind)
+        assert answer["error"].startswith("There is no such fault: it is one of cut, hang, 429")
+    assert (await call.ask("nonsense"))["error"] == "The panel knows no 'nonsense'."
+    await call.say("What is the moon?")
+    await call.until(lambda: call.words == SENTENCE)
+
+
+async def test_without_the_local_endpoint_there_are_no_faults(monkeypatch: pytest.MonkeyPatch):
+    async with (
+        serving(Speaker()) as (_, address),
+        panel_call(address, monkeypatch, faults=False) as call,
+    ):
+        state = await call.ask("panel")
+        assert state["faults"] is False
+        assert "without MISTRAL_API_KEY" in state["why"]
+        assert "without MISTRAL_API_KEY" in (await call.ask("break", kind="cut"))["error"]
+
+
+async def test_a_fault_while_the_endpoint_is_down_is_refused(call: PanelCall):
+    await call.ask("break", kind="down")
+    story = call.told("fault")[-1]
+    assert story["state"] == "struck"
+    await call.say("What is the moon?")
+    await call.story("met")
+    assert (await call.ask("break", kind="503")).get("number") == 2
+
+
+async def test_two_pages_break_their_own_calls(monkeypatch: pytest.MonkeyPatch):
+    async with (
+        serving(Speaker()) as (_, address),
+        panel_call(address, monkeypatch) as one,
+        panel_call(address, monkeypatch) as two,
+    ):
+        assert (await one.ask("break", kind="503")) == {"number": 1}
+        await two.say("What is the moon?")
+        await two.until(lambda: two.told("turn"))
+        assert two.words == SENTENCE
+        assert two.told("turn")[-1]["faults"] == 0
+        assert one.told("fault")[-1]["state"] == "waiting"
+        await one.say("What is the moon?")
+        await one.story("met")
+        assert not two.told("fault")
+
+
+async def test_a_page_that_leaves_takes_its_fault_with_it(monkeypatch: pytest.MonkeyPatch):
+    async with serving(Speaker()) as (endpoint, address):
+        async with panel_call(address, monkeypatch) as call:
+            await call.ask("break", kind="503")
+            assert endpoint.waiting
+        await call.until(lambda: not endpoint.waiting)
+
+
+async def test_settings_change_in_mid_call(call: PanelCall):
+    before = (await call.ask("panel"))["settings"]
+    assert before["temperature"] == 0.3
+    answer = await call.ask(
+        "settings",
+        temperature="0.9",
+        max_tokens="40",
+        fallback_models="ministral-3b-latest, ministral-8b-latest",
+        system_instruction="Be a pirate.",
+    )
+    assert answer["changed"] == [
+        *("fallback_models", "max_tokens", "system_instruction", "temperature"),
+    ]
+    assert answer["settings"]["fallback_models"] == ["ministral-3b-latest", "ministral-8b-latest"]
+    assert (await call.ask("settings", model="ministral-3b-latest"))["changed"] == ["model"]
+    await call.say("What is the moon?")
+    await call.until(lambda: call.told("turn"))
+    assert call.told("turn")[-1]["model"] == "ministral-3b-latest"
+
+
+@pytest.mark.parametrize(
+    ("sent", "sentence"),
+    [
+        ({"temperature": "7"}, "temperature may not be 7.0: it is a number from 0 to 1.5"),
+        ({"temperature": "warm"}, "temperature may not be 'warm': it is a number from 0 to 1.5"),
+        ({"max_tokens": "0"}, "max_tokens may not be 0: it is a whole number from 1"),
+        ({"max_tokens": "", "temperature": "1"}, "max_tokens may not be ''"),
+        ({"model": " "}, "model may not be ''"),
+        ({"temperature": "0.3"}, "Nothing changes: all of it is as it was."),
+        ({"top_p": "0.3"}, "Nothing changes"),
+        ({"system_instruction": "x" * 5000}, "A setting has 4,000 characters at most."),
+    ],
+)
+async def test_a_refused_setting_shows_its_sentence(
+    call: PanelCall, sent: dict[str, Any], sentence: str
+):
+    answer = await call.ask("settings", **sent)
+    assert sentence in answer["error"]
+    assert (await call.ask("panel"))["settings"]["temperature"] == 0.3
+    await call.say("What is the moon?")
+    await call.until(lambda: call.words == SENTENCE)
+
+
+async def test_pipecats_own_takes_what_it_has(call: PanelCall):
+    state = await call.ask("service", pipecat=True)
+    assert state["service"] == "Pipecat's own"
+    assert state["settings"]["fallback_models"] is None
+    assert (await call.ask("settings", temperature="0.9"))["changed"] == ["temperature"]
+    answer = await call.ask("settings", fallback_models="ministral-8b-latest")
+    assert answer["error"] == "Nothing changes: this service has no fallback_models."
+    assert (await call.ask("service", pipecat=False))["service"] == "mistral_service"
+
+
+async def test_a_function_is_shown_with_what_it_returned(call: PanelCall):
+    await call.say("How is the weather in Port Amber?")
+    await call.until(lambda: "In Port Amber it is" in call.words)
+    runs, returned = call.told("function")
+    assert (runs["name"], runs["arguments"]) == ("weather", {"town": "Port Amber"})
+    assert set(returned["result"]) == {"town", "sky", "celsius"}
+
+
+async def test_a_turn_is_shown_with_what_it_took(call: PanelCall):
+    await call.say("What is the moon?")
+    await call.until(lambda: call.told("turn"))
+    [turn] = call.told("turn")
+    assert turn["service"] == "mistral_service"
+    assert (turn["attempts"], turn["hedges"], turn["faults"]) == (1, 0, 0)
+    assert turn["prompt_tokens"] > 0
+    assert turn["cost"] > 0
+    assert turn["first_token"] <= turn["seconds"]
+
+
+async def test_the_bug_report_has_versions_settings_and_turns_and_no_key(call: PanelCall):
+    await broken(call, "503")
+    text = (await call.ask("report"))["text"]
+    for part in ("pipecat-ai 1.", "Python 3.", "temperature=0.3", "a script", "first words", "503"):
+        assert part in text, part
+    assert f"moved, request 2 to {FALLBACK}" in text
+    assert KEY not in text
+    assert "Be brief" in text

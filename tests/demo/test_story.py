@@ -1,0 +1,120 @@
+"""What became of a fault, in words, whichever report comes first."""
+
+from typing import Any
+
+import pytest
+
+from mistral_service.demo.story import Story, repeated
+
+
+def story(kind: str = "cut") -> Story:
+    return Story(1, kind, "mistral_service")
+
+
+def test_a_cut_that_is_resumed():
+    told = story()
+    told.spoke(9.8, "The moon is ")
+    told.struck(10.0, 3)
+    told.handled(10.1, "resumed", 2, "mistral-small-latest", "the stream broke")
+    told.spoke(10.3, "a ball of rock.")
+    told.ended(10.5)
+    assert told.state == "met"
+    assert told.headline == "Cut after 3 words → resumed in 0.30 s, nothing repeated"
+    message = told.message(11.0)
+    assert [line["at"] for line in message["lines"]] == [0.0, 0.1, 0.3]
+    assert message["age"] == 1.0
+
+
+def test_words_that_come_twice_are_counted():
+    told = story()
+    told.spoke(9.8, "The moon is ")
+    told.struck(10.0, 3)
+    told.handled(10.1, "resumed", 2, "m", "")
+    told.spoke(10.3, "moon is a ball.")
+    assert told.headline.endswith("resumed in 0.30 s, 2 words repeated")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "count"),
+    [
+        ("The moon is", "a ball of rock", 0),
+        ("The moon is", "The moon is a ball", 3),
+        ("on and on", "on it goes", 0),  # a single word may come twice by chance
+        ("", "The moon", 0),
+        ("The moon", "", 0),
+    ],
+)
+def test_repeated_words(before: str, after: str, count: int):
+    assert repeated(before, after) == count
+
+
+def test_what_follows_from_a_fault_may_be_seen_before_its_report():
+    told = story("empty")
+    told.ended(10.2)
+    told.struck(10.1, 0)
+    assert told.state == "silent"
+    assert told.headline == "An empty reply → not a word, and no error"
+
+
+def test_what_came_before_the_fault_does_not_follow_from_it():
+    told = story("503")
+    told.spoke(9.0, "Good morning.")
+    told.ended(9.5)
+    told.failed(9.6, "something else")
+    told.struck(10.0, 0)
+    assert told.state == "struck"
+
+
+def test_the_service_may_report_the_fault_before_the_endpoint_does():
+    told = story("503")
+    told.handled(10.05, "moved", 2, "ministral-8b-latest", "unavailable")
+    told.struck(10.0, 0)
+    told.spoke(10.2, "Yes.")
+    assert told.headline.endswith("ministral-8b-latest answers after 0.20 s")
+
+
+MET: list[tuple[str, Any, str]] = [
+    ("hang", lambda s: (s.spoke(12.5, "Yes."), s.ended(13, True)), "parallel answers after 2.5 s"),
+    ("down", lambda s: s.handled(11, "retried", 3, "m", ""), "1 more request, the answer comes"),
+    ("empty", lambda s: s.request(10.1, "m"), "1 more request, the answer comes after"),
+    ("text-call", lambda s: s.called_function(10.4, "weather"), "read, and weather runs after"),
+    ("text-call", lambda s: s.spoke(10.4, "[TOOL_CALLS]"), "spoken as it stands: [TOOL_CALLS]"),
+]
+
+
+@pytest.mark.parametrize(("kind", "happens", "outcome"), MET)
+def test_how_a_fault_is_met(kind: str, happens: Any, outcome: str):
+    told = story(kind)
+    told.struck(10.0, 0)
+    happens(told)
+    told.spoke(13.0, " Yes.")
+    assert told.state == ("aloud" if "as it stands" in outcome else "met")
+    assert outcome in told.headline
+
+
+def test_silence_ends_when_the_user_goes_on():
+    told = story("hang")
+    told.struck(10.0, 0)
+    told.interrupted(24.0)
+    assert told.state == "silent"
+    assert told.headline == "The reply hangs → nothing for 14.0 s, until you went on"
+    told.spoke(25.0, "Yes?")
+    assert told.state == "silent"
+
+
+def test_an_error_is_shown_with_its_sentence():
+    told = story("503")
+    told.struck(10.0, 0)
+    told.failed(11.6, "Mistral is unavailable.")
+    assert told.state == "failed"
+    assert told.headline.endswith("→ an error after 1.6 s: Mistral is unavailable.")
+    told.spoke(12.0, "Yes?")
+    assert told.state == "failed"
+
+
+def test_a_fault_that_nothing_meets_is_dropped():
+    told = story()
+    assert told.headline == "Cut: waits for the next reply"
+    told.dropped("nothing was asked")
+    assert told.is_over
+    assert told.headline == "Cut → nothing was asked"
