@@ -99,7 +99,7 @@ async def look(params: FunctionCallParams, question: str):
     Args:
         question: What you want to know about the image.
     """
-    # As in vision_bot.py: whoever has the frame gives the result.
+    # As in vision_bot.py: the aggregator that takes the frame gives the result.
     await params.llm.push_frame(
         UserImageRequestFrame(
             user_id="caller",

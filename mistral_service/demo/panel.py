@@ -201,9 +201,9 @@ class Panel:
                         story.struck(event["at"], event["words"])
                     elif event["event"] == "request":
                         story.request(event["at"], str(event["model"]))
-                    await self.watch.tell_story()
+                    await self.watch.send_story()
         story.dropped("dropped, for nothing was asked in two minutes")
-        await self.watch.tell_story()
+        await self.watch.send_story()
 
     async def _change(self, sent: dict[str, Any]) -> dict[str, Any]:
         service = self.service
@@ -212,7 +212,7 @@ class Panel:
         except NotAChange as e:
             raise Refused(str(e)) from e
         wanted = delta.given_fields()
-        self.watch.refusal = None
+        self.watch.refusal, self.watch.awaits_settings = None, True
         await self._worker.queue_frame(LLMUpdateSettingsFrame(delta=delta, service=service))
         try:
             async with asyncio.timeout(SETTLES_WITHIN_S):
@@ -222,6 +222,8 @@ class Panel:
                     await asyncio.sleep(0.02)
         except TimeoutError:
             raise Refused("The settings wait for the running reply to end.") from None
+        finally:
+            self.watch.awaits_settings = False
         return {"changed": sorted(wanted), **self._state()}
 
     async def _switch(self, *, pipecat: bool) -> dict[str, Any]:

@@ -24,14 +24,13 @@ from pipecat.metrics.metrics import LLMUsageMetricsData, MetricsData, TTFBMetric
 from pipecat.observers.base_observer import BaseObserver, FramePushed
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.llm_service import LLMService
+from pipecat.utils.errors import ErrorCategory
 
 from mistral_service import MistralLLMService, MistralTurnMetrics
 from mistral_service.demo.looks import Look, sent_image
 from mistral_service.demo.report import COUNTS, MOST_TURNS, TurnTrace
 from mistral_service.demo.secrets import without_secrets
 from mistral_service.demo.story import Story
-from mistral_service.settings import BadSetting
-from mistral_service.turn.retries import Handled
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Service = LLMService[Any]
@@ -52,6 +51,7 @@ class CallWatch(BaseObserver):
         turns: The last turns.
         stories: The faults of the call and what became of them.
         refusal: The sentence with which settings were refused last.
+        awaits_settings: Whether settings are to be taken over, or refused.
     """
 
     def __init__(self, send: Send) -> None:
@@ -65,6 +65,7 @@ class CallWatch(BaseObserver):
         self.turns: deque[TurnTrace] = deque(maxlen=MOST_TURNS)
         self.stories: list[Story] = []
         self.refusal: str | None = None
+        self.awaits_settings = False
         self.on_story_over: Callable[[], None] = lambda: None
         self._turn: TurnTrace | None = None
         self._hedged = False
@@ -77,7 +78,7 @@ class CallWatch(BaseObserver):
         """The latest fault."""
         return self.stories[-1] if self.stories else None
 
-    async def tell_story(self) -> None:
+    async def send_story(self) -> None:
         """Send the latest fault to the page, if anything of it is new."""
         if self.story is None:
             return
@@ -86,13 +87,13 @@ class CallWatch(BaseObserver):
             self._last_message = message
             await self._send(message)
 
-    async def on_fault_handled(self, service: Service, error: Any, handled: Handled) -> None:
+    async def on_fault_handled(self, service: Service, error: Any, handled: Any) -> None:
         """Take note of a fault that the service has met: a handler of its event."""
         sentence = without_secrets(str(error))
         self._note(f"{handled.done}, request {handled.attempt} to {handled.model}: {sentence}")
         if self.story:
             self.story.handled(_now(), handled.done, handled.attempt, handled.model, sentence)
-            await self.tell_story()
+            await self.send_story()
 
     async def on_push_frame(self, data: FramePushed) -> None:
         """Watch a frame on its way."""
@@ -129,14 +130,14 @@ class CallWatch(BaseObserver):
                     self._turn.count("words", len(frame.text.split()))
                 if self.story:
                     self.story.spoke(now, frame.text)
-                    await self.tell_story()
+                    await self.send_story()
             case MetricsFrame():
                 for each in frame.data:
                     self._count(each)
             case ErrorFrame():
                 sentence = without_secrets(frame.error)
-                if isinstance(frame.exception, BadSetting):
-                    self.refusal = sentence
+                if frame.category is ErrorCategory.APPLICATION and self.awaits_settings:
+                    self.refusal = sentence  # of the settings, and of no turn
                     return
                 self._note(f"error: {sentence}")
                 if self.story:
@@ -161,7 +162,7 @@ class CallWatch(BaseObserver):
         self._note(f"{name} {'runs' if result is None else 'has returned'}")
         message = {"type": "function", "name": name, "arguments": arguments}
         await self._send(message if result is None else {**message, "result": result})
-        await self.tell_story()
+        await self.send_story()
 
     def _count(self, data: MetricsData) -> None:
         turn = self._turn
@@ -194,7 +195,7 @@ class CallWatch(BaseObserver):
         await self._send(figures)
 
     async def _story_went_on(self) -> None:
-        await self.tell_story()
+        await self.send_story()
         if self.story and self.story.is_over:
             self.on_story_over()
 

@@ -210,9 +210,9 @@ async def served() -> AsyncIterator[Served]:
 
 
 async def event(lines: aiohttp.StreamReader) -> Any:
-    told = json.loads(await asyncio.wait_for(lines.readline(), 10))
-    assert told.pop("at") > 0
-    return told
+    report = json.loads(await asyncio.wait_for(lines.readline(), 10))
+    assert report.pop("at") > 0
+    return report
 
 
 async def test_the_route_reports_what_the_fault_did(served: Served):

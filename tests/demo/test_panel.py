@@ -47,11 +47,11 @@ async def broken(call: PanelCall, kind: str, *, pipecat: bool = False) -> dict[s
         await call.ask("service", pipecat=True)
     answer = await call.ask("break", kind=kind)
     assert answer == {"number": 1}
-    turns = len(call.told("turn"))
+    turns = len(call.sent("turn"))
     await call.say("What is the moon?")
     story = await call.story("met", "failed", "silent", "aloud")
-    await call.until(lambda: len(call.told("turn")) > turns)
-    return call.told("fault")[-1] if story else {}
+    await call.until(lambda: len(call.sent("turn")) > turns)
+    return call.sent("fault")[-1] if story else {}
 
 
 SOON = r"after \d+\.\d+ s"
@@ -119,7 +119,7 @@ async def test_with_hedging_a_second_request_in_parallel_answers(monkeypatch: py
     ):
         story = await broken(call, "hang")
         assert "a second request in parallel answers after" in story["headline"]
-        assert call.told("turn")[-1]["hedges_won"] == 1
+        assert call.sent("turn")[-1]["hedges_won"] == 1
 
 
 # --- what else the panel does, and what it refuses ------------------------------------------------
@@ -155,7 +155,7 @@ async def test_without_the_local_endpoint_there_are_no_faults(monkeypatch: pytes
 
 async def test_a_fault_while_the_endpoint_is_down_is_refused(call: PanelCall):
     await call.ask("break", kind="down")
-    story = call.told("fault")[-1]
+    story = call.sent("fault")[-1]
     assert story["state"] == "struck"
     await call.say("What is the moon?")
     await call.story("met")
@@ -170,13 +170,13 @@ async def test_two_pages_break_their_own_calls(monkeypatch: pytest.MonkeyPatch):
     ):
         assert (await one.ask("break", kind="503")) == {"number": 1}
         await two.say("What is the moon?")
-        await two.until(lambda: two.told("turn"))
+        await two.until(lambda: two.sent("turn"))
         assert two.words == SENTENCE
-        assert two.told("turn")[-1]["faults"] == 0
-        assert one.told("fault")[-1]["state"] == "waiting"
+        assert two.sent("turn")[-1]["faults"] == 0
+        assert one.sent("fault")[-1]["state"] == "waiting"
         await one.say("What is the moon?")
         await one.story("met")
-        assert not two.told("fault")
+        assert not two.sent("fault")
 
 
 async def test_a_page_that_leaves_takes_its_fault_with_it(monkeypatch: pytest.MonkeyPatch):
@@ -203,8 +203,8 @@ async def test_settings_change_in_mid_call(call: PanelCall):
     assert answer["settings"]["fallback_models"] == ["ministral-3b-latest", "ministral-8b-latest"]
     assert (await call.ask("settings", model="ministral-3b-latest"))["changed"] == ["model"]
     await call.say("What is the moon?")
-    await call.until(lambda: call.told("turn"))
-    assert call.told("turn")[-1]["model"] == "ministral-3b-latest"
+    await call.until(lambda: call.sent("turn"))
+    assert call.sent("turn")[-1]["model"] == "ministral-3b-latest"
 
 
 @pytest.mark.parametrize(
@@ -246,15 +246,15 @@ async def test_pipecats_own_takes_what_it_has(call: PanelCall):
 async def test_a_function_is_shown_with_what_it_returned(call: PanelCall):
     await call.say("How is the weather in Port Amber?")
     await call.until(lambda: "In Port Amber it is" in call.words)
-    runs, returned = call.told("function")
+    runs, returned = call.sent("function")
     assert (runs["name"], runs["arguments"]) == ("weather", {"town": "Port Amber"})
     assert set(returned["result"]) == {"town", "sky", "celsius"}
 
 
 async def test_a_turn_is_shown_with_what_it_took(call: PanelCall):
     await call.say("What is the moon?")
-    await call.until(lambda: call.told("turn"))
-    [turn] = call.told("turn")
+    await call.until(lambda: call.sent("turn"))
+    [turn] = call.sent("turn")
     assert turn["service"] == "mistral_service"
     assert (turn["attempts"], turn["hedges"], turn["faults"]) == (1, 0, 0)
     assert turn["prompt_tokens"] > 0

@@ -12,26 +12,26 @@ def story(kind: str = "cut") -> Story:
 
 
 def test_a_cut_that_is_resumed():
-    told = story()
-    told.spoke(9.8, "The moon is ")
-    told.struck(10.0, 3)
-    told.handled(10.1, "resumed", 2, "mistral-small-latest", "the stream broke")
-    told.spoke(10.3, "a ball of rock.")
-    told.ended(10.5)
-    assert told.state == "met"
-    assert told.headline == "Cut after 3 words → resumed in 0.30 s, nothing repeated"
-    message = told.message(11.0)
+    fault = story()
+    fault.spoke(9.8, "The moon is ")
+    fault.struck(10.0, 3)
+    fault.handled(10.1, "resumed", 2, "mistral-small-latest", "the stream broke")
+    fault.spoke(10.3, "a ball of rock.")
+    fault.ended(10.5)
+    assert fault.state == "met"
+    assert fault.headline == "Cut after 3 words → resumed in 0.30 s, nothing repeated"
+    message = fault.message(11.0)
     assert [line["at"] for line in message["lines"]] == [0.0, 0.1, 0.3]
     assert message["age"] == 1.0
 
 
 def test_words_that_come_twice_are_counted():
-    told = story()
-    told.spoke(9.8, "The moon is ")
-    told.struck(10.0, 3)
-    told.handled(10.1, "resumed", 2, "m", "")
-    told.spoke(10.3, "moon is a ball.")
-    assert told.headline.endswith("resumed in 0.30 s, 2 words repeated")
+    fault = story()
+    fault.spoke(9.8, "The moon is ")
+    fault.struck(10.0, 3)
+    fault.handled(10.1, "resumed", 2, "m", "")
+    fault.spoke(10.3, "moon is a ball.")
+    assert fault.headline.endswith("resumed in 0.30 s, 2 words repeated")
 
 
 @pytest.mark.parametrize(
@@ -49,28 +49,28 @@ def test_repeated_words(before: str, after: str, count: int):
 
 
 def test_what_follows_from_a_fault_may_be_seen_before_its_report():
-    told = story("empty")
-    told.ended(10.2)
-    told.struck(10.1, 0)
-    assert told.state == "silent"
-    assert told.headline == "An empty reply → not a word, and no error"
+    fault = story("empty")
+    fault.ended(10.2)
+    fault.struck(10.1, 0)
+    assert fault.state == "silent"
+    assert fault.headline == "An empty reply → not a word, and no error"
 
 
 def test_what_came_before_the_fault_does_not_follow_from_it():
-    told = story("503")
-    told.spoke(9.0, "Good morning.")
-    told.ended(9.5)
-    told.failed(9.6, "something else")
-    told.struck(10.0, 0)
-    assert told.state == "struck"
+    fault = story("503")
+    fault.spoke(9.0, "Good morning.")
+    fault.ended(9.5)
+    fault.failed(9.6, "something else")
+    fault.struck(10.0, 0)
+    assert fault.state == "struck"
 
 
 def test_the_service_may_report_the_fault_before_the_endpoint_does():
-    told = story("503")
-    told.handled(10.05, "moved", 2, "ministral-8b-latest", "unavailable")
-    told.struck(10.0, 0)
-    told.spoke(10.2, "Yes.")
-    assert told.headline.endswith("ministral-8b-latest answers after 0.20 s")
+    fault = story("503")
+    fault.handled(10.05, "moved", 2, "ministral-8b-latest", "unavailable")
+    fault.struck(10.0, 0)
+    fault.spoke(10.2, "Yes.")
+    assert fault.headline.endswith("ministral-8b-latest answers after 0.20 s")
 
 
 MET: list[tuple[str, Any, str]] = [
@@ -84,37 +84,37 @@ MET: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize(("kind", "happens", "outcome"), MET)
 def test_how_a_fault_is_met(kind: str, happens: Any, outcome: str):
-    told = story(kind)
-    told.struck(10.0, 0)
-    happens(told)
-    told.spoke(13.0, " Yes.")
-    assert told.state == ("aloud" if "as it stands" in outcome else "met")
-    assert outcome in told.headline
+    fault = story(kind)
+    fault.struck(10.0, 0)
+    happens(fault)
+    fault.spoke(13.0, " Yes.")
+    assert fault.state == ("aloud" if "as it stands" in outcome else "met")
+    assert outcome in fault.headline
 
 
 def test_silence_ends_when_the_user_goes_on():
-    told = story("hang")
-    told.struck(10.0, 0)
-    told.interrupted(24.0)
-    assert told.state == "silent"
-    assert told.headline == "The reply hangs → nothing for 14.0 s, until you went on"
-    told.spoke(25.0, "Yes?")
-    assert told.state == "silent"
+    fault = story("hang")
+    fault.struck(10.0, 0)
+    fault.interrupted(24.0)
+    assert fault.state == "silent"
+    assert fault.headline == "The reply hangs → nothing for 14.0 s, until you went on"
+    fault.spoke(25.0, "Yes?")
+    assert fault.state == "silent"
 
 
 def test_an_error_is_shown_with_its_sentence():
-    told = story("503")
-    told.struck(10.0, 0)
-    told.failed(11.6, "Mistral is unavailable.")
-    assert told.state == "failed"
-    assert told.headline.endswith("→ an error after 1.6 s: Mistral is unavailable.")
-    told.spoke(12.0, "Yes?")
-    assert told.state == "failed"
+    fault = story("503")
+    fault.struck(10.0, 0)
+    fault.failed(11.6, "Mistral is unavailable.")
+    assert fault.state == "failed"
+    assert fault.headline.endswith("→ an error after 1.6 s: Mistral is unavailable.")
+    fault.spoke(12.0, "Yes?")
+    assert fault.state == "failed"
 
 
 def test_a_fault_that_nothing_meets_is_dropped():
-    told = story()
-    assert told.headline == "Cut: waits for the next reply"
-    told.dropped("nothing was asked")
-    assert told.is_over
-    assert told.headline == "Cut → nothing was asked"
+    fault = story()
+    assert fault.headline == "Cut: waits for the next reply"
+    fault.dropped("nothing was asked")
+    assert fault.is_over
+    assert fault.headline == "Cut → nothing was asked"

@@ -94,7 +94,7 @@ class PanelCall:
         """Write to the bot."""
         await self.send("send-text", {"content": text})
 
-    def told(self, kind: str) -> list[dict[str, Any]]:
+    def sent(self, kind: str) -> list[dict[str, Any]]:
         """The panel's messages of a type."""
         data = [m["data"] for m in self.messages if m["type"] == "server-message"]
         return [each for each in data if each.get("type") == kind]
@@ -102,7 +102,7 @@ class PanelCall:
     async def story(self, *states: str) -> dict[str, Any]:
         """The latest fault, once it is in one of these states."""
         found = await self.until(
-            lambda: (s := self.told("fault")) and s[-1]["state"] in states and s[-1]
+            lambda: (s := self.sent("fault")) and s[-1]["state"] in states and s[-1]
         )
         return found
 

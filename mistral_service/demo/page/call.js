@@ -117,7 +117,7 @@ export class Call extends EventTarget {
       version: RTVI_VERSION,
       about: { library: "mistral_service.demo" },
     });
-    if (this.#looks && !this.#camera) this.#tellOfCamera(false);
+    if (this.#looks && !this.#camera) this.#reportCamera(false);
   }
 
   mute(muted) {
@@ -127,14 +127,14 @@ export class Call extends EventTarget {
   /** Show the bot the camera, or nothing; it is told which. */
   look(shown) {
     for (const track of this.#camera.getVideoTracks()) track.enabled = shown;
-    this.#tellOfCamera(shown);
+    this.#reportCamera(shown);
   }
 
   /** Give the bot a camera in mid-call. */
   async see(camera) {
     this.#camera = camera;
     await this.#eye.replaceTrack(camera.getVideoTracks()[0]);
-    this.#tellOfCamera(true);
+    this.#reportCamera(true);
   }
 
   /** Say something in writing. */
@@ -220,7 +220,7 @@ export class Call extends EventTarget {
     this.close();
   }
 
-  #tellOfCamera(enabled) {
+  #reportCamera(enabled) {
     const message = { type: "trackStatus", receiver_index: CAMERA_RECEIVER, enabled };
     this.#channel.send(JSON.stringify({ type: "signalling", message }));
   }
