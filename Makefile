@@ -1,5 +1,5 @@
 # `make demo` and `make test` install what they need into .venv, as uv.lock says, and run.
-# Redis, Chromium and libgomp come from apt, with sudo where that is needed, unless they are there
+# Redis, browsers and libgomp come from apt, with sudo where that is needed, unless they are there
 # or SKIP_SYSTEM=1 is given. Nothing waits for an answer.
 
 VENV   := .venv
@@ -22,7 +22,7 @@ export HF_HUB_OFFLINE := 1
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
-	@echo "What is missing of Redis, Chromium and libgomp comes from apt (with sudo); SKIP_SYSTEM=1 leaves it out."
+	@echo "What is missing of Redis, Chromium, Firefox and libgomp comes from apt (with sudo); SKIP_SYSTEM=1 leaves it out."
 
 demo: ## Speak with the bot in the browser (ARGS="--port 7860")
 	$(INSTALL) demo
@@ -103,7 +103,7 @@ lock: ## Pin the newest dependencies in uv.lock
 	$(BIN)/uv lock --upgrade --project tests/environments/clients
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) .venvs .uv tests/gateway/node_modules artifacts dist site .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venvs .uv tests/gateway/node_modules tests/demo/browser/node_modules artifacts dist site .pytest_cache .ruff_cache .hypothesis
 
 COMMA := ,
 define NEED_PYTHON

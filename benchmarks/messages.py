@@ -78,7 +78,7 @@ def random_history(rng: random.Random) -> list[dict]:
 
 
 async def accepted(adapter: Ours | Theirs, count: int) -> int:
-    """How many of so many random histories the strict judges accept."""
+    """The number of random histories, of `count`, that pass every check."""
     rng, checks, good = random.Random(7), Checks(), 0
     for _ in range(count):
         context = LLMContext(messages=random_history(rng))

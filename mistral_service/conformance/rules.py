@@ -207,7 +207,7 @@ RULES: tuple[Probe, ...] = (
     ),
     _rule(
         "R13",
-        "`prefix: true` beside functions is refused: 400.",
+        "`prefix: true` together with functions is refused: 400.",
         predicates.prefix_and_tools,
         chat(USER, said("assistant", "Yes", prefix=True), tools=[WEATHER]),
         chat(USER, said("assistant", "Yes"), said("user", "(Go on.)"), tools=[WEATHER]),

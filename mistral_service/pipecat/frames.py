@@ -1,26 +1,37 @@
 """What a reply says becomes Pipecat's frames: here, and nowhere else."""
 
+import asyncio
+from collections.abc import Callable
+
 from pipecat.frames.frames import LLMThoughtEndFrame, LLMThoughtStartFrame, LLMThoughtTextFrame
 from pipecat.utils.string import match_endofsentence
 
 from mistral_service.conversation.thoughts import OWN
 from mistral_service.pipecat.state import ServiceState
+from mistral_service.reply.clauses import Clauses
 from mistral_service.reply.speech import has_words
+from mistral_service.turn.deadline import now
 
 
 class FrameWriter:
     """Writes what a reply says and thinks as frames."""
 
-    def __init__(self, state: ServiceState) -> None:
+    def __init__(self, state: ServiceState, on_text: Callable[[str], None] | None = None) -> None:
         """Write for a service.
 
         Args:
             state: The service.
+            on_text: Learns the words that were pushed.
         """
         self._state = state
         self._service = state.service
+        self._on_text = on_text
         self._thinking = False
         self._is_silent = True
+        self._clauses = Clauses(self.end_of_sentence)
+        self._pushing = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._overdue: asyncio.Task[None] | None = None
 
     @property
     def has_voice(self) -> bool:
@@ -45,12 +56,17 @@ class FrameWriter:
     def begin(self) -> None:
         """Begin a turn; an interrupted thought is over."""
         self._is_silent, self._thinking = True, False
+        self._clauses = Clauses(self.end_of_sentence, self._state.settings.clause_within())
 
     async def write_text(self, text: str) -> None:
-        """Write words of the reply."""
+        """Write words of the reply; after the first sentence they may wait for their clause."""
         await self._on_output()
-        await self.end_thought()
-        await self._state.push_text(text)
+        await self._end_thought()
+        if self._clauses.feed(text, now()):
+            await self._push_text()
+        elif self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(self._clauses.due, self._push_overdue)
 
     async def write_thought(self, text: str, *, keep: bool = False) -> None:
         """Write a thought, which goes neither to the voice nor into the transcript.
@@ -63,22 +79,31 @@ class FrameWriter:
             keep: Whether the thought is kept in the context.
         """
         await self._on_output()
+        await self._push_text()
         if not self._thinking:
             self._thinking = True
             start = LLMThoughtStartFrame(append_to_context=keep, llm=OWN)
             await self._service.push_frame(start)
         await self._service.push_frame(LLMThoughtTextFrame(text))
 
-    async def end_thought(self) -> None:
-        """Close a thought, if one is open."""
-        if self._thinking:
-            self._thinking = False
-            await self._service.push_frame(LLMThoughtEndFrame())
+    async def flush(self) -> None:
+        """Push the words that wait, and close a thought, if one is open."""
+        await self._push_text()
+        await self._end_thought()
 
     async def call_begins(self) -> None:
         """Learn that the reply has begun to call a function, which is an answer too."""
+        await self._push_text()
         await self._service.stop_ttfb_metrics()
         await self._service.stop_ttfat_metrics()
+
+    def end(self) -> None:
+        """End a turn: words that still wait are those of an interrupted one, and are dropped."""
+        self._clauses.take()
+        self._stop_timer()
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
 
     def discard(self) -> bool:
         """What was pushed cannot be taken back."""
@@ -88,3 +113,28 @@ class FrameWriter:
         if self._is_silent:
             self._is_silent = False
             await self._service.stop_ttfb_metrics()
+
+    async def _end_thought(self) -> None:
+        if self._thinking:
+            self._thinking = False
+            await self._service.push_frame(LLMThoughtEndFrame())
+
+    async def _push_text(self) -> None:
+        """Push the words that wait, and those that come meanwhile, in their order."""
+        self._stop_timer()
+        async with self._pushing:
+            while text := self._clauses.take():
+                await self._state.push_text(text)
+                if self._on_text is not None:
+                    self._on_text(text)
+
+    def _push_overdue(self) -> None:
+        """Push the words that have waited long enough while the stream brought nothing."""
+        self._timer = None
+        if not self._pushing.locked():
+            self._overdue = self._state.create_task(self._push_text(), "push_overdue_text")
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

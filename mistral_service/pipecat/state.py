@@ -1,5 +1,6 @@
 """What the parts of a service see of it: the one place that reads Pipecat's private state."""
 
+import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, cast
 
@@ -60,6 +61,6 @@ class ServiceState:
         """Call the handlers of an event."""
         await self._private._call_event_handler(event, *arguments)
 
-    def create_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def create_task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run work in a task of the service, which ends with it."""
-        self._private.create_task(work, name)
+        return self._private.create_task(work, name)

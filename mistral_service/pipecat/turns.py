@@ -108,7 +108,7 @@ class RecordedTurns:
         return await self._recorder.on_turn_start(self._service, conversation.context)
 
     def on_text(self, words: str) -> None:
-        """Record words that were written."""
+        """Record words that were pushed."""
         self._recorder.on_text(words)
 
     async def end(self, *, complete: bool) -> None:
@@ -151,7 +151,7 @@ def turn_runner(
             options=lambda: turn_options(state.settings),
             open_stream=open_stream,
             conversion=lambda: requests.conversion,
-            output=FrameWriter(state),
+            output=FrameWriter(state, recorded.on_text if recorded is not None else None),
             functions=functions,
             router=router,
             observer=TurnEvents(state),

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, cast
 from fastapi import FastAPI
 from loguru import logger
 
+from mistral_service.client import MistralClient
 from mistral_service.scale import metrics
 from mistral_service.scale.args import Args, load_bot, read_secrets
 from mistral_service.scale.budget import SharedBudget
@@ -21,6 +22,7 @@ from mistral_service.scale.ingress import MayCall, create_app
 from mistral_service.scale.limits import WS_MAX_SIZE
 from mistral_service.scale.recorders import CallRecorders
 from mistral_service.scale.store import Store
+from mistral_service.wire.errors import MistralError, Reason
 
 MOVE_BEFORE_S = 15.0
 """Seconds before the deadline of a shutdown at which the remaining calls move."""
@@ -74,20 +76,13 @@ class Replica:
         warm_up = cast("Callable[[], Awaitable[None]] | None", getattr(module, "warm_up", None))
         if warm_up:
             await warm_up()
-        await _check_mistral()
+        await check_mistral()
         self.calls = Calls(
             cast(Bot, module.bot),
             limit=self.args.calls_per_replica,
             recorders=recorders,
             rate_limiter=rate_limiter,
         )
-        # Modules stay loaded: a collection that includes them stops all calls for 0.1 s.
-        gc.collect()
-        gc.freeze()
-        self._last_tick = time.monotonic()  # the start is not limited
-        self._tasks = [asyncio.create_task(self._watch())]
-        if rate_limiter and recorders:
-            self._tasks.append(asyncio.create_task(_export(rate_limiter, recorders.store)))
         model = os.environ.get("MISTRAL_MODEL") or "mistral-small-latest"
         status = {"engine": f"Mistral, model {model}", "model": model, "local": False}
         # The page offers a camera and a text field where the bot's module says so.
@@ -102,6 +97,13 @@ class Replica:
             allowed_origins=self.args.allowed_origins,
             twilio_auth_token=os.environ.get("TWILIO_AUTH_TOKEN"),
         )
+        # Modules stay loaded: a collection that includes them stops all calls for 0.1 s.
+        gc.collect()
+        gc.freeze()
+        self._last_tick = time.monotonic()  # the start is not limited
+        self._tasks = [asyncio.create_task(self._watch())]
+        if rate_limiter and recorders:
+            self._tasks.append(asyncio.create_task(_export(rate_limiter, recorders.store)))
         Replica.current = self
 
     async def close(self) -> None:
@@ -211,15 +213,14 @@ def _replicas() -> list[Any]:
     return [getattr(actor, "_replica_impl", None) for actor in actors.values()]
 
 
-async def _check_mistral() -> None:
+async def check_mistral() -> None:
     """Request Mistral's models once, which checks the key and opens a connection.
 
-    A wrong key keeps the replica from starting. Mistral being down does not: it may be back at the
-    first call, and each turn reports its own error.
-    """
-    from mistral_service.client import MistralClient
-    from mistral_service.wire.errors import MistralError, Reason
+    Mistral may be down: it may be back at the first call, and each turn reports its own error.
 
+    Raises:
+        ValueError: If the key is wrong.
+    """
     try:
         async with asyncio.timeout(_MISTRAL_TIMEOUT_S), MistralClient() as client:
             await client.models()

@@ -114,7 +114,7 @@ class Attempt(Generic[C]):
             await self._write(event, new, turn)
         if rest := new.finish():
             await self._write_words(rest, turn)
-        await self._output.end_thought()
+        await self._output.flush()
         self._router.answered(turn.route)
         TEMPLATES.learn(self._template(turn), reader.begins_in_thought)
         called = [_as_in_context(call, conversion) for call in last if isinstance(call, ToolCall)]
@@ -212,12 +212,6 @@ class Attempt(Generic[C]):
         estimate = self._estimate(turn, hedges=True)
         return estimate is None or self._admission is None or self._admission.has_headroom(estimate)
 
-    async def write_text(self, words: str) -> None:
-        """Write words, and have them recorded where the conversation is."""
-        await self._output.write_text(words)
-        if self._ports.recorder is not None:
-            self._ports.recorder.on_text(words)
-
     def _reader(self, turn: TurnState[C]) -> ReplyReader:
         """What reads the reply to the request that was just sent."""
         return self._ports.make_reader(
@@ -243,12 +237,14 @@ class Attempt(Generic[C]):
         """Write words of the reply; an end that is set for the voice is no word of it."""
         if words:
             turn.said.append(words)
-            await self.write_text(turn.sentences.feed(words, now()) if turn.sentences else words)
+            await self._output.write_text(
+                turn.sentences.feed(words, now()) if turn.sentences else words
+            )
 
     async def _end_sentence(self, turn: TurnState[C]) -> None:
         """End the sentence that the voice waits for, where something else than words comes."""
         if turn.sentences is not None and (end := turn.sentences.overdue(now())):
-            await self.write_text(end)
+            await self._output.write_text(end)
 
 
 def _headers(stream: Any) -> Mapping[str, str]:

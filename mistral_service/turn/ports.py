@@ -40,15 +40,15 @@ class Output(Protocol):
         ...
 
     async def write_text(self, text: str) -> None:
-        """Write words of the reply."""
+        """Write words of the reply, at once or soon: words may wait for others."""
         ...
 
     async def write_thought(self, text: str, *, keep: bool = False) -> None:
         """Write words of a thought; `keep` says whether the conversation keeps them."""
         ...
 
-    async def end_thought(self) -> None:
-        """Close a thought, if one is open."""
+    async def flush(self) -> None:
+        """Write the words that wait, and close a thought, if one is open."""
         ...
 
     async def call_begins(self) -> None:
@@ -57,6 +57,10 @@ class Output(Protocol):
 
     def discard(self) -> bool:
         """Take back what was written of the turn; False where that cannot be."""
+        ...
+
+    def end(self) -> None:
+        """End a turn; words that still wait were interrupted, and are never written."""
         ...
 
 
@@ -111,10 +115,6 @@ class TurnRecorder(Protocol[C_contra]):
 
     async def begin(self, conversation: C_contra) -> ResumePoint | None:
         """Record that a turn begins; returns where it goes on, once after a takeover."""
-        ...
-
-    def on_text(self, words: str) -> None:
-        """Record words that were written."""
         ...
 
     async def end(self, *, complete: bool) -> None:

@@ -83,6 +83,7 @@ class TurnRunner(Generic[C]):
                 turn.counts.attempts += 1
                 turn.conversation = turn.asked = _reminded(asked, plan, reply, "".join(turn.said))
         finally:
+            self._output.end()
             if self._ports.admission is not None:
                 self._ports.admission.release()
             if self._recorder is not None:
@@ -157,13 +158,13 @@ class TurnRunner(Generic[C]):
 
     async def _after_fault(self, exception: Exception, turn: TurnState[C]) -> None:
         """Wait until the next attempt after a fault; raise it where there is none."""
+        await self._output.flush()
         error = error_of(exception, self._router.client(turn.route))
         if error is None:
             raise exception
         if error.reason is Reason.TIMEOUT and not turn.timed_out:
             turn.timed_out = True
             await self._ports.observer.on_timeout()
-        await self._output.end_thought()
         turn.correlation_id = error.correlation_id or turn.correlation_id
         self._ports.pace.budget(error.budget, now())
         failed, needs = turn.route, turn.conversation.needs
@@ -185,7 +186,8 @@ class TurnRunner(Generic[C]):
     ) -> None:
         """The way out of a turn in which the model, asked twice, has said nothing new."""
         if turn.options.empty_reply_text and not reply.spoke:
-            await self._attempt.write_text(turn.options.empty_reply_text)
+            await self._output.write_text(turn.options.empty_reply_text)
+            await self._output.flush()
             return
         if plan.repeated:
             names = ", ".join(sorted({call.name for call in plan.repeated}))

@@ -23,7 +23,7 @@ FOLDERS = {
     "cli": {"wire", "reply", "conversation", "client", "conformance", "local", "demo"},
     "pipecat": CORE | {"settings", "setting_bounds"},
     "scale": {"wire", "reply", "turn", "settings", "pipecat", "client", "demo", "local"},
-    "demo": {"wire", "pipecat", "local"},
+    "demo": {"wire", "turn", "settings", "pipecat", "local"},
 }
 """Each folder, and the folders and modules of ours that it may import."""
 

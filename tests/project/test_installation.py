@@ -413,6 +413,20 @@ def test_what_apt_cannot_do_is_told(
     assert "E: Temporary" in capsys.readouterr().err
 
 
+def test_a_browser_that_apt_does_not_have_may_come_from_elsewhere(
+    programs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
+    folder = programs(apt_get="echo 'E: Unable to locate package firefox-esr'; exit 100")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    package, names = install.BROWSERS["Firefox"]
+    with pytest.raises(install.Failed) as told:
+        install.system("Firefox", package, names)
+    for words in ("apt could not install Firefox", "once firefox is on the PATH", "make test-fast"):
+        assert words in str(told.value)
+    (folder / "firefox").symlink_to("/bin/true")
+    install.system("Firefox", package, names)  # and apt is not asked
+
+
 # What sudo says where it would have to ask, in the words of its versions.
 SUDO_SAID = (
     "sudo: a password is required",

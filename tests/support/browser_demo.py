@@ -51,6 +51,21 @@ MICROPHONE = """(() => {
   };
 })()"""
 
+# Measures what comes out of the page's loudspeaker, with an analyser that is not the page's own.
+LISTEN = """() => {
+  const context = new AudioContext();
+  const analyser = context.createAnalyser();
+  context.createMediaStreamSource(document.querySelector("audio").srcObject).connect(analyser);
+  const samples = new Float32Array(analyser.fftSize);
+  window.heard = [];
+  setInterval(() => {
+    analyser.getFloatTimeDomainData(samples);
+    const power = samples.reduce((sum, x) => sum + x * x, 0) / samples.length;
+    window.heard.push(Math.sqrt(power));
+  }, 50);
+}"""
+AUDIBLE = 0.01  # RMS; the silence between two sentences is 0.000
+
 
 class Demo:
     """`python -m mistral_service.demo` on a free port; ends with the `with` block at the latest."""

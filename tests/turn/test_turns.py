@@ -4,7 +4,7 @@ A turn ends in speech, in a function call, in the caller's interruption, or in a
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
@@ -110,7 +110,8 @@ def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> Any:
 class Output:
     has_voice = False
 
-    def __init__(self) -> None:
+    def __init__(self, on_text: Callable[[str], None]) -> None:
+        self._on_text = on_text
         self.heard = ""
         self.thought = ""
 
@@ -125,16 +126,19 @@ class Output:
 
     async def write_text(self, text: str) -> None:
         self.heard += text
+        self._on_text(text)
 
     async def write_thought(self, text: str, *, keep: bool = False) -> None:
         self.thought += text
 
-    async def end_thought(self) -> None: ...
+    async def flush(self) -> None: ...
 
     async def call_begins(self) -> None: ...
 
     def discard(self) -> bool:
         return False
+
+    def end(self) -> None: ...
 
 
 class Functions:
@@ -359,9 +363,10 @@ CASES: dict[str, Case] = {
 
 def run(case: Case) -> SimpleNamespace:
     """Run one turn on a clock that jumps."""
-    server, output, observer = Server(case.replies), Output(), Observer()
+    server, observer = Server(case.replies), Observer()
     functions = Functions(may_call=case.may_call, repeated=case.repeated)
     recorder = Recorder(case.resume_point)
+    output = Output(recorder.on_text)
 
     async def turn() -> None:
         client = openai_client("any", "http://127.0.0.1:9/v1")

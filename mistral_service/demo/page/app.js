@@ -4,6 +4,7 @@ import { Call, CallError, openCamera, openMicrophone } from "./call.js";
 import { PARTS, TOTAL } from "./latency.js";
 import { Meter } from "./meter.js";
 import { Panel } from "./panel.js";
+import { playback } from "./playback.js";
 import { SocketCall } from "./socket-call.js";
 import { Transcript } from "./transcript.js";
 
@@ -36,6 +37,11 @@ const OFFLINE = {
   webrtc:
     "This machine has no network. The demo needs none, but most browsers find no way to it without one: " +
     "connect to any network, or start Chromium with --allow-loopback-in-peer-connection.",
+};
+
+const SILENT = {
+  blocked: "The browser has suspended the sound.",
+  device: "The sound does not start: see whether this machine has a loudspeaker or headphones.",
 };
 
 /** Says before the first call what will be missing; takes it back when the network comes. */
@@ -103,7 +109,7 @@ async function connect() {
   $("camera").hidden = !camera;
   showLook(true);
   call.addEventListener("voice", ({ detail: stream }) => {
-    $("voice").srcObject = stream;
+    playback.play($("voice"), stream);
     meter.listen("bot", stream);
   });
   call.addEventListener("message", ({ detail: message }) => {
@@ -130,7 +136,8 @@ async function connect() {
   );
   call.addEventListener("ended", () => {
     meter.close();
-    $("voice").srcObject = $("camera").srcObject = null;
+    playback.play($("voice"), null);
+    $("camera").srcObject = null;
     $("camera").hidden = true;
     transcript.end();
     botSpeaks = false;
@@ -285,6 +292,13 @@ $("write").addEventListener("submit", (event) => {
   const words = $("words").value.trim();
   if (!words || $("send").disabled || !call.write(words)) return;
   $("words").value = "";
+});
+playback.addEventListener("change", () => {
+  $("silent").hidden = !playback.blocked;
+  if (!playback.blocked) $("why-silent").textContent = SILENT.blocked;
+});
+$("unblock").addEventListener("click", async () => {
+  if (!(await playback.resume())) $("why-silent").textContent = SILENT.device;
 });
 addEventListener("pagehide", () => call?.close());
 

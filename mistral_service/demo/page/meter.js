@@ -1,10 +1,12 @@
 // Five bars that follow the sound: yours while the bot listens, the bot's while it speaks.
 
+import { playback } from "./playback.js";
+
 const GAIN = 6; // speech of ordinary loudness has an RMS around 0.1
 const SHAPE = [0.45, 0.8, 1, 0.75, 0.5];
 
 export class Meter {
-  #context = new AudioContext();
+  #context; // none before there is something to listen to
   #bars;
   #sources = {};
   #level = 0;
@@ -25,6 +27,7 @@ export class Meter {
   }
 
   listen(name, stream) {
+    this.#context ??= playback.createContext();
     const analyser = this.#context.createAnalyser();
     analyser.fftSize = 1024;
     this.#context.createMediaStreamSource(stream).connect(analyser);
@@ -34,7 +37,7 @@ export class Meter {
   close() {
     cancelAnimationFrame(this.#frame);
     for (const bar of this.#bars) bar.style.removeProperty("--level");
-    this.#context.close();
+    this.#context?.close();
   }
 
   #rms(name) {

@@ -1,11 +1,13 @@
 // Sound for a call over a WebSocket: pieces of PCM from the microphone, and to the loudspeaker.
 
+import { playback } from "./playback.js";
+
 const WORKLETS = new URL("worklets.js", import.meta.url);
 const HIGHEST = 7200; // Hz; above half of 16 kHz a sample would tell another tone
 
 /** Hand a microphone's sound to `take`, in pieces of 20 ms: Int16Array, 16 kHz, one channel. */
 export async function capture(microphone, take) {
-  const context = new AudioContext();
+  const context = playback.createContext();
   await context.audioWorklet.addModule(WORKLETS);
   const pieces = new AudioWorkletNode(context, "microphone", { channelCount: 1, channelCountMode: "explicit" });
   pieces.port.onmessage = ({ data }) => take(data);
@@ -50,7 +52,7 @@ export class Loudspeaker {
   #open(rate) {
     this.close();
     this.#rate = rate;
-    const context = (this.#context = new AudioContext({ sampleRate: rate }));
+    const context = (this.#context = playback.createContext({ sampleRate: rate }));
     this.#player = context.audioWorklet.addModule(WORKLETS).then(() => {
       const player = new AudioWorkletNode(context, "loudspeaker", { outputChannelCount: [1] });
       const out = context.createMediaStreamDestination();

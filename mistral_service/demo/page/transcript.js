@@ -103,10 +103,10 @@ export class Transcript {
     let item = this.#list.lastElementChild;
     if (item?.className !== "problem" || item.querySelector("p").textContent !== text) {
       item = this.#item("problem", "Problem");
-      item.role = "alert";
+      item.querySelector("p").role = "alert"; // of the item itself, it would make the list none
       item.times = 0;
-      write(item, text);
     }
+    write(item, text); // also where it is there already: it is read out once more
     item.times += 1;
     if (item.times > 1) item.querySelector("strong").textContent = `Problem, ${item.times} times`;
     this.#follow();

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from browser_demo import Demo, browser, connect, say, spoken, state
+from browser_demo import AUDIBLE, LISTEN, Demo, browser, connect, say, spoken, state
 from playwright.sync_api import Locator, Page, expect
 
 from mistral_service.local import LocalMistral, Reply, Script
@@ -15,21 +15,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 ARTIFACTS = Path(os.environ.get("ARTIFACTS_DIR", "artifacts"))
 QUESTION = "Why is the sky blue?"
 PARTS = ["stt", "turn", "llm", "sentence", "tts", "rest"]
-AUDIBLE = 0.01  # RMS; the silence between two sentences is 0.000
-
-# Measures what comes out of the page's loudspeaker, with an analyser that is not the page's own.
-LISTEN = """() => {
-  const context = new AudioContext();
-  const analyser = context.createAnalyser();
-  context.createMediaStreamSource(document.querySelector("audio").srcObject).connect(analyser);
-  const samples = new Float32Array(analyser.fftSize);
-  window.heard = [];
-  setInterval(() => {
-    analyser.getFloatTimeDomainData(samples);
-    const power = samples.reduce((sum, x) => sum + x * x, 0) / samples.length;
-    window.heard.push(Math.sqrt(power));
-  }, 50);
-}"""
 
 
 def words(text: str) -> list[str]:

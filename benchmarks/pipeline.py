@@ -1,0 +1,296 @@
+"""What the pipeline that people run costs with our service and with Pipecat's own: `make bench`.
+
+User aggregator, service, voice, assistant aggregator; RTVI and metrics are on, as they are by
+default in a bot. The voice cuts the reply into sentences and speaks none of them, so that what
+remains is the cost of text. The floor is the same pipeline with a processor in the place of the
+service that pushes the same frames at the same times and does nothing else.
+
+Each figure is taken in a process of its own, all candidates at the same time, several times; the
+table has the medians, and the median of the ratios to Pipecat's own in the same round.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import Any
+
+from speed import DELAYED, maker, server
+from token_server import spoken
+
+TOKENS, RATE, SESSIONS = 200, 50.0, 2
+IN_PACE = 0.9
+"""Frames for a token of our service, one for each read, where each token is read alone."""
+WHO = ("token", "clause", "socket", "floor of token", "floor of clause", "theirs")
+NAMES = {
+    "token": 'ours, `text_frames="token"`',
+    "clause": 'ours, `text_frames="clause"`',
+    "socket": "a bare socket and a JSON parser, in clauses",
+    "floor of token": "the frames alone, one for each token",
+    "floor of clause": "the frames alone, in clauses",
+    "theirs": "Pipecat's own",
+}
+
+
+def service_of(who: str, base_url: str) -> Any:
+    """The service of a candidate, or what takes its place."""
+    if who not in ("token", "clause", "theirs"):
+        maker("ours")  # imports what is imported beside it
+        read = (lambda: read_from(base_url)) if who == "socket" else made_here
+        return floor("token" if who == "floor of token" else "clause", read)
+    service = maker("theirs" if who == "theirs" else "ours")(base_url)
+    if who != "theirs":
+        service._settings.text_frames = who
+    return service
+
+
+def floor(text_frames: str, tokens: Callable[[], AsyncIterator[str]]) -> Any:
+    """A processor that pushes the frames of a reply as its tokens come."""
+    from pipecat.frames.frames import (
+        LLMContextFrame,
+        LLMFullResponseEndFrame,
+        LLMFullResponseStartFrame,
+        LLMTextFrame,
+    )
+    from pipecat.processors.frame_processor import FrameProcessor
+    from pipecat.utils.string import match_endofsentence
+
+    from mistral_service.reply.clauses import CLAUSE_TIMEOUT, Clauses
+
+    class Floor(FrameProcessor):
+        async def process_frame(self, frame: Any, direction: Any) -> None:
+            await super().process_frame(frame, direction)
+            if not isinstance(frame, LLMContextFrame):
+                await self.push_frame(frame, direction)
+                return
+            clauses = Clauses(match_endofsentence, CLAUSE_TIMEOUT * (text_frames == "clause"))
+            await self.push_frame(LLMFullResponseStartFrame())
+            async for token in tokens():
+                if clauses.feed(token, time.monotonic()):
+                    await self.push_frame(LLMTextFrame(clauses.take()))
+            if text := clauses.take():
+                await self.push_frame(LLMTextFrame(text))
+            await self.push_frame(LLMFullResponseEndFrame())
+
+    return Floor()
+
+
+async def made_here() -> AsyncIterator[str]:
+    """The tokens of a reply at their times."""
+    began = time.monotonic()
+    for number in range(TOKENS):
+        await asyncio.sleep(max(0.0, began + number / RATE - time.monotonic()))
+        yield spoken(number)
+
+
+async def read_from(base_url: str) -> AsyncIterator[str]:
+    """The tokens of a reply as the server sends them."""
+    port = int(base_url.rsplit(":", 1)[1].split("/")[0])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}")
+    rest = b""
+    while data := await reader.read(65536):
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if line == b"data: [DONE]":
+                writer.close()
+                return
+            if line.startswith(b"data: "):
+                yield json.loads(line[6:])["choices"][0]["delta"]["content"]
+
+
+@asynccontextmanager
+async def call(who: str, base_url: str) -> AsyncIterator[Any]:
+    """A call as people build it; yields its voice."""
+    service = service_of(who, base_url)  # the log is off from here on
+
+    from pipecat.frames.frames import (
+        EndFrame,
+        LLMFullResponseEndFrame,
+        LLMMessagesAppendFrame,
+        LLMTextFrame,
+        TTSAudioRawFrame,
+    )
+    from pipecat.pipeline.pipeline import Pipeline
+    from pipecat.pipeline.worker import PipelineParams, PipelineWorker
+    from pipecat.processors.aggregators.llm_context import LLMContext
+    from pipecat.processors.aggregators.llm_response_universal import (
+        LLMContextAggregatorPair,
+        LLMUserAggregatorParams,
+    )
+    from pipecat.services.settings import TTSSettings
+    from pipecat.services.tts_service import TTSService
+    from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
+    from pipecat.workers.runner import WorkerRunner
+
+    class Voice(TTSService):
+        """Notes when sentences come, and says nothing."""
+
+        def __init__(self) -> None:
+            settings = TTSSettings(model=None, voice=None, language=None)
+            super().__init__(sample_rate=16000, settings=settings)
+            self.ended = asyncio.Event()
+            self.sentences: list[tuple[float, float]] = []  # when it began at the server, and came
+            self.frames = 0
+
+        async def run_tts(self, text: str, context_id: str) -> AsyncIterator[Any]:
+            at = re.match(r"\s*Train(\d+)", text)
+            assert at is not None, text
+            self.sentences.append((int(at[1]) / 1e6, time.monotonic()))
+            yield TTSAudioRawFrame(bytes(320), 16000, 1, context_id=context_id)
+
+        async def process_frame(self, frame: Any, direction: Any) -> None:
+            await super().process_frame(frame, direction)
+            self.frames += isinstance(frame, LLMTextFrame)
+            if isinstance(frame, LLMFullResponseEndFrame):
+                self.ended.set()
+
+        def delays(self) -> list[float]:
+            """Milliseconds from what shows a sentence's end at the server to the voice."""
+            # The first word of the next sentence shows it.
+            return [(came - shown) * 1e3 for (_, came), (shown, _) in pairwise(self.sentences)]
+
+        async def turn(self) -> None:
+            self.ended.clear()
+            self.sentences.clear()
+            self.frames = 0
+            message = {"role": "user", "content": "Which trains are there?"}
+            await worker.queue_frame(LLMMessagesAppendFrame([message], run_llm=True))
+            await asyncio.wait_for(self.ended.wait(), 60)
+
+    voice = Voice()
+    writes = LLMUserAggregatorParams(user_turn_strategies=ExternalUserTurnStrategies())
+    user, assistant = LLMContextAggregatorPair(LLMContext(), user_params=writes)
+    worker = PipelineWorker(
+        Pipeline([user, service, voice, assistant]),
+        params=PipelineParams(enable_metrics=True, enable_usage_metrics=True),
+        cancel_on_idle_timeout=False,
+    )
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
+    running = asyncio.create_task(runner.run())
+    try:
+        yield voice
+    finally:
+        await worker.queue_frame(EndFrame())
+        await asyncio.wait_for(running, 20)
+
+
+async def cpu_per_token(who: str, base_url: str, sessions: int = 1) -> list[float]:
+    """Microseconds of CPU for a token, and frames for a token."""
+    async with contextlib.AsyncExitStack() as stack:
+        voices = [await stack.enter_async_context(call(who, base_url)) for _ in range(sessions)]
+        await asyncio.gather(*(voice.turn() for voice in voices))  # what is imported late is there
+        before = time.process_time()
+        await asyncio.gather(*(voice.turn() for voice in voices))
+        spent = time.process_time() - before
+    tokens = TOKENS * sessions
+    return [spent / tokens * 1e6, sum(voice.frames for voice in voices) / tokens]
+
+
+async def sentence_delay(who: str, base_url: str, sessions: int) -> list[float]:
+    """Milliseconds that the end of a sentence is late: 99th percentile and median."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    async with contextlib.AsyncExitStack() as stack:
+        voices = [await stack.enter_async_context(call(who, base_url)) for _ in range(sessions)]
+
+        async def talk(voice: Any, wait: float) -> None:
+            await asyncio.sleep(wait)
+            await voice.turn()
+
+        # Callers do not begin to speak all at once.
+        await asyncio.gather(*(talk(voice, i / sessions) for i, voice in enumerate(voices)))
+        # The first second is the crowd's arrival.
+        late = sorted(ms for voice in voices for ms in voice.delays()[2:])
+        return [late[int(len(late) * 0.99)], statistics.median(late)]
+
+
+ONE = {"cpu_per_token": cpu_per_token, "sentence_delay": sentence_delay}
+
+
+def measured(what: str, base_url: str, *more: int, who: Sequence[str] = WHO) -> list[list[float]]:
+    """One measurement of each candidate, each in a process of its own, all at the same time.
+
+    So what else the machine does, it does to all of them.
+    """
+    command = [sys.executable, __file__, "--one", what]
+    processes = [
+        subprocess.Popen(
+            [*command, each, base_url, *map(str, more)], stdout=subprocess.PIPE, text=True
+        )
+        for each in who
+    ]
+    printed = [process.communicate(timeout=240)[0] for process in processes]
+    return [[float(number) for number in lines.splitlines()[-1].split()] for lines in printed]
+
+
+def cpu_table(times: int, base_url: str) -> None:
+    """CPU for a token."""
+    print("| | CPU per token (µs) | ratio | frames per token |\n|---|---|---|---|")
+    rounds = list[list[list[float]]]()
+    while len(rounds) < times:
+        taken = measured("cpu_per_token", base_url, SESSIONS)
+        if taken[0][1] > IN_PACE:  # else the machine was too busy for the server to keep its pace
+            rounds.append(taken)
+    for at, who in enumerate(WHO):
+        cpu, frames = map(statistics.median, zip(*(each[at] for each in rounds), strict=True))
+        ratio = statistics.median(each[at][0] / each[-1][0] for each in rounds)
+        print(f"| {NAMES.get(who, who)} | {cpu:.0f} | {ratio:.2f}× | {frames:.2f} |", flush=True)
+
+
+def most_sessions(delay: Callable[[int], float], first: int = 8) -> int:
+    """The most sessions whose sentences are in time: doubled until they are late, then halved in.
+
+    Of three runs the least counts: what else the machine does can only add to it.
+    """
+
+    def in_time(count: int) -> bool:
+        return any(delay(count) < DELAYED for _ in range(3))
+
+    good, bad = 0, first
+    while in_time(bad):
+        good, bad = bad, bad * 2
+    while bad - good > max(2, good // 16):
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if in_time(middle) else (good, middle)
+    return good
+
+
+def sessions_table(base_url: str) -> None:
+    """Sessions that one core carries."""
+    print(f"| | sessions on one core, p99 under {DELAYED:.0f} ms | ratio |\n|---|---|---|")
+    found = dict[str, int]()
+    for who in reversed(WHO):
+
+        def delay(count: int, who: str = who) -> float:
+            [[delay, _]] = measured("sentence_delay", base_url, count, who=[who])
+            return delay
+
+        found[who] = count = most_sessions(delay)
+        print(f"| {NAMES.get(who, who)} | {count} | {count / found['theirs']:.1f}× |", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=3, help="rounds (default: 3)")
+    parser.add_argument("--only", choices=("cpu", "sessions"), help="one of the tables")
+    parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        what, who, base_url, *more = given.one
+        print(*asyncio.run(ONE[what](who, base_url, *map(int, more))))
+    else:
+        with server(tokens=TOKENS, rate=RATE, text="sentences") as address:
+            if given.only != "sessions":
+                cpu_table(given.times, address)
+            if given.only != "cpu":
+                sessions_table(address)
