@@ -175,9 +175,16 @@ async def call(who: str, base_url: str) -> AsyncIterator[Any]:
         params=PipelineParams(enable_metrics=True, enable_usage_metrics=True),
         cancel_on_idle_timeout=False,
     )
+    started = asyncio.Event()
+
+    @worker.event_handler("on_pipeline_started")
+    async def on_pipeline_started(_worker: Any, _frame: Any) -> None:
+        started.set()
+
     runner = WorkerRunner(handle_sigint=False)
     await runner.add_workers(worker)
     running = asyncio.create_task(runner.run())
+    await started.wait()
     try:
         yield voice
     finally:
@@ -207,6 +214,7 @@ async def sentence_delay(who: str, base_url: str, sessions: int) -> list[float]:
             await asyncio.sleep(wait)
             await voice.turn()
 
+        await voices[0].turn()  # what is imported late is there
         # Callers do not begin to speak all at once.
         await asyncio.gather(*(talk(voice, i / sessions) for i, voice in enumerate(voices)))
         # The first second is the crowd's arrival.

@@ -60,7 +60,8 @@ class Clauses:
         Returns:
             Whether what is gathered has to leave now.
         """
-        then, self._at = 2 * now - self._at, now
+        # When the next text comes at this pace, or somewhat later: a timer costs more than a frame.
+        then, self._at = now + 1.5 * (now - self._at), now
         if not self._gathered:
             self._since = now
         self._gathered.append(text)
