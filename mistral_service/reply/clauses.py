@@ -1,4 +1,4 @@
-"""Text in clauses: a voice that is behind the model anyway gets fewer and longer pieces."""
+"""Gathers text in clauses after the first sentence; every sentence ends at the same moment."""
 
 import re
 
