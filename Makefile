@@ -68,6 +68,7 @@ types: ## Check types, strictly
 bench: ## Compare with Pipecat's own service
 	$(INSTALL) tools
 	@$(BIN)/python benchmarks/speed.py
+	@$(BIN)/python benchmarks/pipeline.py
 	@$(BIN)/python benchmarks/behaviour.py
 	@$(BIN)/python benchmarks/messages.py
 	@$(BIN)/python benchmarks/images.py

@@ -27,7 +27,7 @@ from typing import Any
 from speed import DELAYED, maker, server
 from token_server import spoken
 
-TOKENS, RATE, SESSIONS = 200, 50.0, 2
+TOKENS, RATE = 200, 50.0
 IN_PACE = 0.9
 """Frames for a token of our service, one for each read, where each token is read alone."""
 WHO = ("token", "clause", "socket", "floor of token", "floor of clause", "theirs")
@@ -47,10 +47,14 @@ def service_of(who: str, base_url: str) -> Any:
         maker("ours")  # imports what is imported beside it
         read = (lambda: read_from(base_url)) if who == "socket" else made_here
         return floor("token" if who == "floor of token" else "clause", read)
-    service = maker("theirs" if who == "theirs" else "ours")(base_url)
-    if who != "theirs":
-        service._settings.text_frames = who
-    return service
+    if who == "theirs":
+        return maker(who)(base_url)
+    maker("ours")
+
+    from mistral_service import MistralLLMService
+
+    settings = MistralLLMService.Settings(text_frames=who)
+    return MistralLLMService(api_key="k", base_url=base_url, settings=settings)
 
 
 def floor(text_frames: str, tokens: Callable[[], AsyncIterator[str]]) -> Any:
@@ -175,9 +179,16 @@ async def call(who: str, base_url: str) -> AsyncIterator[Any]:
         params=PipelineParams(enable_metrics=True, enable_usage_metrics=True),
         cancel_on_idle_timeout=False,
     )
+    started = asyncio.Event()
+
+    @worker.event_handler("on_pipeline_started")
+    async def on_pipeline_started(_worker: Any, _frame: Any) -> None:
+        started.set()
+
     runner = WorkerRunner(handle_sigint=False)
     await runner.add_workers(worker)
     running = asyncio.create_task(runner.run())
+    await started.wait()
     try:
         yield voice
     finally:
@@ -207,6 +218,7 @@ async def sentence_delay(who: str, base_url: str, sessions: int) -> list[float]:
             await asyncio.sleep(wait)
             await voice.turn()
 
+        await voices[0].turn()  # what is imported late is there
         # Callers do not begin to speak all at once.
         await asyncio.gather(*(talk(voice, i / sessions) for i, voice in enumerate(voices)))
         # The first second is the crowd's arrival.
@@ -233,12 +245,12 @@ def measured(what: str, base_url: str, *more: int, who: Sequence[str] = WHO) -> 
     return [[float(number) for number in lines.splitlines()[-1].split()] for lines in printed]
 
 
-def cpu_table(times: int, base_url: str) -> None:
+def cpu_table(times: int, base_url: str, sessions: int) -> None:
     """CPU for a token."""
     print("| | CPU per token (µs) | ratio | frames per token |\n|---|---|---|---|")
     rounds = list[list[list[float]]]()
     while len(rounds) < times:
-        taken = measured("cpu_per_token", base_url, SESSIONS)
+        taken = measured("cpu_per_token", base_url, sessions)
         if taken[0][1] > IN_PACE:  # else the machine was too busy for the server to keep its pace
             rounds.append(taken)
     for at, who in enumerate(WHO):
@@ -282,6 +294,9 @@ def sessions_table(base_url: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=3, help="rounds (default: 3)")
+    parser.add_argument(
+        "--sessions", type=int, default=4, help="calls in a process, for the CPU (default: 4)"
+    )
     parser.add_argument("--only", choices=("cpu", "sessions"), help="one of the tables")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -291,6 +306,6 @@ if __name__ == "__main__":
     else:
         with server(tokens=TOKENS, rate=RATE, text="sentences") as address:
             if given.only != "sessions":
-                cpu_table(given.times, address)
+                cpu_table(given.times, address, given.sessions)
             if given.only != "cpu":
                 sessions_table(address)

@@ -35,6 +35,7 @@ class Service:
     def __init__(self, text_frames: str | None = None, seconds: float = 0.0) -> None:
         self.pushed: list[str] = []
         self.recorded = ""
+        self.timers = 0
         self.settings = MistralLLMService.Settings(text_frames=text_frames)
         self.has_voice, self.turn_markers = True, None
         self.service: Any = self
@@ -57,6 +58,7 @@ class Service:
     async def stop_ttfat_metrics(self) -> None: ...
 
     def create_task(self, work: Any, name: str) -> asyncio.Task[None]:
+        self.timers += 1
         return asyncio.create_task(work, name=name)
 
     async def write(self, *tokens: str, pause: float = 0.01) -> None:
@@ -103,9 +105,20 @@ def test_words_leave_by_a_timer_where_the_stream_pauses():
         assert service.pushed == FIRST
         await asyncio.sleep(0.002)
         assert service.pushed == [*FIRST, "".join(REST)]
-        await service.write(" at", " nine")  # and the next ones wait again
+        await service.write(" at", " nine", " tomorrow")  # a slow word, and others that wait again
         await asyncio.sleep(2 * CLAUSE_TIMEOUT)
-        assert service.pushed[-1] == " at nine"
+        assert service.pushed[len(FIRST) + 1 :] == [" at", " nine tomorrow"]
+
+    run(scene)
+
+
+def test_a_steady_stream_needs_no_timer():
+    async def scene() -> None:
+        service = Service()
+        for number, token in enumerate([*FIRST, *(f" {number}" for number in range(200))]):
+            await service.write(token, pause=0.02 + 0.003 * (number % 3 - 1))
+        assert service.timers == 0
+        assert len(service.pushed) < 60
 
     run(scene)
 
