@@ -41,7 +41,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def told(monkeypatch) -> Iterator[list[str]]:
     """The warnings that were logged."""
-    monkeypatch.setattr(wire, "_told", set())
+    monkeypatch.setattr(wire, "_warned", set())
     warnings: list[str] = []
     sink = logger.add(lambda message: warnings.append(message.record["message"]), level="WARNING")
     yield warnings

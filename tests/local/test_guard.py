@@ -286,5 +286,5 @@ def test_the_demos_engine_answers_to_the_demo_alone(monkeypatch: pytest.MonkeyPa
             assert answer.status_code == status
         # Everyone on a machine sees how a process was started.
         started = [" ".join(child.cmdline()) for child in psutil.Process().children()]
-        assert any("mistral_service.local" in line for line in started)
+        assert any("mistral_service.demo.endpoint" in line for line in started)
         assert not any(engine.api_key in line for line in started)
