@@ -80,7 +80,7 @@ class MistralClient:
             limits: How long a request may take, and how often it is tried.
             concurrency: The most batches of texts that are under way at once, at least 1.
             server: What kind of server `base_url` is, as in `MistralLLMService`.
-            fallback_models: Models that chats go to, in order, while the chosen one fails.
+            fallback_models: Models that chats are sent to, in order, while the chosen one fails.
             fallback_base_url: Where they are, as in `MistralLLMService`.
             fallback_api_key: The key there. Defaults to `api_key`.
             fallback_server: What kind of server that is.
@@ -92,6 +92,8 @@ class MistralClient:
         owner = type(self).__name__
         if concurrency < 1:
             raise ValueError(f"{owner}(concurrency={concurrency}) must be 1 or more.")
+        if isinstance(fallback_models, str) or not all(fallback_models):
+            raise ValueError(f"{owner}(fallback_models={fallback_models!r}) must list model names.")
         headers = {"default_headers": dict(default_headers or {})}
         own, fallback = connections_for(
             owner, (api_key, base_url), (fallback_api_key, fallback_base_url), headers
@@ -106,20 +108,19 @@ class MistralClient:
             hedging=hedging,
             empty_replies="limited",
         )
-        self._limits = limits
-        self._main = Requests(main, limits)
         clients = Clients(openai_client, lambda: main, own, fallback, servers)
         self._router = Router(clients, lambda: ("", fallback_models))
+        self._main = Requests(main, limits, self._router)
         self._chats = Turns(self._router, options)
-        self._codestral: Clients | None = None
-        fim_router = Router(clients, lambda: ("", ()))
+        # Code goes to one endpoint, and to no fallback.
+        codestral, there = main, own
         if codestral_base_url:
             check_address(owner, "codestral_base_url", codestral_base_url)
             key = key_for(owner, codestral_api_key or own["api_key"], "codestral_api_key")
             there: dict[str, Any] = {**own, "api_key": key, "base_url": codestral_base_url}
             codestral = openai_client(**there)
-            self._codestral = Clients(openai_client, lambda: codestral, there, None)
-            fim_router = Router(self._codestral, lambda: ("", ()))
+        self._fim_clients = Clients(openai_client, lambda: codestral, there, None)
+        fim_router = Router(self._fim_clients, lambda: ("", ()))
         self._fims = Turns(fim_router, replace(options, hedging=False, empty_replies="all"))
         self._batches = asyncio.Semaphore(concurrency)
         self._reported: set[ToolFault] = set()
@@ -141,8 +142,7 @@ class MistralClient:
     async def close(self) -> None:
         """Give the connections back."""
         await self._router.clients.close()
-        if self._codestral is not None:
-            await self._codestral.close()
+        await self._fim_clients.close()
 
     # --- models -----------------------------------------------------------------------------------
 
@@ -185,7 +185,8 @@ class MistralClient:
             MistralError: If there is none; with the reason `EMPTY` if it says and calls nothing.
             ToolsNotPassable: If there are more tools than Mistral takes.
         """
-        return Answer.of(await self._chats.whole(self._asked(messages, asking), model))
+        request = replace(self._request(messages, asking), is_whole=True)
+        return Answer.of(await self._chats.whole(request, model))
 
     async def stream_chat(
         self,
@@ -203,12 +204,13 @@ class MistralClient:
 
         Yields:
             `Text` and `Thought` in order, every `ToolCall` whole, and a `Finish`
-            (`mistral_service.reply.events`).
+            (`mistral_service.reply.events`). Thoughts come again where the reply begins anew.
 
         Raises:
-            MistralError: If there is no reply, or it breaks in the middle.
+            MistralError: As `chat`; also if the reply breaks and cannot go on.
         """
-        async with aclosing(self._chats.stream(self._asked(messages, asking), model)) as events:
+        request = self._request(messages, asking)
+        async with aclosing(self._chats.stream(request, model)) as events:
             async for event in events:
                 yield event
 
@@ -387,8 +389,11 @@ class MistralClient:
         reply = await self._main.one("/chat/moderations", {"model": model, "input": sent})
         return moderations_of(reply, 1)[0]
 
-    def _asked(self, messages: Sequence[Message], asking: ChatParameters) -> Chat:
-        chat = Chat(messages, asking)
+    def _request(self, messages: Sequence[Message], asking: ChatParameters) -> Chat:
+        # Lists of our own: the caller's may change, or end, while the reply is waited for.
+        if tools := asking.get("tools"):
+            asking = {**asking, "tools": list(tools)}
+        chat = Chat(list(messages), asking)
         for fault in chat.unreported(self._reported):
             logger.warning(f"MistralClient: {fault}")
         return chat

@@ -21,7 +21,7 @@ _FIM = "/fim/completions"
 Message = Mapping[str, Any]
 
 
-class Asked(Conversation, Protocol):
+class ClientRequest(Conversation, Protocol):
     """A conversation that becomes a request."""
 
     @property
@@ -49,10 +49,12 @@ class Chat:
     Parameters:
         messages: The messages, in any form that the rules know.
         asking: How it is to be answered.
+        is_whole: Whether only the whole reply is of use.
     """
 
     messages: Sequence[Message]
     asking: ChatParameters
+    is_whole: bool = False
     path: str = CHAT
 
     @property
@@ -66,9 +68,12 @@ class Chat:
         return Needs(bool(self.tools), lambda: has_images(self.messages))
 
     def continued(self, words: str) -> Self | None:
-        """The messages in which a reply goes on that was cut; JSON begins anew."""
+        """The messages in which a reply goes on that was cut.
+
+        JSON begins anew, and so does a whole reply with functions, which allow no prefix.
+        """
         form = self.asking.get("response_format") or {"type": "text"}
-        if form.get("type") != "text":
+        if form.get("type") != "text" or (self.is_whole and self.tools):
             return None
         return replace(self, messages=continued(self.messages, words))
 

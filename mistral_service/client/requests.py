@@ -8,10 +8,15 @@ from openai import AsyncOpenAI
 
 from mistral_service.turn.deadline import now, within
 from mistral_service.turn.retries import Attempts, Limits
+from mistral_service.turn.router import Router
+from mistral_service.turn.routes import Route
 from mistral_service.wire.client import error_of, fetch_object
 from mistral_service.wire.errors import MistralError
 
 T = TypeVar("T")
+
+_ROUTE = Route("")
+"""The endpoint, whatever the model."""
 
 
 class Requests:
@@ -21,16 +26,17 @@ class Requests:
     (`turn/retries.py`).
     """
 
-    def __init__(self, client: AsyncOpenAI, limits: Limits) -> None:
+    def __init__(self, client: AsyncOpenAI, limits: Limits, router: Router) -> None:
         """Prepare to ask.
 
         Args:
             client: The client whose connections, key and headers are used.
             limits: How long a request may take, and how often it is tried.
+            router: Knows whether the endpoint has accepted the key before.
         """
         self.client = client
         self._limits = limits
-        self._accepted = False
+        self._router = router
 
     async def one(self, path: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Ask for one JSON object.
@@ -68,7 +74,7 @@ class Requests:
                         raise error from None
                     await asyncio.sleep(again.delay)
                 else:
-                    self._accepted = True
+                    self._router.answered(_ROUTE)
                     return answer
 
         return await within(
@@ -80,4 +86,4 @@ class Requests:
         error = error_of(exception, self.client)
         if error is None:
             raise exception
-        return error.with_key_accepted_before() if self._accepted else error
+        return self._router.with_other_cause(_ROUTE, error)

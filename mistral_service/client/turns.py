@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Ite
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
-from mistral_service.client.conversation import Asked
+from mistral_service.client.conversation import ClientRequest
 from mistral_service.conversation.conversion import Conversion
 from mistral_service.reply.calls import Plan, PlannedCall
 from mistral_service.reply.events import Event, Text, Thought, ToolCall
@@ -41,7 +41,7 @@ class Turns:
         self._pace = Pace()
         self._conversion: ContextVar[Conversion] = ContextVar("conversion")
 
-    async def whole(self, asked: Asked, model: str) -> list[Event]:
+    async def whole(self, asked: ClientRequest, model: str) -> list[Event]:
         """Ask, and wait for the end of the reply.
 
         It is streamed all the same: only so a connection that has died differs from a long reply.
@@ -54,16 +54,18 @@ class Turns:
             MistralError: If there is no reply within the limits.
         """
         output, observer = _Collected(), _Observer()
-        runner = self._runner(asked, model, output, observer)
+        runner = self._runner(asked, model, output, observer, _WholeReader)
         seconds = self._options.limits.whole
-        result = await within(seconds, _answer(runner.run(asked)), _NOT_WHOLE)
+        # In a task of its own, so that the caller's task keeps no route of it.
+        running = asyncio.create_task(_answer(runner.run(asked)))
+        result = await within(seconds, running, _NOT_WHOLE)
         reader = result.reader
         if isinstance(reader, _WholeReader) and reader.begins_in_thought and observer.is_plain:
             # In one piece a thought is one, also where its end alone says so.
             output.events = reader.in_one_piece()
         return [*output.events, *observer.end(result)]
 
-    async def stream(self, asked: Asked, model: str) -> AsyncGenerator[Event]:
+    async def stream(self, asked: ClientRequest, model: str) -> AsyncGenerator[Event]:
         """Ask, and take the reply as it comes.
 
         A reply that is cut goes on after its words, where it can; otherwise the fault is raised
@@ -89,13 +91,23 @@ class Turns:
                     await output.queue.put(event)
                 await output.queue.put(None)
 
+        def on_done(task: asyncio.Task[None]) -> None:
+            if task.cancelled():  # by other code than this, which would wait in vain
+                output.fail(MistralError(Reason.STREAM, "its task was cancelled"))
+
         task = asyncio.create_task(run())
-        left = self._options.limits.whole
+        task.add_done_callback(on_done)
+        left = whole = self._options.limits.whole
         try:
             while True:
                 began = now()
                 # Only the time that the reader waits is the server's.
-                item = await within(left, output.queue.get(), _NOT_WHOLE)
+                try:
+                    async with asyncio.timeout(left):
+                        item = await output.queue.get()
+                except TimeoutError:
+                    what = f"{_NOT_WHOLE} in {whole:g} s"
+                    raise MistralError(Reason.TIMEOUT, what) from None
                 left -= now() - began
                 if item is None:
                     return
@@ -107,11 +119,16 @@ class Turns:
             await asyncio.gather(task, return_exceptions=True)
 
     def _runner(
-        self, asked: Asked, model: str, output: "_Collected", observer: "_Observer"
-    ) -> TurnRunner[Asked]:
+        self,
+        asked: ClientRequest,
+        model: str,
+        output: "_Collected",
+        observer: "_Observer",
+        reader: type[ReplyReader] = ReplyReader,
+    ) -> TurnRunner[ClientRequest]:
         router = self._router.for_model(model)
 
-        async def open_stream(asked: Asked) -> Stream:
+        async def open_stream(asked: ClientRequest) -> Stream:
             route = router.route
             client = router.client(route)
             parts = endpoint_of(client).of(route.model).parts
@@ -133,7 +150,7 @@ class Turns:
                 observer=observer,
                 pace=self._pace,
                 # Code that is filled in may hold what would be a marker in a conversation.
-                make_reader=lambda *a, **k: _WholeReader(*a, markup=chats, **k),
+                make_reader=lambda *a, **k: reader(*a, markup=chats, **k),
             )
         )
 
@@ -195,6 +212,11 @@ class _Streamed(_Collected):
     async def write_thought(self, text: str, *, keep: bool = False) -> None:
         await self.queue.put(Thought(text))
 
+    def fail(self, error: MistralError) -> None:
+        while not self.queue.empty():
+            self.queue.get_nowait()
+        self.queue.put_nowait(error)
+
     def discard(self) -> bool:
         return False
 
@@ -202,12 +224,12 @@ class _Streamed(_Collected):
 class _HandedCalls:
     """Hands calls to the caller of the client, who runs them."""
 
-    def begin(self, conversation: Asked, options: TurnOptions) -> bool:
+    def begin(self, conversation: ClientRequest, options: TurnOptions) -> bool:
         return True
 
     def plan(
         self,
-        conversation: Asked,
+        conversation: ClientRequest,
         calls: Sequence[ToolCall],
         left_out: int,
         *,
@@ -219,14 +241,14 @@ class _HandedCalls:
         pass
 
     async def start(
-        self, conversation: Asked, calls: Sequence[PlannedCall], *, spoke: bool
+        self, conversation: ClientRequest, calls: Sequence[PlannedCall], *, spoke: bool
     ) -> None:
         pass
 
 
 @dataclass
 class _Observer:
-    """Keeps what a turn took."""
+    """Records what a turn took."""
 
     usages: list[Usage] = field(default_factory=list[Usage])
     is_plain: bool = False
@@ -243,7 +265,7 @@ class _Observer:
     def on_model(self, name: str) -> None:
         pass
 
-    async def on_end(self, turn: TurnState[Asked]) -> None:
+    async def on_end(self, turn: TurnState[ClientRequest]) -> None:
         self.usages = turn.usages
         self.is_plain = turn.counts.attempts == 1
 

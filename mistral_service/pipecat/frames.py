@@ -122,6 +122,9 @@ class FrameWriter:
     async def _push_text(self) -> None:
         """Push the words that wait, and those that come meanwhile, in their order."""
         self._stop_timer()
+        if self._overdue is not None and self._overdue.done():
+            overdue, self._overdue = self._overdue, None
+            overdue.result()  # what an override raised there ends the turn
         async with self._pushing:
             while text := self._clauses.take():
                 await self._state.push_text(text)

@@ -98,6 +98,7 @@ class Attempt(Generic[C]):
                     what = f"nothing that a voice can say came in {limits.turn:.2g} s"
             raise MistralError(Reason.TIMEOUT, what) from None
         except asyncio.CancelledError:
+            self._output.end()  # words that still wait are never heard
             # A reply that is interrupted while it is spoken has answered.
             if request is not None and request.spoke:
                 self._router.answered(turn.route)

@@ -1,4 +1,4 @@
-"""What a turn speaks to, as protocols: who is asked, who writes, who calls, who records."""
+"""The protocols through which a turn sends requests, writes text, calls functions and records."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -127,11 +127,11 @@ class Router:
             error: What came of it.
         """
         own, *fallbacks = self.routes()
-        error = self._with_other_cause(route, error)
+        error = self.with_other_cause(route, error)
         first = error
         if route != own:
             failed = self._routes.last_error(own)
-            first = failed and self._with_other_cause(own, failed)
+            first = failed and self.with_other_cause(own, failed)
         if first is not None and first.reason in _ENDS_THE_SERVICE:
             errors = [(r, error if r == route else self._routes.last_error(r)) for r in fallbacks]
             for fallback, passing in errors:
@@ -147,7 +147,7 @@ class Router:
             self.routes(), now(), lambda each: self._is_able(each, needs), but=but
         )
 
-    def _with_other_cause(self, route: Route, error: MistralError) -> MistralError:
+    def with_other_cause(self, route: Route, error: MistralError) -> MistralError:
         """The same error; a 401 to a key that was good names what else it may mean."""
         accepted = route.endpoint in self._answered
         return error.with_key_accepted_before() if accepted else error

@@ -79,6 +79,8 @@ class TurnRunner(Generic[C]):
                     await self._end_without_answer(reply, plan, turn)
                     complete = True
                     return reply
+                if not reply.spoke and self._output.discard():
+                    turn.said.clear()
                 asked_again, turn.cut = True, ""
                 turn.counts.attempts += 1
                 turn.conversation = turn.asked = _reminded(asked, plan, reply, "".join(turn.said))

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,6 +24,7 @@ USER = [{"role": "user", "content": "Hello."}]
 QUICK = Limits(connect=1.0, first_token=0.3, stall=0.3, turn=3.0)
 KEY = "a-key-that-nobody-may-see"
 MODEL = "mistral-small-latest"
+TOOL = {"type": "function", "function": {"name": "one", "parameters": {"type": "object"}}}
 TOO_MANY = {"object": "error", "message": "Too many tokens overall", "code": "3210"}
 
 
@@ -552,3 +554,68 @@ async def test_the_tokens_of_all_attempts_count(serve, client_for):
     assert usage is not None
     assert single is not None
     assert usage.prompt_tokens == 2 * single.prompt_tokens
+
+
+async def test_thoughts_of_an_empty_reply_are_no_part_of_the_answer(serve, client_for):
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+    thought = {"content": [thinking]}
+    mistral = serve(Reply(deltas=[thought]), Reply(deltas=[thought, {"content": "Hi."}]))
+    answer = await client_for(mistral).chat(USER)
+    assert (answer.thoughts, answer.text) == ("Hm.", "Hi.")
+
+
+async def test_a_whole_reply_with_functions_begins_anew(serve, client_for):
+    mistral = serve(Reply("One two three.", cut_after=2), Reply("One two three."))
+    assert (await client_for(mistral).chat(USER, tools=[TOOL])).text == "One two three."
+    assert mistral.exchanges[1].request["messages"] == USER
+
+
+async def test_messages_are_read_once(serve, client_for):
+    mistral = serve(Reply(**BUSY), Reply("Hi."))
+    messages: Any = iter(USER)
+    assert (await client_for(mistral).chat(messages)).text == "Hi."
+    assert mistral.exchanges[1].request["messages"] == USER
+
+
+async def test_a_stream_whose_task_is_cancelled_ends(serve, client_for):
+    mistral = serve(Reply("Late.", wait=20))
+    events = client_for(mistral).stream_chat(USER)
+    reading = asyncio.ensure_future(anext(events))
+    await asyncio.sleep(0.2)
+    for task in asyncio.all_tasks() - {reading, asyncio.current_task()}:
+        if "Turns.stream" in repr(task):
+            task.cancel()
+    async with asyncio.timeout(5):
+        with pytest.raises(MistralError, match="cancelled"):
+            await reading
+
+
+async def test_the_limit_of_a_stream_is_named_whole(serve, client_for):
+    mistral = serve(Reply("One two three four five six.", pause=0.2))
+    limits = Limits(1.0, 1.0, 1.0, 3.0, whole=0.5)
+    with pytest.raises(MistralError, match=r"did not come in 0\.5 s"):
+        _ = [event async for event in client_for(mistral, limits=limits).stream_chat(USER)]
+
+
+async def test_code_goes_to_no_fallback(serve, client_for):
+    mistral = serve(Reply(path="fim/completions", times=None, **BUSY))
+    other = serve(Reply("Never.", path="fim/completions", times=None))
+    client = client_for(mistral, fallback_base_url=other.base_url, limits=QUICK)
+    with pytest.raises(MistralError):
+        await client.fim("def f(")
+    assert not other.exchanges
+
+
+async def test_a_key_that_a_chat_used_was_good_for_vectors_too(serve, client_for):
+    refused = {"message": "Unauthorized"}
+    mistral = serve(Reply("Hi."), Reply(path="embeddings", status=401, body=refused))
+    client = client_for(mistral)
+    await client.chat(USER)
+    with pytest.raises(MistralError, match="budget of its workspace"):
+        await client.embed(["x"])
+
+
+@pytest.mark.parametrize("models", ["mistral-large-latest", ["mistral-large-latest", ""]])
+def test_fallback_models_are_a_list_of_names(models):
+    with pytest.raises(ValueError, match=r"fallback_models=.* must list model names"):
+        MistralClient(api_key="any", fallback_models=models)

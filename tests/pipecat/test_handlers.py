@@ -939,3 +939,23 @@ async def test_a_late_result_and_the_lack_of_one_are_kept(serve, late: bool):
 def test_a_limit_that_is_no_number_of_seconds_is_refused(value):
     with pytest.raises(BadSetting, match=r"function_call_timeout_secs .* a number of seconds"):
         MistralLLMService(api_key="k", function_call_timeout_secs=value)
+
+
+async def test_a_function_that_is_registered_anew_while_its_call_waits_may_return(serve):
+    mistral = serve(
+        Reply(tool_calls=[called("one", "abcdefgh1"), called("two", "abcdefgh2")]), Reply("Done.")
+    )
+    service = service_of(mistral, run_in_parallel=False)
+
+    async def two(_params: Any) -> str:
+        return "of two"
+
+    async def one(params: Any) -> None:
+        service.register_function("two", two)
+        await params.result_callback("of one")
+
+    service.register_function("one", one)
+    service.register_function("two", nothing)
+    async with Call(service, tools=tools("one", "two")) as call:
+        assert await call.say("Do both.", turns=2) == "Done."
+    assert results(mistral) == ['"of one"', '"of two"']

@@ -84,9 +84,10 @@ class PendingCalls:
         """Run a call, and wait for its result where the handler returns without one.
 
         Args:
-            call: The call, prepared.
+            call: The call.
             run: Runs its handler, as Pipecat does.
         """
+        self.prepare(call)  # a flow may have registered the function anew while the call waited
         began = now()
         await run()
         if call.settled:
