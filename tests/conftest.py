@@ -57,11 +57,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 class Together(LoadScopeScheduling):
     """Gives each test to the next worker that is free, and to one worker what belongs together.
 
-    There is one browser at a time, which hears and speaks in real time, and one cluster, whose
-    ports are its own. xdist's own groups do not work with pytest 9.2.
+    There is one browser at a time that hears and speaks in real time, one that is silent, and one
+    cluster, whose ports are its own. xdist's own groups do not work with pytest 9.2.
     """
 
     SHARE = (
+        "tests/demo/browser/test_accessibility",  # nothing is spoken
         "tests/demo/browser/",
         "tests/scale/cluster/",
         "tests/turn/test_fault_matrix.py::test_a_fault_ends_as_the_table_says",  # some at a time

@@ -165,7 +165,8 @@ async def test_sentinels_lead_to_the_new_master_which_knows_what_was_let_out(ser
     sentinel = servers.start(
         "--sentinel",
         config=f"sentinel monitor calls 127.0.0.1 {master} 1\nsentinel auth-pass calls {PASSWORD}\n"
-        "sentinel down-after-milliseconds calls 500\nsentinel failover-timeout calls 3000\n"
+        # Longer than a heartbeat on a busy machine: the outage is seen before it is over.
+        "sentinel down-after-milliseconds calls 5000\nsentinel failover-timeout calls 3000\n"
         "requirepass of-the-sentinels\n",
     )
     await becomes(
