@@ -12,6 +12,8 @@ _MARKS = ".!?;…。？！；．｡।॥؟؛۔؏၊။។៕\u0ecc།༎։՜՞�
 
 _MARK_AT_END = re.compile(f"[{_MARKS}]\\s*\\Z")
 _MARK_AND_MORE = re.compile(f"[{_MARKS}]\\s*[^\\s{_MARKS}]")
+# Within a number it ends nothing, and to look for a sentence costs more than a frame.
+_DECIMAL = re.compile(r"(?<=\d)\.(?=\d)")
 _CLAUSE_END = re.compile("[,:—–\n،、，：]")
 _BLANK = re.compile(r"\s")
 
@@ -82,7 +84,7 @@ class Clauses:
     def _shows_end(self, text: str) -> bool:
         """Whether a voice may find by a text that a sentence has ended."""
         self._sentence += text
-        seen, looks_again = self._mark + text, self._in_next_word
+        seen, looks_again = self._mark + _DECIMAL.sub("", text), self._in_next_word
         looks = _MARK_AND_MORE.search(seen) is not None
         self._mark = "." if _MARK_AT_END.search(seen) else ""
         if looks:

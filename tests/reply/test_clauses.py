@@ -117,3 +117,16 @@ def test_every_mark_at_which_a_voice_looks_for_an_end_is_known():
         pieces = in_pieces([*begun, mark, "Then", " more"], 0.001)
         assert f"{mark}Then" in "".join(a + b for a, b in pairwise(pieces))
         assert any(piece.endswith("Then") for piece in pieces), mark
+
+
+def test_a_number_is_not_searched_for_the_end_of_a_sentence():
+    searched: list[str] = []
+
+    def first_sentence(text: str) -> int:
+        searched.append(text)
+        return 0
+
+    clauses = Clauses(first_sentence)
+    for at, text in enumerate(("It is ", "12.5 ", "degrees ", "at ", "20.15 ")):
+        clauses.feed(text, at * 0.02)
+    assert not searched
