@@ -124,7 +124,7 @@ export class Call extends EventTarget {
     for (const track of this.#microphone.getAudioTracks()) track.enabled = !muted;
   }
 
-  /** Show the bot the camera, or nothing; it is told which. */
+  /** Show the bot the camera, or nothing; it learns which. */
   look(shown) {
     for (const track of this.#camera.getVideoTracks()) track.enabled = shown;
     this.#reportCamera(shown);

@@ -45,7 +45,7 @@ export class Heard {
     return !this.voiced || !(this.#speaks || rest);
   }
 
-  /** The user's last words; null where there are none, or too many to be told. */
+  /** The user's last words; null where there are none, or too many to be sent. */
   get asked() {
     const before = this.#answers && this.#sent.length ? [] : [this.#arrived];
     const words = [...before, ...this.#sent].join(" ").trim();

@@ -1,5 +1,5 @@
 // One call over a WebSocket, which finds its way back by itself: where the machine that holds it
-// goes away, another one takes it up, and is told what was heard of the reply under way.
+// goes away, another one takes it up, and learns what was heard of the reply under way.
 
 import { CallError } from "./call.js";
 import { Heard } from "./heard.js";
@@ -18,7 +18,7 @@ const LONGEST_PAUSE_MS = 2000;
 const PATIENCE_MS = 30000;
 const NEW_PATIENCE_MS = 3000; // a new call: where one machine is full, another one may have room
 const SETTLED_MS = 5000; // a bot that breaks off sooner is as good as no answer
-const BEAT = '{"type": "beat"}'; // whoever holds the call sends it back at once
+const BEAT = '{"type": "beat"}'; // the owner of the call sends it back at once
 const TICK_MS = 500;
 const QUIET = 2; // ticks without a word, after which the machine is asked whether it is there
 const GONE = 6; // ticks after which it is taken for gone; one without power closes nothing

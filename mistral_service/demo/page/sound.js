@@ -14,7 +14,7 @@ export async function capture(microphone, take) {
   // Two filters one after the other are steep enough.
   const [one, two] = [0, 1].map(() => new BiquadFilterNode(context, { frequency: HIGHEST }));
   context.createMediaStreamSource(microphone).connect(one).connect(two).connect(pieces);
-  // What nobody listens to is not worked out: the node writes no sound, so this is silent.
+  // What no one listens to is not computed: the node writes no sound, so this is silent.
   pieces.connect(context.destination);
   return () => context.close();
 }

@@ -193,7 +193,7 @@ class Sentence {
     if (!this.#heard) this.element.remove();
   }
 
-  /** The sentence has been said; returns its pace, if it can be told. */
+  /** The sentence has been said; returns its pace, if it is known. */
   finish(text) {
     this.stop();
     this.#heard = text;
