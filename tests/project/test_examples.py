@@ -8,30 +8,15 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from bots import evaluate, running
+from bots import evaluate_example
 from ports import free_port
-
-from mistral_service.local import LocalMistral, Script
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.mark.timeout(180)
 def test_the_restaurant_holds_its_call_with_functions_and_an_interruption(tmp_path: Path):
-    script = Script.from_file(EXAMPLES / "evals" / "function_calling.json")
-    port, log = free_port(), tmp_path / "bot.log"
-    with LocalMistral(script) as mistral:
-        environment = {
-            "MISTRAL_API_KEY": "any",
-            "MISTRAL_BASE_URL": mistral.base_url,
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-        with running(EXAMPLES / "function_calling.py", port, log, **environment):
-            scenario = EXAMPLES / "evals" / "function_calling.yaml"
-            status, said = evaluate(scenario, port, tmp_path, **environment)
-    assert status == 0, said + log.read_text()
-    assert "1/1 passed" in said
+    mistral = evaluate_example("function_calling", tmp_path)
     assert [exchange.refused for exchange in mistral.exchanges] == [None] * 6
     story = next(e for e in mistral.exchanges if "story" in str(e.request["messages"][-1]))
     assert story.left  # the caller interrupted it, and its connection was closed

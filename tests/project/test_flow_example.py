@@ -4,12 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from bots import evaluate, running
+from bots import evaluate_example
 from call import Call
 from pipecat.flows import ContextStrategy, ContextStrategyConfig, FlowManager
 from pipecat.services.llm_service import LLMService
 from pipecat.services.mistral.llm import MistralLLMService as PipecatsOwn
-from ports import free_port
 
 from mistral_service import MistralLLMService
 from mistral_service.local import Checks, LocalMistral, Reply, Script
@@ -25,20 +24,7 @@ HOSTED = Checks(templates=False)
 
 @pytest.mark.timeout(180)
 def test_the_booking_goes_through_every_step(tmp_path: Path):
-    script = Script.from_file(EXAMPLES / "evals" / "flow.json")
-    port, log = free_port(), tmp_path / "bot.log"
-    with LocalMistral(script) as mistral:
-        environment = {
-            "MISTRAL_API_KEY": "any",
-            "MISTRAL_BASE_URL": mistral.base_url,
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-        with running(EXAMPLES / "flow.py", port, log, **environment):
-            scenario = EXAMPLES / "evals" / "flow.yaml"
-            status, said = evaluate(scenario, port, tmp_path, **environment)
-    assert status == 0, said + log.read_text()
-    assert "1/1 passed" in said
+    mistral = evaluate_example("flow", tmp_path)
     assert [exchange.refused for exchange in mistral.exchanges] == [None] * 10
     *_, summary, _, _, last = [str(e.request["messages"]) for e in mistral.exchanges]
     assert "Summarize the call in one sentence" in summary

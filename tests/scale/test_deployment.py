@@ -336,7 +336,7 @@ def test_what_is_not_measured_costs_nothing_and_what_is_arrives(monkeypatch: pyt
             TTFBMetricsData(processor="MistralTTSService#0", value=0.7),
         ]
     )
-    turn_metrics.record(frame)  # nobody measures
+    turn_metrics.record(frame)  # nothing measures
     monkeypatch.setattr(metrics.FIRST_WORD, "_record", lambda value, tags: seen.append(value))
     turn_metrics.record(frame)
     assert seen == [0.4]

@@ -11,6 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ports import free_port
+
+from mistral_service.local import LocalMistral, Script
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
 
 def package_folder(name: str) -> Path:
     """The folder of an installed package."""
@@ -59,3 +65,30 @@ def evaluate(scenario: Path, port: int, logs: Path, **environment: str) -> tuple
         env={**os.environ, **environment, "COLUMNS": "120"},
     )
     return judged.returncode, re.sub(r"\x1b\[[0-9;]*m", "", judged.stdout + judged.stderr)
+
+
+def evaluate_example(name: str, folder: Path) -> LocalMistral:
+    """Run `examples/NAME.py`, and have `pipecat eval` hold the conversation of its scenario.
+
+    Args:
+        name: The example; `examples/evals` has its script and its scenario under the same name.
+        folder: Where logs go.
+
+    Returns:
+        The endpoint that answered, closed by now.
+    """
+    script = Script.from_file(EXAMPLES / "evals" / f"{name}.json")
+    port, log = free_port(), folder / "bot.log"
+    with LocalMistral(script) as mistral:
+        environment = {
+            "MISTRAL_API_KEY": "any",
+            "MISTRAL_BASE_URL": mistral.base_url,
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        with running(EXAMPLES / f"{name}.py", port, log, **environment):
+            scenario = EXAMPLES / "evals" / f"{name}.yaml"
+            status, said = evaluate(scenario, port, folder, **environment)
+    assert status == 0, said + log.read_text()
+    assert "1/1 passed" in said
+    return mistral

@@ -4,7 +4,7 @@ from typer.testing import CliRunner
 
 from mistral_service.cli.app import app
 
-SECRET = "a-key-that-nobody-may-see"
+SECRET = "a-key-that-no-one-may-see"
 
 
 def run(*arguments: str, said: str | None = None):

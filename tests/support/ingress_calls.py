@@ -67,7 +67,7 @@ class Kept:
 
 
 class Parrot:
-    """A bot that repeats what it is told, until its caller leaves."""
+    """A bot that repeats what its caller says, until the caller leaves."""
 
     def __init__(self) -> None:
         self.bodies: list[Any] = []
