@@ -125,7 +125,7 @@ def _is_address(url: str) -> bool:
 
 
 def bad_header(headers: Mapping[str, Any]) -> str | None:
-    """The name of the first invalid header; the OpenAI client's values for "not given" are valid."""
+    """The name of the first invalid header; the OpenAI client's "not given" is a valid value."""
     for name, value in headers.items():
         if not isinstance(cast("object", name), str) or not _HEADER_NAME.fullmatch(name):
             return str(name)

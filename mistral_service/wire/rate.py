@@ -47,7 +47,6 @@ class RateBudget:
         The budget is None if there are no such headers.
         """
 
-
         def sent(name: str, most: float = _MAX_PER_MINUTE) -> float | None:
             value = _number(headers.get(f"x-ratelimit-{name}"))
             return value if value is not None and value <= most else None
