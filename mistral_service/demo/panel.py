@@ -23,7 +23,7 @@ from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.services.llm_service import LLMService
 
 from mistral_service import MistralLLMService
-from mistral_service.demo.changes import FIELDS, NotAChange, delta_of, shown
+from mistral_service.demo.changes import FIELDS, Refused, delta_of, shown
 from mistral_service.demo.report import bug_report, versions
 from mistral_service.demo.secrets import without_secrets
 from mistral_service.demo.story import TITLES, Story
@@ -44,16 +44,8 @@ SETTLES_WITHIN_S = 90.0
 """Seconds that a running reply may take until changed settings are taken over."""
 
 
-class Refused(Exception):
-    """What the page asks for cannot be done; the message is the sentence for it."""
-
-
 class Panel:
-    """The panel of one call.
-
-    Attributes:
-        watch: What watches the call.
-    """
+    """The panel of one call."""
 
     def __init__(
         self,
@@ -77,7 +69,6 @@ class Panel:
         self._engine = engine
         self._call = uuid.uuid4().hex
         self._following: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self.watch = CallWatch(self._send)
         self.watch.on_story_over = self._stop_following
         self._switcher = next(_of(LLMSwitcher, worker.pipeline), None)
@@ -116,13 +107,6 @@ class Panel:
     async def answer(self, kind: str, data: Any) -> dict[str, Any]:
         """Do what the page asks for.
 
-        Args:
-            kind: `panel`, `break`, `settings`, `service` or `report`.
-            data: What belongs to it.
-
-        Returns:
-            The answer.
-
         Raises:
             Refused: If it cannot be done.
         """
@@ -144,10 +128,8 @@ class Panel:
     async def close(self) -> None:
         """End with the call: a fault that still waits is dropped."""
         self._stop_following()
-        tasks = [*self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._following is not None:
+            await asyncio.gather(self._following, return_exceptions=True)
 
     def _state(self) -> dict[str, Any]:
         settings = self.service.settings
@@ -184,9 +166,9 @@ class Panel:
             raise
         story = Story(len(self.watch.stories) + 1, kind, name_of(self.service))
         self.watch.stories.append(story)
-        self._following = following = self._start(self._follow(story, session, response))
+        self._following = asyncio.create_task(self._follow(story, session, response))
         if kind == "down":
-            await asyncio.wait({following}, timeout=2)  # its report ends when the port closes
+            await asyncio.wait({self._following}, timeout=2)  # its report ends as the port closes
         return {"number": story.number}
 
     async def _follow(
@@ -207,10 +189,7 @@ class Panel:
 
     async def _change(self, sent: dict[str, Any]) -> dict[str, Any]:
         service = self.service
-        try:
-            delta = delta_of(sent, cast(Any, service.settings))
-        except NotAChange as e:
-            raise Refused(str(e)) from e
+        delta = delta_of(sent, cast(Any, service.settings))
         wanted = delta.given_fields()
         self.watch.refusal, self.watch.awaits_settings = None, True
         await self._worker.queue_frame(LLMUpdateSettingsFrame(delta=delta, service=service))
@@ -258,16 +237,9 @@ class Panel:
     async def _send(self, message: dict[str, Any]) -> None:
         await self._worker.rtvi.send_server_message(message)
 
-    def _start(self, doing: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.create_task(doing)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
     def _stop_following(self) -> None:
         if self._following is not None:
             self._following.cancel()
-            self._following = None
 
 
 def _of(kind: type[Any], processor: FrameProcessor) -> Iterator[Any]:
