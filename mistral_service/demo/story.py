@@ -39,19 +39,6 @@ _REPORTS = {
 _WORDS = re.compile(r"\S+")
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One thing that happened.
-
-    Parameters:
-        at: When, on the clock of `now` everywhere below.
-        text: What, in words.
-    """
-
-    at: float
-    text: str
-
-
 @dataclass
 class Story:
     """One fault and what followed.
@@ -60,6 +47,7 @@ class Story:
         number: Which fault of the call it is, from 1.
         kind: Which fault, of `faults.KINDS`.
         service: Which service met it: `mistral_service`, or Pipecat's own.
+        lines: What happened, in words, and when, on the clock of `now` everywhere below.
     """
 
     number: int
@@ -70,7 +58,7 @@ class Story:
     words: int = 0
     requests: int = 0
     handlings: int = 0
-    lines: list[Line] = field(default_factory=list[Line])
+    lines: list[tuple[float, str]] = field(default_factory=list[tuple[float, str]])
     before: str = ""
     after: str = ""
     done: str = ""
@@ -101,7 +89,7 @@ class Story:
     def message(self, now: float) -> dict[str, Any]:
         """The story for the page, times relative to the fault."""
         zero = self.struck_at if self.struck_at is not None else now
-        lines = sorted(self.lines, key=lambda line: line.at)
+        lines = sorted(self.lines, key=lambda line: line[0])
         return {
             "type": "fault",
             "number": self.number,
@@ -109,7 +97,7 @@ class Story:
             "service": self.service,
             "state": self.state,
             "headline": self.headline,
-            "lines": [{"at": round(line.at - zero, 2), "text": line.text} for line in lines],
+            "lines": [{"at": round(at - zero, 2), "text": text} for at, text in lines],
             "age": round(now - zero, 2),
         }
 
@@ -152,8 +140,7 @@ class Story:
         if self.kind == "cut" and not self.done:
             self.before += text  # as far as it came, or of a reply before the fault
             return
-        if self.struck_at is None:
-            self._held.append((now, lambda: self.spoke(now, text)))
+        if self._holds(now, lambda: self.spoke(now, text)):
             return
         self.after += text
         if self.answered_at is None and text.strip():
@@ -164,9 +151,7 @@ class Story:
 
     def called_function(self, now: float, name: str) -> None:
         """A function of the bot runs."""
-        if self.struck_at is None:
-            self._held.append((now, lambda: self.called_function(now, name)))
-        if self.struck_at is None or self.is_over:
+        if self._holds(now, lambda: self.called_function(now, name)) or self.is_over:
             return
         self._note(now, f"the service runs {name}")
         if self.kind == "text-call":
@@ -175,9 +160,7 @@ class Story:
 
     def failed(self, now: float, sentence: str) -> None:
         """The service reported an error."""
-        if self.struck_at is None:
-            self._held.append((now, lambda: self.failed(now, sentence)))
-        if self.struck_at is None or self.is_over:
+        if self._holds(now, lambda: self.failed(now, sentence)) or self.is_over:
             return
         self.state = "failed"
         self.outcome = f"an error after {self._seconds(now)}: {sentence}"
@@ -187,8 +170,7 @@ class Story:
         """The turn ended."""
         if hedged:
             self.hedged = True
-        if self.struck_at is None:
-            self._held.append((now, lambda: self.ended(now)))
+        if self._holds(now, lambda: self.ended(now)):
             return
         if not self.is_over:
             self.state = "silent"
@@ -209,6 +191,12 @@ class Story:
         if self.state == "waiting":
             self.state = "dropped"
             self.outcome = why
+
+    def _holds(self, now: float, happened: Callable[[], None]) -> bool:
+        """Hold back what happens until the endpoint has reported the fault."""
+        if self.struck_at is None:
+            self._held.append((now, happened))
+        return self.struck_at is None
 
     def _tell(self) -> None:
         """Put together how the fault was met, as far as it is known."""
@@ -239,7 +227,7 @@ class Story:
         return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
 
     def _note(self, now: float, text: str) -> None:
-        self.lines.append(Line(now, text))
+        self.lines.append((now, text))
 
 
 def repeated(before: str, after: str) -> int:
