@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -69,7 +68,7 @@ class LocalEngine:
         api_key: str | None = None,
         *,
         scripted_calls: bool = True,
-    ):
+    ) -> None:
         """Start loading the model.
 
         Args:
@@ -160,7 +159,7 @@ class LocalEngine:
         try:
             with urllib.request.urlopen(request, timeout=2) as response:
                 return response.status == 200
-        except (OSError, urllib.error.URLError):
+        except OSError:
             return False
 
     def _read(self, stream: IO[str]) -> None:
