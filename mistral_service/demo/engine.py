@@ -107,7 +107,14 @@ class LocalEngine:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.stop()
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            self._process.kill()
+            self._process.wait()
+        assert self._process.stdin is not None  # noqa: S101
+        self._process.stdin.close()
 
     @property
     def base_url(self) -> str:
@@ -119,11 +126,6 @@ class LocalEngine:
         """Where faults are asked for."""
         return f"http://127.0.0.1:{self._port}/faults"
 
-    @property
-    def running(self) -> bool:
-        """Whether the child still lives."""
-        return self._process.poll() is None
-
     def wait_until_ready(self, waiting: Callable[[], None]) -> None:
         """Return once the endpoint answers, calling `waiting` after every second of waiting.
 
@@ -132,7 +134,7 @@ class LocalEngine:
         """
         next_call = time.monotonic() + 1
         while not self._answers():
-            if not self.running:
+            if self._process.poll() is not None:
                 self._reader.join(1)
                 said = [line for line in self._said if line.strip()]
                 raise DemoError(said[-1] if said else "The local engine ended without a word.")
@@ -140,17 +142,6 @@ class LocalEngine:
                 next_call += 1
                 waiting()
             time.sleep(READY_POLL_S)
-
-    def stop(self) -> None:
-        """End the child: politely, then not."""
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_TIMEOUT_S)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            self._process.kill()
-            self._process.wait()
-        assert self._process.stdin is not None  # noqa: S101
-        self._process.stdin.close()
 
     def _answers(self) -> bool:
         request = urllib.request.Request(

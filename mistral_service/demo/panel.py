@@ -69,8 +69,7 @@ class Panel:
         self._engine = engine
         self._call = uuid.uuid4().hex
         self._following: asyncio.Task[None] | None = None
-        self.watch = CallWatch(self._send)
-        self.watch.on_story_over = self._stop_following
+        self.watch = CallWatch(self._send, self._stop_following)
         self._switcher = next(_of(LLMSwitcher, worker.pipeline), None)
         self._services: list[Service] = list(_of(LLMService, worker.pipeline))
         for service in self._services:
@@ -92,7 +91,7 @@ class Panel:
             raise Refused("This bot has no language model of Pipecat's kind.")
         return self._services[0]
 
-    async def name_the_call(self) -> None:
+    async def name_the_call(self, *_: Any) -> None:
         """Have each request name its call, so that a fault meets this one alone."""
         if self._faults_url is None:
             return
@@ -125,7 +124,7 @@ class Panel:
             case _:
                 raise Refused(f"The panel knows no {kind[:40]!r}.")
 
-    async def close(self) -> None:
+    async def close(self, *_: Any) -> None:
         """End with the call: a fault that still waits is dropped."""
         self._stop_following()
         if self._following is not None:
@@ -259,14 +258,9 @@ async def setup_pipeline_worker(worker: PipelineWorker) -> None:
         engine=os.environ.get(ENGINE, ""),
     )
     worker.add_observer(panel.watch)
-
-    @worker.event_handler("on_pipeline_started")
-    async def on_pipeline_started(*_: Any) -> None:
-        await panel.name_the_call()
-
-    @worker.event_handler("on_pipeline_finished")
-    async def on_pipeline_finished(*_: Any) -> None:
-        await panel.close()
+    events = cast(Any, worker)
+    events.add_event_handler("on_pipeline_started", panel.name_the_call)
+    events.add_event_handler("on_pipeline_finished", panel.close)
 
     @worker.rtvi.event_handler("on_client_message")
     async def on_client_message(rtvi: Any, message: Any) -> None:

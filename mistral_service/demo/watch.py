@@ -54,7 +54,7 @@ class CallWatch(BaseObserver):
         awaits_settings: Whether settings are to be taken over, or refused.
     """
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, on_story_over: Callable[[], None]) -> None:
         """Watch a call; `send` sends a message to the page."""
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self._send = send
@@ -62,7 +62,7 @@ class CallWatch(BaseObserver):
         self.stories: list[Story] = []
         self.refusal: str | None = None
         self.awaits_settings = False
-        self.on_story_over: Callable[[], None] = lambda: None
+        self._on_story_over = on_story_over
         self._turn: TurnTrace | None = None
         self._hedged = False
         self._running = False
@@ -193,7 +193,7 @@ class CallWatch(BaseObserver):
     async def _story_went_on(self) -> None:
         await self.send_story()
         if self.story and self.story.is_over:
-            self.on_story_over()
+            self._on_story_over()
 
     async def _show_look(self, frame: LLMContextFrame) -> None:
         """Show the page the image that is sent, once it is in the context."""

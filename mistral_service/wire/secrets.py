@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 from openai import AsyncOpenAI
 from yarl import URL
 
+from mistral_service.wire.encoding import decode
 from mistral_service.wire.trees import objects_of
 
 REDACTED = "[key]"
@@ -248,6 +249,6 @@ def _json(value: str) -> Any:
     if not value.lstrip().startswith(("{", "[")):
         return None
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return decode(value)
+    except ValueError:
         return None
