@@ -37,6 +37,7 @@ MOST_MEDIA = 8
 _LOOK_S = 0.5
 
 Bot = Callable[[SmallWebRTCRunnerArguments], Awaitable[None]]
+"""Called once for every connection; returns when the conversation has ended."""
 
 
 class Refused(Exception):
@@ -64,13 +65,6 @@ class Conversations:
     def __init__(
         self, bot: Bot, *, most_calls: int = MOST_CALLS, connect_s: float = CONNECT_S
     ) -> None:
-        """Prepare for calls, by default within the bounds above.
-
-        Args:
-            bot: Called once for every connection; returns when the conversation has ended.
-            most_calls: See `MOST_CALLS`.
-            connect_s: See `CONNECT_S`.
-        """
         self._bot = bot
         self._most_calls = most_calls
         self._connect_s = connect_s

@@ -49,13 +49,6 @@ class FaultyEndpoint:
     """The strict endpoint over an engine, which breaks when it is asked to."""
 
     def __init__(self, engine: Engine, api_key: str, *, down_s: float = DOWN_S) -> None:
-        """Prepare the endpoint.
-
-        Args:
-            engine: What answers.
-            api_key: The one key that is right.
-            down_s: Seconds for which the fault `down` closes the port.
-        """
         self.layer = FaultLayer(engine)
         self._api_key = api_key
         self._down_s = down_s

@@ -107,9 +107,7 @@ class FaultLayer:
     def inject(self, kind: str, call: str) -> Generator[Injection]:
         """Let a fault happen to a call, and report about it for the time of a `with` block.
 
-        Args:
-            kind: Which one, of `KINDS`. `down` is reported only: what serves the engine ends it.
-            call: The call.
+        `down` is reported only: what serves the engine ends it.
 
         Raises:
             NotInjected: If the kind is unknown, or another fault waits for a reply of this call.

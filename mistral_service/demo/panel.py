@@ -45,28 +45,11 @@ SETTLES_WITHIN_S = 90.0
 
 
 class Panel:
-    """The panel of one call."""
+    """The panel of one call, on the endpoint that the environment names."""
 
-    def __init__(
-        self,
-        worker: PipelineWorker,
-        *,
-        faults_url: str | None = None,
-        api_key: str = "",
-        engine: str = "",
-    ) -> None:
-        """Attach to a call.
-
-        Args:
-            worker: The worker of the call.
-            faults_url: Where the local endpoint takes faults; None where another one answers.
-            api_key: Its key.
-            engine: What answers, in one line.
-        """
+    def __init__(self, worker: PipelineWorker) -> None:
         self._worker = worker
-        self._faults_url = faults_url
-        self._api_key = api_key
-        self._engine = engine
+        self._faults_url = os.environ.get(FAULTS_URL)
         self._call = uuid.uuid4().hex
         self._following: asyncio.Task[None] | None = None
         self.watch = CallWatch(self._send, self._stop_following)
@@ -149,7 +132,7 @@ class Panel:
         if self.watch.story and not self.watch.story.is_over:
             raise Refused("The last fault is still under way: speak, and it goes on.")
         session = aiohttp.ClientSession(
-            headers={"Authorization": f"Bearer {self._api_key}"},
+            headers={"Authorization": f"Bearer {os.environ.get('MISTRAL_API_KEY', '')}"},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=2),
         )
         try:
@@ -225,7 +208,7 @@ class Panel:
     def _report(self) -> str:
         settings = {name_of(s): repr(s.settings) for s in self._services}
         report = bug_report(
-            engine=self._engine,
+            engine=os.environ.get(ENGINE, ""),
             installed=versions(),
             settings=settings,
             faults=[f"{story.service}: {story.headline}" for story in self.watch.stories],
@@ -251,12 +234,7 @@ def _of(kind: type[Any], processor: FrameProcessor) -> Iterator[Any]:
 
 async def setup_pipeline_worker(worker: PipelineWorker) -> None:
     """Pipecat's hook: attach a panel to the call."""
-    panel = Panel(
-        worker,
-        faults_url=os.environ.get(FAULTS_URL),
-        api_key=os.environ.get("MISTRAL_API_KEY", ""),
-        engine=os.environ.get(ENGINE, ""),
-    )
+    panel = Panel(worker)
     worker.add_observer(panel.watch)
     events = cast(Any, worker)
     events.add_event_handler("on_pipeline_started", panel.name_the_call)

@@ -46,16 +46,10 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The tokens that a reply cost.
+    """The tokens that a reply cost; None where the server does not report a number.
 
-    Parameters:
-        prompt_tokens: Tokens of the request.
-        completion_tokens: Tokens of the reply, thinking included.
-        total_tokens: Both together.
-        cached_tokens: Those of the request that came from the cache; None if not reported.
-        reasoning_tokens: Those of the reply spent on thinking; None if not reported.
-        prompt_audio_seconds: Seconds of sound in the request; None if not reported.
-        service_tier: The tier that answered, as Mistral calls it; None if not reported.
+    Those of the prompt may have come from the cache (`cached_tokens`), and those of the completion
+    been spent on thinking (`reasoning_tokens`). `service_tier` is the tier that answered.
     """
 
     prompt_tokens: int = 0

@@ -78,11 +78,9 @@ class Endpoint:
     async def send(
         self, body: Mapping[str, Any], post: Callable[[dict[str, Any]], Awaitable[T]]
     ) -> T:
-        """Send a body in the form that the server accepts, and adapt it after a refusal.
+        """Send a body for Mistral in the form that the server accepts.
 
-        Args:
-            body: The body for Mistral.
-            post: Sends a body; called again after each refusal that shows another form.
+        `post` is called again after each refusal that shows another form.
 
         Raises:
             openai.APIError: As `post`, if there is no other form to try.

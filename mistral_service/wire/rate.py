@@ -24,14 +24,9 @@ _LOW = 0.1
 
 @dataclass(frozen=True, slots=True)
 class RateBudget:
-    """The remaining requests and tokens of the minute.
+    """The limits of a minute, and what is left of them; None where the server does not say.
 
-    Parameters:
-        request_limit: Requests per minute; None if the server does not say, as below.
-        requests_left: Requests left.
-        token_limit: Tokens per minute.
-        tokens_left: Tokens left.
-        query_cost: Tokens that this request was charged.
+    `query_cost` are the tokens that this request was charged.
     """
 
     request_limit: float | None = None

@@ -59,10 +59,7 @@ _FOLD = str.maketrans(ascii_uppercase, ascii_lowercase)
 class Secret:
     """A value that was sent.
 
-    Parameters:
-        value: The value.
-        in_part: Whether parts of eight characters or more are secret too: for a key, but not for
-            any header.
+    If `in_part`, parts of eight characters or more are secret too: of a key, but not of any header.
     """
 
     value: str

@@ -180,15 +180,9 @@ def adapt_body(body: Mapping[str, Any], server: Server) -> dict[str, Any]:
 
 
 def revise_server(server: Server, body: Mapping[str, Any], message: str) -> Server | None:
-    """Learn from a refusal.
+    """What a server may accept instead of a body for Mistral, by all messages of its refusal.
 
-    Args:
-        server: What the server was expected to accept.
-        body: The body for Mistral, before `adapt_body`.
-        message: All messages of the refusal.
-
-    Returns:
-        What it may accept instead; None if the refusal has another cause.
+    None if the refusal has another cause.
     """
     sent = adapt_body(body, server)
     unknown = {name for name in OPTIONAL_FIELDS if _refuses(name, sent, message)}
@@ -215,10 +209,8 @@ def is_guess(before: Server, after: Server) -> bool:
 def merge_learned(server: Server, before: Server, after: Server) -> Server:
     """Apply what one request has learned to what is known now.
 
-    Args:
-        server: What is known now: other requests may have changed it meanwhile.
-        before: What was known when the request began.
-        after: What was known when the request was accepted.
+    Other requests may have changed that since `before`, when the request began. `after` is what was
+    known when it was accepted.
     """
     unknown = server.unknown_fields | (after.unknown_fields - before.unknown_fields)
     changed: dict[str, Any] = {
