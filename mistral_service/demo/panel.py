@@ -26,7 +26,7 @@ from mistral_service import MistralLLMService
 from mistral_service.demo.changes import FIELDS, Refused, delta_of, shown
 from mistral_service.demo.report import bug_report, versions
 from mistral_service.demo.secrets import without_secrets
-from mistral_service.demo.story import TITLES, Story
+from mistral_service.demo.story import FAULTS, Story
 from mistral_service.demo.watch import OURS, THEIRS, CallWatch, Service, name_of
 
 FAULTS_URL = "MISTRAL_DEMO_FAULTS"
@@ -127,8 +127,8 @@ class Panel:
     async def _break(self, kind: Any) -> dict[str, Any]:
         if self._faults_url is None:
             raise Refused(NO_FAULTS)
-        if not isinstance(kind, str) or kind not in TITLES:
-            raise Refused(f"There is no such fault: it is one of {', '.join(TITLES)}.")
+        if not isinstance(kind, str) or kind not in FAULTS:
+            raise Refused(f"There is no such fault: it is one of {', '.join(FAULTS)}.")
         if self.watch.story and not self.watch.story.is_over:
             raise Refused("The last fault is still under way: speak, and it goes on.")
         session = aiohttp.ClientSession(

@@ -14,27 +14,16 @@ State = Literal["waiting", "struck", "met", "failed", "silent", "aloud", "droppe
 """`met`: the caller hears the reply. `failed`: an error was reported. `silent`: neither. `aloud`:
 what was meant for a machine is spoken."""
 
-TITLES = {
-    "cut": "Cut",
-    "hang": "The reply hangs",
-    "429": "429, the model is full",
-    "503": "503, the service is unavailable",
-    "empty": "An empty reply",
-    "text-call": "A function's call as text",
-    "down": "The endpoint is down",
+FAULTS = {
+    "cut": ("Cut", "cuts the stream after {words}"),
+    "hang": ("The reply hangs", "lets the reply hang"),
+    "429": ("429, the model is full", "answers 429"),
+    "503": ("503, the service is unavailable", "answers 503"),
+    "empty": ("An empty reply", "sends an empty reply"),
+    "text-call": ("A function's call as text", "sends a function's call as text"),
+    "down": ("The endpoint is down", "is down"),
 }
-"""The faults, as the page names them."""
-
-_REPORTS = {
-    "cut": "cuts the stream after {words}",
-    "hang": "lets the reply hang",
-    "429": "answers 429",
-    "503": "answers 503",
-    "empty": "sends an empty reply",
-    "text-call": "sends a function's call as text",
-    "down": "is down",
-}
-"""What the endpoint does, as a step of the story."""
+"""The faults, as the page names them, and what the endpoint does, as a step of the story."""
 
 _WORDS = re.compile(r"\S+")
 
@@ -79,7 +68,7 @@ class Story:
     @property
     def headline(self) -> str:
         """What happened, in one line."""
-        title = TITLES[self.kind]
+        title, _ = FAULTS[self.kind]
         if self.kind == "cut" and self.struck_at is not None:
             title = f"Cut after {counted(self.words, 'word')}"
         if self.state == "waiting":
@@ -110,8 +99,8 @@ class Story:
         self.struck_at = min(now, self.struck_at if self.struck_at is not None else now)
         if self.state == "waiting":
             self.state = "struck"
-        report = _REPORTS[self.kind].format(words=counted(words, "word"))
-        self._note(now, f"the endpoint {report}")
+        _, report = FAULTS[self.kind]
+        self._note(now, f"the endpoint {report.format(words=counted(words, 'word'))}")
         held = [happened for at, happened in self._held if at >= now]
         self._held.clear()
         for happened in held:
