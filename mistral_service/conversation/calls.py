@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 from collections import deque
-from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from mistral_service.conversation.conversion import Conversion, Message, Messages
@@ -87,40 +86,44 @@ def results_follow_their_calls(messages: Messages, conversion: Conversion) -> Me
     return result
 
 
+# The index of a message, and the number of a call in it.
+_Slot = tuple[int, int]
+
+
 class _Results:
     """Which result belongs to which call."""
 
     def __init__(self, messages: Messages) -> None:
         self._messages = messages
-        # (index of the message, number of the call in it) → indices of its results.
-        self._results: dict[tuple[int, int], list[int]] = {}
-        self._call_of: dict[int, tuple[int, int]] = {}
-        self._seen: dict[tuple[int, int], set[str]] = {}  # contents of a call's results
+        self._results: dict[_Slot, list[int]] = {}  # the indices of each call's results
+        self._call_of: dict[int, _Slot] = {}
+        self._seen: dict[_Slot, set[str]] = {}  # contents of a call's results
         # How many messages before an index are neither calls nor results.
         self._others_before = [0]
         # The calls of an id: those of the last message that has it, since some servers count their
         # ids from 0 on every turn.
-        by_id: dict[str, _Slots] = {}
-        latest = _Slots()
+        by_id: dict[str, deque[_Slot]] = {}
+        latest: deque[_Slot] = deque()
         for i, message in enumerate(messages):
             is_other = message["role"] != "tool" and not message.get("tool_calls")
             self._others_before.append(self._others_before[-1] + is_other)
             if message.get("tool_calls"):
                 calls = calls_of(message)
-                latest = _Slots()
-                by_id.update({call["id"]: _Slots() for call in calls if call["id"]})
-                for number, call in enumerate(calls):
-                    self._results[i, number] = []
-                    latest.add((i, number))
+                latest = deque((i, number) for number in range(len(calls)))
+                self._results |= {slot: [] for slot in latest}
+                by_id.update({call["id"]: deque() for call in calls if call["id"]})
+                for slot, call in zip(latest, calls, strict=True):
                     if call["id"]:
-                        by_id[call["id"]].add((i, number))
+                        by_id[call["id"]].append(slot)
             elif message["role"] == "tool":
                 call_id = message.get("tool_call_id")
-                slots = by_id.get(call_id) if call_id else latest
-                slot = None if slots is None else slots.take(self._results, again=bool(call_id))
-                if slot is not None:
-                    self._results[slot].append(i)
-                    self._call_of[i] = slot
+                slots = by_id.get(call_id, deque()) if call_id else latest
+                # The first call that has no result yet. An id may have a second result.
+                while len(slots) > 1 and self._results[slots[0]]:
+                    slots.popleft()
+                if slots and (call_id or not self._results[slots[0]]):
+                    self._results[slots[0]].append(i)
+                    self._call_of[i] = slots[0]
 
     def group(self, indices: range, conversion: Conversion) -> Messages:
         """The calls of consecutive messages as one message, followed by their results."""
@@ -135,7 +138,7 @@ class _Results:
                 result.append(self._result((i, number), call, conversion))
         return result
 
-    def _result(self, slot: tuple[int, int], call: Call, conversion: Conversion) -> Message:
+    def _result(self, slot: _Slot, call: Call, conversion: Conversion) -> Message:
         name = call["function"]["name"]
         if not self._results[slot]:
             message = self._messages[slot[0]]
@@ -177,27 +180,6 @@ class _Results:
         text = f"[Later result of {name}] {content}"
         reason = f"kept a second result of {name} as text"
         return conversion.record_change("R4", message, reason, {"role": "user", "content": text})
-
-
-class _Slots:
-    """The calls to which a result may belong, in their order."""
-
-    def __init__(self) -> None:
-        self._slots: list[tuple[int, int]] = []
-        self._next = 0
-
-    def add(self, slot: tuple[int, int]) -> None:
-        self._slots.append(slot)
-
-    def take(
-        self, results: Mapping[tuple[int, int], Sequence[int]], *, again: bool
-    ) -> tuple[int, int] | None:
-        """The first call that has no result yet; the last one `again` where all have one."""
-        while self._next < len(self._slots):
-            if not results[self._slots[self._next]]:
-                return self._slots[self._next]
-            self._next += 1
-        return self._slots[-1] if again and self._slots else None
 
 
 def ids_of_nine_characters(messages: Messages, conversion: Conversion) -> Messages:
