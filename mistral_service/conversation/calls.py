@@ -7,7 +7,7 @@ import re
 from collections import deque
 from typing import Any, cast
 
-from mistral_service.conversation.conversion import Conversion, Message, Messages
+from mistral_service.conversation.conversion import Conversion, Message, Messages, differ
 from mistral_service.conversation.parts import text_of
 from mistral_service.conversation.plain import as_json
 from mistral_service.wire.encoding import MAX_EVENT_VALUES, decode, values_in
@@ -42,21 +42,18 @@ def calls_in_mistrals_form(messages: Messages, conversion: Conversion) -> Messag
     """
     result: Messages = []
     for message in messages:
-        if not message.get("tool_calls"):
-            result.append(message)
-            continue
         calls = calls_of(message)
         formed = [_formed(call) for call in calls]
-        if all(new is old for new, old in zip(formed, calls, strict=True)):
-            result.append(message)
-        else:
-            functions = [call.get("function") for call in calls]
-            respelled = any(c["function"] != f for c, f in zip(formed, functions, strict=True))
+        if differ(formed, calls):
+            respelled = any(
+                new["function"] != old.get("function")
+                for new, old in zip(formed, calls, strict=True)
+            )
             reason = "converted its calls to Mistral's form"
             rule = "R11" if respelled else "R9"
-            result.append(
-                conversion.record_change(rule, message, reason, {**message, "tool_calls": formed})
-            )
+            new = {**message, "tool_calls": formed}
+            message = conversion.record_change(rule, message, reason, new)
+        result.append(message)
     return result
 
 
@@ -197,12 +194,11 @@ def ids_of_nine_characters(messages: Messages, conversion: Conversion) -> Messag
             calls = calls_of(message)
             given = ids.of(calls)
             expected = deque(given)
-            if any(new != call["id"] for new, call in zip(given, calls, strict=True)):
+            if given != [call["id"] for call in calls]:
                 renamed = [{**call, "id": new} for new, call in zip(given, calls, strict=True)]
                 reason = "gave its calls ids of nine letters and digits"
-                message = conversion.record_change(
-                    "R6", message, reason, {**message, "tool_calls": renamed}
-                )
+                new = {**message, "tool_calls": renamed}
+                message = conversion.record_change("R6", message, reason, new)
         elif expected and message["role"] == "tool":
             call_id = expected.popleft()
             if message.get("tool_call_id") != call_id:
@@ -238,12 +234,10 @@ class _Ids:
         found: dict[str, None] = {}
         repeats: dict[str, int] = {}
         for call in calls:
-            original = str(call["id"] or "")
+            key = original = call["id"]
             if not original:
                 self._unnamed += 1
                 key = f"{self._unnamed} {call['function']['name']}"
-            else:
-                key = original
             while (sent := self._for(key, original)) in found:
                 repeats[original] = repeats.get(original, 1) + 1
                 key = f"{original} {repeats[original]}"
@@ -269,12 +263,7 @@ class _Ids:
 def safe_name(name: str) -> str:
     """A function's name in the characters that Mistral takes: `^[a-zA-Z0-9_-]{1,64}$` (R11).
 
-    Args:
-        name: The name as the user gave it.
-
-    Returns:
-        The same name if it is valid; otherwise a respelling, the same for the same name and
-        different for different names.
+    An invalid one is respelled, always alike, and different names stay different.
     """
     respelled = _NOT_IN_NAMES.sub("_", name)
     if respelled == name and 0 < len(name) <= _NAME_LENGTH:
@@ -284,16 +273,12 @@ def safe_name(name: str) -> str:
 
 
 def _formed(call: Call) -> Call:
-    function = cast("dict[str, Any]", call.get("function") or {})
-    name = safe_name(str(function.get("name") or ""))
-    arguments = _arguments(function.get("arguments"))
+    given = cast("dict[str, Any]", call.get("function") or {})
+    name = safe_name(str(given.get("name") or ""))
+    function = {"name": name, "arguments": _arguments(given.get("arguments"))}
     call_id = call.get("id")
     call_id = call_id if isinstance(call_id, str) and call_id != "null" else ""
-    formed = {
-        "id": call_id,
-        "type": "function",
-        "function": {"name": name, "arguments": arguments},
-    }
+    formed = {"id": call_id, "type": "function", "function": function}
     return call if call == formed else formed
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import is_not
 from typing import Any
 
 from mistral_service.conversation.parts import ImageError
@@ -120,9 +121,7 @@ class Conversion:
     def begin(self, messages: Sequence[Message], places: Sequence[int] | None = None) -> None:
         """Begin with the messages that the rules work on.
 
-        Args:
-            messages: The messages.
-            places: The index of each in the context; by default in the order given.
+        `places` has the index of each in the context; by default they are in its order.
         """
         self.in_mistrals_form = False
         self._messages = messages
@@ -162,6 +161,11 @@ class Conversion:
         if self._index_by_id is None:
             self._index_by_id = dict(zip(map(id, self._messages), self._indices, strict=True))
         return self._index_by_id
+
+
+def differ(new: Sequence[Any], old: Sequence[Any]) -> bool:
+    """Whether a list has another object than the one that it was made from."""
+    return len(new) != len(old) or any(map(is_not, new, old))
 
 
 def without(message: Mapping[str, Any], *names: str) -> Message:

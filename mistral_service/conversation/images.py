@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mistral_service.conversation.conversion import Conversion, Message, Messages
+from mistral_service.conversation.conversion import Conversion, Message, Messages, differ
 from mistral_service.conversation.data_urls import MAX_URL_LENGTH
 from mistral_service.conversation.foreign import in_mistrals_form
 from mistral_service.conversation.parts import (
@@ -33,7 +33,7 @@ def images_within_the_budget(messages: Messages, conversion: Conversion) -> Mess
         if index < start:
             quota.exhaust()
         parts = [quota.take(part) for part in reversed(message["content"])][::-1]
-        if any(new is not old for new, old in zip(parts, message["content"], strict=True)):
+        if differ(parts, message["content"]):
             new = {**message, "content": parts}
             reason = "; ".join(quota.take_reasons())
             result[index] = conversion.record_change("R10", message, reason, new)
