@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from mistral_service.conversation.conversion import Conversion, Message, Messages, without
-from mistral_service.conversation.foreign_blocks import ForeignCall, ForeignResult
 from mistral_service.conversation.foreign_media import get, mapping_of, text_part
 from mistral_service.conversation.foreign_parts import OWN_KINDS, content_of, kind_of, pieces_of
+from mistral_service.conversation.foreign_readers import ForeignCall, ForeignResult, call
 from mistral_service.conversation.parts import is_text
-from mistral_service.conversation.plain import as_json
 from mistral_service.wire.trees import object_of
 
 # Roles that need no conversion; the last is that of a stored thought.
@@ -39,22 +38,10 @@ def in_mistrals_form(messages: Messages, conversion: Conversion) -> Messages:
     if conversion.in_mistrals_form:
         return messages
     conversion.in_mistrals_form = True
-    start = 0
-    for message in messages:
-        if not (_is_text_message(message) or _is_native(message)):
-            break
-        start += 1
-    else:
+    if all(map(_is_native, messages)):
         return messages  # The common case, decided without an allocation.
-    result = messages[:start]
     converter = _Converter(conversion)
-    for message in messages[start:]:
-        if _is_native(message):
-            converter.ids.end_group()
-            result.append(message)
-        else:
-            result += converter.convert(message)
-    return result
+    return [new for message in messages for new in converter.convert(message)]
 
 
 def is_foreign(message: Any) -> bool:
@@ -97,23 +84,15 @@ def _is_thought(value: Any) -> bool:
     return (isinstance(kind, str) and kind in _THOUGHTS) or get(value, "thought") is True
 
 
-def _is_text_message(message: Any) -> bool:
-    """Whether a message has a role and text only, as most have."""
-    return (
-        message.__class__ is dict
-        and len(message) == 2
-        and message.get("content").__class__ is str
-        and message.get("role") in _ROLES
-    )
-
-
 def _is_native(message: Any) -> bool:
     """Whether a message has nothing of another API; checked for every message of every request."""
     if message.__class__ is not dict or message.get("role") not in _ROLES:
         return False
+    content = message.get("content")
+    if content.__class__ is str and len(message) == 2:
+        return True
     if "parts" in message or "function_call" in message or "tool_plan" in message:
         return False
-    content = message.get("content")
     if content.__class__ is str or content is None:
         return True
     if content.__class__ is not list:
@@ -133,16 +112,19 @@ class _Converter:
 
     def __init__(self, conversion: Conversion) -> None:
         self._conversion = conversion
-        self.ids = _Ids()
+        self._ids = _Ids()
 
     def convert(self, message: Any) -> Messages:
         """A message as one or several in Mistral's form: the same object, if it is that already."""
+        if _is_native(message):
+            self._ids.end_group()
+            return [message]
         pieces, kinds = _pieces(message)
         role = _role(message, pieces)
         given = cast("Message", message)
         own = given if isinstance(message, dict) else mapping_of(message)
         if not any(isinstance(piece, ForeignCall | ForeignResult) for piece in pieces):
-            self.ids.end_group()
+            self._ids.end_group()
             return self._in_one(given, {**own, "role": role}, pieces, kinds)
         made = self._in_several("user" if role == "tool" else role, pieces)
         if calls := own.get("tool_calls"):
@@ -174,19 +156,16 @@ class _Converter:
         last: Message | None = None  # The message that the next piece may join.
         for piece in pieces:
             if isinstance(piece, ForeignResult):
-                last = {
-                    "role": "tool",
-                    "tool_call_id": self.ids.of_result(piece),
-                    "content": piece.content,
-                }
+                call_id = self._ids.of_result(piece)
+                last = {"role": "tool", "tool_call_id": call_id, "content": piece.content}
                 made.append(last)
             elif isinstance(piece, ForeignCall):
                 if last is None or last["role"] != "assistant":
                     last = {"role": "assistant"}
                     made.append(last)
-                last.setdefault("tool_calls", []).append(self.ids.of_call(piece))
+                last.setdefault("tool_calls", []).append(self._ids.of_call(piece))
             else:
-                self.ids.end_group()
+                self._ids.end_group()
                 if last is None or last["role"] != role or "tool_calls" in last:
                     last = {"role": role, "content": []}
                     made.append(last)
@@ -265,11 +244,9 @@ def _pieces(message: Any) -> tuple[list[Any], Sequence[str]]:
                 kinds[kind_of(part) or "an object"] = None
                 pieces += read
     # OpenAI's legacy form.
-    if name := get(call := get(message, "function_call"), "name"):
+    if name := get(made := get(message, "function_call"), "name"):
         kinds["function_call"] = None
-        arguments = get(call, "arguments")
-        text = arguments if isinstance(arguments, str) else as_json(arguments or {})
-        pieces.append(ForeignCall("", str(name), text))
+        pieces.append(call("", str(name), get(made, "arguments") or ""))
     if get(message, "role") == "function" and not any(isinstance(p, ForeignResult) for p in pieces):
         kinds["function"] = None
         returned = content if isinstance(content, str) else pieces
