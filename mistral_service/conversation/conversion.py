@@ -1,6 +1,6 @@
 """One conversion of a history: what the rules know of the request, and what they changed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import is_not
 from typing import Any
@@ -70,8 +70,8 @@ class Conversion:
         sees: Whether the model has vision; None where that is not known.
         parts: The types of content parts that the server knows; None for all of Mistral's.
         budget: How many images the request may have.
-        images: What is sent in place of an image's URL, or why the image cannot be sent; by
-            default the URL itself.
+        images: By the `url_key` of an image's URL what is sent in its place, or why it cannot be
+            sent; by default the URL itself.
         oversized: The error for an image whose URL is longer than any image.
         changes: What was changed, in the order of the rules.
         offered: The names of the functions in the request, as they are sent; they may only be
@@ -101,7 +101,7 @@ class Conversion:
         self.sees = sees
         self.parts = parts
         self.budget = budget or ImageBudget()
-        self.images: Mapping[str, str | ImageError] = {}
+        self.images: Mapping[Hashable, str | ImageError] = {}
         self.oversized = ImageError("its URL is too long")
         self.changes: list[Change] = []
         self.offered: Sequence[str] = ()

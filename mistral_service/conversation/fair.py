@@ -37,15 +37,9 @@ class FairThreads:
             )
 
     def submit(self, session: object, work: Callable[..., T], *args: Any) -> Future[T]:
-        """Queue a job of a session.
+        """Queue a job of a session, which is hashed by identity.
 
-        Args:
-            session: The owner of the job; hashed by identity, and referenced until the job is done.
-            work: The function that runs in a thread.
-            args: Its arguments.
-
-        Returns:
-            The future of its result. A job that is cancelled while it waits does not run.
+        A job that is cancelled while it waits does not run.
         """
         future: Future[T] = Future()
         with self._lock:
@@ -101,9 +95,7 @@ class FairThreads:
                 return session
         return None
 
-    def _run(
-        self, session: object, future: Future[Any], work: Callable[..., Any], args: Any
-    ) -> None:
+    def _run(self, session: object, future: Future[T], work: Callable[..., T], args: Any) -> None:
         began = time.monotonic()
         try:
             if future.set_running_or_notify_cancel():

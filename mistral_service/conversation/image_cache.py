@@ -3,15 +3,18 @@
 import asyncio
 import base64
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
+from typing import Generic, TypeVar
 
-from mistral_service.conversation.data_urls import MAX_URL_LENGTH, read_data_url
+from mistral_service.conversation.data_urls import MAX_URL_LENGTH, read_data_url, url_key
 from mistral_service.conversation.encoding import Encoded, Form
 from mistral_service.conversation.fair import FairThreads
 from mistral_service.conversation.isolation import DecoderUnavailable, encode
 from mistral_service.conversation.parts import ImageError
-from mistral_service.conversation.url_cache import LRUCache, UrlMapping, url_key
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 # For the whole process: a hundred calls share two threads, which leaves the CPU to their audio.
 _THREADS = FairThreads(2, "images")
@@ -33,6 +36,33 @@ def _done(prepared: _Prepared) -> Future[_Prepared]:
 
 
 _UNCHANGED = _done(None)
+
+
+class LRUCache(Generic[K, V]):
+    """A mapping that evicts the least recently used entry when it is full."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._entries: dict[K, V] = {}
+
+    def get(self, key: K) -> V | None:
+        """The value of a key, which becomes the most recently used; None if there is none."""
+        value = self.pop(key)
+        if value is not None:
+            # Under this key object, not an equal one: the context has it too.
+            self._entries[key] = value
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        """Store a value, and evict the least recently used one if the cache is full."""
+        self.pop(key)
+        self._entries[key] = value
+        if len(self._entries) > self._most:
+            del self._entries[next(iter(self._entries))]
+
+    def pop(self, key: K) -> V | None:
+        """Remove a value, if there is one."""
+        return self._entries.pop(key, None)
 
 
 class ImageCache:
@@ -62,24 +92,13 @@ class ImageCache:
     async def encode_frame(
         self, data: bytes, size: tuple[int, int], name: str | None, form: Form
     ) -> Encoded | ImageError:
-        """Encode a frame; one that is identical to a recent frame is not encoded again.
-
-        Args:
-            data: Raw pixels, or an encoded file.
-            size: Width and height of raw pixels.
-            name: The pixel format, or the MIME type of an encoded file.
-            form: The form in which it is sent.
-
-        Returns:
-            The image, or why there is none.
-        """
+        """As `encode` does; a frame that is identical to a recent one is not encoded again."""
 
         def work() -> tuple[Encoded | ImageError, str]:
             digest = hashlib.blake2b(f"{size} {name} {form}".encode())
             digest.update(data)
             key = digest.digest()
-            made = self._frames.get(key)
-            if made is None:
+            if (made := self._frames.get(key)) is None:
                 made = encode(data, size, name, form)
                 self._frames.put(key, made)
             return made, "" if isinstance(made, ImageError) else _url_of(made)
@@ -92,7 +111,7 @@ class ImageCache:
 
     async def prepare(
         self, urls: Sequence[str], most: int, form: Form
-    ) -> Mapping[str, str | ImageError]:
+    ) -> dict[Hashable, str | ImageError]:
         """Prepare the images of a request.
 
         Args:
@@ -101,10 +120,10 @@ class ImageCache:
             form: The form in which they are sent.
 
         Returns:
-            For each URL what is sent in its place (the same object, if nothing changes), or why it
-            cannot be sent. Those beyond the limit are absent.
+            By the `url_key` of each URL what is sent in its place (the same object, if nothing
+            changes), or why it cannot be sent. Those beyond the limit are absent.
         """
-        sent = UrlMapping[str | ImageError]()
+        sent: dict[Hashable, str | ImageError] = {}
         good, broken, rest = 0, 0, urls
         while rest and good < most and broken < _MAX_BROKEN:
             wanted = min(most - good, _MAX_BROKEN - broken)
@@ -114,7 +133,7 @@ class ImageCache:
                 if not future.done():
                     await asyncio.shield(asyncio.wrap_future(future))
                 prepared = future.result()
-                sent[url] = url if prepared is None else prepared
+                sent[url_key(url)] = url if prepared is None else prepared
                 if isinstance(prepared, ImageError):
                     broken += 1
                     self._cache_error(url, form, prepared)
@@ -122,8 +141,7 @@ class ImageCache:
                     good += 1
         if broken >= _MAX_BROKEN:
             for url in rest:
-                if url not in sent:
-                    sent[url] = self._untried
+                sent.setdefault(url_key(url), self._untried)
         return sent
 
     def close(self) -> None:
@@ -144,7 +162,7 @@ class ImageCache:
 
     def _cache_error(self, url: str, form: Form, error: ImageError) -> None:
         key = (url_key(url), form)
-        self._prepared.discard(key)
+        self._prepared.pop(key)
         if not isinstance(error, DecoderUnavailable):
             self._errors.put(hash(key), error)
 

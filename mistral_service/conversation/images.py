@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mistral_service.conversation.conversion import Conversion, Message, Messages, differ
-from mistral_service.conversation.data_urls import MAX_URL_LENGTH
+from mistral_service.conversation.data_urls import MAX_URL_LENGTH, url_key
 from mistral_service.conversation.foreign import in_mistrals_form
 from mistral_service.conversation.parts import (
     EARLIER_IMAGE,
@@ -94,7 +94,7 @@ class _ImageQuota:
         if len(url) > MAX_URL_LENGTH:
             sent = self._conversion.oversized
         else:
-            sent = self._conversion.images.get(url, url)
+            sent = self._conversion.images.get(url_key(url), url)
         if isinstance(sent, ImageError):
             self._conversion.image_errors.append(sent)
             return self._placeholder(UNREADABLE_IMAGE, f"left out an image: {sent}")

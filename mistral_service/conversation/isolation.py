@@ -71,8 +71,11 @@ class _Decoder:
             return DecoderUnavailable(
                 f"the process that decodes it cannot be started ({e or 'it ended'})"
             )
+        process: Any = self._process
         try:
-            head, made = self._exchange({"form": asdict(form), "name": name}, data)
+            with self._within(_WALL_SECONDS):
+                send(process.stdin, {"form": asdict(form), "name": name}, data)
+                head, made = receive(process.stdout, MAX_IMAGE_BYTES)
             return _response(head, data, made)
         except (OSError, ValueError, EOFError, KeyError, TypeError):
             self.end()
@@ -95,14 +98,6 @@ class _Decoder:
         )
         with self._within(_START_SECONDS):
             receive(cast(Any, process.stdout), 1000)
-
-    def _exchange(
-        self, head: dict[str, Any], data: bytes | bytearray
-    ) -> tuple[dict[str, Any], bytes]:
-        process: Any = self._process
-        with self._within(_WALL_SECONDS):
-            send(process.stdin, head, data)
-            return receive(process.stdout, MAX_IMAGE_BYTES)
 
     @contextlib.contextmanager
     def _within(self, seconds: float) -> Any:
@@ -155,9 +150,8 @@ def _response(head: dict[str, Any], data: bytes | bytearray, made: bytes) -> Enc
     unchanged = bool(head.get("unchanged"))
     if head["type"] not in _ENCODED_TYPES or bool(made) == unchanged:
         raise ValueError("invalid response")
-    return Encoded(
-        bytes(data) if unchanged else made, str(head["type"]), (width, height), unchanged=unchanged
-    )
+    file = bytes(data) if unchanged else made
+    return Encoded(file, str(head["type"]), (width, height), unchanged)
 
 
 _TOO_MUCH_MEMORY = "decoding it takes more memory than an image may use"
