@@ -15,7 +15,7 @@ from mistral_service.conversation.parts import (
     has_content,
     image_in,
 )
-from mistral_service.wire.trees import list_of, object_of
+from mistral_service.wire.trees import object_of
 
 
 def images_within_the_budget(messages: Messages, conversion: Conversion) -> Messages:
@@ -153,14 +153,5 @@ def _url_of(part: Any) -> str | None:
 
 def has_images(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether there are images in a conversation, in the form of any API."""
-    for message in in_mistrals_form([dict(message) for message in messages], Conversion()):
-        if any(map(_has_image, list_of(message.get("content")))):
-            return True
-    return False
-
-
-def _has_image(part: Any) -> bool:
-    fields = object_of(part)
-    if fields.get("type") in ("file_base64", "file_url"):
-        return str(object_of(fields.get("file")).get("mime_type")).startswith("image/")
-    return fields.get("type") == "image_url"
+    formed = in_mistrals_form([dict(message) for message in messages], Conversion())
+    return bytes_of_images(formed) > 0
