@@ -333,7 +333,7 @@ class _SchemaRepair:
         inside = (*within, id(target))
         is_flag = flag(siblings.get("required")) is not None
         replaced = {*ANNOTATIONS, "required"} if is_flag else ANNOTATIONS
-        if siblings.keys() & target.keys() - replaced:
+        if (siblings.keys() - replaced) & target.keys():
             return self._joined(self._schema(target, there, inside), siblings, around, within)
         # The schemas around both, so that the references in both can be resolved.
         around = (there[0], *around, *there[1:])

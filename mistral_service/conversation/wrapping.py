@@ -16,25 +16,10 @@ _SCHEMA_KEYS = frozenset(
 # Keywords of an object's schema whose value may be a mapping.
 _MAPPINGS = frozenset(
     {
-        *(
-            "properties",
-            "$defs",
-            "definitions",
-            "patternProperties",
-            "dependentSchemas",
-            "dependencies",
-        ),
-        *(
-            "dependentRequired",
-            "not",
-            "if",
-            "then",
-            "else",
-            "example",
-            "discriminator",
-            "xml",
-            "externalDocs",
-        ),
+        *("properties", "patternProperties", "additionalProperties", "unevaluatedProperties"),
+        *("propertyNames", "$defs", "definitions", "not", "if", "then", "else", "example"),
+        *("dependentSchemas", "dependencies", "dependentRequired"),
+        *("discriminator", "xml", "externalDocs"),
     }
 )
 
