@@ -38,15 +38,10 @@ def in_mistrals_form(messages: Messages, conversion: Conversion) -> Messages:
     if conversion.in_mistrals_form:
         return messages
     conversion.in_mistrals_form = True
-    if all(map(_is_native, messages)):
+    if not any(map(is_foreign, messages)):
         return messages  # The common case, decided without an allocation.
     converter = _Converter(conversion)
     return [new for message in messages for new in converter.convert(message)]
-
-
-def is_foreign(message: Any) -> bool:
-    """Whether a message may be in the form of another API."""
-    return not _is_native(message)
 
 
 def readable(message: Any) -> Message | None:
@@ -84,27 +79,27 @@ def _is_thought(value: Any) -> bool:
     return (isinstance(kind, str) and kind in _THOUGHTS) or get(value, "thought") is True
 
 
-def _is_native(message: Any) -> bool:
-    """Whether a message has nothing of another API; checked for every message of every request."""
+def is_foreign(message: Any) -> bool:
+    """Whether a message may be in another API's form; checked for all messages of a request."""
     if message.__class__ is not dict or message.get("role") not in _ROLES:
-        return False
+        return True
     content = message.get("content")
     if content.__class__ is str and len(message) == 2:
-        return True
+        return False
     if "parts" in message or "function_call" in message or "tool_plan" in message:
-        return False
-    if content.__class__ is str or content is None:
         return True
-    if content.__class__ is not list:
+    if content.__class__ is str or content is None:
         return False
+    if content.__class__ is not list:
+        return True
     for part in content:
         if part.__class__ is dict:
             kind = part.get("type")
             if kind.__class__ is not str or kind not in OWN_KINDS:
-                return False
+                return True
         elif part.__class__ is not str:
-            return False
-    return True
+            return True
+    return False
 
 
 class _Converter:
@@ -116,7 +111,7 @@ class _Converter:
 
     def convert(self, message: Any) -> Messages:
         """A message as one or several in Mistral's form: the same object, if it is that already."""
-        if _is_native(message):
+        if not is_foreign(message):
             self._ids.end_group()
             return [message]
         pieces, kinds = _pieces(message)

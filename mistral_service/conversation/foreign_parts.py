@@ -62,8 +62,8 @@ _BY_ENDING: Mapping[str, _Reader] = {
 
 _BY_KEY: Mapping[str, _Reader] = {
     # Google's, in snake case and camel case
-    "function_call": readers.google_call,
-    "functionCall": readers.google_call,
+    "function_call": readers.tool_use,
+    "functionCall": readers.tool_use,
     "function_response": readers.google_result,
     "functionResponse": readers.google_result,
     "inline_data": readers.google_data,

@@ -92,16 +92,17 @@ def nothing(_: Any) -> Pieces:
     return ()
 
 
-# --- Anthropic's Messages; Bedrock's Converse has the same calls and results, with other names ---
+# --- Anthropic's Messages ---
 
 
 def tool_use(part: Any) -> Pieces:
-    """A call of the user's functions or of built-in tools."""
-    return [call(first(part, "id", "toolUseId"), get(part, "name"), get(part, "input"))]
+    """A call of the user's functions or of built-in tools; also Google's and Bedrock's."""
+    arguments = first(part, "input", "args")
+    return [call(first(part, "id", "toolUseId"), get(part, "name"), arguments)]
 
 
 def tool_result(part: Any) -> Pieces:
-    """A result of the user's functions or of built-in tools."""
+    """A result of the user's functions or of built-in tools; also Bedrock's."""
     content = get(part, "content")
     failed = get(part, "is_error") or get(part, "status") == "error"
     failed = failed or str(get(content, "type")).endswith("_error")
@@ -179,11 +180,6 @@ def bedrock_media(family: str, media: Any) -> Pieces:
 
 
 # --- Google's ---
-
-
-def google_call(made: Any) -> Pieces:
-    """`function_call`."""
-    return [call(get(made, "id"), get(made, "name"), get(made, "args"))]
 
 
 def google_result(returned: Any) -> Pieces:

@@ -263,20 +263,18 @@ def _agree_on_type(schema: Schema) -> None:
     schema["type"] = any_of([{"type": min(_types_of(value))} for value in values])["type"]
 
 
+_TYPES: dict[type[Any], set[str]] = {
+    type(None): {"null"},
+    bool: {"boolean"},
+    int: {"integer", "number"},
+    float: {"number"},
+    str: {"string"},
+    list: {"array"},
+    dict: {"object"},
+}
+
+
 def _types_of(value: Any) -> set[str]:
     """The types of JSON schema that a value has."""
-    match value:
-        case None:
-            return {"null"}
-        case bool():
-            return {"boolean"}
-        case int():
-            return {"integer", "number"}
-        case float():
-            return {"integer", "number"} if value.is_integer() else {"number"}
-        case str():
-            return {"string"}
-        case list():
-            return {"array"}
-        case _:
-            return {"object"}
+    is_whole = isinstance(value, float) and value.is_integer()
+    return _TYPES[int if is_whole else type(value)]
