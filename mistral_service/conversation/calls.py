@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import re
+import string
 from collections import deque
 from typing import Any, cast
 
@@ -25,7 +26,7 @@ _ID = re.compile(r"[a-zA-Z0-9]{9}")
 _CALL_ID_IN_TEXT = re.compile(r'("tool_call_id": ")([^"]*)"')
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 _NAME_LENGTH = 64
-_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
 
 def calls_of(message: Message) -> list[Call]:
@@ -205,7 +206,8 @@ def ids_of_nine_characters(messages: Messages, conversion: Conversion) -> Messag
                 message = conversion.inherit_index(message, {**message, "tool_call_id": call_id})
         result.append(message)
     conversion.call_ids.update(ids.originals)
-    return [_with_sent_ids(message, ids.sent, conversion) for message in result]
+    sent = {original: sent for sent, original in ids.originals.items()}
+    return [_with_sent_ids(message, sent, conversion) for message in result]
 
 
 def _with_sent_ids(message: Message, sent: dict[str, str], conversion: Conversion) -> Message:
@@ -224,7 +226,6 @@ class _Ids:
 
     def __init__(self) -> None:
         self.originals: dict[str, str] = {}
-        self.sent: dict[str, str] = {}
         self._sent: dict[str, str] = {}
         self._taken: set[str] = set()
         self._unnamed = 0
@@ -256,7 +257,6 @@ class _Ids:
         self._taken.add(sent)
         if original and sent != original:
             self.originals[sent] = original
-            self.sent[original] = sent
         return sent
 
 
@@ -307,8 +307,4 @@ def _object_text(text: str) -> str:
 @functools.lru_cache(maxsize=4096)
 def _digest(text: str) -> str:
     number = int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8])
-    digits: list[str] = []
-    for _ in range(9):
-        number, digit = divmod(number, len(_DIGITS))
-        digits.append(_DIGITS[digit])
-    return "".join(digits)
+    return "".join(_DIGITS[number // 62**place % 62] for place in range(9))

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from operator import is_not
 from typing import Any
 
@@ -114,7 +115,6 @@ class Conversion:
         self.in_mistrals_form = False
         self._messages: Sequence[Message] = ()
         self._indices: Sequence[int] = ()
-        self._index_by_id: dict[int, int] | None = None
         # An id() identifies a message only as long as the message lives.
         self._alive: list[Message] = []
 
@@ -149,18 +149,17 @@ class Conversion:
 
     def inherit_index(self, old: Message, new: Message) -> Message:
         """Give a new message the index of the one that it was made from, and return it."""
-        self._index_table()[id(new)] = self._index_of(old)
+        self._index_by_id[id(new)] = self._index_of(old)
         self._alive.append(new)
         return new
 
     def _index_of(self, message: Message) -> int:
-        return self._index_table().get(id(message), 0)
+        return self._index_by_id.get(id(message), 0)
 
-    def _index_table(self) -> dict[int, int]:
-        """The index of each message by its id(); built when a rule first changes something."""
-        if self._index_by_id is None:
-            self._index_by_id = dict(zip(map(id, self._messages), self._indices, strict=True))
-        return self._index_by_id
+    @cached_property
+    def _index_by_id(self) -> dict[int, int]:
+        # Built when a rule first changes something.
+        return dict(zip(map(id, self._messages), self._indices, strict=True))
 
 
 def differ(new: Sequence[Any], old: Sequence[Any]) -> bool:

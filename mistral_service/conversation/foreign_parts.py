@@ -32,25 +32,20 @@ _Reader = Callable[[Any], Pieces]
 
 _BY_KIND: Mapping[str, _Reader] = {
     # Anthropic's Messages
-    "tool_use": readers.tool_use,
-    "server_tool_use": readers.tool_use,
-    "mcp_tool_use": readers.tool_use,
+    **dict.fromkeys(("tool_use", "server_tool_use", "mcp_tool_use"), readers.tool_use),
     "tool_result": readers.tool_result,
     "image": readers.anthropic_image,
     "document": readers.anthropic_document,
     "search_result": readers.search_result,
     "redacted_thinking": readers.nothing,
     # OpenAI's Responses
-    "input_text": readers.text,
-    "output_text": readers.text,
-    "input_image": readers.input_image,
-    "computer_screenshot": readers.input_image,
+    **dict.fromkeys(("input_text", "output_text"), readers.text),
+    **dict.fromkeys(("input_image", "computer_screenshot"), readers.input_image),
     "input_file": readers.input_file,
     "reasoning": readers.nothing,
     "item_reference": readers.reference,
     # Pipecat's
-    "file_base64": readers.pipecats_file,
-    "file_url": readers.pipecats_file,
+    **dict.fromkeys(("file_base64", "file_url"), readers.pipecats_file),
 }
 
 # Families of types: `web_search_tool_result`, `function_call`, `shell_call_output`.
@@ -62,28 +57,19 @@ _BY_ENDING: Mapping[str, _Reader] = {
 
 _BY_KEY: Mapping[str, _Reader] = {
     # Google's, in snake case and camel case
-    "function_call": readers.tool_use,
-    "functionCall": readers.tool_use,
-    "function_response": readers.google_result,
-    "functionResponse": readers.google_result,
-    "inline_data": readers.google_data,
-    "inlineData": readers.google_data,
-    "file_data": readers.google_file,
-    "fileData": readers.google_file,
-    "executable_code": readers.google_code,
-    "executableCode": readers.google_code,
-    "code_execution_result": readers.google_code,
-    "codeExecutionResult": readers.google_code,
+    **dict.fromkeys(("function_call", "functionCall"), readers.tool_use),
+    **dict.fromkeys(("function_response", "functionResponse"), readers.google_result),
+    **dict.fromkeys(("inline_data", "inlineData"), readers.google_data),
+    **dict.fromkeys(("file_data", "fileData"), readers.google_file),
+    **dict.fromkeys(("executable_code", "executableCode"), readers.google_code),
+    **dict.fromkeys(("code_execution_result", "codeExecutionResult"), readers.google_code),
     # Bedrock's Converse
     "toolUse": readers.tool_use,
     "toolResult": readers.tool_result,
-    "image": partial(readers.bedrock_media, "image"),
-    "document": partial(readers.bedrock_media, "document"),
-    "video": partial(readers.bedrock_media, "video"),
+    **{kind: partial(readers.bedrock_media, kind) for kind in ("image", "document", "video")},
     "json": readers.bedrock_json,
     "guardContent": readers.bedrock_guarded,
-    "reasoningContent": readers.nothing,
-    "cachePoint": readers.nothing,
+    **dict.fromkeys(("reasoningContent", "cachePoint"), readers.nothing),
     # Both
     "text": text_parts,
 }

@@ -136,7 +136,9 @@ class ImageCache:
                 sent[url_key(url)] = url if prepared is None else prepared
                 if isinstance(prepared, ImageError):
                     broken += 1
-                    self._cache_error(url, form, prepared)
+                    self._prepared.pop((url_key(url), form))
+                    if not isinstance(prepared, DecoderUnavailable):
+                        self._errors.put(hash((url_key(url), form)), prepared)
                 else:
                     good += 1
         if broken >= _MAX_BROKEN:
@@ -159,12 +161,6 @@ class ImageCache:
             future = _THREADS.submit(self, _prepare, url, form)
             self._prepared.put(key, future)
         return future
-
-    def _cache_error(self, url: str, form: Form, error: ImageError) -> None:
-        key = (url_key(url), form)
-        self._prepared.pop(key)
-        if not isinstance(error, DecoderUnavailable):
-            self._errors.put(hash(key), error)
 
 
 def _prepare(url: str, form: Form) -> _Prepared:

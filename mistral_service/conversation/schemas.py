@@ -228,8 +228,7 @@ class _SchemaRepair:
         if key in _OPEN:
             return self._open(key, value, around, within)
         if key in _SINGLE:
-            single = None if value is None else self._schema(value, around, within, part=part)
-            return {} if single is None else {key: single}
+            return {} if value is None else {key: self._schema(value, around, within, part=part)}
         if key in _MAPPINGS:
             return self._mapping(key, value, around, within)
         if key == "dependentRequired":
@@ -285,10 +284,9 @@ class _SchemaRepair:
             made["properties"] = schemas
         elif "properties" in given and "object" in (kinds_of(given) or ["object"]):
             made["properties"] = {}
-        if "properties" in made and not part and not made.keys() & _MORE_PROPERTIES:
-            more: Any = made.get("additionalProperties", False)
-            if more is False:
-                required = [name for name in required if name in made["properties"]]
+        is_closed = made.get("additionalProperties", False) is False
+        if "properties" in made and is_closed and not (part or made.keys() & _MORE_PROPERTIES):
+            required = [name for name in required if name in made["properties"]]
         if required or isinstance(given.get("required"), list):
             made["required"] = list(dict.fromkeys(required))
         patterns: Any = given.get("patternProperties")
