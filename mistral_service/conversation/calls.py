@@ -139,11 +139,9 @@ class _Results:
     def _result(self, slot: _Slot, call: Call, conversion: Conversion) -> Message:
         name = call["function"]["name"]
         if not self._results[slot]:
-            message = self._messages[slot[0]]
             made: Message = {"role": "tool", "tool_call_id": call["id"], "content": NO_RESULT}
-            return conversion.record_change(
-                "R4", message, f"added a result which says that {name} has none", made
-            )
+            reason = f"added a result which says that {name} has none"
+            return conversion.record_change("R4", self._messages[slot[0]], reason, made)
         index = self._results[slot][0]
         result = self._messages[index]
         if self._others_before[index] > self._others_before[slot[0] + 1]:
@@ -161,11 +159,9 @@ class _Results:
         slot = self._call_of.get(index)
         content = text_of(message["content"])
         if slot is None:
-            text = f"[Result of a function call] {content}"
             reason = "kept a result without a call as text"
-            return conversion.record_change(
-                "R4", message, reason, {"role": "user", "content": text}
-            )
+            made: Message = {"role": "user", "content": f"[Result of a function call] {content}"}
+            return conversion.record_change("R4", message, reason, made)
         others = self._results[slot]
         if index == others[0]:
             return None
@@ -175,9 +171,9 @@ class _Results:
             return None
         seen.add(message["content"])
         name = calls_of(self._messages[slot[0]])[slot[1]]["function"]["name"]
-        text = f"[Later result of {name}] {content}"
         reason = f"kept a second result of {name} as text"
-        return conversion.record_change("R4", message, reason, {"role": "user", "content": text})
+        made = {"role": "user", "content": f"[Later result of {name}] {content}"}
+        return conversion.record_change("R4", message, reason, made)
 
 
 def ids_of_nine_characters(messages: Messages, conversion: Conversion) -> Messages:

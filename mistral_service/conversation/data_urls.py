@@ -51,9 +51,8 @@ def read_data_url(url: str) -> tuple[str, bytearray, bool]:
         ValueError: If its base64 is invalid.
     """
     # A head of more than 1,000 characters is none.
-    comma = url.find(",", 0, 1000)
-    head = url[5 : comma if comma >= 0 else min(len(url), 1000)]
-    start = comma + 1 if comma >= 0 else len(url)
+    head, comma, _ = url[len("data:") : 1000].partition(",")
+    start = len(f"data:{head},") if comma else len(url)
     mime_type, *parameters = head.split(";")
     if "base64" in parameters:
         return mime_type, _from_base64(url, start), True

@@ -45,17 +45,11 @@ def in_mistrals_form(messages: Messages, conversion: Conversion) -> Messages:
 
 
 def readable(message: Any) -> Message | None:
-    """The part of another provider's own message that other models can read.
+    """The part of another provider's own message that other models can read; None without any.
 
     Thoughts, signatures and the like only concern that provider and its model, and so do its
-    instructions.
-
-    Args:
-        message: A message in the form of OpenAI, Anthropic, Google, or another: a mapping, or an
-            object with attributes of the same names. It is left as it is.
-
-    Returns:
-        A message that `in_mistrals_form` takes; None if there is nothing that others can read.
+    instructions. The message is a mapping, or an object with attributes of the same names; the
+    result is one that `in_mistrals_form` takes.
     """
     if _is_thought(message):
         return None
@@ -137,7 +131,8 @@ class _Converter:
             return [message]
         if kinds:
             new = without(new, "parts", "type", "tool_plan", "content")
-            new["content"] = parts[0]["text"] if len(parts) == 1 and _is_text(parts[0]) else parts
+            text = object_of(parts[0]).get("text") if len(parts) == 1 else None
+            new["content"] = text if isinstance(text, str) and is_text(parts[0]) else parts
             has_more = any(new.get(name) for name in ("tool_calls", "refusal", "audio"))
             if not parts and new["role"] in ("user", "assistant") and not has_more:
                 reason = f"left out {_named(kinds)}: nothing that another model can read"
@@ -260,11 +255,6 @@ def _role(message: Any, pieces: Sequence[Any]) -> Any:
         return "user" if get(message, "parts") is not None else None
     calls = any(isinstance(piece, ForeignCall | ForeignResult) for piece in pieces)
     return "assistant" if calls or kind.startswith("output_") else "user"
-
-
-def _is_text(part: Any) -> bool:
-    fields = object_of(part)
-    return is_text(fields) and isinstance(fields.get("text"), str)
 
 
 def _named(kinds: Sequence[str]) -> str:

@@ -39,7 +39,7 @@ _BY_KIND: Mapping[str, _Reader] = {
     "search_result": readers.search_result,
     "redacted_thinking": readers.nothing,
     # OpenAI's Responses
-    **dict.fromkeys(("input_text", "output_text"), readers.text),
+    **dict.fromkeys(("input_text", "output_text"), lambda part: text_parts(get(part, "text"))),
     **dict.fromkeys(("input_image", "computer_screenshot"), readers.input_image),
     "input_file": readers.input_file,
     "reasoning": readers.nothing,
@@ -67,8 +67,8 @@ _BY_KEY: Mapping[str, _Reader] = {
     "toolUse": readers.tool_use,
     "toolResult": readers.tool_result,
     **{kind: partial(readers.bedrock_media, kind) for kind in ("image", "document", "video")},
-    "json": readers.bedrock_json,
-    "guardContent": readers.bedrock_guarded,
+    "json": lambda value: text_parts(as_json(value)),
+    "guardContent": lambda value: text_parts(get(get(value, "text"), "text")),
     **dict.fromkeys(("reasoningContent", "cachePoint"), readers.nothing),
     # Both
     "text": text_parts,

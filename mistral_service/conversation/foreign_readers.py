@@ -154,16 +154,6 @@ def _nested_file(source: Any, name: Any) -> Pieces:
 # --- Bedrock's Converse ---
 
 
-def bedrock_json(value: Any) -> Pieces:
-    """`json`, in a result."""
-    return text_parts(as_json(value))
-
-
-def bedrock_guarded(value: Any) -> Pieces:
-    """`guardContent`."""
-    return text_parts(get(get(value, "text"), "text"))
-
-
 def bedrock_media(family: str, media: Any) -> Pieces:
     """`image`, `document` or `video`."""
     source, name = get(media, "source"), get(media, "name")
@@ -215,11 +205,6 @@ def google_code(code: Any) -> Pieces:
 
 
 # --- OpenAI's Responses, and Pipecat's files ---
-
-
-def text(part: Any) -> Pieces:
-    """`input_text`, `output_text`."""
-    return text_parts(get(part, "text"))
 
 
 def input_image(part: Any) -> Pieces:

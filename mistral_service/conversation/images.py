@@ -31,12 +31,13 @@ def images_within_the_budget(messages: Messages, conversion: Conversion) -> Mess
     for index in _with_parts_newest_first(messages):
         message = messages[index]
         if index < start:
-            quota.exhaust()
+            quota.images_left = 0
         parts = [quota.take(part) for part in reversed(message["content"])][::-1]
         if differ(parts, message["content"]):
             new = {**message, "content": parts}
-            reason = "; ".join(quota.take_reasons())
+            reason = "; ".join(quota.reasons)
             result[index] = conversion.record_change("R10", message, reason, new)
+            quota.reasons.clear()
     return result
 
 
@@ -70,16 +71,9 @@ class _ImageQuota:
 
     def __init__(self, conversion: Conversion) -> None:
         self._conversion = conversion
-        self._images_left = conversion.budget.images
+        self.images_left = conversion.budget.images
         self._bytes_left = conversion.budget.total_bytes
-        self._reasons: dict[str, None] = {}
-
-    def exhaust(self) -> None:
-        self._images_left = 0
-
-    def take_reasons(self) -> list[str]:
-        reasons, self._reasons = list(self._reasons), {}
-        return reasons
+        self.reasons: dict[str, None] = {}  # why the last message changed, in order
 
     def take(self, part: Any) -> Any:
         """A part as it is sent: an image within the quota, or a text in its place."""
@@ -89,7 +83,7 @@ class _ImageQuota:
         if self._conversion.sees is False:
             self._conversion.unseen_images += 1
             return self._placeholder(UNSEEN_IMAGE, "left out an image: the model has no vision")
-        if self._images_left == 0:
+        if self.images_left == 0:
             return self._placeholder(EARLIER_IMAGE, _FOR_NEWER)
         if len(url) > MAX_URL_LENGTH:
             sent = self._conversion.oversized
@@ -99,22 +93,22 @@ class _ImageQuota:
             self._conversion.image_errors.append(sent)
             return self._placeholder(UNREADABLE_IMAGE, f"left out an image: {sent}")
         size = len(sent) if sent.startswith("data:") else 0
-        is_newest = self._images_left == self._conversion.budget.images
+        is_newest = self.images_left == self._conversion.budget.images
         if size > max(0, self._bytes_left) and not is_newest:  # the newest is always sent
-            self.exhaust()
+            self.images_left = 0
             return self._placeholder(EARLIER_IMAGE, _FOR_NEWER)
-        self._images_left -= 1
+        self.images_left -= 1
         self._bytes_left -= size
         if sent is url:
             return part
-        self._reasons["scaled an image to what the model sees"] = None
+        self.reasons["scaled an image to what the model sees"] = None
         inner = image_in(part) or {}
         image = inner["image_url"]
         made = {**inner, "image_url": sent if isinstance(image, str) else {**image, "url": sent}}
         return made if inner is part else {**part, "content": made}
 
     def _placeholder(self, text: str, reason: str) -> Part:
-        self._reasons[reason] = None
+        self.reasons[reason] = None
         return {"type": "text", "text": text}
 
 

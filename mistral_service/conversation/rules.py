@@ -54,9 +54,7 @@ INSTRUCTION = "[Instruction] "
 """Marks an instruction that comes after the leading system block (R1)."""
 
 _FIELDS: dict[Any, frozenset[str]] = {
-    "system": frozenset({"role", "content"}),
-    "developer": frozenset({"role", "content"}),
-    "user": frozenset({"role", "content"}),
+    **dict.fromkeys(("system", "developer", "user"), frozenset({"role", "content"})),
     "assistant": frozenset({"role", "content", "tool_calls", "prefix"}),
     "tool": frozenset({"role", "content", "tool_call_id"}),
 }
@@ -189,13 +187,10 @@ def words_and_calls_stand_apart(messages: Messages, conversion: Conversion) -> M
     """
     result: Messages = []
     for message in messages:
-        if (
-            not message.get("tool_calls")
-            or not message.get("content")
-            or _only_thinks(message["content"])
-        ):
+        content = message.get("content")
+        if not (message.get("tool_calls") and content) or _only_thinks(content):
             result.append(message)
-        elif has_content(message["content"]):
+        elif has_content(content):
             reason = "split text and calls into two messages"
             words = without(message, "tool_calls")
             result.append(conversion.record_change("R8", message, reason, words))
@@ -344,9 +339,7 @@ def _may_stand(part: Part, role: str) -> bool:
 
 
 def _only_thinks(content: Any) -> bool:
-    return isinstance(content, list) and all(
-        part.get("type") == "thinking" for part in as_parts(content)
-    )
+    return not isinstance(content, str) and all(part["type"] == "thinking" for part in content)
 
 
 def _is_assistant_text(message: Message) -> bool:
