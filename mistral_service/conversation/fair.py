@@ -27,6 +27,7 @@ class FairThreads:
         self._threads = threads
         self._name = name
         self._lock = threading.Lock()
+        self._lost: frozenset[Future[Any]] = frozenset()
         self._reset()
         if hasattr(os, "register_at_fork"):
             # With the lock held, so that the child does not inherit a half-made change.
@@ -64,13 +65,11 @@ class FairThreads:
         self._waiting: dict[object, deque[tuple[Future[Any], Callable[..., Any], Any]]] = {}
         self._running: dict[object, Future[Any]] = {}
         self._slow: WeakSet[object] = WeakSet()
-        self._lost: frozenset[Future[Any]] = frozenset()
 
     def _after_fork(self) -> None:
         unfinished = {future for jobs in self._waiting.values() for future, _, _ in jobs}
-        lost = self._lost.union(unfinished, self._running.values())
+        self._lost = self._lost.union(unfinished, self._running.values())
         self._reset()
-        self._lost = lost
         self._lock.release()
 
     def _start(self) -> None:

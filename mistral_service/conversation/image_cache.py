@@ -83,11 +83,9 @@ class ImageCache:
         self.oversized = ImageError(f"its URL has more than {MAX_URL_LENGTH:,} characters")
         self._untried = ImageError(f"{_MAX_BROKEN:,} other images of this request are broken")
         # For a broken image the URL is not stored: Python's keyed 64-bit hash identifies it.
-        self._errors: LRUCache[int, ImageError] = LRUCache(_ERRORS_CACHED)
-        self._prepared: LRUCache[tuple[Hashable, Form], Future[_Prepared]] = LRUCache(
-            _IMAGES_CACHED
-        )
-        self._frames: LRUCache[bytes, Encoded | ImageError] = LRUCache(_FRAMES_CACHED)
+        self._errors = LRUCache[int, ImageError](_ERRORS_CACHED)
+        self._prepared = LRUCache[tuple[Hashable, Form], Future[_Prepared]](_IMAGES_CACHED)
+        self._frames = LRUCache[bytes, Encoded | ImageError](_FRAMES_CACHED)
 
     async def encode_frame(
         self, data: bytes, size: tuple[int, int], name: str | None, form: Form
@@ -129,16 +127,17 @@ class ImageCache:
             wanted = min(most - good, _MAX_BROKEN - broken)
             batch, rest = rest[:wanted], rest[wanted:]
             for url, future in [(url, self._prepare(url, form)) for url in batch]:
+                key = url_key(url)
                 # Shielded: after an interruption, the next turn uses the result.
                 if not future.done():
                     await asyncio.shield(asyncio.wrap_future(future))
                 prepared = future.result()
-                sent[url_key(url)] = url if prepared is None else prepared
+                sent[key] = url if prepared is None else prepared
                 if isinstance(prepared, ImageError):
                     broken += 1
-                    self._prepared.pop((url_key(url), form))
+                    self._prepared.pop((key, form))
                     if not isinstance(prepared, DecoderUnavailable):
-                        self._errors.put(hash((url_key(url), form)), prepared)
+                        self._errors.put(hash((key, form)), prepared)
                 else:
                     good += 1
         if broken >= _MAX_BROKEN:

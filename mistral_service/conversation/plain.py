@@ -83,18 +83,19 @@ class _Reader:
         if depth > MAX_DEPTH:
             raise BadSchema(f"it is nested deeper than {MAX_DEPTH} levels, the maximum")
         value = _as_json_type(value)
+        here = id(value)
         if not isinstance(value, Mapping | list):
             return value
-        if id(cast("object", value)) in self._inside:
+        if here in self._inside:
             raise BadSchema("it contains itself")
-        self._inside.add(id(cast("object", value)))
+        self._inside.add(here)
         try:
             if isinstance(value, list):
                 return [self.read(each, depth + 1) for each in cast("list[Any]", value)]
             given = cast("Mapping[Any, Any]", value)
             return {_name(key): self.read(given[key], depth + 1) for key in given}
         finally:
-            self._inside.discard(id(cast("object", value)))
+            self._inside.discard(here)
 
 
 def _as_json_type(value: Any) -> Any:

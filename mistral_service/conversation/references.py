@@ -25,7 +25,8 @@ def resolve_reference(
     """
     bases = [around[0], *reversed(around[1:])]
     address, _, pointer = reference.partition("#")
-    names = [_unescaped(name) for name in pointer.split("/")[1:]]
+    # As RFC 6901 escapes them.
+    names = [unquote(n).replace("~1", "/").replace("~0", "~") for n in pointer.split("/")[1:]]
     if not address and (not pointer or pointer.startswith("/")):
         for base in bases:
             if (found := _follow(base, names)) is not None:
@@ -88,7 +89,3 @@ def _follow(base: Node, names: Sequence[str]) -> tuple[Node | bool, tuple[Node, 
             around.append(cast("Node", found))
     is_schema = isinstance(found, bool | dict)
     return (cast("Node | bool", found), tuple(around)) if is_schema else None
-
-
-def _unescaped(name: str) -> str:
-    return unquote(name).replace("~1", "/").replace("~0", "~")

@@ -18,13 +18,7 @@ from mistral_service.conversation.calls import (
     ids_of_nine_characters,
     results_follow_their_calls,
 )
-from mistral_service.conversation.conversion import (
-    Conversion,
-    Message,
-    Messages,
-    differ,
-    without,
-)
+from mistral_service.conversation.conversion import Conversion, Message, Messages, differ, without
 from mistral_service.conversation.foreign import in_mistrals_form
 from mistral_service.conversation.images import images_within_the_budget
 from mistral_service.conversation.parts import (
