@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
+from mistral_service.wire.trees import object_of
+
 Part = dict[str, Any]
 
 EARLIER_IMAGE = "[image from earlier]"
@@ -95,8 +97,8 @@ def is_text(part: Part) -> bool:
 
 def image_in(part: Part) -> Part | None:
     """The image of a part: the part itself, or the content of a resource; None without one."""
-    inner: Any = part.get("content") if part.get("type") == "resource" else part
-    return cast("Part", inner) if _mapping(inner).get("type") == "image_url" else None
+    inner = object_of(part.get("content")) if part.get("type") == "resource" else part
+    return inner if inner.get("type") == "image_url" else None
 
 
 def link_or_resource_as_text(part: Part) -> Part:
