@@ -236,7 +236,7 @@ def _pieces(message: Any) -> tuple[list[Any], Sequence[str]]:
     # OpenAI's legacy form.
     if name := get(made := get(message, "function_call"), "name"):
         kinds["function_call"] = None
-        pieces.append(call("", str(name), get(made, "arguments") or ""))
+        pieces.append(call("", str(name), get(made, "arguments") or {}))
     if get(message, "role") == "function" and not any(isinstance(p, ForeignResult) for p in pieces):
         kinds["function"] = None
         returned = content if isinstance(content, str) else pieces
