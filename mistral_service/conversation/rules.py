@@ -53,6 +53,8 @@ _FIELDS: dict[Any, frozenset[str]] = {
     "tool": frozenset({"role", "content", "tool_call_id"}),
 }
 
+_INSTRUCTIONS = frozenset({"system", "developer"})
+
 # Fields of the schema that may be empty, which is as good as absent.
 _OPTIONAL = frozenset({"tool_calls", "prefix"})
 
@@ -134,14 +136,18 @@ def instructions_where_they_stand(messages: Messages, conversion: Conversion) ->
     """R1, R14: `system` stands only at the beginning, and there is no `developer` role.
 
     A leading `developer` message joins the system block. A later instruction stays at its position
-    as a user message, marked as an instruction. Prevents 400 code 3230
-    "Unexpected role 'system' after role …", and 422 for `developer`.
+    as a user message, marked as an instruction. So does the last one where there are others and
+    nothing else: it is what the model is asked, as after a context was reset in mid-call. Prevents
+    400 code 3230 "Unexpected role 'system' after role …", and 422 for `developer`.
     """
     result: Messages = []
     leading = True
+    alone = all(message["role"] in _INSTRUCTIONS for message in messages)
     for message in messages:
         role = message["role"]
-        if role not in ("system", "developer"):
+        if alone and result and role == "developer" and message is messages[-1]:
+            leading = False
+        if role not in _INSTRUCTIONS:
             leading = False
         elif not has_content(message.get("content")):
             conversion.record("R1", message, f"left out an empty {role} message")

@@ -167,6 +167,21 @@ def test_r1_a_later_instruction_keeps_its_place_as_the_users():
     ]
 
 
+def test_r14_the_last_of_several_instructions_alone_is_what_is_asked():
+    """So are the messages of a flow that resets the context in mid-call: no one greets again."""
+    role = {"role": "system", "content": "You are a waiter."}
+    task = {"role": "developer", "content": "Ask for the day."}
+    assert apply_rules([role, task]) == [
+        role,
+        {"role": "user", "content": "[Instruction] Ask for the day."},
+    ]
+    answered = [role, task, {"role": "assistant", "content": "For which day?"}]
+    assert apply_rules([*answered, {"role": "user", "content": "Friday."}])[0]["content"] == (
+        "You are a waiter.\n\nAsk for the day."
+    )
+    assert apply_rules([task])[0] == {"role": "system", "content": "Ask for the day."}
+
+
 def test_r14_a_leading_developer_message_joins_the_system_block():
     history = [
         {"role": "system", "content": "Be brief."},
