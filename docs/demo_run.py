@@ -101,6 +101,7 @@ class Conversation:
         items = self.page.locator("#turns > li").all()
         for item in items[self._seen :]:
             said = " ".join(item.locator("p").inner_text().split())
+            said = said.replace(" cut here ", " [cut here] ")
             self.lines.append(f"{item.locator('strong').inner_text()}: {said}")
         self._seen = len(items)
 

@@ -100,6 +100,12 @@ def test_each_fault_is_met_and_the_panel_says_how(call: Page):
         # What is said is heard, to its end.
         expect(answers(call).last).to_contain_text(re.compile(r"\w+"), timeout=SLOW)
         state(call, "Listening")
+    # Where the one stream was cut, its words go on after a mark.
+    mark = call.locator("#turns .cut")
+    expect(mark).to_have_text("cut here")
+    before, after = mark.locator("xpath=ancestor::p").inner_text().split("cut here")
+    assert len(before.split()) == 5
+    assert after.strip()
     assert call.locator(".problem").all_inner_texts() == []
 
 
