@@ -160,6 +160,7 @@ def test_two_pages_break_their_own_calls(call: Page, stage: tuple[Demo, Browser]
 def test_settings_change_and_a_refused_value_shows_its_sentence(call: Page):
     panel = tab(call, "Change it")
     said = panel.locator("output")
+    expect(said).to_be_hidden()  # as long as it says nothing
     temperature = panel.get_by_label("Temperature")
     expect(temperature).to_have_value("0.3")
     temperature.fill("7")
