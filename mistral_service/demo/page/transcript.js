@@ -137,9 +137,10 @@ export class Transcript {
   #markCut() {
     if (!this.#cut || !this.#bot || this.#bot.over) return;
     const sentences = [...this.#bot.sentences.values()];
-    const found = sentences.map(({ text }) => text).join(" ").indexOf(this.#cut);
-    let place = found + this.#cut.length;
-    for (const sentence of found < 0 ? [] : sentences) {
+    const words = this.#cut.split(" ").map((word) => word.replace(/[^\w\s]/g, "\\$&"));
+    const found = sentences.map(({ text }) => text).join(" ").match(new RegExp(words.join("\\s+")));
+    let place = found ? found.index + found[0].length : Infinity;
+    for (const sentence of sentences) {
       if (place <= sentence.text.length) {
         this.#cut = "";
         return sentence.mark(place);
