@@ -89,11 +89,12 @@ dist: ## Build the wheel and the source distribution into dist/
 	$(INSTALL) tools
 	$(BIN)/python -m build --no-isolation
 
-screenshots: ## Make the images in docs/images, and the transcript of the demo
+screenshots: ## Make the images and the film in docs/images, and the transcript of the demo
 	$(INSTALL) test
 	@$(BIN)/python docs/screenshots.py
 	@$(BIN)/python docs/charts.py
 	@$(BIN)/python docs/demo_run.py
+	@$(BIN)/python docs/film.py
 
 soak: ## Hold 500 conversations of 20 turns with a model that often fails
 	$(INSTALL) tools

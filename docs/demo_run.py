@@ -2,12 +2,14 @@
 
 `python docs/demo_run.py` needs Chromium. It holds one conversation in writing, on this project's
 service and then on Pipecat's own, and makes the images of the page at two widths, light and dark.
+`python docs/demo_run.py FOLDER` makes the same images with Firefox, into a folder, and no more.
 """
 
 import contextlib
 import io
 import re
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from playwright.sync_api import Browser, Page, expect
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 from browser_demo import MICROPHONE, Demo, browser, film, greeted
+from firefox import firefox
 from images import halves
 
 DOCUMENT = Path(__file__).parent / "demo.md"
@@ -25,6 +28,7 @@ BEGIN, END = "<!-- run -->", "<!-- end of the run -->"
 SLOW = 90_000  # ms
 PATIENCE = 12_000  # ms that a caller hears nothing before they speak again
 SILENCE = 30_000  # ms that a bot takes to begin to speak, on a busy machine
+SIZES = ((1440, 900, "wide"), (390, 844, "phone"))
 FAULTS = {
     "429": "Answer 429",
     "cut": "Cut the stream",
@@ -101,6 +105,7 @@ class Conversation:
         items = self.page.locator("#turns > li").all()
         for item in items[self._seen :]:
             said = " ".join(item.locator("p").inner_text().split())
+            said = said.replace(" cut here ", " [cut here] ")
             self.lines.append(f"{item.locator('strong').inner_text()}: {said}")
         self._seen = len(items)
 
@@ -129,7 +134,7 @@ def call(chrome: Browser, demo: Demo, **options: object) -> Iterator[Page]:
 
 def images(page: Page) -> None:
     """The page as it is, at two widths, light and dark."""
-    for width, height, name in ((1440, 900, "wide"), (390, 844, "phone")):
+    for width, height, name in SIZES:
         page.set_viewport_size({"width": width, "height": height})
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)  # pyright: ignore[reportArgumentType]
@@ -137,6 +142,29 @@ def images(page: Page) -> None:
             png = page.screenshot(full_page=name == "phone")
             small = Image.open(io.BytesIO(png)).convert("P", palette=Image.Palette.ADAPTIVE)
             small.save(IMAGES / f"demo-{name}-{scheme}.png", optimize=True)
+
+
+def firefox_images(folder: Path) -> None:
+    """The page in Firefox in the same way, after a reply that was cut."""
+    with Demo() as demo, firefox() as window:
+        window.open(demo.address)
+        window.run(MICROPHONE)
+        window.click("#connect")
+        for state in ("Speaking", "Listening"):
+            window.until_text("#state", state)
+        window.click("[data-fault=cut]")
+        window.until_text("#stories .headline", "waits for the next reply")
+        window.click("#panel-break [data-say]")
+        for state in ("Speaking", "Listening"):
+            window.until_text("#state", state)
+        for width, height, name in SIZES:
+            window.resize(width, height)
+            for scheme in ("light", "dark"):
+                window.run("document.documentElement.style.colorScheme = arguments[0]", scheme)
+                time.sleep(0.4)
+                png = window.screenshot(full=name == "phone")
+                (folder / f"firefox-{name}-{scheme}.png").write_bytes(png)
+        demo.interrupt()
 
 
 def summary(texts: Sequence[str]) -> str:
@@ -175,4 +203,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        firefox_images(Path(sys.argv[1]))
+    else:
+        main()

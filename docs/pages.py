@@ -68,7 +68,7 @@ ORDER: dict[str, dict[str, str]] = {
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages, and order all of them."""
-    readme = (ROOT / "README.md").read_text().replace("](docs/", "](")
+    readme = (ROOT / "README.md").read_text().replace("](docs/", "](").replace('"docs/', '"')
     readme = readme.replace("](CHANGELOG.md)", "](changelog.md)")
     better = readme.partition("## Compared with")[2].partition("\n## ")[0]
     chart = "![Compared with Pipecat's own service](images/benchmarks.svg)\n"

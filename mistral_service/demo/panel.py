@@ -146,7 +146,8 @@ class Panel:
         except BaseException:
             await session.close()
             raise
-        story = Story(len(self.watch.stories) + 1, kind, name_of(self.service))
+        number = len(self.watch.stories) + 1
+        story = Story(number, kind, name_of(self.service), before=self.watch.said)
         self.watch.stories.append(story)
         self._following = asyncio.create_task(self._follow(story, session, response))
         if kind == "down":

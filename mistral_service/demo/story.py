@@ -26,6 +26,8 @@ FAULTS = {
 """The faults, as the page names them, and what the endpoint does, as a step of the story."""
 
 _WORDS = re.compile(r"\S+")
+_PLACE_WORDS = 8
+"""The last words before a cut: so many are hardly said twice in one reply."""
 
 
 @dataclass
@@ -75,6 +77,13 @@ class Story:
             return f"{title}: waits for the next reply"
         return f"{title} → {self.outcome or 'nothing yet'}"
 
+    @property
+    def place(self) -> str:
+        """The last words that the service pushed before a cut; empty as long as more may come."""
+        if self.kind != "cut" or self.state not in ("met", "failed"):
+            return ""
+        return " ".join(_WORDS.findall(self.before)[-_PLACE_WORDS:])
+
     def message(self, now: float) -> dict[str, Any]:
         """The story for the page, times relative to the fault."""
         zero = self.struck_at if self.struck_at is not None else now
@@ -88,6 +97,7 @@ class Story:
             "headline": self.headline,
             "lines": [{"at": round(at - zero, 2), "text": text} for at, text in lines],
             "age": round(now - zero, 2),
+            "place": self.place,
         }
 
     def struck(self, now: float, words: int) -> None:

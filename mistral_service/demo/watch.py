@@ -52,6 +52,7 @@ class CallWatch(BaseObserver):
         stories: The faults of the call and what became of them.
         refusal: The sentence with which settings were refused last.
         awaits_settings: Whether settings are to be taken over, or refused.
+        said: What the service has pushed of the reply under way.
     """
 
     def __init__(self, send: Send, on_story_over: Callable[[], None]) -> None:
@@ -62,6 +63,7 @@ class CallWatch(BaseObserver):
         self.stories: list[Story] = []
         self.refusal: str | None = None
         self.awaits_settings = False
+        self.said = ""
         self._on_story_over = on_story_over
         self._turn: TurnTrace | None = None
         self._hedged = False
@@ -115,13 +117,14 @@ class CallWatch(BaseObserver):
         match frame:
             case LLMFullResponseStartFrame():
                 self._turn = TurnTrace(now, name_of(service))
-                self._hedged, self._running = False, True
+                self._hedged, self._running, self.said = False, True, ""
                 self.turns.append(self._turn)
                 if self.story and self.story.kind == "cut" and not self.story.done:
                     self.story.before = ""
             case LLMTextFrame():
                 if self._turn and not self._turn.figures.get("words"):
                     self._note("first words")
+                self.said += frame.text
                 if self._turn:
                     self._turn.count("words", len(frame.text.split()))
                 if self.story:
@@ -149,7 +152,7 @@ class CallWatch(BaseObserver):
                 await self._function(frame.function_name, frame.arguments, frame.result)
             case LLMFullResponseEndFrame():
                 self._note("end")
-                self._running = False
+                self._running, self.said = False, ""
                 await self._end(now)
             case _:
                 pass

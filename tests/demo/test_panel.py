@@ -19,10 +19,13 @@ QUICK = {"first_token_timeout": 0.7, "stall_timeout": 0.7, "turn_timeout": 8.0, 
 class Speaker:
     """Says one sentence, and goes on where it was cut."""
 
+    def __init__(self, pause: float = 0.002) -> None:
+        self._pause = pause
+
     async def answer(self, request: dict[str, Any]):
         last = request["messages"][-1]
         said = last["content"] if last["role"] == "assistant" else ""
-        for piece in Reply(SENTENCE.removeprefix(said), pause=0.002).pieces(0):
+        for piece in Reply(SENTENCE.removeprefix(said), pause=self._pause).pieces(0):
             yield piece
 
     async def close(self) -> None: ...
@@ -77,6 +80,26 @@ async def test_the_service_survives_the_fault(call: PanelCall, kind: str, headli
     assert story["lines"][0]["text"].startswith(("the endpoint", "the service"))
     if kind != "text-call":
         assert call.words == SENTENCE
+
+
+async def test_a_cut_in_mid_reply_counts_what_was_said_before_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    async with (
+        serving(Speaker(pause=0.15)) as (_, address),
+        panel_call(address, monkeypatch, **QUICK) as call,
+    ):
+        await call.say("What is the moon?")
+        await call.until(lambda: len(call.words.split()) >= 3)
+        await call.ask("break", kind="cut")
+        story = await call.story("met")
+        headline = r"Cut after (\d+) words → resumed in \d+\.\d+ s, nothing repeated"
+        found = re.fullmatch(headline, story["headline"])
+        assert found, story["headline"]
+        words = int(found[1])
+        assert words >= 3
+        assert story["place"] == " ".join(SENTENCE.split()[:words][-8:])
+        await call.until(lambda: call.words == SENTENCE)
 
 
 THEIRS = [

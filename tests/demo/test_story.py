@@ -21,6 +21,7 @@ def test_a_cut_that_is_resumed():
     assert fault.state == "met"
     assert fault.headline == "Cut after 3 words → resumed in 0.30 s, nothing repeated"
     message = fault.message(11.0)
+    assert message["place"] == "The moon is"
     assert [line["at"] for line in message["lines"]] == [0.0, 0.1, 0.3]
     assert message["age"] == 1.0
 
@@ -32,6 +33,23 @@ def test_words_that_come_twice_are_counted():
     fault.handled(10.1, "resumed", 2, "m", "")
     fault.spoke(10.3, "moon is a ball.")
     assert fault.headline.endswith("resumed in 0.30 s, 2 words repeated")
+
+
+def test_a_place_is_named_once_no_word_can_come_before_it_and_only_of_a_cut():
+    fault = story()
+    fault.spoke(9.8, "One two three four five six ")
+    fault.struck(10.0, 9)
+    assert fault.place == ""
+    fault.spoke(10.05, "seven eight ni")  # on its way when the stream was cut
+    fault.handled(10.1, "resumed", 2, "m", "")
+    assert fault.place == ""
+    fault.spoke(10.3, "ne ten.")
+    assert fault.place == "two three four five six seven eight ni"
+    other = story("503")
+    other.spoke(9.8, "One two.")
+    other.struck(10.0, 0)
+    other.spoke(10.3, "Yes.")
+    assert other.place == ""
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ import ast
 import asyncio
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from call_servers import Line, Machines
+from PIL import Image, ImageSequence
 
 from mistral_service.conversation.rules import RULES, Conversion, apply_rules
 from mistral_service.local import Checks, LocalMistral, Reply, Script
@@ -39,8 +41,42 @@ def test_every_rule_has_an_example():
 
 def test_links_between_documents_lead_somewhere():
     for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
-        for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", document.read_text()):
+        text = document.read_text()
+        links = re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", text)
+        for target in links + re.findall(r'\b(?:src|srcset)="([^":]+)"', text):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def loaded(moving: Image.Image) -> Iterator[Image.Image]:
+    """Each image of an animation: how long it stays is known once it is loaded."""
+    for each in ImageSequence.Iterator(moving):
+        each.load()
+        yield each
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/demo.md"])
+def test_the_film_moves_is_small_and_has_a_still_for_those_who_prefer_one(name: str):
+    page = ROOT / name
+    [picture] = re.findall(r"<picture>.*?</picture>", page.read_text(), re.DOTALL)
+    [still] = re.findall(
+        r'<source media="\(prefers-reduced-motion: reduce\)" srcset="(.+)">', picture
+    )
+    [(film, width, height, described)] = re.findall(
+        r'<img src="(.+?)" width="(\d+)" height="(\d+)" alt="(.+?)">', picture
+    )
+    assert "resumed" in described
+    assert f"]({still})" in page.read_text()
+    size = (int(width), int(height))
+    with Image.open(page.parent / film) as moving:
+        assert moving.size == size
+        assert moving.n_frames > 20
+        seconds = sum(each.info["duration"] for each in loaded(moving)) / 1000
+    assert 15 < seconds < 40
+    with Image.open(page.parent / still) as standing:
+        assert standing.size == size
+        assert getattr(standing, "n_frames", 1) == 1
+    assert (page.parent / film).stat().st_size < 1_500_000
+    assert (page.parent / still).stat().st_size < 200_000
 
 
 def test_the_guide_to_the_endpoints_runs(monkeypatch, capsys):

@@ -51,6 +51,9 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path):
     for page in ("rules", "cli", "settings", "migration", "self-hosted", "benchmarks", "testing"):
         assert f"{page}.html" in pages
         assert f'href="{page}.html"' in front
+    for image in re.findall(r'(?:src|srcset)="(images/[^"]+)"', front):
+        assert (tmp_path / "site" / image).exists(), image
+    assert "images/cut-and-resumed.webp" in front
     # Nothing that a page needs is fetched from elsewhere.
     assert not re.findall(r'(?:<script[^>]* src|<link[^>]*stylesheet[^>]* href)="https?:', front)
 

@@ -4,6 +4,7 @@
 cannot hold it, and the tests need little of the protocol.
 """
 
+import base64
 import contextlib
 import itertools
 import json
@@ -36,10 +37,18 @@ PREFERENCES = {
     "network.captive-portal-service.enabled": False,
     "network.connectivity-service.enabled": False,
     "services.settings.server": "data:,",
+    # The style below is read.
+    "toolkit.legacyUserProfileCustomizations.stylesheets": True,
 }
+
+STYLE = ":root { min-width: 0 !important }"
+"""The browser's own window, which is else no narrower than 500 pixels: phones are."""
 
 START_SECONDS = 60
 COMMAND_SECONDS = 120
+TAB, RIGHT, END = "\ue004", "\ue014", "\ue010"
+"""Keys without a character, by WebDriver's code points."""
+
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 """The key of a reference to an element, as the WebDriver standard has it."""
 
@@ -83,6 +92,29 @@ class Firefox:
         """Click on an element, as a user does: it has to be visible."""
         found = self._ask("WebDriver:FindElement", using="css selector", value=selector)
         self._ask("WebDriver:ElementClick", id=found["value"][ELEMENT])
+
+    def press(self, selector: str, keys: str) -> None:
+        """Press keys on an element, which gets the focus: a text, or one of the keys above."""
+        found = self._ask("WebDriver:FindElement", using="css selector", value=selector)
+        self._ask("WebDriver:ElementSendKeys", id=found["value"][ELEMENT], text=keys)
+
+    def fill(self, selector: str, text: str) -> None:
+        """Write a text into a field, in place of what is there."""
+        found = self._ask("WebDriver:FindElement", using="css selector", value=selector)
+        self._ask("WebDriver:ElementClear", id=found["value"][ELEMENT])
+        self.press(selector, text)
+
+    def resize(self, width: int, height: int) -> None:
+        """Give the page so many pixels."""
+        around = self.run("return [outerWidth - innerWidth, outerHeight - innerHeight]")
+        rect = {"width": width + around[0], "height": height + around[1]}
+        self._ask("WebDriver:SetWindowRect", **rect)
+        self.until("innerWidth === arguments[0] && innerHeight === arguments[1]", width, height)
+
+    def screenshot(self, *, full: bool = False) -> bytes:
+        """The page as a PNG: what is in sight, or all of it."""
+        shot = self._ask("WebDriver:TakeScreenshot", full=full, hash=False)["value"]
+        return base64.b64decode(shot)
 
     def text(self, selector: str) -> str:
         """The text of the first element that a selector finds, if it can be seen."""
@@ -141,6 +173,8 @@ def firefox(preferences: Mapping[str, Any] = MappingProxyType({})) -> Iterator[F
             for name, value in (PREFERENCES | dict(preferences)).items()
         ]
         (profile / "user.js").write_text("\n".join(lines))
+        (profile / "chrome").mkdir()
+        (profile / "chrome" / "userChrome.css").write_text(STYLE)
         process = subprocess.Popen(
             [program(), "--headless", "--no-remote", "--marionette", "--profile", folder],
             stdout=subprocess.DEVNULL,

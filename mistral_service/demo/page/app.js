@@ -218,6 +218,7 @@ function hear({ type, data }) {
       // Also sent when the user speaks into the bot's silence.
       return botSpeaks ? transcript.botInterrupted() : undefined;
     case "server-message":
+      if (data.type === "fault") transcript.cutAfter(data);
       return data.type === "latency" ? showLatency(data.seconds) : undefined;
     case "error":
       return fail(data);

@@ -5,6 +5,8 @@ export class Transcript {
   #list;
   #user = null; // the user's turn that is still open, and its text so far
   #bot = null; // the bot's latest turn, its sentences by segment id, and whether it is over
+  #cut = ""; // the words before a cut whose place is not in sight yet
+  #marked = 0; // the fault that cut last, by its number
   #pace = 17; // characters a second; learned from every sentence that was said to its end
 
   constructor(list) {
@@ -13,6 +15,8 @@ export class Transcript {
 
   clear() {
     this.end();
+    this.#cut = "";
+    this.#marked = 0;
     this.#list.replaceChildren();
   }
 
@@ -25,6 +29,7 @@ export class Transcript {
 
   /** The user began to speak: whatever comes next is a new turn. */
   userBegins() {
+    this.#cut = "";
     if (this.#bot) this.#bot.over = true;
     this.#user ??= { item: this.#item("user", "You"), said: "" };
     this.#user.item.classList.add("open");
@@ -61,6 +66,7 @@ export class Transcript {
     else if (status === "in-progress") {
       sentence.progress(progress.accumulated_text, progress.remaining_text);
     } else this.#pace = sentence.finish(text) ?? this.#pace;
+    this.#markCut();
     this.#follow();
   }
 
@@ -85,6 +91,14 @@ export class Transcript {
     this.#bot.sentences = new Map();
     this.#bot.written?.append(" ");
     this.#bot.written = undefined;
+  }
+
+  /** A fault has cut the reply after the words `place`: a mark says so, once they are in sight. */
+  cutAfter({ number, place }) {
+    if (!place || number === this.#marked) return;
+    this.#marked = number;
+    this.#cut = place;
+    this.#markCut();
   }
 
   /** The user cut the bot off: what was not said stays visible, and is marked. */
@@ -118,6 +132,21 @@ export class Transcript {
       this.#bot = { item: this.#item("bot", "Bot"), sentences: new Map(), over: false };
     }
     return this.#bot;
+  }
+
+  #markCut() {
+    if (!this.#cut || !this.#bot || this.#bot.over) return;
+    const sentences = [...this.#bot.sentences.values()];
+    const words = this.#cut.split(" ").map((word) => word.replace(/[^\w\s]/g, "\\$&"));
+    const found = sentences.map(({ text }) => text).join(" ").match(new RegExp(words.join("\\s+")));
+    let place = found ? found.index + found[0].length : Infinity;
+    for (const sentence of sentences) {
+      if (place <= sentence.text.length) {
+        this.#cut = "";
+        return sentence.mark(place);
+      }
+      place -= sentence.text.length + 1;
+    }
   }
 
   #botEnds() {
@@ -157,6 +186,8 @@ class Sentence {
   #began = null;
   #timer = null;
   #heard = ""; // what was certainly said
+  #shown = ["", ""];
+  #cut = null; // where a mark stands, in characters
 
   constructor() {
     this.element.append(this.#said, this.#rest);
@@ -169,14 +200,28 @@ class Sentence {
     this.show("", text);
     this.#timer = setInterval(() => {
       const heard = ((performance.now() - this.#began) / 1000) * pace;
+      const before = shown;
       while (shown < words.length - 1 && words.slice(0, shown + 1).join("").length <= heard) shown++;
-      this.show(words.slice(0, shown).join(""), words.slice(shown).join(""));
+      if (shown > before) this.show(words.slice(0, shown).join(""), words.slice(shown).join(""));
     }, 50);
   }
 
   show(said, rest) {
-    this.#said.textContent = said;
-    this.#rest.textContent = rest;
+    this.#shown = [said, rest];
+    const inRest = this.#cut === null ? null : this.#cut - said.length;
+    fill(this.#said, said, inRest > 0 ? null : this.#cut);
+    fill(this.#rest, rest, inRest > 0 ? inRest : null);
+  }
+
+  /** All of it, said or not. */
+  get text() {
+    return this.#shown.join("");
+  }
+
+  /** The stream was cut after so many characters. */
+  mark(characters) {
+    this.#cut = characters;
+    this.show(...this.#shown);
   }
 
   /** So far it has been said, as the voice reports. */
@@ -189,6 +234,7 @@ class Sentence {
   /** Leave only what was certainly said: the rest comes again. */
   cut() {
     this.stop();
+    if (this.#cut > this.#heard.length) this.#cut = null;
     this.show(this.#heard, "");
     if (!this.#heard) this.element.remove();
   }
@@ -205,6 +251,15 @@ class Sentence {
   stop() {
     clearInterval(this.#timer);
   }
+}
+
+/** Text, with the mark of a cut after so many characters; `null`: without. */
+function fill(element, text, cut) {
+  if (cut === null) return (element.textContent = text);
+  const mark = document.createElement("small");
+  mark.className = "cut";
+  mark.textContent = "cut here";
+  element.replaceChildren(text.slice(0, cut), " ", mark, text.slice(cut));
 }
 
 function write(item, text) {

@@ -100,6 +100,12 @@ def test_each_fault_is_met_and_the_panel_says_how(call: Page):
         # What is said is heard, to its end.
         expect(answers(call).last).to_contain_text(re.compile(r"\w+"), timeout=SLOW)
         state(call, "Listening")
+    # Where the one stream was cut, its words go on after a mark.
+    mark = call.locator("#turns .cut")
+    expect(mark).to_have_text("cut here")
+    before, after = mark.locator("xpath=ancestor::p").inner_text().split("cut here")
+    assert len(before.split()) == 5
+    assert after.strip()
     assert call.locator(".problem").all_inner_texts() == []
 
 
@@ -154,6 +160,7 @@ def test_two_pages_break_their_own_calls(call: Page, stage: tuple[Demo, Browser]
 def test_settings_change_and_a_refused_value_shows_its_sentence(call: Page):
     panel = tab(call, "Change it")
     said = panel.locator("output")
+    expect(said).to_be_hidden()  # as long as it says nothing
     temperature = panel.get_by_label("Temperature")
     expect(temperature).to_have_value("0.3")
     temperature.fill("7")
