@@ -34,7 +34,7 @@ from pydantic import ValidationError
 
 from mistral_service.local.grammars import hosted_fault, self_hosted_fault
 from mistral_service.local.models import MODELS, Model, find_model
-from mistral_service.local.pieces import Json, Refusal
+from mistral_service.local.pieces import CHAT, Json, Refusal
 from mistral_service.local.schema import issues_of
 
 VERSIONS = ("v3", "v7", "v11", "v13", "v15")
@@ -95,8 +95,8 @@ class Checks:
         if issues := issues_of(body):
             return Refusal(422, {"detail": issues})
         request = cast("Json", body)
-        model = find_model(request["model"], self.models)
-        if model is None or not model.chat:
+        model = find_model(request["model"], self.models, CHAT)
+        if model is None:
             return Refusal.error(f"Invalid model: {request['model']}", "invalid_model", "1500")
         if (request.get("max_tokens") or 0) >= model.context:
             issue = {

@@ -6,6 +6,9 @@ from typing import Any, Protocol
 
 Json = dict[str, Any]
 
+CHAT = "chat/completions"
+"""The endpoint that answers a chat."""
+
 
 @dataclass(frozen=True, slots=True)
 class Delta:
