@@ -12,7 +12,7 @@ import math
 import struct
 import threading
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -45,23 +45,12 @@ class MiniLM:
     """Embeds texts: the vectors of similar texts point in similar directions."""
 
     def __init__(self, folder: Path) -> None:
-        """Load the model; takes a tenth of a second.
-
-        Args:
-            folder: Where `model.safetensors` and `vocab.txt` are.
-        """
+        """Load the model from a folder; takes a tenth of a second."""
         self.pieces = WordPieces((folder / "vocab.txt").read_text("utf-8").splitlines())
         self._weights = _tensors((folder / "model.safetensors").read_bytes())
 
     def embed(self, texts: Sequence[str]) -> list[Array]:
-        """Embed texts.
-
-        Args:
-            texts: The texts.
-
-        Returns:
-            A vector of `DIMENSIONS` numbers and the length 1 for each text.
-        """
+        """A vector of `DIMENSIONS` numbers and the length 1 for each text."""
         return [self._embed(self.pieces.ids(text)[:MAX_PIECES]) for text in texts]
 
     def _embed(self, ids: list[int]) -> Array:
@@ -140,9 +129,6 @@ class WordPieces:
 def find_minilm() -> MiniLM:
     """Find the model that comes as a package, and load it once.
 
-    Returns:
-        The model.
-
     Raises:
         ModelNotLoaded: If the package is missing, or its files are not the model.
     """
@@ -166,17 +152,7 @@ _loading = threading.Lock()
 
 
 def embed(texts: Sequence[str]) -> list[Array]:
-    """Embed texts with the model that comes as a package, which is loaded on the first call.
-
-    Args:
-        texts: The texts.
-
-    Returns:
-        A vector of `DIMENSIONS` numbers and the length 1 for each text.
-
-    Raises:
-        ModelNotLoaded: As `find_minilm`.
-    """
+    """Embed texts with the model of the package, as `find_minilm` and `MiniLM.embed` do."""
     with _loading:
         model = find_minilm()
     return model.embed(texts)
@@ -206,23 +182,16 @@ def _gelu(x: Array) -> Array:
     return (x * (1 + erf) / 2).astype(np.float32)
 
 
-def _words(text: str) -> Iterator[str]:
+def _words(text: str) -> list[str]:
     """Lower-case words without accents; each mark of punctuation and each ideograph by itself."""
-    word = ""
+    spaced: list[str] = []
     for char in unicodedata.normalize("NFD", text.lower()):
         kind = unicodedata.category(char)
         if kind == "Mn" or (kind.startswith("C") and char not in "\t\n\r") or char == "\ufffd":
             continue
         alone = _is_punctuation(char, kind) or _is_ideograph(char)
-        if (char.isspace() or alone) and word:
-            yield word
-            word = ""
-        if alone:
-            yield char
-        elif not char.isspace():
-            word += char
-    if word:
-        yield word
+        spaced.append(f" {char} " if alone else char)
+    return "".join(spaced).split()
 
 
 def _is_punctuation(char: str, kind: str) -> bool:
