@@ -7,7 +7,6 @@ request that passes all of them.
 """
 
 import base64
-import binascii
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -164,17 +163,15 @@ def _validate_as(version: str, request: Json) -> Refusal | None:
 
 def _for_validator(message: Json) -> Json:
     """The message without what the API accepts and the validator does not know."""
-    changed = dict(message)
-    content = message.get("content")
-    if isinstance(content, list):
-        parts = cast("list[Json]", content)
-        changed["content"] = [_part_for_validator(part) for part in parts]
-    if calls := cast("list[Json] | None", message.get("tool_calls")):
+    changed = {name: value for name, value in message.items() if value is not None}
+    if isinstance(changed.get("content"), list):
+        changed["content"] = [_part_for_validator(part) for part in changed["content"]]
+    if "tool_calls" in changed:
         changed["tool_calls"] = [
             {name: value for name, value in call.items() if name != "index" and value is not None}
-            for call in calls
+            for call in changed["tool_calls"]
         ]
-    return {name: value for name, value in changed.items() if value is not None}
+    return changed
 
 
 def _part_for_validator(part: Json) -> Json:
@@ -210,7 +207,7 @@ def _image_fault(url: str) -> str | None:
         fetched = url.startswith(("http://", "https://"))
         return None if fetched else f"Image could not be loaded: {url[:80]}"
     # Imported late: an endpoint that never sees an image needs no imaging library.
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         data = base64.b64decode(url.partition(",")[2], validate=True)
@@ -218,17 +215,11 @@ def _image_fault(url: str) -> str | None:
             return f"Image has {len(data)} bytes, more than the {_MAX_IMAGE_BYTES} allowed"
         with Image.open(io.BytesIO(data)) as image:
             side = max(image.size)
-    except (
-        binascii.Error,
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        OSError,
-        ValueError,
-    ):
+    except (Image.DecompressionBombError, OSError, ValueError):
         return "Image could not be decoded"
-    return (
-        f"Image side of {side} px is over {_MAX_IMAGE_SIDE} px" if side > _MAX_IMAGE_SIDE else None
-    )
+    if side > _MAX_IMAGE_SIDE:
+        return f"Image side of {side} px is over {_MAX_IMAGE_SIDE} px"
+    return None
 
 
 def _validate_turns(messages: list[Json]) -> Refusal | None:

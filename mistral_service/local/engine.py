@@ -40,10 +40,7 @@ class ModelNotLoaded(Exception):
 
 
 def bundled_model() -> Path:
-    """Find the small model that comes as a package.
-
-    Returns:
-        The path of SmolLM2-135M-Instruct (Apache-2.0, 98 MB).
+    """Find the small model that comes as a package: SmolLM2-135M-Instruct (Apache-2.0, 98 MB).
 
     Raises:
         ModelNotLoaded: If the package is not installed.

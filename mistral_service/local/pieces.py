@@ -47,18 +47,10 @@ class Refusal:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @classmethod
-    def error(
-        cls,
-        message: str,
-        kind: str,
-        code: str | None,
-        *,
-        status: int = 400,
-        headers: Mapping[str, str] | None = None,
-    ) -> "Refusal":
+    def error(cls, message: str, kind: str, code: str | None, *, status: int = 400) -> "Refusal":
         """A refusal with the body of Mistral's errors: `kind` is its `type`."""
         body = {"object": "error", "message": message, "type": kind, "param": None, "code": code}
-        return cls(status, {**body, "raw_status_code": status}, headers or {})
+        return cls(status, {**body, "raw_status_code": status})
 
 
 @dataclass(frozen=True, slots=True)
