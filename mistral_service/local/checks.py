@@ -31,10 +31,10 @@ from mistral_common.protocol.instruct.validator import (
 from mistral_common.tokens.tokenizers.base import TokenizerVersion
 from pydantic import ValidationError
 
+from mistral_service.local.endpoints import validate
 from mistral_service.local.grammars import hosted_fault, self_hosted_fault
 from mistral_service.local.models import MODELS, Model, find_model
 from mistral_service.local.pieces import CHAT, Json, Refusal
-from mistral_service.local.schema import issues_of
 
 VERSIONS = ("v3", "v7", "v11", "v13", "v15")
 """The tokenizer versions that models in use have."""
@@ -91,12 +91,10 @@ class Checks:
         Returns:
             The refusal, with Mistral's status and body; None if the request is accepted.
         """
-        if issues := issues_of(body):
-            return Refusal(422, {"detail": issues})
+        if refusal := validate(CHAT, body, self.models):
+            return refusal
         request = cast("Json", body)
-        model = find_model(request["model"], self.models, CHAT)
-        if model is None:
-            return Refusal.error(f"Invalid model: {request['model']}", "invalid_model", "1500")
+        model = cast("Model", find_model(request["model"], self.models))
         if (request.get("max_tokens") or 0) >= model.context:
             issue = {
                 "type": "value_error",

@@ -1,4 +1,4 @@
-"""The endpoints other than chat: how their requests are validated, and how they answer.
+"""The endpoints: the forms of their requests, and the answers that no model gives.
 
 The schemas are those of the official `mistralai` SDK, closed as the API's are; the limits are those
 that the API's errors name.
@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, Field
 
 from mistral_service.local.models import Model, find_model
-from mistral_service.local.pieces import Json, Refusal
-from mistral_service.local.schema import Sampled, issues_of
+from mistral_service.local.pieces import CHAT, Json, Refusal
+from mistral_service.local.schema import ChatCompletionRequest, Sampled, issues_of
 from mistral_service.local.schema_messages import Closed, Message
 
 DIMENSIONS = 1024
@@ -68,6 +68,7 @@ class ChatModerationRequest(Closed):
 
 
 FORMS: Mapping[str, type[BaseModel]] = {
+    CHAT: ChatCompletionRequest,
     "fim/completions": FIMCompletionRequest,
     "embeddings": EmbeddingRequest,
     "moderations": ModerationRequest,
@@ -77,7 +78,7 @@ FORMS: Mapping[str, type[BaseModel]] = {
 
 
 def validate(path: str, body: object, models: Sequence[Model]) -> Refusal | None:
-    """Validate a request to one of `FORMS`, as `Checks.validate` does for a chat."""
+    """Validate the form, the model and the size of a request to one of `FORMS`."""
     if issues := issues_of(body, FORMS[path]):
         return Refusal(422, {"detail": issues})
     request = cast("Json", body)
