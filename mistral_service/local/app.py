@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -33,7 +33,6 @@ _MOST_PARTS = 1_000_000
 """Commas, colons and brackets of a body. A small part takes a hundred bytes of memory when read;
 base64 has none of them, and a text that fills the longest context has a tenth."""
 
-_PATHS = (CHAT, *FORMS)
 _NOT_SERVED = (
     *("agents", "audio", "batch", "beta", "chat/classifications", "classifications", "client"),
     *("connectors", "conversations", "files", "fine_tuning", "libraries", "observability", "ocr"),
@@ -42,7 +41,6 @@ _NOT_SERVED = (
 """Routes of Mistral below `/v1/`, by the official SDK 3.7, that this endpoint does not have."""
 
 _LONGEST_SHOWN = 100
-_NO_HEADERS: Mapping[str, str] = {}
 
 _Handler = Callable[[Request], Awaitable[Response]]
 
@@ -61,16 +59,9 @@ def create_app(
 ) -> Starlette:
     """Make the ASGI application.
 
-    Args:
-        engine: What answers requests that pass the checks.
-        checks: What requests are validated against; by default as strict as can be.
-        api_key: The one valid key; None accepts any key, but not a request without one.
-        exchanges: A list to which every request for a completion, vectors or moderation is added.
-        limits: The account's rate limits; None for no limits.
-        host: The address that the server listens on; see `guard`.
-        allow_hosts: Further names of the server, as in a network of containers; None allows any.
-        most_bytes: Bytes that a body may have; a larger one is refused with 413.
-        behaviour: How another server answers chats, which this endpoint then imitates.
+    `exchanges` is a list to which every request for a completion, vectors or moderation is added.
+    A body of more than `most_bytes` is refused with 413. `host` and `allow_hosts` are as `guard`
+    takes them, the other parameters as `LocalMistral` does.
 
     Returns:
         The application: `POST` to `/v1/chat/completions`, `/v1/fim/completions`, `/v1/embeddings`,
@@ -108,7 +99,7 @@ class _Api:
     def routes(self) -> list[Route]:
         return [
             *(self._limits_routes(self.limits) if self.limits is not None else []),
-            *(Route(f"/v1/{path}", self._keyed(self._answer), methods=["POST"]) for path in _PATHS),
+            *(Route(f"/v1/{path}", self._keyed(self._answer), methods=["POST"]) for path in FORMS),
             Route("/v1/models", self._keyed(self._models)),
             Route("/v1/models/{id}", self._keyed(self._model)),
         ]
@@ -130,10 +121,9 @@ class _Api:
         if scheme.lower() == "bearer" and right:
             return None
         if self.behaviour is not None:
-            if self.behaviour.takes_any_key():
-                return None
-            if (refusal := self.behaviour.refusal("wrong key")) is not None:
-                return refusal_response(refusal)
+            refusal = self.behaviour.refusal("wrong key")
+            if refusal or "wrong key" in self.behaviour.facts:
+                return refusal_response(refusal) if refusal else None
         return JSONResponse({"detail": "Unauthorized"}, 401)
 
     async def _answer(self, request: Request) -> Response:
@@ -158,7 +148,7 @@ class _Api:
         if refusal:
             exchange.refused = refusal.body
             return exchange.refuse(refusal)
-        refusal, headers = self.limits.take(data) if self.limits else (None, _NO_HEADERS)
+        refusal, headers = self.limits.take(data) if self.limits else (None, {})
         if refusal:
             return exchange.refuse(refusal)
         if path in COMPUTED:
@@ -222,7 +212,7 @@ class _Api:
         fault = f"{request.method} {path}"[:_LONGEST_SHOWN]
         if f"{path}/".startswith(tuple(f"/v1/{each}/" for each in _NOT_SERVED)):
             fault = f"this local endpoint does not serve {fault}, as Mistral does"
-        served = ", ".join([*(f"POST /v1/{path}" for path in _PATHS), "GET /v1/models"])
+        served = ", ".join([*(f"POST /v1/{path}" for path in FORMS), "GET /v1/models"])
         message = f"no Route matched with those values: {fault}; served are {served}."
         return JSONResponse({"message": message, "request_id": uuid.uuid4().hex}, 404)
 

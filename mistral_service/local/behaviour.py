@@ -80,10 +80,6 @@ class Behaviour:
         """How the server refuses the request of a probe; None where it accepts it."""
         return _refusal(self.refusals[probe][1]) if probe in self.refusals else None
 
-    def takes_any_key(self) -> bool:
-        """Whether the server accepted an invalid key."""
-        return "wrong key" in self.facts and "wrong key" not in self.refusals
-
     def headers(self) -> dict[str, str]:
         """The rate-limit headers of every answer."""
         names = self.facts_of("rate headers").get("headers", ["x-ratelimit-remaining-req-minute"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 import threading
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(128)
     except OSError as e:
         listener.close()
-        if e.errno in (48, 98, 10048):  # EADDRINUSE on macOS, Linux and Windows
+        if e.errno == errno.EADDRINUSE:
             raise OSError(
                 f"Port {port} is in use by another program: end that program, or choose another "
                 f"port with --port."
@@ -78,7 +79,7 @@ class LocalMistral:
         Args:
             engine: What answers: a `Script`, `AsAsked`, or a `ModelEngine`.
             checks: What requests are validated against; by default as strict as can be.
-            api_key: The one valid key; None accepts any.
+            api_key: The one valid key; None accepts any key, but not a request without one.
             host: The address to listen on.
             port: The port; 0 for any free one.
             limits: The account's rate limits; None for no limits.
