@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -174,10 +174,8 @@ def _body(request: Json) -> Json:
         "max_tokens": DEFAULT_MAX_TOKENS,
         # Without it, a small model repeats itself after a sentence or two.
         "repeat_penalty": request.get("repetition_penalty") or 1.1,
+        **_passed(request, _PASSED),
     }
-    for name in _PASSED:
-        if request.get(name) is not None:
-            body[_RENAMED.get(name, name)] = request[name]
     tools = [tool for tool in objects_of(request.get("tools")) if "function" in tool]
     choice = request.get("tool_choice")
     if tools and choice != "none":
@@ -197,12 +195,12 @@ def _fim_body(request: Json) -> Json:
         "cache_prompt": True,
         "n_predict": request.get("max_tokens") or DEFAULT_MAX_TOKENS,
         "stop": [stop] if isinstance(stop, str) else stop,
-        **{
-            _RENAMED.get(name, name): request[name]
-            for name in ("temperature", "top_p", "random_seed")
-            if request.get(name) is not None
-        },
+        **_passed(request, ("temperature", "top_p", "random_seed")),
     }
+
+
+def _passed(request: Json, names: Sequence[str]) -> Json:
+    return {_RENAMED.get(n, n): request[n] for n in names if request.get(n) is not None}
 
 
 def _message(message: Json) -> Json:

@@ -73,28 +73,20 @@ class RateLimits:
         while self._admitted and self._admitted[0][0] <= now - self.window:
             self._admitted.popleft()
         cost = len(body) // _BYTES_PER_TOKEN + 1
-        requests, tokens = len(self._admitted), sum(tokens for _, tokens in self._admitted)
-        full = _above(requests + 1, self.requests_per_minute) or _above(
-            tokens + cost, self.tokens_per_minute
+        counts = (
+            ("req", self.requests_per_minute, len(self._admitted), 1),
+            ("tokens", self.tokens_per_minute, sum(cost for _, cost in self._admitted), cost),
         )
-        if full:
-            self.refused += 1
-        else:
-            self._admitted.append((now, cost))
-            requests, tokens = requests + 1, tokens + cost
+        full = any(limit is not None and used + more > limit for _, limit, used, more in counts)
         headers = {"x-ratelimit-tokens-query-cost": str(cost)}
-        for name, limit, used in (
-            ("req", self.requests_per_minute, requests),
-            ("tokens", self.tokens_per_minute, tokens),
-        ):
+        for name, limit, used, more in counts:
             if limit is not None:
+                remaining = limit - used - (0 if full else more)
                 headers[f"x-ratelimit-limit-{name}-minute"] = str(limit)
-                headers[f"x-ratelimit-remaining-{name}-minute"] = str(max(0, limit - used))
+                headers[f"x-ratelimit-remaining-{name}-minute"] = str(max(0, remaining))
         if not full:
+            self._admitted.append((now, cost))
             return None, headers
+        self.refused += 1
         refusal = Refusal.error("Rate limit exceeded", "rate_limited", "1300", status=429)
         return replace(refusal, headers=headers), headers
-
-
-def _above(value: int, limit: int | None) -> bool:
-    return limit is not None and value > limit

