@@ -123,16 +123,13 @@ class Checks:
         for version in self.versions:
             if refusal := _validate_as(version, request):
                 return refusal
-        return self._validate_tools(request) or (
-            _validate_turns(messages) if self.templates else None
-        )
-
-    def _validate_tools(self, request: Json) -> Refusal | None:
         tools = cast("list[Json]", request.get("tools") or [])
         fault = hosted_fault(tools) if self.hosted else None
         if fault is None and self.templates:
             fault = self_hosted_fault(tools, request.get("tool_choice"))
-        return Refusal.error(fault, *_INVALID) if fault else None
+        if fault:
+            return Refusal.error(fault, *_INVALID)
+        return _validate_turns(messages) if self.templates else None
 
 
 def _validate_as(version: str, request: Json) -> Refusal | None:
