@@ -9,7 +9,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic_core import to_json
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -171,8 +170,10 @@ def refusal_response(refusal: Refusal) -> Response:
     headers = dict(refusal.headers)
     if isinstance(refusal.body, str):
         return PlainTextResponse(refusal.body, refusal.status, headers)
-    # A refusal repeats what the client sent, which may be an infinite number.
-    body = to_json(refusal.body, inf_nan_mode="strings")
+    try:
+        body = json.dumps(refusal.body, allow_nan=False)
+    except ValueError:  # a refusal repeats what the client sent: an infinite number
+        body = json.dumps(json.loads(json.dumps(refusal.body), parse_constant=str))
     return Response(body, refusal.status, headers, media_type="application/json")
 
 
