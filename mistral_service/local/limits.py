@@ -75,7 +75,7 @@ class RateLimits:
         cost = len(body) // _BYTES_PER_TOKEN + 1
         counts = (
             ("req", self.requests_per_minute, len(self._admitted), 1),
-            ("tokens", self.tokens_per_minute, sum(cost for _, cost in self._admitted), cost),
+            ("tokens", self.tokens_per_minute, sum(taken for _, taken in self._admitted), cost),
         )
         full = any(limit is not None and used + more > limit for _, limit, used, more in counts)
         headers = {"x-ratelimit-tokens-query-cost": str(cost)}
