@@ -30,14 +30,9 @@ _STOP_SECONDS = 5.0
 def main(
     arguments: list[str] | None = None, program: str = "python -m mistral_service.local"
 ) -> int:
-    """Run the endpoint.
+    """Run the endpoint; returns the exit status: 0 after a signal to stop, 1 if it cannot start.
 
-    Args:
-        arguments: The command line; by default the process's own.
-        program: The name of the program in its help.
-
-    Returns:
-        The exit status: 0 after a signal to stop, 1 where it could not start.
+    `program` is the name in its help.
     """
     options = _parser(program).parse_args(arguments)
     signal.signal(signal.SIGTERM, end)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,6 @@ from mistral_service.local.pieces import (
     Cut,
     Delta,
     End,
-    Engine,
     Headers,
     Json,
     Piece,
@@ -25,7 +25,7 @@ from mistral_service.local.pieces import (
     Refusal,
     Wait,
 )
-from mistral_service.local.stream_format import StreamFormat, StreamRewriter
+from mistral_service.local.stream_format import StreamRewriter
 
 _NO_HEADERS: Mapping[str, str] = {}
 
@@ -70,17 +70,19 @@ class Answer(Response):
 
     def __init__(
         self,
-        engine: Engine,
+        pieces: AsyncIterator[Piece],
         body: Json,
         exchange: Exchange,
         headers: Mapping[str, str],
         behaviour: Behaviour | None = None,
     ) -> None:
-        self._behaviour = behaviour
-        self._engine = engine
+        self._pieces = pieces
         self._body = body
         self._exchange = exchange
         self._headers = headers
+        self._names_requests = behaviour is None or behaviour.names_requests()
+        self._form = ReplyFormat(body)
+        self._rewriter = StreamRewriter(behaviour, body) if behaviour else None
         self._begun = False
         self.background = None
 
@@ -108,78 +110,59 @@ class Answer(Response):
             raise results[0]
 
     async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
-        respond = self._stream if self._body.get("stream") else self._whole
-        async with aclosing(_paced(self._engine, self._body)) as pieces:
-            await respond(pieces, scope, receive, send)
-
-    async def _stream(
-        self, pieces: AsyncIterator[Piece], scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        form = ReplyFormat(self._body)
-        stream_format = self._behaviour.stream_format() if self._behaviour else StreamFormat()
-        rewriter = StreamRewriter(stream_format, self._body) if self._behaviour else None
-        async for piece in pieces:
-            if isinstance(piece, Refusal):
-                await self._refuse(piece, scope, receive, send)
-                return
-            await self._begin(send, piece.headers if isinstance(piece, Headers) else _NO_HEADERS)
-            match piece:
-                case Cut():
-                    raise _Broken
-                case Raw(data):
-                    await _write(send, data)
-                case Delta() | End():
-                    chunks = form.chunks(piece)
-                    for chunk in rewriter.chunks(chunks) if rewriter else chunks:
-                        data = json.dumps(chunk, ensure_ascii=False).encode()
-                        await _write(send, b"data: " + data + b"\n\n")
-                    if isinstance(piece, End) and stream_format.done:
-                        await _write(send, b"data: [DONE]\n\n")
-                case _:
-                    pass
-        await self._begin(send)
-        await _write(send, b"", more=False)
-
-    async def _whole(
-        self, pieces: AsyncIterator[Piece], scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        form = ReplyFormat(self._body)
-        response: Response | None = None
-        async for piece in pieces:
-            match piece:
-                case Refusal():
-                    await self._refuse(piece, scope, receive, send)
+        streamed = self._body.get("stream")
+        raw: bytes | None = None
+        async with aclosing(_paced(self._pieces)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Refusal):
+                    refusal = replace(piece, headers={**self._headers, **piece.headers})
+                    await self._exchange.refuse(refusal)(scope, receive, send)
                     return
-                case Cut():
+                if streamed:
+                    await self._stream(piece, send)
+                elif isinstance(piece, Raw):
+                    raw = piece.data
+                elif isinstance(piece, Delta | End):
+                    self._form.gather(piece)
+                if isinstance(piece, Cut):
                     raise _Broken
-                case Raw(data):
-                    response = Response(data, 200, self._headers, media_type="application/json")
-                    break
-                case Delta() | End():
-                    form.gather(piece)
-                case _:
-                    pass
+        if streamed:
+            await self._begin(send)
+            await _write(send, b"", more=False)
+            return
         self._exchange.status = 200
-        response = response or JSONResponse(form.whole(), 200, self._headers)
+        if raw is not None:
+            response = Response(raw, 200, self._headers, media_type="application/json")
+        else:
+            response = JSONResponse(self._form.whole(), 200, self._headers)
         await response(scope, receive, send)
 
-    async def _refuse(self, refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
-        with_limits = replace(refusal, headers={**self._headers, **refusal.headers})
-        await self._exchange.refuse(with_limits)(scope, receive, send)
+    async def _stream(self, piece: Piece, send: Send) -> None:
+        await self._begin(send, piece.headers if isinstance(piece, Headers) else _NO_HEADERS)
+        if isinstance(piece, Raw):
+            await _write(send, piece.data)
+        elif isinstance(piece, Delta | End):
+            chunks = self._form.chunks(piece)
+            for chunk in self._rewriter.chunks(chunks) if self._rewriter else chunks:
+                data = json.dumps(chunk, ensure_ascii=False).encode()
+                await _write(send, b"data: " + data + b"\n\n")
+            if isinstance(piece, End) and (self._rewriter is None or self._rewriter.done):
+                await _write(send, b"data: [DONE]\n\n")
 
     async def _begin(self, send: Send, more: Mapping[str, str] = _NO_HEADERS) -> None:
         if self._begun:
             return
         self._begun = True
         self._exchange.status = 200
-        named = self._behaviour is None or self._behaviour.names_requests()
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-cache"),
-            *([(b"mistral-correlation-id", ReplyFormat(self._body).id.encode())] * named),
-            *((name.encode(), value.encode()) for name, value in {**self._headers, **more}.items()),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        headers = {
+            "content-type": "text/event-stream; charset=utf-8",
+            "cache-control": "no-cache",
+            **({"mistral-correlation-id": uuid.uuid4().hex} if self._names_requests else {}),
+            **self._headers,
+            **more,
+        }
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
 
 
 def refusal_response(refusal: Refusal) -> Response:
@@ -187,22 +170,16 @@ def refusal_response(refusal: Refusal) -> Response:
     headers = dict(refusal.headers)
     if isinstance(refusal.body, str):
         return PlainTextResponse(refusal.body, refusal.status, headers)
-    return _Json(refusal.body, refusal.status, headers)
+    try:
+        body = json.dumps(refusal.body, allow_nan=False)
+    except ValueError:  # a refusal repeats what the client sent: an infinite number
+        body = json.dumps(json.loads(json.dumps(refusal.body), parse_constant=str))
+    return Response(body, refusal.status, headers, media_type="application/json")
 
 
-class _Json(JSONResponse):
-    """JSON of any value, NaN included: a refusal repeats what the client sent."""
-
-    def render(self, content: Any) -> bytes:
-        try:
-            return json.dumps(content, allow_nan=False).encode()
-        except ValueError:
-            return json.dumps(json.loads(json.dumps(content), parse_constant=str)).encode()
-
-
-async def _paced(engine: Engine, body: Json) -> AsyncGenerator[Piece]:
-    """The engine's pieces, each after the waits before it."""
-    async for piece in engine.answer(body):
+async def _paced(pieces: AsyncIterator[Piece]) -> AsyncGenerator[Piece]:
+    """The pieces, each after the waits before it."""
+    async for piece in pieces:
         if isinstance(piece, Wait):
             await asyncio.sleep(piece.seconds)
         else:

@@ -3,27 +3,28 @@
 import asyncio
 import hmac
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pydantic_core import from_json
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mistral_service.local import endpoints
 from mistral_service.local.answer import Answer, Exchange, refusal_response
 from mistral_service.local.behaviour import Behaviour
 from mistral_service.local.checks import Checks
+from mistral_service.local.endpoints import COMPUTED, FORMS, validate
 from mistral_service.local.engine import ModelNotLoaded
 from mistral_service.local.guard import guard
 from mistral_service.local.limits import RateLimits
 from mistral_service.local.models import find_model
-from mistral_service.local.pieces import Engine, Json, Piece, Raw, Refusal
+from mistral_service.local.pieces import CHAT, Engine, Json, Piece, Raw, Refusal
 from mistral_service.local.script import Script
-from mistral_service.local.unknown_routes import on_unknown_route
 
 MOST_BYTES = 128 * 1024 * 1024
 """Bytes of a request's body: eight images of 10 MB, the most that Mistral takes, in base64."""
@@ -32,10 +33,16 @@ _MOST_PARTS = 1_000_000
 """Commas, colons and brackets of a body. A small part takes a hundred bytes of memory when read;
 base64 has none of them, and a text that fills the longest context has a tenth."""
 
-_NO_HEADERS: Mapping[str, str] = {}
+_NOT_SERVED = (
+    *("agents", "audio", "batch", "beta", "chat/classifications", "classifications", "client"),
+    *("connectors", "conversations", "files", "fine_tuning", "libraries", "observability", "ocr"),
+    *("prompts", "rag", "responses", "skills", "workflows"),
+)
+"""Routes of Mistral below `/v1/`, by the official SDK 3.7, that this endpoint does not have."""
+
+_LONGEST_SHOWN = 100
 
 _Handler = Callable[[Request], Awaitable[Response]]
-_Validate = Callable[[object], Refusal | None]
 
 
 def create_app(
@@ -52,16 +59,9 @@ def create_app(
 ) -> Starlette:
     """Make the ASGI application.
 
-    Args:
-        engine: What answers requests that pass the checks.
-        checks: What requests are validated against; by default as strict as can be.
-        api_key: The one valid key; None accepts any key, but not a request without one.
-        exchanges: A list to which every request for a completion, vectors or moderation is added.
-        limits: The account's rate limits; None for no limits.
-        host: The address that the server listens on; see `guard`.
-        allow_hosts: Further names of the server, as in a network of containers; None allows any.
-        most_bytes: Bytes that a body may have; a larger one is refused with 413.
-        behaviour: How another server answers chats, which this endpoint then imitates.
+    `exchanges` is a list to which every request for a completion, vectors or moderation is added.
+    A body of more than `most_bytes` is refused with 413. `host` and `allow_hosts` are as `guard`
+    takes them, the other parameters as `LocalMistral` does.
 
     Returns:
         The application: `POST` to `/v1/chat/completions`, `/v1/fim/completions`, `/v1/embeddings`,
@@ -74,7 +74,6 @@ def create_app(
         ValueError: If an entry of `allow_hosts` is not a host.
     """
     api = _Api(engine, checks or Checks(), api_key, exchanges, limits, behaviour)
-    unknown = on_unknown_route(api.key_refusal)
 
     async def too_large(_: Request, __: Exception) -> Response:
         return _too_large(f"The request has more than {most_bytes} bytes")
@@ -82,7 +81,7 @@ def create_app(
     return Starlette(
         routes=api.routes(),
         middleware=[guard(host=host, allow_hosts=allow_hosts, most_bytes=most_bytes)],
-        exception_handlers={404: unknown, 405: unknown, 413: too_large},
+        exception_handlers={404: api.no_route, 405: api.no_method, 413: too_large},
     )
 
 
@@ -98,22 +97,20 @@ class _Api:
     behaviour: Behaviour | None
 
     def routes(self) -> list[Route]:
-        moderation = endpoints.validate_moderation, endpoints.moderations
-        chat_moderation = endpoints.validate_chat_moderation, endpoints.moderations
-        embedding = endpoints.validate_embedding, endpoints.embeddings
         return [
             *(self._limits_routes(self.limits) if self.limits is not None else []),
-            Route("/v1/chat/completions", self._chat, methods=["POST"]),
-            Route("/v1/fim/completions", self._fim, methods=["POST"]),
-            self._computed_route("embeddings", *embedding),
-            self._computed_route("moderations", *moderation),
-            self._computed_route("chat/moderations", *chat_moderation),
+            *(Route(f"/v1/{path}", self._keyed(self._answer), methods=["POST"]) for path in FORMS),
             Route("/v1/models", self._keyed(self._models)),
             Route("/v1/models/{id}", self._keyed(self._model)),
-            *(_catch_all_route(self.behaviour) if self.behaviour is not None else []),
         ]
 
-    def key_refusal(self, request: Request) -> Response | None:
+    def _keyed(self, handler: _Handler) -> _Handler:
+        async def answer(request: Request) -> Response:
+            return self._key_refusal(request) or await handler(request)
+
+        return answer
+
+    def _key_refusal(self, request: Request) -> Response | None:
         """The response to a request without the right key; None for one that has it."""
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         key = given.strip().encode()
@@ -124,21 +121,12 @@ class _Api:
         if scheme.lower() == "bearer" and right:
             return None
         if self.behaviour is not None:
-            if self.behaviour.takes_any_key():
-                return None
-            if (refusal := self.behaviour.refusal("wrong key")) is not None:
-                return refusal_response(refusal)
+            refusal = self.behaviour.refusal("wrong key")
+            if refusal or "wrong key" in self.behaviour.facts:
+                return refusal_response(refusal) if refusal else None
         return JSONResponse({"detail": "Unauthorized"}, 401)
 
-    def _keyed(self, handler: _Handler) -> _Handler:
-        async def answer(request: Request) -> Response:
-            return self.key_refusal(request) or await handler(request)
-
-        return answer
-
-    async def _answer(self, request: Request, validate: _Validate, engine: Engine) -> Response:
-        if refused := self.key_refusal(request):
-            return refused
+    async def _answer(self, request: Request) -> Response:
         data = await request.body()
         if sum(map(data.count, b",:[{")) > _MOST_PARTS:
             return _too_large(f"The request has more than {_MOST_PARTS} parts")
@@ -148,40 +136,42 @@ class _Api:
             issue = {"type": "json_invalid", "loc": ["body"], "msg": f"JSON decode error: {e}"}
             return JSONResponse({"detail": [{**issue, "input": {}}]}, 422)
         headers = {k: v for k, v in request.headers.items() if k != "authorization"}
-        exchange = Exchange(body, headers, path=request.url.path.removeprefix("/v1/"))
+        path = request.url.path.removeprefix("/v1/")
+        exchange = Exchange(body, headers, path=path)
         if self.exchanges is not None:
             self.exchanges.append(exchange)
-        if refusal := validate(body):
+        behaviour = self.behaviour if path == CHAT else None
+        if path == CHAT:
+            refusal = (behaviour or self.checks).validate(body)
+        else:
+            refusal = validate(path, body, self.checks.models)
+        if refusal:
             exchange.refused = refusal.body
             return exchange.refuse(refusal)
-        refusal, headers = self.limits.take(data) if self.limits else (None, _NO_HEADERS)
+        refusal, headers = self.limits.take(data) if self.limits else (None, {})
         if refusal:
             return exchange.refuse(refusal)
-        behaviour = self.behaviour
-        if behaviour is not None and validate == behaviour.validate:
+        if path in COMPUTED:
+            return Answer(self._compute(path, body), body, exchange, headers)
+        if behaviour is not None:
             headers = {**behaviour.headers(), **headers}
             body = {"model": behaviour.model, **body}
-            return Answer(behaviour.engine(engine), body, exchange, headers, behaviour)
-        return Answer(engine, body, exchange, headers)
+            pieces = behaviour.rewrite(self.engine.answer(body), body)
+            return Answer(pieces, body, exchange, headers, behaviour)
+        return Answer(self.engine.answer(body), body, exchange, headers)
 
-    async def _chat(self, request: Request) -> Response:
-        return await self._answer(request, (self.behaviour or self.checks).validate, self.engine)
-
-    async def _fim(self, request: Request) -> Response:
-        models = self.checks.models
-        validate: _Validate = lambda body: endpoints.validate_fim(body, models)  # noqa: E731
-        return await self._answer(request, validate, self.engine)
-
-    def _computed_route(
-        self, path: str, validate: endpoints.Validate, compute: Callable[[Json], Json]
-    ) -> Route:
-        engine = _Computed(path, self.engine, compute)
-
-        async def answer(request: Request) -> Response:
-            models = self.checks.models
-            return await self._answer(request, lambda body: validate(body, models), engine)
-
-        return Route(f"/v1/{path}", answer, methods=["POST"])
+    async def _compute(self, path: str, request: Json) -> AsyncIterator[Piece]:
+        """Compute the answer, unless a script has a reply for that path."""
+        script = self.engine if isinstance(self.engine, Script) else None
+        pieces = script.pieces_for(request, path) if script else None
+        if pieces is None:
+            try:
+                computed = await asyncio.to_thread(COMPUTED[path], request)
+                pieces = [Raw(json.dumps(computed).encode())]
+            except ModelNotLoaded as e:
+                pieces = [Refusal(503, {"object": "error", "message": str(e)})]
+        for piece in pieces:
+            yield piece
 
     async def _models(self, _: Request) -> Response:
         if self.behaviour is not None:
@@ -212,39 +202,28 @@ class _Api:
             Route("/limits", self._keyed(show)),
         ]
 
+    async def no_route(self, request: Request, _: Exception) -> Response:
+        """Answer with 404 as Mistral's gateway does, and list the routes that there are."""
+        if self.behaviour and (refusal := self.behaviour.refusal("unknown route")):
+            return refusal_response(refusal)
+        if refused := self._key_refusal(request):
+            return refused
+        path = request.url.path
+        fault = f"{request.method} {path}"[:_LONGEST_SHOWN]
+        if f"{path}/".startswith(tuple(f"/v1/{each}/" for each in _NOT_SERVED)):
+            fault = f"this local endpoint does not serve {fault}, as Mistral does"
+        served = ", ".join([*(f"POST /v1/{path}" for path in FORMS), "GET /v1/models"])
+        message = f"no Route matched with those values: {fault}; served are {served}."
+        return JSONResponse({"message": message, "request_id": uuid.uuid4().hex}, 404)
 
-def _catch_all_route(behaviour: Behaviour) -> list[Route]:
-    """What another server answers where it has no route."""
-    if (refusal := behaviour.refusal("unknown route")) is None:
-        return []
-
-    async def answer(_: Request) -> Response:
-        return refusal_response(refusal)
-
-    return [Route("/{path:path}", answer, methods=["GET", "POST"])]
-
-
-class _Computed:
-    """An engine whose answers are computed, unless a script has a reply for that path."""
-
-    def __init__(self, path: str, engine: Engine, compute: Callable[[Json], Json]) -> None:
-        self._path = path
-        self._script = engine if isinstance(engine, Script) else None
-        self._compute = compute
-
-    async def answer(self, request: Json) -> AsyncIterator[Piece]:
-        pieces = self._script.pieces_for(request, self._path) if self._script else None
-        if pieces is None:
-            try:
-                computed = await asyncio.to_thread(self._compute, request)
-                pieces = [Raw(json.dumps(computed).encode())]
-            except ModelNotLoaded as e:
-                pieces = [Refusal(503, {"object": "error", "message": str(e)})]
-        for piece in pieces:
-            yield piece
-
-    async def close(self) -> None:
-        """Nothing to release."""
+    async def no_method(self, request: Request, error: Exception) -> Response:
+        """Answer with 405 as Mistral's application does, and `OPTIONS` with the methods."""
+        if refused := self._key_refusal(request):
+            return refused
+        headers = cast("HTTPException", error).headers
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+        return JSONResponse({"detail": "Method Not Allowed"}, 405, headers)
 
 
 def _too_large(sentence: str) -> Response:
@@ -252,9 +231,5 @@ def _too_large(sentence: str) -> Response:
 
 
 def _read_json(data: bytes) -> Any:
-    """Decode JSON, strictly; nesting 200 deep is refused before Python's own limits apply.
-
-    Raises:
-        ValueError: If the data is not JSON.
-    """
+    """Decode JSON, strictly; nesting 200 deep is refused before Python's own limits apply."""
     return from_json(data, allow_inf_nan=False)

@@ -10,7 +10,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
-from mistral_service.local.pieces import Delta, End, Json, Piece
+from mistral_service.local.pieces import Delta, End, Json, Piece, usage_of
 from mistral_service.wire.trees import last_of, list_of, object_of, objects_of
 
 _DEEPEST = 20
@@ -27,37 +27,34 @@ class AsAsked:
 
     async def answer(self, request: Json) -> AsyncIterator[Piece]:
         """Answer, word by word."""
-        usage = self._usage(request)
         most = request.get("max_tokens")
         left = most if isinstance(most, int) and most > 0 else 10_000
-        if _thinks(request):
+        effort = request.get("reasoning_effort")
+        thinks = effort not in (None, "none") or request.get("prompt_mode") == "reasoning"
+        calls = self._calls(request)
+        words = [] if calls else re.findall(r"\S+\s*|\s+", _text(request))
+        written = 3 * thinks + min(len(words), left) + _CALL_TOKENS * len(calls)
+        usage = self._usage(request, written)
+        if thinks:
             thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Let me think."}]}
             yield Delta({"content": [thought]})
             yield Delta({"content": [{"type": "thinking", "thinking": []}]})
-            usage["completion_tokens"] += 3
-        calls = self._calls(request)
-        words = [] if calls else re.findall(r"\S+\s*|\s+", _text(request))
         for word in words[:left]:
             yield Delta({"content": word})
-        usage["completion_tokens"] += min(len(words), left) + _CALL_TOKENS * len(calls)
-        usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
-        last: Json = {"content": ""}
-        reason = "length" if len(words) >= left > 0 and most else "stop"
-        if calls:
-            whole = left >= _CALL_TOKENS
-            last, reason = (
-                ({"content": "", "tool_calls": calls}, "tool_calls") if whole else (last, "length")
-            )
-        yield End(reason, usage, last)
+        if calls and left >= _CALL_TOKENS:
+            yield End("tool_calls", usage, {"content": "", "tool_calls": calls})
+        else:
+            cut = calls or (most and len(words) >= left)
+            yield End("length" if cut else "stop", usage)
 
     async def close(self) -> None:
         """Nothing to release."""
 
-    def _usage(self, request: Json) -> Json:
+    def _usage(self, request: Json, written: int) -> Json:
         """An estimate, four characters a token, and how much of the prompt was cached."""
         said = json.dumps(request.get("messages") or request.get("prompt"), ensure_ascii=False)
         tokens = len(said) // 4 + 1
-        usage: Json = {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": 0}
+        usage = usage_of(tokens, written)
         key = request.get("prompt_cache_key")
         if isinstance(key, str):
             cached = tokens // _BLOCK * _BLOCK if self._cached.get(key) == said else 0
@@ -106,14 +103,9 @@ def _arguments(schema: Json, words: str) -> list[Any]:
 
 
 def value_of(schema: Any, depth: int = 0) -> Any:
-    """A value that follows a simple schema.
+    """A value that follows a simple schema: the first of an enum, or the simplest of the type.
 
-    Args:
-        schema: The schema.
-        depth: How deeply it is nested; beyond a bound the value is None.
-
-    Returns:
-        The first value of an enum, or the simplest value of the type.
+    `depth` is how deeply the schema is nested; beyond a bound the value is None.
     """
     data = object_of(schema)
     if data != schema or depth > _DEEPEST:
@@ -161,8 +153,3 @@ def _text_of(content: Any) -> str:
         return content
     texts = [part.get("text") for part in objects_of(content)]
     return " ".join(text for text in texts if isinstance(text, str))
-
-
-def _thinks(request: Json) -> bool:
-    effort = request.get("reasoning_effort")
-    return effort not in (None, "none") or request.get("prompt_mode") == "reasoning"

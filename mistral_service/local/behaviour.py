@@ -14,8 +14,7 @@ from mistral_service.conformance.answer import Refused
 from mistral_service.conformance.probe import Predicate, State
 from mistral_service.conformance.probes import PROBES
 from mistral_service.conformance.report import NoReport, Report
-from mistral_service.local.pieces import Delta, End, Engine, Json, Piece, Refusal
-from mistral_service.local.stream_format import StreamFormat
+from mistral_service.local.pieces import Delta, End, Json, Piece, Refusal
 from mistral_service.wire.trees import last_of, object_of, objects_of
 
 _COUNTED = ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -40,10 +39,7 @@ class Behaviour:
 
     @classmethod
     def from_file(cls, path: Path) -> "Behaviour":
-        """Read it from a report.
-
-        Args:
-            path: The report.
+        """Read it from the file of a report.
 
         Raises:
             NoReport: If the file is not a report, or has another version.
@@ -53,9 +49,6 @@ class Behaviour:
     @classmethod
     def of(cls, report: Report) -> "Behaviour":
         """The behaviour that a report describes.
-
-        Args:
-            report: The report.
 
         Raises:
             NoReport: If a refusal in it cannot be read.
@@ -72,14 +65,7 @@ class Behaviour:
         return cls(report.model, known, refusals)
 
     def validate(self, body: object) -> Refusal | None:
-        """Validate one request.
-
-        Args:
-            body: What the client sent, decoded from JSON.
-
-        Returns:
-            The refusal, with that server's status and body; None if the request is accepted.
-        """
+        """Validate one request, as `Checks.validate`, with that server's statuses and bodies."""
         request = object_of(body)
         if request.get("messages") != objects_of(request.get("messages")):
             return self.refusal("wrong type") or _refusal(_MALFORMED)
@@ -91,41 +77,21 @@ class Behaviour:
         return None
 
     def refusal(self, probe: str) -> Refusal | None:
-        """How the server refuses the request of a probe; None where it accepts it.
-
-        Args:
-            probe: The probe's name.
-        """
+        """How the server refuses the request of a probe; None where it accepts it."""
         return _refusal(self.refusals[probe][1]) if probe in self.refusals else None
-
-    def takes_any_key(self) -> bool:
-        """Whether the server accepted an invalid key."""
-        return "wrong key" in self.facts and "wrong key" not in self.refusals
-
-    def stream_format(self) -> StreamFormat:
-        """The format of its streams."""
-        first, last = self._facts_of("first chunk"), self._facts_of("last chunk")
-        form = StreamFormat()
-        return StreamFormat(
-            role=first.get("role", "assistant") is not None,
-            first=str(first.get("content", form.first)),
-            last=str(last.get("content", form.last)),
-            usage=str(self._facts_of("usage in a stream").get("place", form.usage)),
-            done=bool(self._facts_of("[DONE]").get("done", form.done)),
-        )
 
     def headers(self) -> dict[str, str]:
         """The rate-limit headers of every answer."""
-        names = self._facts_of("rate headers").get("headers", ["x-ratelimit-remaining-req-minute"])
+        names = self.facts_of("rate headers").get("headers", ["x-ratelimit-remaining-req-minute"])
         return dict.fromkeys(cast("list[str]", names), "1000")
 
     def names_requests(self) -> bool:
         """Whether answers have Mistral's correlation id."""
-        return bool(self._facts_of("correlation id").get("header", True))
+        return bool(self.facts_of("correlation id").get("header", True))
 
     def models(self) -> Json:
         """The list of models."""
-        reported = self._facts_of("models")
+        reported = self.facts_of("models")
         owners = cast("list[str]", reported.get("owners") or ["mistralai"])
         card: Json = {"id": self.model, "object": "model", "created": int(time.time())}
         card["owned_by"] = owners[0]
@@ -135,37 +101,38 @@ class Behaviour:
             card["aliases"] = []
         return {"object": "list", "data": [card]}
 
-    def engine(self, engine: Engine) -> Engine:
-        """Wrap an engine so that it replies as this server does.
+    async def rewrite(self, pieces: AsyncIterator[Piece], request: Json) -> AsyncIterator[Piece]:
+        """Rewrite the pieces of Mistral's reply to a request as this server writes them."""
+        last = last_of(request.get("messages"))
+        prefix = last.get("content") if last.get("role") == "assistant" else None
+        repeated = self.facts_of("prefix").get("repeated", True)
+        skip = "" if repeated else str(prefix or "")
+        async for piece in pieces:
+            if skip and isinstance(piece, Delta) and isinstance(piece.delta.get("content"), str):
+                words: str = piece.delta["content"]
+                shared = min(len(skip), len(words))
+                skip, words = skip[shared:], words[shared:]
+                if not words:
+                    continue
+                piece = Delta({"content": words})
+            for each in self._rewrite(piece):
+                yield each
 
-        Args:
-            engine: An engine that replies as Mistral does.
-        """
-        return _BehavingEngine(engine, self)
+    def facts_of(self, probe: str) -> Json:
+        """The facts of a probe; none where the report does not cover it."""
+        return self.facts.get(probe, {})
 
-    def rewrite(self, piece: Piece) -> list[Piece]:
-        """Rewrite a piece of Mistral's reply as this server writes it.
-
-        Args:
-            piece: The piece.
-        """
+    def _rewrite(self, piece: Piece) -> list[Piece]:
         if isinstance(piece, Delta):
             return self._rewrite_thought(piece)
         if isinstance(piece, End):
-            if not self._facts_of("cached tokens").get("reported", True) and piece.usage:
+            if not self.facts_of("cached tokens").get("reported", True) and piece.usage:
                 piece = replace(piece, usage={k: piece.usage[k] for k in _COUNTED})
             return self._rewrite_calls(piece)
         return [piece]
 
-    def repeats_prefix(self) -> bool:
-        """Whether a reply repeats its prefix."""
-        return bool(self._facts_of("prefix").get("repeated", True))
-
-    def _facts_of(self, probe: str) -> Json:
-        return self.facts.get(probe, {})
-
     def _rewrite_thought(self, piece: Delta) -> list[Piece]:
-        form = self._facts_of("thoughts").get("form", "parts")
+        form = self.facts_of("thoughts").get("form", "parts")
         parts = objects_of(piece.delta.get("content"))
         if form == "parts" or not parts:
             return [piece]
@@ -180,51 +147,23 @@ class Behaviour:
         calls = cast("list[Json]", piece.delta.get("tool_calls") or [])
         if not calls:
             return [piece]
-        index = self._facts_of("calls' index").get("index", "counted")
-        ids = self._facts_of("calls' ids").get("ids", "nine")
+        index = self.facts_of("calls' index").get("index", "counted")
+        ids = self.facts_of("calls' ids").get("ids", "nine")
         rewritten = [
             _with_id({**call, "index": 0 if index == "same" else place}, str(ids))
             for place, call in enumerate(calls)
         ]
         if index == "none":
             rewritten = [{k: v for k, v in call.items() if k != "index"} for call in rewritten]
-        reason = self._facts_of("calls' end").get("reason", piece.finish_reason)
+        reason = self.facts_of("calls' end").get("reason", piece.finish_reason)
         end = replace(piece, finish_reason=cast("str", reason))
-        if self._facts_of("calls whole").get("pieces"):
+        if self.facts_of("calls whole").get("pieces"):
             deltas = [Delta({"tool_calls": [each]}) for call in rewritten for each in _cut(call)]
-        elif not self._facts_of("calls together").get("together", True):
+        elif not self.facts_of("calls together").get("together", True):
             deltas = [Delta({"tool_calls": [call]}) for call in rewritten]
         else:
             return [replace(end, delta={**piece.delta, "tool_calls": rewritten})]
         return [*deltas, replace(end, delta={"content": ""})]
-
-
-class _BehavingEngine:
-    """An engine that replies as the server of a report does."""
-
-    def __init__(self, engine: Engine, behaviour: Behaviour) -> None:
-        self._engine = engine
-        self._behaviour = behaviour
-
-    async def answer(self, request: Json) -> AsyncIterator[Piece]:
-        """Answer."""
-        last = last_of(request.get("messages"))
-        prefix = last.get("content") if last.get("role") == "assistant" else None
-        skip = str(prefix or "") if not self._behaviour.repeats_prefix() else ""
-        async for piece in self._engine.answer(request):
-            if skip and isinstance(piece, Delta) and isinstance(piece.delta.get("content"), str):
-                words: str = piece.delta["content"]
-                shared = min(len(skip), len(words))
-                skip, words = skip[shared:], words[shared:]
-                if not words:
-                    continue
-                piece = Delta({"content": words})
-            for each in self._behaviour.rewrite(piece):
-                yield each
-
-    async def close(self) -> None:
-        """Release what the engine holds."""
-        await self._engine.close()
 
 
 def _cut(call: Json) -> list[Json]:

@@ -7,7 +7,6 @@ request that passes all of them.
 """
 
 import base64
-import binascii
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,10 +31,10 @@ from mistral_common.protocol.instruct.validator import (
 from mistral_common.tokens.tokenizers.base import TokenizerVersion
 from pydantic import ValidationError
 
+from mistral_service.local.endpoints import validate
 from mistral_service.local.grammars import hosted_fault, self_hosted_fault
 from mistral_service.local.models import MODELS, Model, find_model
-from mistral_service.local.pieces import Json, Refusal
-from mistral_service.local.schema import issues_of
+from mistral_service.local.pieces import CHAT, Json, Refusal
 
 VERSIONS = ("v3", "v7", "v11", "v13", "v15")
 """The tokenizer versions that models in use have."""
@@ -92,12 +91,10 @@ class Checks:
         Returns:
             The refusal, with Mistral's status and body; None if the request is accepted.
         """
-        if issues := issues_of(body):
-            return Refusal(422, {"detail": issues})
+        if refusal := validate(CHAT, body, self.models):
+            return refusal
         request = cast("Json", body)
-        model = find_model(request["model"], self.models)
-        if model is None or not model.chat:
-            return Refusal.error(f"Invalid model: {request['model']}", "invalid_model", "1500")
+        model = cast("Model", find_model(request["model"], self.models))
         if (request.get("max_tokens") or 0) >= model.context:
             issue = {
                 "type": "value_error",
@@ -126,16 +123,13 @@ class Checks:
         for version in self.versions:
             if refusal := _validate_as(version, request):
                 return refusal
-        return self._validate_tools(request) or (
-            _validate_turns(messages) if self.templates else None
-        )
-
-    def _validate_tools(self, request: Json) -> Refusal | None:
         tools = cast("list[Json]", request.get("tools") or [])
         fault = hosted_fault(tools) if self.hosted else None
         if fault is None and self.templates:
             fault = self_hosted_fault(tools, request.get("tool_choice"))
-        return Refusal.error(fault, *_INVALID) if fault else None
+        if fault:
+            return Refusal.error(fault, *_INVALID)
+        return _validate_turns(messages) if self.templates else None
 
 
 def _validate_as(version: str, request: Json) -> Refusal | None:
@@ -164,17 +158,15 @@ def _validate_as(version: str, request: Json) -> Refusal | None:
 
 def _for_validator(message: Json) -> Json:
     """The message without what the API accepts and the validator does not know."""
-    changed = dict(message)
-    content = message.get("content")
-    if isinstance(content, list):
-        parts = cast("list[Json]", content)
-        changed["content"] = [_part_for_validator(part) for part in parts]
-    if calls := cast("list[Json] | None", message.get("tool_calls")):
+    changed = {name: value for name, value in message.items() if value is not None}
+    if isinstance(changed.get("content"), list):
+        changed["content"] = [_part_for_validator(part) for part in changed["content"]]
+    if "tool_calls" in changed:
         changed["tool_calls"] = [
             {name: value for name, value in call.items() if name != "index" and value is not None}
-            for call in calls
+            for call in changed["tool_calls"]
         ]
-    return {name: value for name, value in changed.items() if value is not None}
+    return changed
 
 
 def _part_for_validator(part: Json) -> Json:
@@ -210,7 +202,7 @@ def _image_fault(url: str) -> str | None:
         fetched = url.startswith(("http://", "https://"))
         return None if fetched else f"Image could not be loaded: {url[:80]}"
     # Imported late: an endpoint that never sees an image needs no imaging library.
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         data = base64.b64decode(url.partition(",")[2], validate=True)
@@ -218,17 +210,11 @@ def _image_fault(url: str) -> str | None:
             return f"Image has {len(data)} bytes, more than the {_MAX_IMAGE_BYTES} allowed"
         with Image.open(io.BytesIO(data)) as image:
             side = max(image.size)
-    except (
-        binascii.Error,
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        OSError,
-        ValueError,
-    ):
+    except (Image.DecompressionBombError, OSError, ValueError):
         return "Image could not be decoded"
-    return (
-        f"Image side of {side} px is over {_MAX_IMAGE_SIDE} px" if side > _MAX_IMAGE_SIDE else None
-    )
+    if side > _MAX_IMAGE_SIDE:
+        return f"Image side of {side} px is over {_MAX_IMAGE_SIDE} px"
+    return None
 
 
 def _validate_turns(messages: list[Json]) -> Refusal | None:

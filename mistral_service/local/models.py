@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mistral_service.local.pieces import CHAT
+
 
 @dataclass(frozen=True)
 class Model:
@@ -17,11 +19,7 @@ class Model:
         function_calling: Whether it calls functions.
         vision: Whether it accepts images.
         reasoning: Whether it thinks, and so takes `reasoning_effort`.
-        fim: Whether it does fill-in-the-middle.
-        chat: Whether it answers chat completions.
-        embeds: Whether it makes embeddings.
-        moderates: Whether it moderates texts.
-        temperature: The temperature it runs at by default.
+        serves: The endpoints that take it.
     """
 
     id: str
@@ -30,11 +28,7 @@ class Model:
     function_calling: bool = True
     vision: bool = False
     reasoning: bool = False
-    fim: bool = False
-    chat: bool = True
-    embeds: bool = False
-    moderates: bool = False
-    temperature: float = 0.3
+    serves: Sequence[str] = (CHAT,)
 
     def card(self) -> dict[str, Any]:
         """The model's entry on the list."""
@@ -46,19 +40,19 @@ class Model:
             "name": self.id,
             "description": "Answered on this machine, for tests and demos.",
             "capabilities": {
-                "completion_chat": self.chat,
-                "function_calling": self.chat and self.function_calling,
-                "completion_fim": self.fim,
+                "completion_chat": CHAT in self.serves,
+                "function_calling": CHAT in self.serves and self.function_calling,
+                "completion_fim": "fim/completions" in self.serves,
                 "fine_tuning": False,
                 "vision": self.vision,
                 "reasoning": self.reasoning,
-                "moderation": self.moderates,
+                "moderation": "moderations" in self.serves,
             },
             "max_context_length": self.context,
             "aliases": list(self.aliases),
             "deprecation": None,
             "deprecation_replacement_model": None,
-            "default_model_temperature": self.temperature,
+            "default_model_temperature": 0.3,
             "type": "base",
         }
 
@@ -72,24 +66,17 @@ MODELS: tuple[Model, ...] = (
     Model("magistral-small-latest", vision=True, reasoning=True),
     Model("magistral-medium-latest", vision=True, reasoning=True),
     Model("pixtral-large-latest", vision=True),
-    Model("codestral-latest", fim=True, context=256000),
+    Model("codestral-latest", context=256000, serves=(CHAT, "fim/completions")),
     Model("devstral-medium-latest"),
     Model("voxtral-small-latest", context=32768),
     Model("open-mistral-nemo", ("mistral-tiny-latest",)),
-    Model("mistral-embed", chat=False, embeds=True, context=8192),
-    Model("mistral-moderation-latest", chat=False, moderates=True, context=32768),
+    Model("mistral-embed", context=8192, serves=("embeddings",)),
+    Model("mistral-moderation-latest", context=32768, serves=("moderations", "chat/moderations")),
 )
 """Names that Mistral's documentation uses; Mistral's list is longer, and changes."""
 
 
-def find_model(name: str, models: Sequence[Model] = MODELS) -> Model | None:
-    """Find a model by name or alias.
-
-    Args:
-        name: The model of the request.
-        models: The models to search.
-
-    Returns:
-        The model, or None.
-    """
-    return next((m for m in models if m.id == name or name in m.aliases), None)
+def find_model(name: str, models: Sequence[Model], path: str | None = None) -> Model | None:
+    """Find a model by name or alias, among those that an endpoint takes; by default among all."""
+    found = next((m for m in models if m.id == name or name in m.aliases), None)
+    return found if found and (path is None or path in found.serves) else None

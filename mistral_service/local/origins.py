@@ -53,7 +53,11 @@ def allowed(origins: Sequence[str], host: str, allow: Iterable[str] = ()) -> boo
     same = _host(host)
     if same and default and (name, port) == (same[1], same[2] or default):
         return True
-    return any(entry and _matches(entry, origin) for entry in map(_entry, allow))
+    return any(
+        all(part is None or part == its for part, its in zip(entry, origin, strict=True))
+        for entry in map(_entry, allow)
+        if entry is not None
+    )
 
 
 def host_allowed(
@@ -93,10 +97,6 @@ def check(allow: Iterable[str], field: str) -> None:
                 f"{field} has {entry!r}: allowed are hosts (app.example.org) and origins "
                 "(https://app.example.org), without a path and without *"
             )
-
-
-def _matches(entry: _Site, origin: _Site) -> bool:
-    return all(part is None or part == its for part, its in zip(entry, origin, strict=True))
 
 
 def _entry(text: str) -> _Site | None:

@@ -6,14 +6,13 @@ from typing import Any, Protocol
 
 Json = dict[str, Any]
 
+CHAT = "chat/completions"
+"""The endpoint that answers a chat."""
+
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """One chunk of the reply.
-
-    Parameters:
-        delta: The `delta` object, verbatim: `{"content": "Hel"}`.
-    """
+    """One chunk of the reply: its `delta` object, verbatim: `{"content": "Hel"}`."""
 
     delta: Json
 
@@ -48,57 +47,29 @@ class Refusal:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @classmethod
-    def error(
-        cls,
-        message: str,
-        kind: str,
-        code: str | None,
-        *,
-        status: int = 400,
-        headers: Mapping[str, str] | None = None,
-    ) -> "Refusal":
-        """A refusal with the body of Mistral's errors.
-
-        Args:
-            message: What is wrong.
-            kind: Mistral's `type` of the error: `invalid_model`.
-            code: Mistral's `code` of the error: `1500`.
-            status: The HTTP status.
-            headers: Further headers.
-        """
+    def error(cls, message: str, kind: str, code: str | None, *, status: int = 400) -> "Refusal":
+        """A refusal with the body of Mistral's errors: `kind` is its `type`."""
         body = {"object": "error", "message": message, "type": kind, "param": None, "code": code}
-        return cls(status, {**body, "raw_status_code": status}, headers or {})
+        return cls(status, {**body, "raw_status_code": status})
 
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """Bytes sent verbatim, in place of chunks.
-
-    Parameters:
-        data: The bytes.
-    """
+    """Bytes sent verbatim, in place of chunks."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A pause; before the first chunk, not even headers are sent.
-
-    Parameters:
-        seconds: How long.
-    """
+    """A pause; before the first chunk, not even headers are sent."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """The headers are sent now, not with the first chunk.
-
-    Parameters:
-        headers: Further headers.
-    """
+    """The headers are sent now, with these further ones, and not with the first chunk."""
 
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -115,17 +86,21 @@ class Engine(Protocol):
     """Answers requests that have passed the checks."""
 
     def answer(self, request: Json) -> AsyncIterator[Piece]:
-        """Answer one request.
+        """The pieces of the answer to a checked request, as they come.
 
-        Args:
-            request: The request's body, checked.
-
-        Returns:
-            The pieces of the answer, as they come. The iterator is closed when the client
-            disconnects.
+        The iterator is closed when the client disconnects.
         """
         ...
 
     async def close(self) -> None:
         """Release what the engine holds."""
         ...
+
+
+def usage_of(prompt_tokens: int, completion_tokens: int) -> Json:
+    """The `usage` object of an answer."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }

@@ -5,11 +5,15 @@ The fields and their types are those of `ChatCompletionRequest` in the official 
 no bounds of numbers: those here are from the API's errors, and no number of tokens is negative.
 """
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError
 
-from mistral_service.local.schema_messages import Closed, Json, Message
+from mistral_service.local.pieces import Json
+from mistral_service.local.schema_messages import Closed, Message
+from mistral_service.wire.trees import object_of
+
+ThresholdsT = TypeVar("ThresholdsT")
 
 
 class Function(Closed):
@@ -74,18 +78,12 @@ class ConnectorTool(Closed):
     tool_configuration: ToolConfiguration | None = None
 
 
-def type_of_tool(tool: Any) -> Any:
-    """The type of a tool; without one it is a function."""
-    given = cast("Json", tool) if isinstance(tool, dict) else {}
-    return given.get("type", "function")
-
-
 Tool = Annotated[
     Annotated[FunctionTool, Tag("function")]
     | Annotated[ImageGenerationTool, Tag("image_generation")]
     | Annotated[DocumentLibraryTool, Tag("document_library")]
     | Annotated[ConnectorTool, Tag("connector")],
-    Discriminator(type_of_tool),
+    Discriminator(lambda tool: object_of(tool).get("type", "function")),
 ]
 
 
@@ -152,32 +150,21 @@ class Thresholds2(Thresholds):
     jailbreaking: float | None = None
 
 
-class Moderation(Closed):
+class Moderation(Closed, Generic[ThresholdsT]):
     """What a moderation does."""
 
     action: Literal["none", "block"] | None = None
     ignore_other_categories: bool = False
     model_name: str | None = None
-
-
-class Moderation1(Moderation):
-    """The first version."""
-
-    custom_category_thresholds: Thresholds1 | None = None
-
-
-class Moderation2(Moderation):
-    """The second version."""
-
-    custom_category_thresholds: Thresholds2 | None = None
+    custom_category_thresholds: ThresholdsT | None = None
 
 
 class Guardrail(Closed):
     """A moderation of requests and replies."""
 
     block_on_error: bool = False
-    moderation_llm_v1: Moderation1 | None = None
-    moderation_llm_v2: Moderation2 | None = None
+    moderation_llm_v1: Moderation[Thresholds1] | None = None
+    moderation_llm_v2: Moderation[Thresholds2] | None = None
 
 
 class Sampled(Closed):
@@ -223,25 +210,10 @@ class ChatCompletionRequest(Sampled):
 
 
 def issues_of(body: object, form: type[BaseModel] = ChatCompletionRequest) -> list[Json]:
-    """Validate a body against a schema.
-
-    Args:
-        body: What the client sent, decoded from JSON.
-        form: The schema.
-
-    Returns:
-        The entries of a 422's `detail`; empty if the body is valid.
-    """
+    """Validate a decoded body: the entries of a 422's `detail`, or none if the body is valid."""
     try:
         form.model_validate(body)
     except ValidationError as e:
-        return [
-            {
-                "type": error["type"],
-                "loc": ["body", *error["loc"]],
-                "msg": error["msg"],
-                "input": error["input"],
-            }
-            for error in e.errors(include_url=False, include_context=False)
-        ]
+        errors = e.errors(include_url=False, include_context=False)
+        return [{**error, "loc": ["body", *error["loc"]]} for error in errors]
     return []

@@ -1,10 +1,10 @@
 """The schema of the messages of a request, closed as Mistral's is."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Json = dict[str, Any]
+from mistral_service.local.pieces import Json
 
 
 class Closed(BaseModel):

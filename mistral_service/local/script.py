@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,9 +78,6 @@ class Reply:
         Args:
             data: The parameters by name.
 
-        Returns:
-            The reply.
-
         Raises:
             ValueError: If a name is unknown; the message lists the known ones.
         """
@@ -105,21 +102,17 @@ class Reply:
         return re.search(self.when, text, re.IGNORECASE) is not None
 
     def pieces(self, serial: int) -> list[Piece]:
-        """The reply as pieces.
-
-        Args:
-            serial: A number that is unique in the script; the ids of calls derive from it.
-        """
+        """The reply as pieces; the ids of calls derive from a number unique in the script."""
         pieces: list[Piece] = [Wait(self.wait)] if self.wait else []
         if self.status >= 400:
             return [*pieces, Refusal(self.status, self.body, self.headers)]
         if self.first_wait or self.headers:
             pieces += [Headers(self.headers), Wait(self.first_wait)]
         if self.raw is not None:
-            pieces.append(Raw(self.raw))
-            return pieces
+            return [*pieces, Raw(self.raw)]
 
-        chunks: list[Piece] = [Delta(delta) for delta in self._deltas()]
+        words = [{"content": word} for word in re.findall(r"\S+\s*|\s+", self.text)]
+        chunks: list[Piece] = [Delta(delta) for delta in self.deltas or words]
         last: Json = {"content": ""}
         if self.tool_calls:
             last["tool_calls"] = [
@@ -137,11 +130,6 @@ class Reply:
             pieces.append(chunk)
         return pieces
 
-    def _deltas(self) -> Sequence[Json]:
-        if self.deltas:
-            return self.deltas
-        return [{"content": word} for word in re.findall(r"\S+\s*|\s+", self.text)]
-
 
 class Script:
     """An engine that answers what a test has written down.
@@ -156,7 +144,6 @@ class Script:
 
     def __init__(self, *replies: Reply) -> None:
         self._replies = list(replies)
-        self._given = [0] * len(replies)
         self._serial = 0
 
     @classmethod
@@ -165,9 +152,6 @@ class Script:
 
         Args:
             path: A file with a list of replies, each an object with the fields of `Reply`.
-
-        Returns:
-            The script.
 
         Raises:
             ValueError: If the file is not such a list; the message says where.
@@ -180,12 +164,10 @@ class Script:
     def add(self, *replies: Reply) -> None:
         """Append replies."""
         self._replies += replies
-        self._given += [0] * len(replies)
 
     def clear(self) -> None:
         """Remove the remaining replies."""
         self._replies = []
-        self._given = []
 
     async def answer(self, request: Json) -> AsyncIterator[Piece]:
         """Answer with the first remaining reply that matches."""
@@ -201,22 +183,15 @@ class Script:
             await asyncio.sleep(0)
 
     def pieces_for(self, request: Json, path: str) -> list[Piece] | None:
-        """Take the reply that a request gets.
-
-        Args:
-            request: The request's body.
-            path: The endpoint, without the version: `embeddings`.
-
-        Returns:
-            The pieces of the first remaining reply that matches; None where there is none.
-        """
+        """Take the first remaining reply for a path (`embeddings`) and a request, if any."""
         for number, reply in enumerate(self._replies):
-            if reply.times is not None and self._given[number] >= reply.times:
-                continue
             if path not in (_ENGINES if reply.path is None else (reply.path,)):
                 continue
+            if reply.times is not None and reply.times < 1:
+                continue
             if reply.matches(request):
-                self._given[number] += 1
+                if reply.times is not None:
+                    self._replies[number] = replace(reply, times=reply.times - 1)
                 self._serial += 1
                 return reply.pieces(self._serial)
         return None
@@ -227,13 +202,10 @@ class Script:
 
 def _call(call: Mapping[str, Any], index: int, serial: int) -> Json:
     arguments = call.get("arguments", {})
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
     return {
         "id": call.get("id", f"call{serial:03}{index:02}"),
-        "function": {
-            "name": call["name"],
-            "arguments": arguments
-            if isinstance(arguments, str)
-            else json.dumps(arguments, ensure_ascii=False),
-        },
+        "function": {"name": call["name"], "arguments": arguments},
         "index": index,
     }

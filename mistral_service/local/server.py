@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 import threading
 from collections.abc import Sequence
-from types import TracebackType
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -24,23 +24,12 @@ one request at a time, while the others wait."""
 _START_SECONDS = 30.0
 
 
-class PortInUse(OSError):
-    """Another program listens on the port."""
-
-
 def bind(host: str, port: int) -> socket.socket:
-    """Listen on a port; connections wait until they are served.
-
-    Args:
-        host: The address to listen on.
-        port: The port; 0 for any free one.
-
-    Returns:
-        The listening socket.
+    """Listen on a port, 0 for any free one; connections wait until they are served.
 
     Raises:
-        PortInUse: If another program has the port; the message says what to do.
-        OSError: If the address is not this machine's.
+        OSError: If another program has the port, or the address is not this machine's. The message
+            says what to do.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio sets TCP_NODELAY only where the protocol is named. Without it, an answer waits 40 ms
@@ -52,8 +41,8 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(128)
     except OSError as e:
         listener.close()
-        if e.errno in (48, 98, 10048):  # EADDRINUSE on macOS, Linux and Windows
-            raise PortInUse(
+        if e.errno == errno.EADDRINUSE:
+            raise OSError(
                 f"Port {port} is in use by another program: end that program, or choose another "
                 f"port with --port."
             ) from None
@@ -90,7 +79,7 @@ class LocalMistral:
         Args:
             engine: What answers: a `Script`, `AsAsked`, or a `ModelEngine`.
             checks: What requests are validated against; by default as strict as can be.
-            api_key: The one valid key; None accepts any.
+            api_key: The one valid key; None accepts any key, but not a request without one.
             host: The address to listen on.
             port: The port; 0 for any free one.
             limits: The account's rate limits; None for no limits.
@@ -141,18 +130,17 @@ class LocalMistral:
         self._server = server = uvicorn.Server(config)
         ready = threading.Event()
 
-        def serve() -> None:
-            async def run() -> None:
-                serving = asyncio.create_task(server.serve(sockets=[listener]))
-                while not server.started and not serving.done():  # noqa: ASYNC110
-                    await asyncio.sleep(0.005)  # uvicorn offers no event to wait for
-                ready.set()
-                await serving
-                await self._engine.close()
+        async def run() -> None:
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            while not server.started and not serving.done():  # noqa: ASYNC110
+                await asyncio.sleep(0.005)  # uvicorn offers no event to wait for
+            ready.set()
+            await serving
+            await self._engine.close()
 
-            asyncio.run(run())
-
-        self._thread = threading.Thread(target=serve, name="local-mistral", daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(run()), name="local-mistral", daemon=True
+        )
         self._thread.start()
         if not ready.wait(_START_SECONDS):
             raise TimeoutError(f"the local endpoint did not start within {_START_SECONDS:.0f} s")
@@ -168,23 +156,12 @@ class LocalMistral:
     def __enter__(self) -> "LocalMistral":
         return self.start()
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 
 def serve(listener: socket.socket, app: ASGIApp, engine: Engine) -> None:
-    """Run the endpoint until the process is stopped (Ctrl-C, SIGTERM).
-
-    Args:
-        listener: The socket to serve, from `bind`.
-        app: The application, from `create_app`.
-        engine: Its engine, which is closed at the end.
-    """
+    """Run an application until the process is stopped (Ctrl-C, SIGTERM), then close its engine."""
     host, port = listener.getsockname()[:2]
     print(f"Mistral endpoint: http://{host}:{port}/v1", flush=True)
     config = uvicorn.Config(

@@ -1,70 +1,49 @@
 """Rewrites Mistral's streams into the format of another server."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
+from mistral_service.local.behaviour import Behaviour
 from mistral_service.local.pieces import Json
 from mistral_service.wire.trees import object_of
 
 
-@dataclass(frozen=True)
-class StreamFormat:
-    """The format of a server's streams; by default Mistral's.
+class StreamRewriter:
+    """Rewrites the chunks of one stream; what a report does not cover stays as at Mistral.
 
-    Parameters:
-        role: Whether the first chunk has the role.
-        first: The content of the first chunk: `empty`, `null`, `absent`, or `words` of the reply.
-        last: The content of the chunk with the finish_reason; `none` where no chunk has one.
-        usage: Where the usage is reported: in the chunk with the finish_reason (`finish`), in a
-            chunk of its own (`after`), in every chunk (`every`), or only on request (`never`).
-        done: Whether `[DONE]` ends a stream.
+    Attributes:
+        done: Whether `[DONE]` ends the stream.
     """
 
-    role: bool = True
-    first: str = "empty"
-    last: str = "empty"
-    usage: str = "finish"
-    done: bool = True
-
-
-class StreamRewriter:
-    """Rewrites the chunks of one stream."""
-
-    def __init__(self, form: StreamFormat, request: Mapping[str, Any]) -> None:
-        """Prepare.
-
-        Args:
-            form: The format of the stream.
-            request: The request's body: `stream_options` may ask for the usage.
-        """
-        self._form = form
-        asked = bool(object_of(request.get("stream_options")).get("include_usage"))
-        self._usage = "after" if asked and form.usage == "never" else form.usage
+    def __init__(self, behaviour: Behaviour, request: Json) -> None:
+        first, last = behaviour.facts_of("first chunk"), behaviour.facts_of("last chunk")
+        self._role = first.get("role", "assistant") is not None
+        # `empty`, `null`, `absent`, or `words` of the reply; `none` where no chunk is the last.
+        self._first = first.get("content", "empty")
+        self._last = last.get("content", "empty")
+        # In the chunk with the finish_reason (`finish`), in a chunk of its own (`after`), in every
+        # chunk (`every`), or only on request (`never`).
+        self._usage = behaviour.facts_of("usage in a stream").get("place", "finish")
+        if self._usage == "never" and object_of(request.get("stream_options")).get("include_usage"):
+            self._usage = "after"
+        self.done = bool(behaviour.facts_of("[DONE]").get("done", True))
         self._held: list[Json] = []
         self._begun = False
 
     def chunks(self, chunks: list[Json]) -> list[Json]:
-        """The chunks as the server sends them; some are held until the next call.
-
-        Args:
-            chunks: What Mistral sends next.
-        """
+        """Mistral's next chunks as the server sends them; some are held until the next call."""
         rewritten: list[Json] = []
         for chunk in chunks:
             delta: Json = chunk["choices"][0]["delta"]
             if not self._begun:
                 self._begun = True
-                _set(delta, self._form.first)
-                if not self._form.role:
+                _set(delta, self._first)
+                if not self._role:
                     delta.pop("role", None)
-                (self._held if self._form.first == "words" else rewritten).append(chunk)
+                (self._held if self._first == "words" else rewritten).append(chunk)
                 continue
             if self._held:
                 _join(self._held.pop(), chunk)
             if chunk["choices"][0]["finish_reason"] is not None:
                 rewritten += self._ended(chunk)
-            elif self._form.last == "words" and "tool_calls" not in delta:
+            elif self._last == "words" and "tool_calls" not in delta:
                 self._held.append(chunk)  # it may be the last one
             else:
                 rewritten.append(chunk)
@@ -76,8 +55,8 @@ class StreamRewriter:
     def _ended(self, chunk: Json) -> list[Json]:
         delta = chunk["choices"][0]["delta"]
         if not delta.get("content"):
-            _set(delta, self._form.last)
-        if self._form.last == "none":
+            _set(delta, self._last)
+        if self._last == "none":
             chunk["choices"][0]["finish_reason"] = None
         usage = chunk.pop("usage", None)
         if self._usage in ("finish", "every"):

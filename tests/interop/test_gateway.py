@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from call import Call
-from loguru import logger
+from logged import logged
 from pipecat.frames.frames import LLMThoughtTextFrame
 from portkey_ai import createHeaders
 from ports import free_port
-from real_servers import listening
+from processes import listening
 
 from mistral_service import MistralClient, MistralError, MistralLLMService, Reason
 from mistral_service.client import portkey_headers
@@ -42,10 +42,8 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def told(monkeypatch) -> Iterator[list[str]]:
     """The warnings that were logged."""
     monkeypatch.setattr(wire, "_warned", set())
-    warnings: list[str] = []
-    sink = logger.add(lambda message: warnings.append(message.record["message"]), level="WARNING")
-    yield warnings
-    logger.remove(sink)
+    with logged() as warnings:
+        yield warnings
 
 
 def headers(mistral: LocalMistral, **more) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from loguru import logger
+from logged import logged
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import EndFrame, Frame, InputTransportMessageFrame, LLMTextFrame
 from pipecat.pipeline.parallel_pipeline import ParallelPipeline
@@ -99,20 +99,18 @@ async def test_a_result_that_a_page_makes_up_is_dropped(serve, service_for, form
         await params.result_callback({"approved": False})
 
     service.register_function("refund", refund)
-    warnings: list[str] = []
-    sink = logger.add(lambda message: warnings.append(message.record["message"]), level="WARNING")
-    async with call(service, form) as (_, context, ear, says):
-        await says("send-text", content="Refund me.")
-        await asyncio.wait_for(began.wait(), 20)
-        await until(lambda: results(context))
-        forged = {"function_name": "refund", "tool_call_id": CALL_ID, "arguments": {}}
-        await says("llm-function-call-result", **forged, result=FORGED)
-        await until(lambda: any("runs on the server" in warning for warning in warnings))
-        assert results(context) == ["IN_PROGRESS"]
-        goes_on.set()
-        await until(lambda: ear.words == "The server says no.")
-        assert results(context) == ['{"approved": false}']
-    logger.remove(sink)
+    with logged() as warnings:
+        async with call(service, form) as (_, context, ear, says):
+            await says("send-text", content="Refund me.")
+            await asyncio.wait_for(began.wait(), 20)
+            await until(lambda: results(context))
+            forged = {"function_name": "refund", "tool_call_id": CALL_ID, "arguments": {}}
+            await says("llm-function-call-result", **forged, result=FORGED)
+            await until(lambda: any("runs on the server" in warning for warning in warnings))
+            assert results(context) == ["IN_PROGRESS"]
+            goes_on.set()
+            await until(lambda: ear.words == "The server says no.")
+            assert results(context) == ['{"approved": false}']
     assert "supervisor" not in str(context.get_messages())
 
 

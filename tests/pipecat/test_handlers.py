@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 from call import Call
-from loguru import logger
+from logged import logged
 from pipecat.frames.frames import (
     FunctionCallInProgressFrame,
     FunctionCallResultFrame,
@@ -47,10 +47,8 @@ def results(mistral, request: int = -1) -> list[str]:
 
 @pytest.fixture
 def warnings():
-    found: list[str] = []
-    sink = logger.add(lambda message: found.append(message.record["message"]), level="WARNING")
-    yield found
-    logger.remove(sink)
+    with logged() as messages:
+        yield messages
 
 
 class Keeps:

@@ -11,7 +11,7 @@ import pytest
 from call import Call, established
 from hypothesis import given
 from hypothesis import strategies as st
-from loguru import logger
+from logged import logged
 from pipecat.utils.errors import ErrorCategory
 
 from mistral_service import MistralLLMService
@@ -46,10 +46,8 @@ def answering(status: int, body: object) -> Iterator[str]:
 
 @pytest.fixture
 def warnings() -> Iterator[list[str]]:
-    found: list[str] = []
-    sink = logger.add(lambda message: found.append(message.record["message"]), level="DEBUG")
-    yield found
-    logger.remove(sink)
+    with logged("DEBUG") as messages:
+        yield messages
 
 
 def service_at(base_url: str, **settings) -> MistralLLMService:

@@ -8,10 +8,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from bots import evaluate_example
+from bots import EXAMPLES, evaluate_example, printed
 from ports import free_port
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.mark.timeout(180)
@@ -41,44 +39,26 @@ def test_the_bot_that_sees_runs_offline_and_offers_the_camera():
 
 
 def test_settings_change_in_mid_call():
-    ran = subprocess.run(
-        [sys.executable, str(EXAMPLES / "update_settings.py"), "--offline"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert "Arr, I be the captain." in ran.stdout
-    assert '{"colour": "orange"}' in ran.stdout
-    assert "temperature must be a number from 0 to 1.5, not 7.0." in ran.stdout
-    assert "Still here." in ran.stdout
+    said = printed("update_settings.py")
+    assert "Arr, I be the captain." in said
+    assert '{"colour": "orange"}' in said
+    assert "temperature must be a number from 0 to 1.5, not 7.0." in said
+    assert "Still here." in said
 
 
 def test_two_providers_hold_one_call_and_one_steps_in_for_the_other():
-    ran = subprocess.run(
-        [sys.executable, str(EXAMPLES / "switching.py"), "--offline"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert ran.returncode == 0, ran.stderr
+    said = printed("switching.py")
     for city in ("Paris", "Rome", "Oslo"):
-        assert ran.stdout.count(f"(temperature of {city})") == 1
-    assert "Eighteen degrees in Paris, twenty-four in Rome." in ran.stdout
-    assert "openai:   (temperature of Oslo)\nNine degrees in Oslo." in ran.stdout
-    assert "(the other takes over) In Oslo, at nine." in ran.stdout
+        assert said.count(f"(temperature of {city})") == 1
+    assert "Eighteen degrees in Paris, twenty-four in Rome." in said
+    assert "openai:   (temperature of Oslo)\nNine degrees in Oslo." in said
+    assert "(the other takes over) In Oslo, at nine." in said
 
 
 def test_a_call_is_reported_to_opentelemetry():
-    ran = subprocess.run(
-        [sys.executable, str(EXAMPLES / "observability.py"), "--offline"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert '"mistral.rules": ["R5"]' in ran.stdout  # a sentence that was cut goes on
-    assert "'mistral.correlation_id': '0123abcd', 'mistral.handled': 'retried'" in ran.stdout
-    assert "mistral.faults {'gen_ai.request.model': 'mistral-small-latest'}: 2" in ran.stdout
-    assert "mistral.cost {'gen_ai.request.model': 'mistral-small-latest'}: " in ran.stdout
-    assert "gen_ai.server.time_to_first_token" in ran.stdout
+    said = printed("observability.py")
+    assert '"mistral.rules": ["R5"]' in said  # a sentence that was cut goes on
+    assert "'mistral.correlation_id': '0123abcd', 'mistral.handled': 'retried'" in said
+    assert "mistral.faults {'gen_ai.request.model': 'mistral-small-latest'}: 2" in said
+    assert "mistral.cost {'gen_ai.request.model': 'mistral-small-latest'}: " in said
+    assert "gen_ai.server.time_to_first_token" in said

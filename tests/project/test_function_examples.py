@@ -1,26 +1,10 @@
 """The examples of functions that come from elsewhere or take their time, run as a user would."""
 
-import subprocess
-import sys
-from pathlib import Path
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def printed(example: str) -> list[str]:
-    """What an example prints offline, line by line."""
-    ran = subprocess.run(
-        [sys.executable, str(EXAMPLES / example), "--offline"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout.splitlines()
+from bots import printed
 
 
 def test_a_bot_calls_the_functions_of_an_mcp_server():
-    talk = printed("mcp_tools.py")
+    talk = printed("mcp_tools.py").splitlines()
     assert talk[0::3] == [
         "You: When it is nine in the morning in Tokyo, what time is it in Kolkata?",
         "You: And what time is it on Mars?",
@@ -34,7 +18,7 @@ def test_a_bot_calls_the_functions_of_an_mcp_server():
 
 
 def test_the_talk_goes_on_while_a_booking_takes_its_time():
-    assert printed("async_function.py") == [
+    assert printed("async_function.py").splitlines() == [
         "You: Book a table for two on Friday, please.",
         "Bot: I have asked them. May I help meanwhile?",
         "You: What should we wear there?",

@@ -7,17 +7,16 @@ changes nothing. The goal is 20 ms; a test fails above 60.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from loop_cost import BOUND, watched
 from pipecat.processors.aggregators.llm_context import LLMContext, LLMSpecificMessage
+from recorded import service
 from scale_redis import RedisServer, redis
 from waiting import until
 
-from mistral_service import MistralLLMService
-from mistral_service.reply.calls import CallLedger, PlannedCall
+from mistral_service.reply.calls import PlannedCall
 from mistral_service.reply.events import ToolCall
 from mistral_service.scale.client_report import ClientReport
 from mistral_service.scale.recorder import CallRecorder
@@ -67,16 +66,6 @@ CONTEXTS: dict[str, Callable[[], list[Any]]] = {
         {"role": "user", "content": [{"type": "text", "text": f"{n}"} for n in range(90_000)]}
     ],
 }
-
-
-def service(**settings: Any) -> Any:
-    """What a recorder sees of a service."""
-
-    async def update(delta: Any) -> None:
-        pass
-
-    given = MistralLLMService.Settings(model="mistral-small-latest", **settings)
-    return SimpleNamespace(ledger=CallLedger(), _settings=given, _update_settings=update)
 
 
 async def open_(recorders: CallRecorders, call_id: str | None = None, **heard: Any) -> CallRecorder:

@@ -8,17 +8,18 @@ import sys
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
+from logged import logged
 from pipecat.processors.aggregators.llm_context import LLMContext
+from recorded import service
 from scale_redis import RedisServer, redis
 from waiting import until
 
 from mistral_service import MistralLLMService
-from mistral_service.reply.calls import CallLedger, PlannedCall
+from mistral_service.reply.calls import PlannedCall
 from mistral_service.scale import bounds
 from mistral_service.scale.client_report import ClientReport
 from mistral_service.scale.incremental_json import PIECE, iterencode, loads
@@ -59,16 +60,6 @@ async def store(redis: RedisServer) -> AsyncIterator[Store]:
     store = Store(redis.url, timeout=5)
     yield store
     await store.close()
-
-
-def service(**settings: Any) -> Any:
-    """What a recorder sees of a service."""
-
-    async def update(delta: Any) -> None:
-        pass
-
-    given = MistralLLMService.Settings(model="mistral-small-latest", **settings)
-    return SimpleNamespace(ledger=CallLedger(), _settings=given, _update_settings=update)
 
 
 async def begun(recorders: CallRecorders, *messages: Any, **settings: Any) -> CallRecorder:
@@ -294,19 +285,15 @@ def test_of_a_ledger_with_large_arguments_no_more_is_kept_than_fits():
 
 
 async def test_a_conversation_that_is_too_large_is_warned_of_once(store: Store):
-    from loguru import logger
-
-    warnings: list[str] = []
-    sink = logger.add(lambda message: warnings.append(message.record["message"]), level="WARNING")
     recorders = CallRecorders(store, codec=Codec(), limit=10_000)
-    recorder = await begun(recorders, {"role": "user", "content": "x" * 20_000})
-    for _ in range(3):
-        await recorder.on_turn_start(
-            service(), LLMContext([{"role": "user", "content": "x" * 20_000}])
-        )
-        await until(lambda: recorder._writer.idle)
-    await recorder.close(over=True)
-    logger.remove(sink)
+    with logged() as warnings:
+        recorder = await begun(recorders, {"role": "user", "content": "x" * 20_000})
+        for _ in range(3):
+            await recorder.on_turn_start(
+                service(), LLMContext([{"role": "user", "content": "x" * 20_000}])
+            )
+            await until(lambda: recorder._writer.idle)
+        await recorder.close(over=True)
     assert len([w for w in warnings if "larger than is recorded" in w]) == 1
 
 

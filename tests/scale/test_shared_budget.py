@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
-from loguru import logger
+from logged import logged
 from scale_redis import RedisServer, redis
 from waiting import until
 
@@ -247,9 +247,7 @@ async def test_what_others_use_of_the_account_is_not_there_for_us(redis: RedisSe
 
 @pytest.mark.parametrize("gone", ["kill", "stop", "pause"])
 async def test_without_redis_each_process_goes_by_its_share(redis: RedisServer, gone: str):
-    said: list[str] = []
-    sink = logger.add(lambda message: said.append(message.record["message"]), level="INFO")
-    try:
+    with logged("INFO") as said:
         async with processes(redis, 2, requests_per_minute=40, margin=0) as budgets:
             for budget in budgets:
                 await budget.acquire(ASK)
@@ -270,8 +268,6 @@ async def test_without_redis_each_process_goes_by_its_share(redis: RedisServer, 
                 assert budget.stats.local
             redis.resume() if gone == "pause" else redis.start()
             await until(lambda: not any(budget.stats.local for budget in budgets))
-    finally:
-        logger.remove(sink)
     down_lines = [line for line in said if line.startswith("Redis is down")]
     back_lines = [line for line in said if line.startswith("Redis is back")]
     assert (len(down_lines), len(back_lines)) == (2, 2)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from call import Call
-from loguru import logger
+from logged import logged
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
     CancelFrame,
@@ -539,13 +539,11 @@ async def test_a_second_service_of_the_bot_can_be_left_out(serve, recorders):
 
 
 async def test_two_services_that_are_kept_as_one_are_warned_of(serve, recorders):
-    warnings: list[str] = []
-    sink = logger.add(lambda message: warnings.append(message.record["message"]), level="WARNING")
     mistral = serve(Reply("Hello."), Reply("Yes, it is."))
-    async with Machine(mistral, await recorders.open()) as one:
-        await one.goes_on()
-        await judged(mistral, one.recorder)
-    logger.remove(sink)
+    with logged() as warnings:
+        async with Machine(mistral, await recorders.open()) as one:
+            await one.goes_on()
+            await judged(mistral, one.recorder)
     assert any("recorder=False" in warning for warning in warnings)
 
 

@@ -1,17 +1,15 @@
 """Bots as processes, and `pipecat eval` as their caller."""
 
-import contextlib
 import importlib.util
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from ports import free_port
+from processes import listening
 
 from mistral_service.local import LocalMistral, Script
 
@@ -26,33 +24,22 @@ def package_folder(name: str) -> Path:
     return Path(spec.origin).parent
 
 
-@contextlib.contextmanager
-def running(bot: Path, port: int, log: Path, **environment: str) -> Iterator[None]:
+def printed(example: str, seconds: float = 60) -> str:
+    """What an example prints offline."""
+    ran = subprocess.run(
+        [sys.executable, str(EXAMPLES / example), "--offline"],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def running(bot: Path, port: int, log: Path, **environment: str) -> AbstractContextManager[None]:
     """A bot with Pipecat's runner, for the time of a `with` block."""
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, bot.name, "--host", "127.0.0.1", "--port", str(port)],
-            cwd=bot.parent,
-            env={**os.environ, **environment},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-    try:
-        deadline = time.monotonic() + 90
-        while True:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.2)
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            process.kill()
+    command = [sys.executable, bot.name, "--host", "127.0.0.1", "--port", str(port)]
+    return listening(command, port, log, 90, bot.parent, **environment)
 
 
 def evaluate(scenario: Path, port: int, logs: Path, **environment: str) -> tuple[int, str]:

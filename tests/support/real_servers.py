@@ -3,13 +3,9 @@
 import contextlib
 import gc
 import json
-import os
 import re
 import secrets
-import socket
-import subprocess
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +18,7 @@ from mistral_common.integrations.chat_templates.chat_templates import (
     convert_tokenizer_to_chat_template,
 )
 from ports import free_port
+from processes import listening
 
 from mistral_service.local.engine import _quiet
 
@@ -98,45 +95,6 @@ def litellm_proxy(folder: Path, models: Mapping[str, Mapping[str, Any]]) -> Iter
     # Prices come with the package; nothing is fetched.
     with listening(command, port, log, 150, LITELLM_LOCAL_MODEL_COST_MAP="True"):
         yield Server(f"http://127.0.0.1:{port}/v1", key)
-
-
-@contextlib.contextmanager
-def listening(
-    command: Sequence[str], port: int, log: Path, seconds: float, **environment: str
-) -> Iterator[None]:
-    """Run a program until the end of the block, which begins when it listens.
-
-    Args:
-        command: The program and its arguments.
-        port: Its port, on the loopback.
-        log: Where its words go; its folder is the program's.
-        seconds: How long it may take to listen.
-        **environment: What to add to the environment.
-    """
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, **environment},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            cwd=log.parent,
-        )
-    try:
-        deadline = time.monotonic() + seconds
-        while True:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.05)
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(timeout=10)
 
 
 def some_histories(

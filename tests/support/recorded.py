@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from scale_redis import RedisServer, redis
 from waiting import until
 
 from mistral_service import MistralLLMService
+from mistral_service.reply.calls import CallLedger
 from mistral_service.scale.progress import Sent
 from mistral_service.scale.recorder import CallRecorder
 from mistral_service.scale.recorders import CallRecorders
@@ -36,6 +38,16 @@ STORY = "Once upon a time there was a king who had three daughters and no peace 
 
 
 __all__ = ["redis"]  # a fixture that comes along
+
+
+def service(**settings: Any) -> Any:
+    """What a recorder sees of a service."""
+
+    async def update(delta: Any) -> None:
+        pass
+
+    given = MistralLLMService.Settings(model="mistral-small-latest", **settings)
+    return SimpleNamespace(ledger=CallLedger(), _settings=given, _update_settings=update)
 
 
 @pytest.fixture

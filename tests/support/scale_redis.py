@@ -8,7 +8,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from types import TracebackType
 
 import pytest
 from ports import free_port
@@ -65,12 +64,7 @@ class RedisServer:
     def __enter__(self) -> "RedisServer":
         return self.start()
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self.kill()
         self._home.cleanup()

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from types import TracebackType
 
 
 class Wire:
@@ -42,12 +41,7 @@ class Wire:
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
         for pump in list(self._pumps):

@@ -6,7 +6,7 @@ import pytest
 from real_vllm import KEY, MODEL, Vllm
 
 from mistral_service import MistralClient, MistralError, Reason
-from mistral_service.wire.endpoint import endpoint_of, forget_endpoints
+from mistral_service.wire.endpoint import endpoint_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -30,11 +30,6 @@ SETTINGS: dict[str, Any] = {
     "parallel_tool_calls": False,
     "response_format": {"type": "text"},
 }
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_known() -> None:
-    forget_endpoints()
 
 
 async def test_it_is_recognised_by_its_list_of_models(vllm: Vllm):

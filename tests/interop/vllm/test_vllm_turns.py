@@ -51,11 +51,6 @@ def service(base_url: str, **settings: Any) -> MistralLLMService:
     )
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_known() -> None:
-    forget_endpoints()
-
-
 @pytest.fixture
 async def road(vllm: Vllm) -> AsyncIterator[Road]:
     async with Road(vllm.base_url) as road:
