@@ -6,7 +6,7 @@ from typing import Any, Protocol, Self
 
 from mistral_service.client.parameters import ChatParameters, SamplingParameters
 from mistral_service.conversation.continued import continued
-from mistral_service.conversation.conversion import Conversion, ToolFault
+from mistral_service.conversation.conversion import Conversion
 from mistral_service.conversation.images import has_images
 from mistral_service.conversation.parts import text_of
 from mistral_service.conversation.rules import apply_rules
@@ -30,14 +30,11 @@ class ClientRequest(Conversation, Protocol):
         ...
 
     def params(self, model: str, parts: frozenset[str] | None) -> tuple[dict[str, Any], Conversion]:
-        """The parameters of the request, and what the rules did.
+        """The parameters of the request to a model, and what the rules did.
 
         Args:
             model: The model that is asked.
             parts: The kinds of parts that the server knows; None for all of Mistral's.
-
-        Raises:
-            ToolsNotPassable: If there are more tools than Mistral takes.
         """
         ...
 
@@ -103,23 +100,10 @@ class Chat:
             conversion.prefix = text_of(sent[-1].get("content"))
         return {"model": model, "messages": sent, "tools": offered.tools, **params}, conversion
 
-    def unreported(self, reported: set[ToolFault]) -> list[ToolFault]:
-        """What is wrong with tools, as far as it was not reported before."""
-        faults = convert_tools(self.asking.get("tools") or []).faults
-        new = [fault for fault in faults if fault not in reported]
-        reported.update(new)
-        return new
-
 
 @dataclass(frozen=True, slots=True)
 class Fim:
-    """Code with a gap.
-
-    Parameters:
-        prompt: The code before.
-        suffix: The code after.
-        sampling: How the rest is chosen.
-    """
+    """Code with a gap, between a prompt and a suffix."""
 
     prompt: str
     suffix: str | None

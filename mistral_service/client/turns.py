@@ -29,12 +29,6 @@ class Turns:
     """Runs the turns of a client."""
 
     def __init__(self, router: Router, options: TurnOptions) -> None:
-        """Run turns.
-
-        Args:
-            router: Chooses whom to ask.
-            options: How turns run.
-        """
         self._router = router
         self._options = options
         self._pace = Pace()
@@ -44,13 +38,6 @@ class Turns:
         """Ask, and wait for the end of the reply.
 
         It is streamed all the same: only so a connection that has died differs from a long reply.
-
-        Args:
-            asked: What is asked.
-            model: The model.
-
-        Raises:
-            MistralError: If there is no reply within the limits.
         """
         output, observer = _Collected(), _Observer()
         runner = self._runner(asked, model, output, observer, _WholeReader)
@@ -69,13 +56,6 @@ class Turns:
 
         A reply that is cut goes on after its words, where it can; otherwise the fault is raised
         once there were words: what was given away cannot be taken back.
-
-        Args:
-            asked: What is asked.
-            model: The model.
-
-        Raises:
-            MistralError: If there is no reply within the limits, or it breaks.
         """
         output, observer = _Streamed(), _Observer()
         runner = self._runner(asked, model, output, observer)
