@@ -56,10 +56,10 @@ class Requests:
                     if error is None:
                         raise
                     error = self._router.with_other_cause(_ROUTE, error)
-                    again = attempts.after(error, now())
-                    if again is None:
+                    delay = attempts.after(error, now())
+                    if delay is None:
                         raise error from None
-                    await asyncio.sleep(again.delay)
+                    await asyncio.sleep(delay)
                 else:
                     self._router.answered(_ROUTE)
                     return answer

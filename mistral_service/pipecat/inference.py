@@ -98,10 +98,10 @@ class Inference:
                 if admission is not None and estimate is not None:
                     admission.record_failure(estimate, error)
                 _, moved = self._router.failed(route, error, needs)
-                again = attempts.after(error, now(), moved=moved)
-                if again is None:
+                delay = attempts.after(error, now(), moved=moved)
+                if delay is None:
                     raise self._router.final_error(route, error) from None
-                await asyncio.sleep(again.delay)
+                await asyncio.sleep(delay)
                 continue
             finally:
                 if client is not self._router.client(route):

@@ -39,11 +39,6 @@ class Attempt(Generic[C]):
     """Sends a request, and writes what comes as it comes."""
 
     def __init__(self, ports: TurnPorts[C]) -> None:
-        """Make attempts for one service.
-
-        Args:
-            ports: What its turns are made with.
-        """
         self._ports = ports
         self._router = ports.router
         self._output = ports.output

@@ -84,13 +84,7 @@ class Routes:
         return now < max(health.until, self._shut_until.get(route.endpoint, 0.0))
 
     def failed(self, route: Route, error: MistralError, now: float) -> None:
-        """Record that a request failed.
-
-        Args:
-            route: Where it went.
-            error: What came of it; what is wrong with one request says nothing about a route.
-            now: The time.
-        """
+        """Record that a request failed; what is wrong with it alone says nothing about a route."""
         if error.reason in _SHUT:
             self._shut_until[route.endpoint] = now + _LONG_REST
             self._of(route).error = error

@@ -25,11 +25,6 @@ class TurnRunner(Generic[C]):
     """Runs the turns of one service."""
 
     def __init__(self, ports: TurnPorts[C]) -> None:
-        """Run turns.
-
-        Args:
-            ports: What they are made with.
-        """
         self._ports = ports
         self._attempt = Attempt(ports)
         self._router = ports.router
@@ -39,9 +34,6 @@ class TurnRunner(Generic[C]):
 
     async def run(self, conversation: C) -> AttemptResult | None:
         """Ask until there is speech or an action.
-
-        Args:
-            conversation: What is asked.
 
         Returns:
             The reply that ended the turn; None where another machine has answered already.
@@ -173,15 +165,15 @@ class TurnRunner(Generic[C]):
         turn.route, moved = self._router.failed(failed, error, needs)
         done = self._go_on(turn)
         silent_since = turn.silence.since if done == "resumed" else None
-        again = done and turn.attempts.after(error, now(), silent_since=silent_since, moved=moved)
-        if not done or again is None:
+        delay = turn.attempts.after(error, now(), silent_since=silent_since, moved=moved)
+        if done is None or delay is None:
             raise self._router.final_error(failed, error) from None
         await self._attempt.handled(
             turn,
             error,
-            Handled("moved" if moved else done, turn.attempts.made, again.delay, turn.route.model),
+            Handled("moved" if moved else done, turn.attempts.made, delay, turn.route.model),
         )
-        await asyncio.sleep(again.delay)
+        await asyncio.sleep(delay)
 
     async def _end_without_answer(
         self, reply: AttemptResult, plan: Plan, turn: TurnState[C]
