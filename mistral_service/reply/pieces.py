@@ -148,18 +148,13 @@ _Key = tuple[str, int | None] | str | int | None
 
 
 class CallPieces:
-    """The calls of one reply, while they arrive.
+    """The calls of one reply, while they arrive: at most `most`.
 
     Attributes:
         left_out: Calls beyond the limit of a reply.
     """
 
     def __init__(self, most: int) -> None:
-        """Prepare for one reply.
-
-        Args:
-            most: The maximum number of calls.
-        """
         self.left_out = 0
         self._most = most
         self._calls: list[_Call] = []
@@ -204,11 +199,7 @@ class CallPieces:
         self._last = call
 
     def finish(self, without_arguments: str) -> list[ToolCall]:
-        """The calls, in the order in which they began.
-
-        Args:
-            without_arguments: The arguments of a call that has none.
-        """
+        """The calls, in the order in which they began; `without_arguments` for missing ones."""
         return [
             ToolCall(call.id, call.name, str(call.arguments).strip() or without_arguments)
             for call in self._calls
@@ -244,12 +235,7 @@ class CallPieces:
 
 
 def without_duplicates(written: Sequence[ToolCall], sent: Sequence[ToolCall]) -> list[ToolCall]:
-    """The calls in the text of a reply, without those that were also sent as calls.
-
-    Args:
-        written: The calls in the text.
-        sent: The calls that the server sent as such.
-    """
+    """The calls in the text of a reply, without those that were also sent as calls."""
     if not written:
         return []
     unmatched = [(call.id, call.name, _value(call.arguments)) for call in sent]

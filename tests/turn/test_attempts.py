@@ -12,8 +12,7 @@ from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 
 from mistral_service.local import LocalMistral, Reply
 from mistral_service.local.pieces import Delta, Headers, Wait
-from mistral_service.reply.overlap import Overlap
-from mistral_service.reply.prefix import RepeatedPrefix
+from mistral_service.reply.continuation import Overlap, RepeatedPrefix
 from mistral_service.turn.retries import Attempts, Handled, Limits
 from mistral_service.wire.errors import MistralError, Reason
 
