@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from mistral_service.client.parameters import ChatParameters, SamplingParameters
 from mistral_service.conversation.continued import continued
@@ -11,7 +11,6 @@ from mistral_service.conversation.images import has_images
 from mistral_service.conversation.parts import text_of
 from mistral_service.conversation.rules import apply_rules
 from mistral_service.conversation.tools import convert_tools
-from mistral_service.turn.conversation import Conversation
 from mistral_service.turn.router import Needs
 from mistral_service.wire.client import CHAT
 from mistral_service.wire.request import function_names
@@ -19,24 +18,6 @@ from mistral_service.wire.request import function_names
 _FIM = "/fim/completions"
 
 Message = Mapping[str, Any]
-
-
-class ClientRequest(Conversation, Protocol):
-    """A conversation that becomes a request."""
-
-    @property
-    def path(self) -> str:
-        """The endpoint."""
-        ...
-
-    def params(self, model: str, parts: frozenset[str] | None) -> tuple[dict[str, Any], Conversion]:
-        """The parameters of the request to a model, and what the rules did.
-
-        Args:
-            model: The model that is asked.
-            parts: The kinds of parts that the server knows; None for all of Mistral's.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +66,12 @@ class Chat:
         return replace(self, asking={**self.asking, "tool_choice": "none"})
 
     def params(self, model: str, parts: frozenset[str] | None) -> tuple[dict[str, Any], Conversion]:
-        """The parameters of the request, and what the rules did."""
+        """The parameters of the request to a model, and what the rules did.
+
+        Args:
+            model: The model that is asked.
+            parts: The kinds of parts that the server knows; None for all of Mistral's.
+        """
         params: dict[str, Any] = {**self.asking}
         offered = convert_tools(params.pop("tools", None) or [])
         if "tool_choice" in params:
@@ -129,3 +115,6 @@ class Fim:
         """The parameters of the request."""
         asked = {"model": model, "prompt": self.prompt, "suffix": self.suffix, **self.sampling}
         return asked, Conversion()
+
+
+ClientRequest = Chat | Fim

@@ -5,58 +5,33 @@ _BOM = "\ufeff"
 
 
 class Continuation:
-    """Removes what a reply repeats.
+    """Removes what a reply repeats: all of the prefix, or words before the cut.
 
-    Whether the server continues exactly at the end of a prefix is `exact`.
+    If the last message of a request is an assistant message with `prefix: true`, the reply begins
+    with its text. The caller has heard it already, so it is not spoken again.
     """
 
     def __init__(self, prefix: str, cut: str, *, exact: bool) -> None:
+        self._prefix = prefix  # empty once the reply has repeated it, or cannot any longer
+        self._held = ""
         # A server that supports prefixes repeats them exactly.
-        self._prefix = RepeatedPrefix(prefix)
+        self._repeated = False
         self._overlap = Overlap(cut, in_words=not prefix, exact=exact)
 
     def feed(self, text: str) -> str:
         """Take a piece of the reply; returns what is new in it."""
-        return self._joined(self._prefix.feed(text))
+        if self._prefix:
+            self._held += text
+            if len(self._held) < len(self._prefix) and self._prefix.startswith(self._held):
+                return ""
+            self._repeated = self._held.startswith(self._prefix)
+            text = self._held.removeprefix(self._prefix)
+            self._prefix = self._held = ""
+        return text if self._repeated else self._overlap.feed(text)
 
     def finish(self) -> str:
         """Take the end of the reply; returns what was held back."""
-        return self._joined(self._prefix.finish()) + self._overlap.finish()
-
-    def _joined(self, text: str) -> str:
-        return text if self._prefix.repeated else self._overlap.feed(text)
-
-
-class RepeatedPrefix:
-    """Removes the prefix from a reply that repeats it; any other passes unchanged.
-
-    If the last message of a request is an assistant message with `prefix: true`, the reply begins
-    with its text. The caller has heard it already, so it is not spoken again.
-
-    Attributes:
-        repeated: Whether the reply has repeated the prefix.
-    """
-
-    def __init__(self, prefix: str) -> None:
-        self.repeated = False
-        self._expected = prefix
-        self._held = ""
-
-    def feed(self, text: str) -> str:
-        """Take a piece of the reply; returns what is certain to be no repetition."""
-        if not self._expected:
-            return text
-        self._held += text
-        expected = self._expected
-        if len(self._held) < len(expected) and expected.startswith(self._held):
-            return ""
-        self.repeated = self._held.startswith(expected)
-        return self.finish().removeprefix(expected)
-
-    def finish(self) -> str:
-        """Take the end of the reply; returns what was held back, if it is no complete prefix."""
-        held, self._held, self._expected = self._held, "", ""
-        return held
+        return self._overlap.feed(self._held) + self._overlap.finish()
 
 
 class Overlap:

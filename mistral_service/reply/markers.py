@@ -68,12 +68,8 @@ _DROPPED = (
     *("<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<|tool_call|>", "<|endofprompt|>"),
     *("<start_of_turn>model", "<|im_start|>assistant", "<<SYS>>", "<</SYS>>"),
     *("<|start_header_id|>assistant<|end_header_id|>", "<|start|>assistant"),
-    *(
-        "<｜end▁of▁sentence｜>",
-        "<｜begin▁of▁sentence｜>",
-        "<｜Assistant｜>",
-        "<|END_OF_TURN_TOKEN|>",
-    ),
+    "<|END_OF_TURN_TOKEN|>",
+    *("<｜end▁of▁sentence｜>", "<｜begin▁of▁sentence｜>", "<｜Assistant｜>"),
     *(f"</{tag}>" for tag in _CALL_TAGS),
 )
 

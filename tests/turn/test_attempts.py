@@ -12,7 +12,7 @@ from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 
 from mistral_service.local import LocalMistral, Reply
 from mistral_service.local.pieces import Delta, Headers, Wait
-from mistral_service.reply.continuation import Overlap, RepeatedPrefix
+from mistral_service.reply.continuation import Continuation, Overlap
 from mistral_service.turn.retries import Attempts, Handled, Limits
 from mistral_service.wire.errors import MistralError, Reason
 
@@ -143,7 +143,7 @@ def test_a_repeated_prefix_is_taken_out_and_nothing_else(prefix: str, rest: str,
     for reply, new in ((prefix + rest, rest), ("§" + rest, "§" + rest)):
         if reply.startswith("§") and prefix.startswith("§"):
             continue
-        repeated = RepeatedPrefix(prefix)
+        repeated = Continuation(prefix, "", exact=False)
         pieces = [reply[i : i + size] for i in range(0, len(reply), size)]
         assert "".join(map(repeated.feed, pieces)) + repeated.finish() == new
 
