@@ -168,9 +168,8 @@ class CallLedger:
         for call in calls:
             key = key_of(call.name, call.arguments)
             entry = self._entries.get(call.id or "")
-            known = entry is not None and (entry.name, entry.arguments) == key
             synthetic: str | None = None
-            if known and entry is not None and call.id is not None:
+            if call.id and entry is not None and (entry.name, entry.arguments) == key:
                 if any(p.id == call.id for p in planned):
                     continue
                 if call.id in in_flight:
@@ -191,7 +190,8 @@ class CallLedger:
             if synthetic is None and self.repeated_calls == "reuse":
                 if any((p.name, p.canonical) == key for p in planned):
                     continue
-                synthetic = self._result_of(key)
+                equal = (e for e in self._entries.values() if (e.name, e.arguments) == key)
+                synthetic = next((e.result for e in equal if e.this_turn and e.result), None)
             failure = failure or synthetic
             free = call.id and entry is None and call.id not in self._taken
             call_id = call.id if call.id and free else self._new_id()
@@ -283,17 +283,6 @@ class CallLedger:
         planned = PlannedCall(self._new_id(), name, {}, result)
         self._entries[planned.id] = _Entry(name, "{}")
         return planned
-
-    def _result_of(self, key: Key) -> str | None:
-        """The result of an equal call of this turn."""
-        return next(
-            (
-                entry.result
-                for entry in self._entries.values()
-                if entry.this_turn and (entry.name, entry.arguments) == key and entry.result
-            ),
-            None,
-        )
 
     def _bounded(
         self,

@@ -100,10 +100,6 @@ class _Call:
         self.name = ""
         self.arguments = _Arguments()
 
-    def has_index_of(self, piece: ToolCallDelta) -> bool:
-        """Whether the indices, if both exist, are equal."""
-        return piece.index is None or self.index is None or piece.index == self.index
-
     def is_named_by(self, piece: ToolCallDelta) -> bool:
         """Whether a piece with this call's id belongs to it: a name comes before arguments.
 
@@ -113,7 +109,7 @@ class _Call:
 
     def takes(self, piece: ToolCallDelta) -> bool:
         """Whether a piece belongs to this call, and does not begin another."""
-        if not self.has_index_of(piece):
+        if piece.index not in (None, self.index) and self.index is not None:
             return False
         if not piece.name:
             # Later pieces have no name; whatever their id, they belong here.

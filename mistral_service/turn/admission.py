@@ -42,7 +42,13 @@ class Admission:
         self._goes_on = False
 
     def estimate(
-        self, client: AsyncOpenAI, model: str, conversation: Conversation, *, aside: bool = False
+        self,
+        client: AsyncOpenAI,
+        model: str,
+        conversation: Conversation,
+        *,
+        aside: bool = False,
+        hedges: bool = False,
     ) -> RequestEstimate:
         """Describe a request; one that is asked `aside` says nothing about the next turn's cost."""
         tokens = None if aside else self._cost
@@ -53,7 +59,7 @@ class Admission:
             _account_of(client),
             model,
             _tokens(conversation) if tokens is None else tokens + _GROWTH,
-            Rank.TURN if goes_on else Rank.NEW_CALL,
+            Rank.HEDGE if hedges else Rank.TURN if goes_on else Rank.NEW_CALL,
             "" if aside else self._caller,
         )
 
@@ -71,10 +77,6 @@ class Admission:
             raise
         if estimate.caller:
             self._waits = None
-
-    def has_headroom(self, estimate: RequestEstimate) -> bool:
-        """Whether the rate limiter would probably let a request go out."""
-        return self.rate_limiter.has_headroom(estimate)
 
     def release(self) -> None:
         """Give up the place in the queue: the turn is over, however it ended."""

@@ -112,8 +112,7 @@ class Routes:
 
     def last_error(self, route: Route) -> MistralError | None:
         """Why a route rests, or failed last; None if it answered."""
-        health = self._health.get(route)
-        return health.error if health is not None else None
+        return self._health.get(route, _WELL).error
 
     def _of(self, route: Route) -> _Health:
         return self._health.setdefault(route, _Health())
