@@ -303,7 +303,7 @@ _CHECKS = {name: TypeAdapter[Any](kind) for name, (kind, _) in ALLOWED.items()}
 
 
 def _has_its_type(name: str, value: Any) -> bool:
-    """Whether a value may be that of a setting by its type; one that is not given may be."""
+    """Whether a value is not given, or has the type of its setting."""
     if value is None or isinstance(value, UNSET):
         return True
     try:

@@ -114,7 +114,7 @@ class MarkupReader:
         return events
 
     def typed_thought(self) -> list[Event]:
-        """Record that the server sends thoughts as such, so that what was assumed to be is text."""
+        """Learn that the server sends thoughts as such; returns the text that was taken for one."""
         self.begins_in_thought = False
         if self._assumed_thought is None:
             return []
@@ -230,11 +230,7 @@ class MarkupReader:
         self._events = [Thought(e.text) if isinstance(e, Text) else e for e in self._events]
 
     def _begins_data(self, final: bool) -> bool | None:
-        """A reply that begins as a JSON object is data, in which markers have no meaning.
-
-        Returns:
-            As a step does; None if it is no JSON object.
-        """
+        """Read a JSON object at the beginning as data, without markers; None if there is none."""
         text = self._buffer.lstrip()
         if not text.startswith("{"):
             return None
@@ -324,11 +320,7 @@ class MarkupReader:
         return True
 
     def _call_without_marker(self, final: bool) -> bool | None:
-        """A reply that begins with a call, whose marker the server has removed.
-
-        Returns:
-            As a step does; None if it is no call.
-        """
+        """Begin a call whose marker the server has removed; None if there is none."""
         if not self._offered:
             return None
         text = self._buffer.lstrip()

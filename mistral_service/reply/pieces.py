@@ -144,14 +144,10 @@ _Key = tuple[str, int | None] | str | int | None
 
 
 class CallPieces:
-    """The calls of one reply, while they arrive: at most `most`.
-
-    Attributes:
-        left_out: Calls beyond the limit of a reply.
-    """
+    """The calls of one reply, at most `most`, while they arrive."""
 
     def __init__(self, most: int) -> None:
-        self.left_out = 0
+        self.left_out = 0  # calls beyond that
         self._most = most
         self._calls: list[_Call] = []
         # The same by id, by index, and by both, so that no piece needs a linear search. A call
@@ -195,7 +191,7 @@ class CallPieces:
         self._last = call
 
     def finish(self, without_arguments: str) -> list[ToolCall]:
-        """The calls, in the order in which they began; `without_arguments` for missing ones."""
+        """The calls in the order of their beginning; `without_arguments` is for missing ones."""
         return [
             ToolCall(call.id, call.name, str(call.arguments).strip() or without_arguments)
             for call in self._calls

@@ -59,12 +59,7 @@ class Rounds:
 
 
 def key_of(name: str, arguments: Any) -> Key:
-    """The canonical form of a call, equal for equal calls: `1` and `1.0` are the same.
-
-    Args:
-        name: The function's name.
-        arguments: Its arguments, as JSON text or by name.
-    """
+    """What equal calls share, `1` and `1.0` alike; the arguments are JSON text or by name."""
     if not isinstance(arguments, str):
         arguments = json.dumps(arguments)
     found = _read(arguments, _CANONICAL)

@@ -9,7 +9,7 @@ _MAX = 1000
 
 
 class Templates:
-    """Stores how the last replies of each endpoint's address and model's name began."""
+    """Stores how the last replies began, by the endpoint's address and the model's name."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], bool] = {}

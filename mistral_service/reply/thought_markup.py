@@ -33,11 +33,7 @@ class ThoughtMarkup:
         return bool(self._quoted)
 
     def read(self, text: str, *, final: bool) -> tuple[str, str]:
-        """Parse more text.
-
-        Args:
-            text: The text that the last call left, and the text that has arrived since.
-            final: Whether this is the end of the reply.
+        """Parse the text that the last call left, and the text that has arrived since.
 
         Returns:
             The text that certainly is thought, and the text that is not parsed yet.

@@ -118,14 +118,10 @@ def _calls_of(value: object) -> list[ToolCall]:
 
 
 class BareCalls:
-    """Distinguishes a call from text by its form and by its function's name.
-
-    Attributes:
-        pending: Whether the text of the last look is JSON that may become a call.
-    """
+    """Distinguishes a call from text by its form and by its function's name."""
 
     def __init__(self, offered: Collection[str]) -> None:
-        self.pending = False
+        self.pending = False  # the text of the last look is JSON that may become a call
         self._offered = offered
         self._extent = JsonExtent()
 

@@ -50,7 +50,7 @@ class Admission:
         aside: bool = False,
         hedges: bool = False,
     ) -> RequestEstimate:
-        """Describe a request; one that is asked `aside` says nothing about the next turn's cost."""
+        """Describe a request; the last turn's cost says nothing about one that is asked `aside`."""
         tokens = None if aside else self._cost
         # A call that comes from another machine has turns behind it.
         turns = sum(message.get("role") == "user" for message in conversation.messages)
@@ -64,7 +64,7 @@ class Admission:
         )
 
     async def acquire(self, estimate: RequestEstimate) -> None:
-        """Ask the rate limiter to let a request go out; raises the `HeldBack` of one that waits."""
+        """Ask the rate limiter to let a request go out; raises `HeldBack` where it has to wait."""
         try:
             await self.rate_limiter.acquire(estimate)
         except HeldBack as e:

@@ -21,7 +21,7 @@ def openai_client(
     project: str | None = None,
     default_headers: Mapping[str, str] | None = None,
 ) -> AsyncOpenAI:
-    """Make a client, as OpenAI's, whose connections are those of the process."""
+    """Make an OpenAI client whose connections are those of the process."""
     return AsyncOpenAI(
         api_key=api_key,
         base_url=base_url,

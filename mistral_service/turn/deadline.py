@@ -79,13 +79,7 @@ class Deadline:
 
 
 async def within(seconds: float, answer: Awaitable[T], what: str) -> T:
-    """Wait for the whole of an answer; one that takes longer is cancelled.
-
-    Args:
-        seconds: How long it may take.
-        answer: The answer.
-        what: What has not happened then, for the `MistralError`.
-    """
+    """Wait for an answer; one that takes longer is cancelled, and the error says `what` failed."""
     timeout = asyncio.timeout(seconds)
     try:
         async with timeout:

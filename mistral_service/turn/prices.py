@@ -68,10 +68,7 @@ Your own: `MistralLLMService(prices={**PRICES, "my-model": Price(1, 3)})`.
 def cost_of(usage: Usage, prices: Mapping[str, Price], *models: str) -> float | None:
     """What one request and its reply cost, in dollars; None if no name is on the price list.
 
-    Args:
-        usage: The tokens that Mistral has reported.
-        prices: The price list.
-        *models: The names that the model goes by, the most telling first.
+    The names that the model goes by are given the most telling first.
     """
     price = next((prices[model] for model in models if model in prices), None)
     return price.of(usage) if price is not None else None

@@ -33,13 +33,10 @@ class TurnRunner(Generic[C]):
         self._recorder = ports.recorder
 
     async def run(self, conversation: C) -> AttemptResult | None:
-        """Ask until there is speech or an action.
+        """Ask until there is speech or an action; a `MistralError` if the budget ends before.
 
         Returns:
             The reply that ended the turn; None where another machine has answered already.
-
-        Raises:
-            MistralError: If there is neither within the turn's budget.
         """
         resumed = None if self._recorder is None else await self._recorder.begin(conversation)
         if resumed is not None and not resumed.must_answer:
