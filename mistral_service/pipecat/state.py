@@ -44,6 +44,11 @@ class ServiceState:
         return self._private._tracing_enabled
 
     @property
+    def is_speculating(self) -> bool:
+        """Whether the turn that runs may not have ended: Pipecat withdraws it if it calls."""
+        return self._private._speculation_gate.is_speculating
+
+    @property
     def turn_markers(self) -> Sequence[str] | None:
         """The markers of a complete turn of the user, then those of incomplete ones.
 

@@ -63,6 +63,7 @@ class FunctionCalls:
             recorder: Records the conversation; None where it is not recorded.
             default_timeout: See `PendingCalls`.
         """
+        self._state = state
         self._service = state.service
         self._recorder = recorder
         self.ledger = CallLedger()
@@ -111,7 +112,7 @@ class FunctionCalls:
         if not calls:
             return
         self.ledger.rounds.called(spoke=spoke)
-        if self.registry.is_speculating:
+        if self._state.is_speculating:
             # Pipecat withdraws a speculative reply that calls; the confirmed turn calls anew.
             self.ledger.forget(calls)
         else:
@@ -175,7 +176,7 @@ class FunctionCalls:
             if message.get("role") == "tool"
         }
         calls = [call for call in calls if call.tool_call_id not in answered]
-        if not self.registry.is_speculating:
+        if not self._state.is_speculating:
             known = {*self._synthetic_results, *self.pending.idempotency_keys}
             await self._record(  # those that the bot itself calls
                 [

@@ -58,11 +58,6 @@ class FunctionRegistry:
         """Whether each result is answered as it comes, rather than all of a reply together."""
         return not self._service._group_parallel_tools
 
-    @property
-    def is_speculating(self) -> bool:
-        """Whether the turn is speculative: Pipecat withdraws it if it calls."""
-        return self._service._speculation_gate.is_speculating
-
     def create_task(
         self, work: Coroutine[Any, Any, None], name: str | None = None
     ) -> asyncio.Task[None]:
