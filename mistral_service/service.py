@@ -202,15 +202,8 @@ class MistralLLMService(OpenAILLMService):
         """Create the client of an endpoint; called when the service is made, once for each.
 
         Override it to set a proxy or certificates of your own: what you return is used as it is.
-        `cleanup()` closes it; of several services that share one, the last does.
-
-        Args:
-            api_key: The key.
-            base_url: Where the endpoint is.
-            organization: As in Pipecat's OpenAI service.
-            project: As in Pipecat's OpenAI service.
-            default_headers: Headers that every request carries.
-            **kwargs: Further arguments of the service, as Pipecat hands them on; unused.
+        `cleanup()` closes it; of several services that share one, the last does. The arguments are
+        those of Pipecat's OpenAI service, which also hands on others that are unused.
 
         Returns:
             The client; its connections are those of all services in the process.
@@ -256,19 +249,11 @@ class MistralLLMService(OpenAILLMService):
     def build_chat_completion_params(
         self, params_from_context: OpenAILLMInvocationParams
     ) -> dict[str, Any]:
-        """Make the parameters of a request, under Mistral's names; override it to change them.
-
-        Args:
-            params_from_context: `messages`, `tools` and `tool_choice`, made from the context.
-        """
+        """Make a request's parameters, under Mistral's names; override it to change them."""
         return self._requests.settings_params(params_from_context, self._service_tier)
 
     async def get_chat_completions(self, context: LLMContext) -> AsyncStream[ChatCompletionChunk]:
-        """Send the context to Mistral and wait for the reply to begin.
-
-        Args:
-            context: The conversation; left as it is.
-        """
+        """Send the context, which is left as it is, and wait for the reply to begin."""
         self._log_llm_response(context)
         retry_after = self._retry_timeout_secs if self._retry_on_timeout else None
         return await self._requests.open(context, retry_after=retry_after)

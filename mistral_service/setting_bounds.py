@@ -5,21 +5,43 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
 
-_Named = dict[Literal["type", "function"], Any]
+from mistral_service.wire.trees import object_of
 
-ALLOWED: dict[str, tuple[Any, str]] = {
+Allowed = tuple[Any, str]
+
+_FLAGS = (
+    *("safe_prompt", "parallel_tool_calls", "logprobs", "prompt_logprobs", "keep_thoughts"),
+    *("hedging", "images_of_last_turn_only"),
+    *("use_provider_thinking_default", "filter_incomplete_user_turns"),
+)
+_TIMES = (
+    *("connect_timeout", "first_token_timeout", "stall_timeout", "turn_timeout", "hedge_after"),
+    *("sentence_timeout", "slow_function_after", "inference_timeout"),
+)
+
+_Named = dict[Literal["type", "function"], Any]
+_STRING: Allowed = (str, "a string")
+_SAID: Allowed = (Annotated[str, Field(min_length=1)], "a string, or None")
+_PENALTY: Allowed = (Annotated[float, Field(ge=-2, le=2)], "a number from -2 to 2")
+
+
+def _whole(least: int, most: int | None = None, what: str = "a whole number") -> Allowed:
+    upper = "" if most is None else f" to {most:,}"
+    return Annotated[int, Field(ge=least, le=most)], f"{what} from {least:,}{upper}"
+
+
+ALLOWED: dict[str, Allowed] = {
     "model": (Annotated[str, Field(min_length=1)], "the name of a model"),
-    "system_instruction": (str, "a string"),
+    "system_instruction": _STRING,
     "temperature": (Annotated[float, Field(ge=0, le=1.5)], "a number from 0 to 1.5"),
     "top_p": (Annotated[float, Field(gt=0, le=1)], "a number above 0 and up to 1"),
-    "top_k": (Annotated[int, Field(ge=1)], "a whole number from 1"),
-    "max_tokens": (Annotated[int, Field(ge=1)], "a whole number from 1"),
-    "max_completion_tokens": (Annotated[int, Field(ge=1)], "a whole number from 1"),
-    "frequency_penalty": (Annotated[float, Field(ge=-2, le=2)], "a number from -2 to 2"),
-    "presence_penalty": (Annotated[float, Field(ge=-2, le=2)], "a number from -2 to 2"),
-    "seed": (Annotated[int, Field(ge=0)], "a whole number from 0"),
-    "random_seed": (Annotated[int, Field(ge=0)], "a whole number from 0"),
-    "safe_prompt": (bool, "True or False"),
+    "top_k": _whole(1),
+    "max_tokens": _whole(1),
+    "max_completion_tokens": _whole(1),
+    "frequency_penalty": _PENALTY,
+    "presence_penalty": _PENALTY,
+    "seed": _whole(0),
+    "random_seed": _whole(0),
     "response_format": (
         dict[str, Any],
         'a mapping whose type is "text", "json_object" or "json_schema", the last with a '
@@ -29,13 +51,10 @@ ALLOWED: dict[str, tuple[Any, str]] = {
         Literal["auto", "any", "required", "none"] | _Named,
         '"auto", "any", "required", "none" or {"type": "function", "function": {"name": …}}',
     ),
-    "parallel_tool_calls": (bool, "True or False"),
-    "min_tokens": (Annotated[int, Field(ge=0)], "a whole number from 0"),
+    "min_tokens": _whole(0),
     "repetition_penalty": (Annotated[float, Field(gt=0)], "a number above 0"),
-    "logprobs": (bool, "True or False"),
-    "top_logprobs": (Annotated[int, Field(ge=0)], "a whole number from 0"),
-    "prompt_logprobs": (bool, "True or False"),
-    "top_prompt_logprobs": (Annotated[int, Field(ge=0)], "a whole number from 0"),
+    "top_logprobs": _whole(0),
+    "top_prompt_logprobs": _whole(0),
     "reasoning_effort": (
         Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"],
         '"none" or "high" (models that Mistral hosts for others also know "minimal", "low", '
@@ -48,54 +67,28 @@ ALLOWED: dict[str, tuple[Any, str]] = {
     ),
     "stop": (str | list[str], "a string or a list of strings"),
     "n": (Literal[1], "1 (a voice speaks one reply)"),
-    "prompt_cache_key": (str, "a string"),
+    "prompt_cache_key": _STRING,
     "guardrails": (list[dict[str, Any]], "a list of mappings"),
     "service_tier": (Literal["auto", "standard_only"], '"auto" or "standard_only"'),
     "metadata": (dict[str, Any], "a mapping"),
-    "keep_thoughts": (bool, "True or False"),
     "repeated_calls": (Literal["run", "reuse"], '"run" or "reuse"'),
     "text_frames": (Literal["token", "clause"], '"token" or "clause"'),
-    **{
-        name: (Annotated[float, Field(gt=0, le=600)], "a number of seconds above 0, up to 600")
-        for name in (
-            "connect_timeout",
-            "first_token_timeout",
-            "stall_timeout",
-            "turn_timeout",
-            "hedge_after",
-            "sentence_timeout",
-            "slow_function_after",
-            "inference_timeout",
-        )
-    },
-    "max_attempts": (Annotated[int, Field(ge=1, le=10)], "a whole number from 1 to 10"),
-    "max_calls_per_reply": (Annotated[int, Field(ge=1, le=1000)], "a whole number from 1 to 1,000"),
-    "max_tool_rounds": (Annotated[int, Field(ge=1, le=1000)], "a whole number from 1 to 1,000"),
-    "hedging": (bool, "True or False"),
+    "max_attempts": _whole(1, 10),
+    "max_calls_per_reply": _whole(1, 1000),
+    "max_tool_rounds": _whole(1, 1000),
     "fallback_models": (list[Annotated[str, Field(min_length=1)]], "a list of model names"),
-    "max_images": (Annotated[int, Field(ge=0, le=8)], "a whole number from 0 to 8"),
-    "max_images_bytes": (
-        Annotated[int, Field(ge=1, le=80_000_000)],
-        "a whole number of bytes from 1 to 80,000,000",
+    "max_images": _whole(0, 8),
+    "max_images_bytes": _whole(1, 80_000_000, "a whole number of bytes"),
+    "max_context_images_bytes": _whole(1, 100_000_000_000, "a whole number of bytes"),
+    "max_image_pixels": _whole(1024, 67_108_864, "a whole number of pixels"),
+    "image_side": _whole(32, 10_000, "a whole number of pixels"),
+    "image_quality": _whole(1, 95),
+    "empty_reply_text": _SAID,
+    "slow_function_text": _SAID,
+    **dict.fromkeys(_FLAGS, (bool, "True or False")),
+    **dict.fromkeys(
+        _TIMES, (Annotated[float, Field(gt=0, le=600)], "a number of seconds above 0, up to 600")
     ),
-    "images_of_last_turn_only": (bool, "True or False"),
-    "max_context_images_bytes": (
-        Annotated[int, Field(ge=1, le=100_000_000_000)],
-        "a whole number of bytes from 1 to 100,000,000,000",
-    ),
-    "max_image_pixels": (
-        Annotated[int, Field(ge=1024, le=67_108_864)],
-        "a whole number of pixels from 1,024 to 67,108,864",
-    ),
-    "image_side": (
-        Annotated[int, Field(ge=32, le=10_000)],
-        "a whole number of pixels from 32 to 10,000",
-    ),
-    "image_quality": (Annotated[int, Field(ge=1, le=95)], "a whole number from 1 to 95"),
-    "empty_reply_text": (Annotated[str, Field(min_length=1)], "a string, or None"),
-    "use_provider_thinking_default": (bool, "True or False"),
-    "filter_incomplete_user_turns": (bool, "True or False"),
-    "slow_function_text": (Annotated[str, Field(min_length=1)], "a string, or None"),
 }
 
 SENT_AS_THEY_ARE = (
@@ -108,28 +101,19 @@ SENT_AS_THEY_ARE = (
 
 
 def is_well_formed(name: str, value: Any) -> bool:
-    """Whether a value has the form that its type does not say.
-
-    Args:
-        name: The setting.
-        value: What it was set to.
-    """
+    """Whether the value of a setting has the form that its type does not say."""
     if not isinstance(value, dict | list):
         return True
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
         return False
-    fields = _mapping(cast(Any, value))
+    fields = object_of(cast("object", value))
     if name == "response_format":
         if fields.get("type") != "json_schema":
             return fields.get("type") in ("text", "json_object")
-        schema = _mapping(fields.get("json_schema"))
+        schema = object_of(fields.get("json_schema"))
         return isinstance(schema.get("name"), str) and isinstance(schema.get("schema"), dict)
     if name == "tool_choice":
-        return bool(_mapping(fields.get("function")).get("name"))
+        return bool(object_of(fields.get("function")).get("name"))
     return True
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}

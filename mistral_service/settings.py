@@ -4,7 +4,7 @@ import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from openai._types import NotGiven as OpenAINotGiven
 from openai._types import Omit
@@ -15,8 +15,6 @@ from pydantic import TypeAdapter, ValidationError
 from mistral_service.conversation.conversion import ImageBudget
 from mistral_service.conversation.encoding import Form, model_image_side
 from mistral_service.reply.clauses import CLAUSE_TIMEOUT
-from mistral_service.reply.reader import MAX_CALLS
-from mistral_service.reply.rounds import MAX_ROUNDS
 from mistral_service.reply.speech import SENTENCE_TIMEOUT
 from mistral_service.setting_bounds import ALLOWED, is_well_formed
 from mistral_service.turn.retries import Limits
@@ -221,7 +219,7 @@ class MistralLLMSettings(OpenAILLMSettings):
         return 0.0 if self.text_frames == "token" else CLAUSE_TIMEOUT
 
     @classmethod
-    def initial(cls, model: str | None, given: "MistralLLMSettings | None") -> "MistralLLMSettings":
+    def initial(cls, model: str | None, given: Self | None) -> Self:
         """The initial settings of a service.
 
         Args:
@@ -231,9 +229,11 @@ class MistralLLMSettings(OpenAILLMSettings):
         Raises:
             BadSetting: If a value is not allowed.
         """
-        settings = cls.complete()
+        # Each of our fields has a value, None where it is unset.
+        settings = cls(model=model)
+        for name in {f.name for f in fields(cls)} - {f.name for f in fields(OpenAILLMSettings)}:
+            setattr(settings, name, None)
         settings.prompt_cache_key = f"pipecat-{uuid.uuid4().hex}"
-        settings.model = model if model is not None else settings.model
         if given is not None:
             settings.apply_update(given)
         # A bot that reads its model from an unset variable gets the default.
@@ -244,14 +244,6 @@ class MistralLLMSettings(OpenAILLMSettings):
     def models(self) -> tuple[str, list[str]]:
         """The bot's model, and the fallback models."""
         return str(self.model), given(self.fallback_models) or []
-
-    def calls_per_reply(self) -> int:
-        """Functions that one reply may call."""
-        return given(self.max_calls_per_reply, MAX_CALLS)
-
-    def rounds(self) -> int:
-        """Consecutive replies without words that may call functions."""
-        return given(self.max_tool_rounds, MAX_ROUNDS)
 
     def form(self) -> Form:
         """How images are encoded."""
@@ -274,14 +266,6 @@ class MistralLLMSettings(OpenAILLMSettings):
         """Bytes that all images in the context may have."""
         return given(self.max_context_images_bytes, MOST_IMAGES_BYTES)
 
-    @classmethod
-    def complete(cls) -> "MistralLLMSettings":
-        """Settings in which each of our fields has a value, None where it is unset."""
-        settings = cls(model=DEFAULT_MODEL)
-        for name in {f.name for f in fields(cls)} - {f.name for f in fields(OpenAILLMSettings)}:
-            setattr(settings, name, None)
-        return settings
-
 
 def _without_values(extra: Any) -> str:
     """Further fields of a request, without headers and the like, which may hold secrets."""
@@ -294,9 +278,6 @@ def _without_values(extra: Any) -> str:
 class _Redacted:
     def __repr__(self) -> str:
         return "the given value (redacted: it may be a secret)"
-
-
-_REDACTED = _Redacted()
 
 
 class BadSetting(ValueError):
@@ -321,6 +302,18 @@ class BadSetting(ValueError):
 _CHECKS = {name: TypeAdapter[Any](kind) for name, (kind, _) in ALLOWED.items()}
 
 
+def _has_its_type(name: str, value: Any) -> bool:
+    """Whether a value is not given, or has the type of its setting."""
+    if value is None or isinstance(value, UNSET):
+        return True
+    try:
+        # Strict: "0.5" is not a number and 1 is not a bool; an int is a number.
+        _CHECKS[name].validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
 def check_settings(settings: OpenAILLMSettings) -> None:
     """Check every given setting against the bounds of Mistral's API.
 
@@ -330,31 +323,15 @@ def check_settings(settings: OpenAILLMSettings) -> None:
     Raises:
         BadSetting: For the first value that is not allowed.
     """
-    for f in fields(settings):
-        value = getattr(settings, f.name)
-        if f.name not in _CHECKS or value is None or isinstance(value, UNSET):
-            continue
-        try:
-            # Strict: "0.5" is not a number and 1 is not a bool; an int is a number.
-            _CHECKS[f.name].validate_python(value, strict=True)
-        except ValidationError:
-            fits = False
-        else:
-            fits = is_well_formed(f.name, value)
-        if not fits:
-            raise BadSetting(f.name, value, ALLOWED[f.name][1])
+    for name in (f.name for f in fields(settings) if f.name in _CHECKS):
+        value = getattr(settings, name)
+        if not _has_its_type(name, value) or not is_well_formed(name, value):
+            raise BadSetting(name, value, ALLOWED[name][1])
     _check_extra(settings.extra)
 
 
 def check_update(delta: Any) -> None:
-    """Check an update of the settings against the bounds of Mistral's API.
-
-    Args:
-        delta: The settings that change.
-
-    Raises:
-        BadSetting: For the first value that is not allowed.
-    """
+    """Check an update as `check_settings` does; it cannot take the model away."""
     check_settings(delta)
     if delta.model is None:
         raise BadSetting("model", None, "the name of a model")
@@ -362,20 +339,15 @@ def check_update(delta: Any) -> None:
 
 def _check_extra(extra: dict[str, Any]) -> None:
     """Check the fields in `extra` that are settings, and the client's own options."""
-    known = {name: value for name, value in extra.items() if name in _CHECKS}
-    for name, value in known.items():
-        if value is None or isinstance(value, UNSET):
-            continue
-        try:
-            _CHECKS[name].validate_python(value, strict=True)
-        except ValidationError:
-            raise BadSetting(f"extra[{name!r}]", value, ALLOWED[name][1]) from None
+    for name, value in extra.items():
+        if name in _CHECKS and not _has_its_type(name, value):
+            raise BadSetting(f"extra[{name!r}]", value, ALLOWED[name][1])
     for name in ("extra_headers", "extra_query", "extra_body"):
         given: Any = extra.get(name)
         if given is None or isinstance(given, UNSET):
             continue
         if not isinstance(given, Mapping):
-            raise BadSetting(f"extra[{name!r}]", _REDACTED, "a mapping")
+            raise BadSetting(f"extra[{name!r}]", _Redacted(), "a mapping")
         if name == "extra_headers" and (header := bad_header(cast("Any", given))) is not None:
             allowed = "a header of ASCII characters, without line breaks"
-            raise BadSetting(f"extra[{name!r}][{header!r}]", _REDACTED, allowed)
+            raise BadSetting(f"extra[{name!r}][{header!r}]", _Redacted(), allowed)

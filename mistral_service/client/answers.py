@@ -1,17 +1,13 @@
-"""What the endpoints answer, typed."""
+"""What the endpoints answer, typed: a reply, a judgement."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall
 from mistral_service.wire.chunks import Usage
 from mistral_service.wire.errors import MistralError, Reason
-
-_FLOAT = 1e300
-
-Vector = list[float]
-"""The numbers of one text: 1,024 for `mistral-embed`, the length of the whole is 1."""
+from mistral_service.wire.trees import object_of, objects_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,60 +62,12 @@ class Moderation:
         return tuple(name for name, is_so in self.categories.items() if is_so)
 
 
-def vectors_of(reply: Mapping[str, Any], asked: int) -> list[Vector]:
-    """Read the answer to a request for vectors.
-
-    Args:
-        reply: The answer's object.
-        asked: How many texts the request had.
-
-    Returns:
-        A vector for each, in the order of the request, whatever the order of the answer.
-
-    Raises:
-        MistralError: If one is missing.
-    """
-    found: dict[int, Vector] = {}
-    for place, entry in enumerate(_objects(reply.get("data"))):
-        vector, index = entry.get("embedding"), entry.get("index", place)
-        if isinstance(vector, list) and _is_vector(cast("list[object]", vector)):
-            found[index if isinstance(index, int) else place] = cast("Vector", vector)
-    if sorted(found) != list(range(asked)):
-        raise MistralError(Reason.SERVER, f"it answered {asked} texts with {len(found)} vectors")
-    return [found[place] for place in range(asked)]
-
-
 def moderations_of(reply: Mapping[str, Any], asked: int) -> list[Moderation]:
-    """Read the answer to a request to judge.
-
-    Args:
-        reply: The answer's object.
-        asked: How many texts, or conversations, the request had.
-
-    Raises:
-        MistralError: If there are fewer answers, or more.
-    """
+    """The judgements of as many texts, or conversations, as were asked about."""
     found = [
-        Moderation(_object(entry.get("categories")), _object(entry.get("category_scores")))
-        for entry in _objects(reply.get("results"))
+        Moderation(object_of(entry.get("categories")), object_of(entry.get("category_scores")))
+        for entry in objects_of(reply.get("results"))
     ]
     if len(found) != asked:
         raise MistralError(Reason.SERVER, f"it judged {len(found)} of {asked} texts")
     return found
-
-
-def _objects(value: object) -> list[dict[str, Any]]:
-    items = cast("list[object]", value) if isinstance(value, list) else []
-    return [cast("dict[str, Any]", item) for item in items if isinstance(item, dict)]
-
-
-def _object(value: object) -> dict[str, Any]:
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
-def _is_vector(numbers: list[object]) -> bool:
-    """Whether a list has numbers and nothing else; an integer that no float can hold is none."""
-    kinds = set(map(type, numbers))
-    if not kinds or not kinds <= {int, float}:
-        return False
-    return int not in kinds or all(abs(cast("float", each)) < _FLOAT for each in numbers)

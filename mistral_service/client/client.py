@@ -4,20 +4,20 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, Unpack
 
 from loguru import logger
 
-from mistral_service.client.answers import Answer, Moderation, Vector, moderations_of
+from mistral_service.client.answers import Answer, Moderation, moderations_of
 from mistral_service.client.conversation import Chat, Fim, Message
 from mistral_service.client.form import M, form_of, read_as, read_json
 from mistral_service.client.parameters import ChatParameters, SamplingParameters
 from mistral_service.client.requests import Requests
 from mistral_service.client.turns import Turns
-from mistral_service.client.vectors import vectors
+from mistral_service.client.vectors import Vector, vectors
 from mistral_service.conversation.conversion import ToolFault, without
 from mistral_service.conversation.rules import apply_rules
+from mistral_service.conversation.tools import convert_tools
 from mistral_service.reply.events import Event
 from mistral_service.turn.clients import Clients, openai_client
 from mistral_service.turn.retries import Limits
@@ -131,12 +131,7 @@ class MistralClient:
     async def __aenter__(self) -> "MistralClient":
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -155,11 +150,8 @@ class MistralClient:
         Raises:
             MistralError: If it cannot be had.
         """
-
-        async def attempt(seconds: float) -> Catalogue:
-            return await fetch_models(self._main.client, seconds)
-
-        return await self._main.within_limits(attempt)
+        client = self._main.client
+        return await self._main.within_limits(lambda seconds: fetch_models(client, seconds))
 
     # --- chat -------------------------------------------------------------------------------------
 
@@ -185,7 +177,7 @@ class MistralClient:
             MistralError: If there is none; with the reason `EMPTY` if it says and calls nothing.
             ToolsNotPassable: If there are more tools than Mistral takes.
         """
-        request = replace(self._request(messages, asking), is_whole=True)
+        request = self._request(messages, asking, is_whole=True)
         return Answer.of(await self._chats.whole(request, model))
 
     async def stream_chat(
@@ -195,12 +187,7 @@ class MistralClient:
         model: str = "mistral-small-latest",
         **asking: Unpack[ChatParameters],
     ) -> AsyncGenerator[Event]:
-        """Ask for a reply and take it as it comes.
-
-        Args:
-            messages: As for `chat`.
-            model: As for `chat`.
-            **asking: As for `chat`.
+        """Ask for a reply as `chat` does, and take it as it comes.
 
         Yields:
             `Text` and `Thought` in order, every `ToolCall` whole, and a `Finish`
@@ -221,12 +208,7 @@ class MistralClient:
         model: str = "mistral-small-latest",
         **asking: Unpack[ChatParameters],
     ) -> Any:
-        """Ask for a reply in JSON mode. The messages should say that JSON is wanted, and which.
-
-        Args:
-            messages: As for `chat`.
-            model: As for `chat`.
-            **asking: As for `chat`.
+        """Ask as `chat` does, in JSON mode. The messages should say that JSON is wanted, and which.
 
         Returns:
             What the JSON says.
@@ -245,13 +227,9 @@ class MistralClient:
         model: str = "mistral-small-latest",
         **asking: Unpack[ChatParameters],
     ) -> M:
-        """Ask for a reply in the form of a pydantic model.
+        """Ask as `chat` does, for a reply in the form of a pydantic model.
 
-        Args:
-            form: The model; its JSON schema is sent, to be followed strictly.
-            messages: As for `chat`.
-            model: As for `chat`.
-            **asking: As for `chat`.
+        Its JSON schema is sent, to be followed strictly.
 
         Returns:
             An instance of the model.
@@ -297,13 +275,7 @@ class MistralClient:
         model: str = "codestral-latest",
         **sampling: Unpack[SamplingParameters],
     ) -> AsyncGenerator[Event]:
-        """Ask for what stands between two pieces of code, and take it as it comes.
-
-        Args:
-            prompt: As for `fim`.
-            suffix: As for `fim`.
-            model: As for `fim`.
-            **sampling: As for `fim`.
+        """Ask as `fim` does, and take the code as it comes.
 
         Yields:
             `Text` in order, and a `Finish`.
@@ -389,11 +361,14 @@ class MistralClient:
         reply = await self._main.one("/chat/moderations", {"model": model, "input": sent})
         return moderations_of(reply, 1)[0]
 
-    def _request(self, messages: Sequence[Message], asking: ChatParameters) -> Chat:
+    def _request(
+        self, messages: Sequence[Message], asking: ChatParameters, *, is_whole: bool = False
+    ) -> Chat:
         # Lists of our own: the caller's may change, or end, while the reply is waited for.
         if tools := asking.get("tools"):
             asking = {**asking, "tools": list(tools)}
-        chat = Chat(list(messages), asking)
-        for fault in chat.unreported(self._reported):
-            logger.warning(f"MistralClient: {fault}")
-        return chat
+            for fault in convert_tools(asking["tools"]).faults:
+                if fault not in self._reported:
+                    self._reported.add(fault)
+                    logger.warning(f"MistralClient: {fault}")
+        return Chat(list(messages), asking, is_whole)

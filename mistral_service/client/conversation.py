@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from mistral_service.client.parameters import ChatParameters, SamplingParameters
 from mistral_service.conversation.continued import continued
-from mistral_service.conversation.conversion import Conversion, ToolFault
+from mistral_service.conversation.conversion import Conversion
 from mistral_service.conversation.images import has_images
 from mistral_service.conversation.parts import text_of
 from mistral_service.conversation.rules import apply_rules
 from mistral_service.conversation.tools import convert_tools
-from mistral_service.turn.conversation import Conversation
 from mistral_service.turn.router import Needs
 from mistral_service.wire.client import CHAT
 from mistral_service.wire.request import function_names
@@ -19,27 +18,6 @@ from mistral_service.wire.request import function_names
 _FIM = "/fim/completions"
 
 Message = Mapping[str, Any]
-
-
-class ClientRequest(Conversation, Protocol):
-    """A conversation that becomes a request."""
-
-    @property
-    def path(self) -> str:
-        """The endpoint."""
-        ...
-
-    def params(self, model: str, parts: frozenset[str] | None) -> tuple[dict[str, Any], Conversion]:
-        """The parameters of the request, and what the rules did.
-
-        Args:
-            model: The model that is asked.
-            parts: The kinds of parts that the server knows; None for all of Mistral's.
-
-        Raises:
-            ToolsNotPassable: If there are more tools than Mistral takes.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +66,12 @@ class Chat:
         return replace(self, asking={**self.asking, "tool_choice": "none"})
 
     def params(self, model: str, parts: frozenset[str] | None) -> tuple[dict[str, Any], Conversion]:
-        """The parameters of the request, and what the rules did."""
+        """The parameters of the request to a model, and what the rules did.
+
+        Args:
+            model: The model that is asked.
+            parts: The kinds of parts that the server knows; None for all of Mistral's.
+        """
         params: dict[str, Any] = {**self.asking}
         offered = convert_tools(params.pop("tools", None) or [])
         if "tool_choice" in params:
@@ -103,23 +86,10 @@ class Chat:
             conversion.prefix = text_of(sent[-1].get("content"))
         return {"model": model, "messages": sent, "tools": offered.tools, **params}, conversion
 
-    def unreported(self, reported: set[ToolFault]) -> list[ToolFault]:
-        """What is wrong with tools, as far as it was not reported before."""
-        faults = convert_tools(self.asking.get("tools") or []).faults
-        new = [fault for fault in faults if fault not in reported]
-        reported.update(new)
-        return new
-
 
 @dataclass(frozen=True, slots=True)
 class Fim:
-    """Code with a gap.
-
-    Parameters:
-        prompt: The code before.
-        suffix: The code after.
-        sampling: How the rest is chosen.
-    """
+    """Code with a gap, between a prompt and a suffix."""
 
     prompt: str
     suffix: str | None
@@ -145,3 +115,6 @@ class Fim:
         """The parameters of the request."""
         asked = {"model": model, "prompt": self.prompt, "suffix": self.suffix, **self.sampling}
         return asked, Conversion()
+
+
+ClientRequest = Chat | Fim

@@ -20,12 +20,8 @@ _SCHEMAS = frozenset({"items", "prefixItems", "anyOf", "oneOf", "allOf", "additi
 def form_of(model: type[BaseModel]) -> dict[str, Any]:
     """The `response_format` that asks for a model's form.
 
-    Args:
-        model: The model.
-
-    Returns:
-        Its JSON schema, made strict: an object has all fields of the model, those with a default
-        too, and no other.
+    Its JSON schema is made strict: an object has all fields of the model, those with a default too,
+    and no other.
     """
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", model.__name__)[:64]
     schema = {"name": name, "schema": _strict(model.model_json_schema()), "strict": True}
@@ -33,15 +29,7 @@ def form_of(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def read_as(model: type[M], answer: Answer) -> M:
-    """Read a reply as a model.
-
-    Args:
-        model: The model.
-        answer: The reply.
-
-    Raises:
-        MistralError: If the reply is no such thing; it says what is wrong with it, and where.
-    """
+    """Read a reply as a model; a `MistralError` says what is wrong with it, and where."""
     try:
         return model.model_validate_json(_json_in(answer.text))
     except ValidationError as e:
@@ -49,11 +37,7 @@ def read_as(model: type[M], answer: Answer) -> M:
 
 
 def read_json(answer: Answer) -> Any:
-    """Read a reply as JSON.
-
-    Raises:
-        MistralError: If it is none.
-    """
+    """Read a reply as JSON; one that is none is a `MistralError`."""
     try:
         return decode(_json_in(answer.text))
     except ValueError as e:

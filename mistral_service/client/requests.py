@@ -11,7 +11,6 @@ from mistral_service.turn.retries import Attempts, Limits
 from mistral_service.turn.router import Router
 from mistral_service.turn.routes import Route
 from mistral_service.wire.client import error_of, fetch_object
-from mistral_service.wire.errors import MistralError
 
 T = TypeVar("T")
 
@@ -20,30 +19,18 @@ _ROUTE = Route("")
 
 
 class Requests:
-    """Asks one address.
+    """Asks one address; `turn/retries.py` decides whether a fault leads to another attempt.
 
-    Whether a fault leads to another attempt is decided where a call's turns decide it
-    (`turn/retries.py`).
+    The router knows whether the endpoint has accepted the key before.
     """
 
     def __init__(self, client: AsyncOpenAI, limits: Limits, router: Router) -> None:
-        """Prepare to ask.
-
-        Args:
-            client: The client whose connections, key and headers are used.
-            limits: How long a request may take, and how often it is tried.
-            router: Knows whether the endpoint has accepted the key before.
-        """
         self.client = client
         self._limits = limits
         self._router = router
 
     async def one(self, path: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask for one JSON object.
-
-        Raises:
-            MistralError: If there is none within the limits.
-        """
+        """Ask for one JSON object; a `MistralError` if there is none within the limits."""
 
         async def attempt(seconds: float) -> dict[str, Any]:
             connect = self._limits.connect
@@ -57,9 +44,6 @@ class Requests:
 
         Args:
             attempt: The attempt; it is called with the seconds that it may take.
-
-        Raises:
-            MistralError: If none succeeds.
         """
         attempts = Attempts(self._limits, now())
 
@@ -68,11 +52,14 @@ class Requests:
                 try:
                     answer = await attempt(attempts.first_token_within(now()))
                 except Exception as e:
-                    error = self._understood(e)
-                    again = attempts.after(error, now())
-                    if again is None:
+                    error = error_of(e, self.client)
+                    if error is None:
+                        raise
+                    error = self._router.with_other_cause(_ROUTE, error)
+                    delay = attempts.after(error, now())
+                    if delay is None:
                         raise error from None
-                    await asyncio.sleep(again.delay)
+                    await asyncio.sleep(delay)
                 else:
                     self._router.answered(_ROUTE)
                     return answer
@@ -80,10 +67,3 @@ class Requests:
         return await within(
             self._limits.whole, until_there_is_one(), "the whole reply did not come"
         )
-
-    def _understood(self, exception: Exception) -> MistralError:
-        """An exception as a `MistralError` without anything secret in it; others are raised."""
-        error = error_of(exception, self.client)
-        if error is None:
-            raise exception
-        return self._router.with_other_cause(_ROUTE, error)

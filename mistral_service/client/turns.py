@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from mistral_service.client.conversation import ClientRequest
 from mistral_service.conversation.conversion import Conversion
@@ -12,9 +12,8 @@ from mistral_service.reply.events import Event, Text, Thought, ToolCall
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.turn.deadline import now, within
 from mistral_service.turn.hedge import Pace
-from mistral_service.turn.ports import TurnPorts
+from mistral_service.turn.ports import Functions, Output, TurnObserver, TurnPorts
 from mistral_service.turn.race import Stream
-from mistral_service.turn.retries import Handled
 from mistral_service.turn.router import Router
 from mistral_service.turn.runner import TurnRunner
 from mistral_service.turn.state import AttemptResult, TurnOptions, TurnState
@@ -30,12 +29,6 @@ class Turns:
     """Runs the turns of a client."""
 
     def __init__(self, router: Router, options: TurnOptions) -> None:
-        """Run turns.
-
-        Args:
-            router: Chooses whom to ask.
-            options: How turns run.
-        """
         self._router = router
         self._options = options
         self._pace = Pace()
@@ -45,13 +38,6 @@ class Turns:
         """Ask, and wait for the end of the reply.
 
         It is streamed all the same: only so a connection that has died differs from a long reply.
-
-        Args:
-            asked: What is asked.
-            model: The model.
-
-        Raises:
-            MistralError: If there is no reply within the limits.
         """
         output, observer = _Collected(), _Observer()
         runner = self._runner(asked, model, output, observer, _WholeReader)
@@ -70,13 +56,6 @@ class Turns:
 
         A reply that is cut goes on after its words, where it can; otherwise the fault is raised
         once there were words: what was given away cannot be taken back.
-
-        Args:
-            asked: What is asked.
-            model: The model.
-
-        Raises:
-            MistralError: If there is no reply within the limits, or it breaks.
         """
         output, observer = _Streamed(), _Observer()
         runner = self._runner(asked, model, output, observer)
@@ -162,13 +141,15 @@ async def _answer(running: Awaitable[AttemptResult | None]) -> AttemptResult:
     return result
 
 
-class _Collected:
+class _Collected(Output):
     """Collects what a reply says."""
-
-    has_voice = False
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+
+    @property
+    def has_voice(self) -> bool:
+        return False
 
     def end_of_sentence(self, text: str) -> int:
         return 0
@@ -176,27 +157,15 @@ class _Collected:
     def is_speech(self, words: str) -> bool:
         return bool(words.strip())
 
-    def begin(self) -> None:
-        pass
-
     async def write_text(self, text: str) -> None:
         self.events.append(Text(text))
 
     async def write_thought(self, text: str, *, keep: bool = False) -> None:
         self.events.append(Thought(text))
 
-    async def flush(self) -> None:
-        pass
-
-    async def call_begins(self) -> None:
-        pass
-
     def discard(self) -> bool:
         self.events.clear()
         return True
-
-    def end(self) -> None:
-        pass
 
 
 class _Streamed(_Collected):
@@ -221,7 +190,7 @@ class _Streamed(_Collected):
         return False
 
 
-class _HandedCalls:
+class _HandedCalls(Functions[ClientRequest]):
     """Hands calls to the caller of the client, who runs them."""
 
     def begin(self, conversation: ClientRequest, options: TurnOptions) -> bool:
@@ -237,33 +206,13 @@ class _HandedCalls:
     ) -> Plan:
         return Plan([PlannedCall(call.id or "", call.name, {}) for call in calls])
 
-    def forget(self, calls: Sequence[PlannedCall]) -> None:
-        pass
 
-    async def start(
-        self, conversation: ClientRequest, calls: Sequence[PlannedCall], *, spoke: bool
-    ) -> None:
-        pass
-
-
-@dataclass
-class _Observer:
+class _Observer(TurnObserver[ClientRequest]):
     """Records what a turn took."""
 
-    usages: list[Usage] = field(default_factory=list[Usage])
-    is_plain: bool = False
-
-    async def on_begin(self) -> None:
-        pass
-
-    async def on_timeout(self) -> None:
-        pass
-
-    async def on_fault_handled(self, error: MistralError, handled: Handled) -> None:
-        pass
-
-    def on_model(self, name: str) -> None:
-        pass
+    def __init__(self) -> None:
+        self.usages: list[Usage] = []
+        self.is_plain = False
 
     async def on_end(self, turn: TurnState[ClientRequest]) -> None:
         self.usages = turn.usages

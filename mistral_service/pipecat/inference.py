@@ -8,7 +8,6 @@ from pipecat.processors.aggregators.llm_context import LLMContext
 from mistral_service.pipecat.conversation import ContextConversation
 from mistral_service.pipecat.requests import RequestBuilder
 from mistral_service.reply.events import Text
-from mistral_service.reply.prefix import RepeatedPrefix
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.turn.admission import Admission
 from mistral_service.turn.deadline import now, within
@@ -98,10 +97,10 @@ class Inference:
                 if admission is not None and estimate is not None:
                     admission.record_failure(estimate, error)
                 _, moved = self._router.failed(route, error, needs)
-                again = attempts.after(error, now(), moved=moved)
-                if again is None:
+                delay = attempts.after(error, now(), moved=moved)
+                if delay is None:
                     raise self._router.final_error(route, error) from None
-                await asyncio.sleep(again.delay)
+                await asyncio.sleep(delay)
                 continue
             finally:
                 if client is not self._router.client(route):
@@ -110,7 +109,7 @@ class Inference:
             if admission is not None and estimate is not None and chunk.usage is not None:
                 admission.rate_limiter.record_usage(estimate, chunk.usage.total_tokens)
             conversion = self._requests.conversion
-            prefix, reader = RepeatedPrefix(conversion.prefix), ReplyReader(conversion.offered)
+            reader = ReplyReader(conversion.offered)
             events = [*reader.feed(chunk), *reader.finish()]
             words = "".join(event.text for event in events if isinstance(event, Text))
-            return (prefix.feed(words) + prefix.finish()) or None
+            return words.removeprefix(conversion.prefix) or None

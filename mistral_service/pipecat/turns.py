@@ -13,6 +13,8 @@ from mistral_service.pipecat.metrics import report_turn, report_usage
 from mistral_service.pipecat.requests import RequestBuilder
 from mistral_service.pipecat.state import ServiceState
 from mistral_service.pipecat.tracing import trace_fault, trace_turn
+from mistral_service.reply.reader import MAX_CALLS
+from mistral_service.reply.rounds import MAX_ROUNDS
 from mistral_service.settings import MistralLLMSettings, given
 from mistral_service.turn.admission import Admission
 from mistral_service.turn.ports import TurnPorts
@@ -36,8 +38,8 @@ def turn_options(settings: MistralLLMSettings) -> TurnOptions:
         sentence_within=settings.sentence_within(),
         hedging=given(settings.hedging) is not False,
         hedge_after=given(settings.hedge_after),
-        most_calls=settings.calls_per_reply(),
-        most_rounds=settings.rounds(),
+        most_calls=given(settings.max_calls_per_reply, MAX_CALLS),
+        most_rounds=given(settings.max_tool_rounds, MAX_ROUNDS),
         repeated_calls="reuse" if settings.repeated_calls == "reuse" else "run",
         keep_thoughts=bool(given(settings.keep_thoughts)),
         empty_reply_text=given(settings.empty_reply_text),

@@ -26,20 +26,13 @@ class CallMarkup:
 
     Attributes:
         found: The calls, and unreadable markup. The caller takes them out.
-        opener: The marker.
+        opener: The marker; empty where the server has removed it.
         outcome: `pending` while more calls may follow. Then: `text` follows; or the marker was
             `no_call`, and text follows; or what follows has to be `skip`ped.
         skip_to: Where a `skip` ends; empty for the end of the reply.
-        inside: Whether the pending text belongs to a call.
     """
 
     def __init__(self, opener: str, offered: Collection[str]) -> None:
-        """Prepare for what one marker begins.
-
-        Args:
-            opener: The marker; empty where the server has removed it.
-            offered: The names of the functions that the request offers.
-        """
         self.found: list[ToolCall | Unreadable] = []
         self.outcome: Outcome = "pending"
         self.skip_to = ""
@@ -59,11 +52,7 @@ class CallMarkup:
         return self._step != self._more
 
     def read(self, text: str, *, final: bool) -> str:
-        """Parse more text.
-
-        Args:
-            text: What the last call returned, and the text that has arrived since.
-            final: Whether this is the end of the reply.
+        """Parse what the last call returned and the text that has arrived since.
 
         Returns:
             The text that is not parsed yet.
@@ -198,9 +187,8 @@ class CallMarkup:
         if marker is not None and marker.what == "fence":
             text = text[len(marker.text) :]
         elif marker is None and not grows:
-            text = self._buffer.lstrip(
-                "]}"
-            )  # surplus closing brackets are no text, other characters may be
+            # Surplus closing brackets are no text, other characters may be.
+            text = self._buffer.lstrip("]}")
         self._buffer, self.outcome = text, "text"
         return False
 

@@ -95,25 +95,17 @@ class CallLedger:
     Parameters:
         repeated_calls: `run` runs two calls of one turn that differ only by their id, `reuse`
             answers the second with the result of the first.
+        rounds: How often functions were called since the caller spoke.
     """
 
     repeated_calls: RepeatedCalls = "run"
+    rounds: Rounds = field(default_factory=Rounds)
     _entries: dict[str, _Entry] = field(default_factory=dict[str, _Entry])
     _taken: set[str] = field(default_factory=set[str])
     _failures_in_a_row: int = 0
-    _rounds: Rounds = field(default_factory=Rounds)
-
-    @property
-    def rounds(self) -> Rounds:
-        """How often functions were called since the caller spoke."""
-        return self._rounds
 
     def learn(self, messages: Sequence[Mapping[str, Any]]) -> None:
-        """Update the ledger with the calls and results in the context.
-
-        Args:
-            messages: The context's messages.
-        """
+        """Update the ledger with the calls and results in the context."""
         last_user = max(
             (index for index, message in enumerate(messages) if message.get("role") == "user"),
             default=-1,
@@ -158,7 +150,7 @@ class CallLedger:
         *,
         offered: Collection[str] | None = None,
     ) -> Plan:
-        """Decide which calls of one reply run.
+        """Decide which calls of one reply run; those of the plan count as started from now on.
 
         Args:
             calls: The calls, in order, with their ids and names as in the context.
@@ -167,9 +159,6 @@ class CallLedger:
             offered: The names, as in the context, of the functions that the request offered; None
                 if that is not known. A call that was written in the text only runs if its function
                 is among them.
-
-        Returns:
-            The plan. Its calls count as started from now on.
         """
         planned: list[PlannedCall] = []
         repeated: list[ToolCall] = []
@@ -179,9 +168,8 @@ class CallLedger:
         for call in calls:
             key = key_of(call.name, call.arguments)
             entry = self._entries.get(call.id or "")
-            known = entry is not None and (entry.name, entry.arguments) == key
             synthetic: str | None = None
-            if known and entry is not None and call.id is not None:
+            if call.id and entry is not None and (entry.name, entry.arguments) == key:
                 if any(p.id == call.id for p in planned):
                     continue
                 if call.id in in_flight:
@@ -196,13 +184,14 @@ class CallLedger:
                         entry.result or f"{call.name} was called before; its result is gone."
                     )
             synthetic = synthetic or _failure_of(call, offered)
-            if synthetic is None and self._rounds.repeated_too_often(key):
+            if synthetic is None and self.rounds.repeated_too_often(key):
                 repeated.append(call)
                 continue
             if synthetic is None and self.repeated_calls == "reuse":
                 if any((p.name, p.canonical) == key for p in planned):
                     continue
-                synthetic = self._result_of(key)
+                equal = (e for e in self._entries.values() if (e.name, e.arguments) == key)
+                synthetic = next((e.result for e in equal if e.this_turn and e.result), None)
             failure = failure or synthetic
             free = call.id and entry is None and call.id not in self._taken
             call_id = call.id if call.id and free else self._new_id()
@@ -215,7 +204,7 @@ class CallLedger:
             )
             running.add(call_id)
             self._entries[call_id] = _Entry(*key, repetition=repetition)
-        self._rounds.record_calls((p.name, p.canonical) for p in planned)
+        self.rounds.record_calls((p.name, p.canonical) for p in planned)
         if left_out and calls:
             planned.append(self._too_many(len(calls), left_out, calls[-1].name))
         return self._bounded(planned, repeated, waiting, failure)
@@ -236,11 +225,7 @@ class CallLedger:
         return entries[::-1]
 
     def restore(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Add the state of another ledger.
-
-        Args:
-            entries: What its `snapshot` returned.
-        """
+        """Add the state of another ledger: what its `snapshot` returned."""
         for entry in entries:
             known = {f.name: entry[f.name] for f in fields(_Entry) if f.name in entry}
             self._entries[str(entry["id"])] = _Entry(**known)
@@ -250,11 +235,6 @@ class CallLedger:
 
         A call whose result was lost, or that was cancelled, is not settled: its repetition is the
         same call.
-
-        Args:
-            call_id: The call.
-            name: The function.
-            arguments: Its arguments.
         """
         if call_id not in self._entries:
             self._entries[call_id] = _Entry(*key_of(name, arguments))
@@ -262,8 +242,7 @@ class CallLedger:
 
     def has_settled(self, call_id: str) -> bool:
         """Whether the function of a call has returned a result itself."""
-        entry = self._entries.get(call_id)
-        return entry is not None and entry.settled
+        return call_id in self._entries and self._entries[call_id].settled
 
     def remember(
         self,
@@ -273,15 +252,7 @@ class CallLedger:
         repetition: int,
         settled: bool,
     ) -> None:
-        """Record a call that another ledger has planned.
-
-        Args:
-            call_id: The call.
-            name: The function.
-            arguments: Its arguments.
-            repetition: Which of several equal calls it is.
-            settled: Whether the function has returned a result itself.
-        """
+        """Record a call that another ledger has planned, and whether it has settled there."""
         entry = self._entries.setdefault(call_id, _Entry(*key_of(name, arguments)))
         entry.repetition, entry.settled = repetition, entry.settled or settled
 
@@ -312,17 +283,6 @@ class CallLedger:
         planned = PlannedCall(self._new_id(), name, {}, result)
         self._entries[planned.id] = _Entry(name, "{}")
         return planned
-
-    def _result_of(self, key: Key) -> str | None:
-        """The result of an equal call of this turn."""
-        return next(
-            (
-                entry.result
-                for entry in self._entries.values()
-                if entry.this_turn and (entry.name, entry.arguments) == key and entry.result
-            ),
-            None,
-        )
 
     def _bounded(
         self,

@@ -27,17 +27,11 @@ class Clauses:
     A voice finds that a sentence has ended by what follows: by the first character, or, behind
     what may be an abbreviation, by the whole next word. That leaves at once, and all that waits
     before it. So does all of the first sentence, for which the caller waits. Other words wait for
-    the end of their clause, none longer than a given time: the stream's pace says whether the next
-    word would come too late.
+    the end of their clause, none longer than `within` seconds: the stream's pace says whether the
+    next word would come too late. At 0 none waits.
     """
 
     def __init__(self, first_sentence: FirstSentence, within: float = CLAUSE_TIMEOUT) -> None:
-        """Prepare for one turn.
-
-        Args:
-            first_sentence: Finds the first sentence of a text as the voice finds it.
-            within: Seconds that a word may wait; at 0 none waits.
-        """
         self._first_sentence = first_sentence
         self._within = within
         self._gathered: list[str] = []
@@ -53,15 +47,7 @@ class Clauses:
         return self._since + self._within
 
     def feed(self, text: str, now: float) -> bool:
-        """Take the next text.
-
-        Args:
-            text: The text.
-            now: The time in seconds.
-
-        Returns:
-            Whether what is gathered has to leave now.
-        """
+        """Take the next text; returns whether what is gathered has to leave now."""
         # When the next text comes at this pace, or somewhat later: a timer costs more than a frame.
         then, self._at = now + 1.5 * (now - self._at), now
         if not self._gathered:

@@ -9,9 +9,8 @@ import re
 from collections.abc import Callable, Collection
 from typing import Literal
 
-from mistral_service.reply.bare_calls import BareCalls, Found
 from mistral_service.reply.call_markup import CallMarkup
-from mistral_service.reply.events import Text, Thought, ToolCall, Unreadable
+from mistral_service.reply.events import Event, Text, Thought, ToolCall, Unreadable
 from mistral_service.reply.json_extent import JsonExtent
 from mistral_service.reply.markers import (
     FENCE,
@@ -22,14 +21,11 @@ from mistral_service.reply.markers import (
     marker_at,
     shortened,
 )
+from mistral_service.reply.speech import WORD
 from mistral_service.reply.thought_markup import ThoughtMarkup
-
-Event = Text | Thought | ToolCall | Unreadable
+from mistral_service.reply.written_calls import BareCalls, Found
 
 Holds = Literal["", "thought", "call"]
-
-WORD = re.compile(r"[^\W_]")
-"""A letter or a digit, in any script."""
 
 _MAY_BEGIN_MARKER = re.compile(f"[{re.escape(FIRST)}`]")
 _FENCE_HEAD = re.compile(r"```[ \t]*[\w+-]*[ \t]*\n?\s*")
@@ -84,14 +80,7 @@ class MarkupReader:
         self._bare = BareCalls(self._offered)
 
     def feed(self, text: str) -> list[Event]:
-        """Take the next text.
-
-        Args:
-            text: The text.
-
-        Returns:
-            The events that are certain by now.
-        """
+        """Take the next text; returns the events that are certain by now."""
         if self._plain and _MAY_BEGIN_MARKER.search(text) is None:
             # The fast path of nearly every token: no character in it begins a marker.
             if not text:
@@ -111,11 +100,8 @@ class MarkupReader:
             What was held back: text, calls as far as they were written, or unreadable markup.
         """
         events = self._run(final=True)
-        if (
-            self._assumed_thought is not None
-            and not cut
-            and (text := "".join(self._assumed_thought)).strip()
-        ):
+        text = "".join(self._assumed_thought or ())
+        if text.strip() and not cut:
             # A thought that was only assumed, and never ended, is the answer.
             self._assumed_thought = None
             self._begin_with(text, self._text)
@@ -128,11 +114,7 @@ class MarkupReader:
         return events
 
     def typed_thought(self) -> list[Event]:
-        """Record that the server sends thoughts as such, and not in the text.
-
-        Returns:
-            The text that was assumed to be a thought, and is none.
-        """
+        """Learn that the server sends thoughts as such; returns the text that was taken for one."""
         self.begins_in_thought = False
         if self._assumed_thought is None:
             return []
@@ -248,11 +230,7 @@ class MarkupReader:
         self._events = [Thought(e.text) if isinstance(e, Text) else e for e in self._events]
 
     def _begins_data(self, final: bool) -> bool | None:
-        """A reply that begins as a JSON object is data, in which markers have no meaning.
-
-        Returns:
-            As a step does; None if it is no JSON object.
-        """
+        """Read a JSON object at the beginning as data, without markers; None if there is none."""
         text = self._buffer.lstrip()
         if not text.startswith("{"):
             return None
@@ -306,13 +284,12 @@ class MarkupReader:
         return True
 
     def _skip(self, final: bool) -> bool:
-        at = self._buffer.find(self._skip_to) if self._skip_to else -1
-        if at < 0:
-            ends = (self._skip_to,) if self._skip_to else ()
-            keep = 0 if final or not ends else beginning_of(ends, self._buffer)
+        end = self._skip_to
+        if not end or end not in self._buffer:
+            keep = 0 if final or not end else beginning_of((end,), self._buffer)
             self._buffer = self._buffer[len(self._buffer) - keep :]
             return False
-        self._buffer = self._buffer[at + len(self._skip_to) :]
+        self._buffer = self._buffer.partition(end)[2]
         self._step = self._text
         return True
 
@@ -343,11 +320,7 @@ class MarkupReader:
         return True
 
     def _call_without_marker(self, final: bool) -> bool | None:
-        """A reply that begins with a call, whose marker the server has removed.
-
-        Returns:
-            As a step does; None if it is no call.
-        """
+        """Begin a call whose marker the server has removed; None if there is none."""
         if not self._offered:
             return None
         text = self._buffer.lstrip()

@@ -7,22 +7,14 @@ from mistral_service.wire.chunks import Usage
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text for the caller.
-
-    Parameters:
-        text: The text; never empty.
-    """
+    """Text for the caller; never empty."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    """Reasoning, which is not spoken.
-
-    Parameters:
-        text: The text; never empty.
-    """
+    """Reasoning, which is not spoken; never empty."""
 
     text: str
 
@@ -47,11 +39,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Markup in the text that cannot be parsed.
-
-    Parameters:
-        markup: Its beginning, at most 200 characters. It is never spoken.
-    """
+    """Markup in the text that cannot be parsed: its beginning, at most 200 characters."""
 
     markup: str
 

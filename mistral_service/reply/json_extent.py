@@ -21,9 +21,6 @@ class JsonExtent:
     def feed(self, piece: str) -> int | None:
         """Take the next piece of the text; the first begins with the value's first character.
 
-        Args:
-            piece: The piece.
-
         Returns:
             The index in the piece after the value's last character; None while it has not come.
         """
@@ -48,14 +45,7 @@ class JsonExtent:
         return None
 
     def end(self, text: str) -> int | None:
-        """Look for the end in all text so far.
-
-        Args:
-            text: The text so far, from the value's first character on; it only grows.
-
-        Returns:
-            The index after the value's last character; None while it has not come.
-        """
+        """As `feed`, for all text so far, from the value's first character on; it only grows."""
         begin, self._at = self._at, len(text)
         end = self.feed(text[begin:])
         return None if end is None else begin + end

@@ -68,12 +68,8 @@ _DROPPED = (
     *("<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<|tool_call|>", "<|endofprompt|>"),
     *("<start_of_turn>model", "<|im_start|>assistant", "<<SYS>>", "<</SYS>>"),
     *("<|start_header_id|>assistant<|end_header_id|>", "<|start|>assistant"),
-    *(
-        "<｜end▁of▁sentence｜>",
-        "<｜begin▁of▁sentence｜>",
-        "<｜Assistant｜>",
-        "<|END_OF_TURN_TOKEN|>",
-    ),
+    "<|END_OF_TURN_TOKEN|>",
+    *("<｜end▁of▁sentence｜>", "<｜begin▁of▁sentence｜>", "<｜Assistant｜>"),
     *(f"</{tag}>" for tag in _CALL_TAGS),
 )
 
@@ -111,10 +107,10 @@ FIRST = "".join(_BY_FIRST)
 
 
 def marker_at(text: str, *, fences: bool = False) -> tuple[Marker | None, bool]:
-    """Find the marker at the beginning of a text.
+    """Find the marker at the beginning of a text that is not empty.
 
     Args:
-        text: The text; not empty.
+        text: The text.
         fences: Whether `FENCE` is a marker.
 
     Returns:
@@ -135,22 +131,13 @@ def marker_at(text: str, *, fences: bool = False) -> tuple[Marker | None, bool]:
 
 
 def could_begin(text: str) -> set[What]:
-    """The kinds of markers of which a text may be the beginning.
-
-    Args:
-        text: The text; not empty.
-    """
+    """The kinds of markers of which a text that is not empty may be the beginning."""
     markers = _BY_FIRST.get(text[0], ())
     return {marker.what for marker in markers if marker.text.startswith(text)}
 
 
 def beginning_of(ends: tuple[str, ...], text: str) -> int:
-    """How many characters at the end of a text may be the beginning of a marker.
-
-    Args:
-        ends: The markers.
-        text: The text, which contains none of them completely.
-    """
+    """How many characters at the end of a text without these markers may begin one of them."""
     firsts = {end[0] for end in ends}
     longest = max(map(len, ends)) - 1
     for at in range(max(0, len(text) - longest), len(text)):

@@ -100,10 +100,6 @@ class _Call:
         self.name = ""
         self.arguments = _Arguments()
 
-    def has_index_of(self, piece: ToolCallDelta) -> bool:
-        """Whether the indices, if both exist, are equal."""
-        return piece.index is None or self.index is None or piece.index == self.index
-
     def is_named_by(self, piece: ToolCallDelta) -> bool:
         """Whether a piece with this call's id belongs to it: a name comes before arguments.
 
@@ -113,7 +109,7 @@ class _Call:
 
     def takes(self, piece: ToolCallDelta) -> bool:
         """Whether a piece belongs to this call, and does not begin another."""
-        if not self.has_index_of(piece):
+        if piece.index not in (None, self.index) and self.index is not None:
             return False
         if not piece.name:
             # Later pieces have no name; whatever their id, they belong here.
@@ -148,19 +144,10 @@ _Key = tuple[str, int | None] | str | int | None
 
 
 class CallPieces:
-    """The calls of one reply, while they arrive.
-
-    Attributes:
-        left_out: Calls beyond the limit of a reply.
-    """
+    """The calls of one reply, at most `most`, while they arrive."""
 
     def __init__(self, most: int) -> None:
-        """Prepare for one reply.
-
-        Args:
-            most: The maximum number of calls.
-        """
-        self.left_out = 0
+        self.left_out = 0  # calls beyond that
         self._most = most
         self._calls: list[_Call] = []
         # The same by id, by index, and by both, so that no piece needs a linear search. A call
@@ -204,11 +191,7 @@ class CallPieces:
         self._last = call
 
     def finish(self, without_arguments: str) -> list[ToolCall]:
-        """The calls, in the order in which they began.
-
-        Args:
-            without_arguments: The arguments of a call that has none.
-        """
+        """The calls in the order of their beginning; `without_arguments` is for missing ones."""
         return [
             ToolCall(call.id, call.name, str(call.arguments).strip() or without_arguments)
             for call in self._calls
@@ -244,12 +227,7 @@ class CallPieces:
 
 
 def without_duplicates(written: Sequence[ToolCall], sent: Sequence[ToolCall]) -> list[ToolCall]:
-    """The calls in the text of a reply, without those that were also sent as calls.
-
-    Args:
-        written: The calls in the text.
-        sent: The calls that the server sent as such.
-    """
+    """The calls in the text of a reply, without those that were also sent as calls."""
     if not written:
         return []
     unmatched = [(call.id, call.name, _value(call.arguments)) for call in sent]

@@ -6,13 +6,14 @@ here.
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 
-from mistral_service.reply.dialects import WORD, MarkupReader
+from mistral_service.reply.dialects import MarkupReader
 from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall, Unreadable
 from mistral_service.reply.pieces import CallPieces, without_duplicates
+from mistral_service.reply.speech import WORD
 from mistral_service.reply.written_calls import offered_name
-from mistral_service.wire.chunks import Chunk, Part, Usage, cites, is_encrypted, thought_of
+from mistral_service.wire.chunks import Chunk, Usage, cites, is_encrypted, thought_of
 from mistral_service.wire.encoding import join_surrogates
 from mistral_service.wire.errors import MAX_NAME, printable
 from mistral_service.wire.messages import Messages
@@ -82,9 +83,6 @@ class ReplyReader:
     def feed_all(self, chunks: Iterable[Chunk]) -> list[Event]:
         """Take the chunks that came in one read.
 
-        Args:
-            chunks: The chunks.
-
         Returns:
             The Text and Thought in them, in order; adjacent texts are one event.
         """
@@ -118,13 +116,18 @@ class ReplyReader:
         if chunk.text:
             words.append(chunk.text)
         for part in chunk.parts:
-            for event in _events_of(part):
-                self._length += len(event.text)
-                if isinstance(event, Text):
-                    words.append(event.text)
-                else:
+            kind, text = part.get("type"), part.get("text")
+            if kind == "text" and isinstance(text, str):
+                self._length += len(text)
+                words.append(text)
+            elif isinstance(kind, str) and kind.startswith(_THINKING):
+                thought = thought_of(part)
+                self._length += len(thought)
+                # An empty one stands for a thought that is encrypted, or only has references.
+                if thought or is_encrypted(part) or cites(part):
                     self._add_words(words, events)
-                    self._add_thought(event.text, events)
+                    self._add_thought(thought, events)
+            # References, links, resources, images and files are no text, and not spoken.
 
     @property
     def _has_words(self) -> bool:
@@ -284,17 +287,3 @@ def _paired(text: str) -> str:
     if text.isascii() or _SURROGATE.search(text) is None:
         return text
     return join_surrogates(text)
-
-
-def _events_of(part: Part) -> Iterator[Text | Thought]:
-    """The text of a part; an empty thought for one that is encrypted, or only has references."""
-    kind = part.get("type")
-    if kind == "text":
-        text = part.get("text")
-        if isinstance(text, str) and text:
-            yield Text(text)
-    elif isinstance(kind, str) and kind.startswith(_THINKING):
-        text = thought_of(part)
-        if text or is_encrypted(part) or cites(part):
-            yield Thought(text)
-    # References, links, resources, images and files are no text of the assistant, and not spoken.

@@ -30,11 +30,7 @@ class Rounds:
         self._equal: Counter[Key] = Counter()
 
     def begin(self, messages: Sequence[Mapping[str, Any]]) -> None:
-        """Begin a turn; the counts are reset if the caller has spoken since the last turn.
-
-        Args:
-            messages: The context's messages.
-        """
+        """Begin a turn; the counts are reset if the caller has spoken since the last turn."""
         contents = [message.get("content") for message in messages if message.get("role") == "user"]
         last = contents[-1] if contents else None
         # A copy of the list: comparing parts that are the same objects is fast.
@@ -45,19 +41,11 @@ class Rounds:
             self._equal.clear()
 
     def record_calls(self, calls: Iterable[Key]) -> None:
-        """Record the calls of one reply that run.
-
-        Args:
-            calls: The calls.
-        """
+        """Record the calls of one reply that run."""
         self._equal.update(set(calls))
 
     def called(self, *, spoke: bool) -> None:
-        """Record a reply that called functions.
-
-        Args:
-            spoke: Whether it also had words for the caller.
-        """
+        """Record a reply that called functions, and whether it had words for the caller too."""
         self._all += 1
         self._silent = 0 if spoke else self._silent + 1
 
@@ -66,21 +54,12 @@ class Rounds:
         return self._equal[call] >= MAX_EQUAL
 
     def over(self, most: int) -> bool:
-        """Whether the model must not call functions now, but speak.
-
-        Args:
-            most: Consecutive replies without words that may call functions.
-        """
+        """Whether the model must speak: `most` replies in a row, without words, have called."""
         return self._silent >= most or self._all >= most * _WITH_WORDS
 
 
 def key_of(name: str, arguments: Any) -> Key:
-    """The canonical form of a call, equal for equal calls.
-
-    Args:
-        name: The function's name.
-        arguments: Its arguments, as JSON text or by name. `1` and `1.0` are the same.
-    """
+    """What equal calls share, `1` and `1.0` alike; the arguments are JSON text or by name."""
     if not isinstance(arguments, str):
         arguments = json.dumps(arguments)
     found = _read(arguments, _CANONICAL)
@@ -88,14 +67,7 @@ def key_of(name: str, arguments: Any) -> Key:
 
 
 def arguments_of(text: str) -> dict[str, Any] | None:
-    """Read the arguments of a call.
-
-    Args:
-        text: The arguments as JSON text, as the model wrote them.
-
-    Returns:
-        The arguments by name; None if the text is no JSON object, or has more values than allowed.
-    """
+    """The arguments of a call by name; None if it is no JSON object, or has too many values."""
     return _read(text, _JSON)
 
 

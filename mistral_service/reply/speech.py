@@ -13,7 +13,8 @@ _UNSPOKEN = re.compile(
 )
 
 _BEGINS_UNSPOKEN = frozenset("<]&`")
-_WORD = re.compile(r"[^\W_]")
+WORD = re.compile(r"[^\W_]")
+"""A letter or a digit, in any script."""
 
 # What may end a sentence, in any script.
 _ENDS = frozenset(".!?;…。？！；．｡।॥؟؛۔።။။")
@@ -42,15 +43,11 @@ FirstSentence = Callable[[str], int]
 
 
 def has_words(text: str) -> bool:
-    """Whether a text has something to speak: a letter or a digit, in any script.
-
-    Args:
-        text: The text; markup in it does not count.
-    """
-    first = _WORD.search(text)
+    """Whether a text has something to speak: a letter or a digit outside of markup."""
+    first = WORD.search(text)
     if first is None or _BEGINS_UNSPOKEN.isdisjoint(text[: first.start()]):
         return first is not None
-    return _WORD.search(_UNSPOKEN.sub(" ", text)) is not None
+    return WORD.search(_UNSPOKEN.sub(" ", text)) is not None
 
 
 class Sentences:
@@ -70,7 +67,7 @@ class Sentences:
         Args:
             within: Seconds from the first word of a sentence to its end.
             first_sentence: Finds the first sentence of a text as the TTS does.
-            began: When the turn began, on the clock of the `now` arguments.
+            began: When the turn began.
             silence: Seconds in which the caller may hear nothing.
         """
         self._within = within
@@ -90,15 +87,7 @@ class Sentences:
         return self._busy_until
 
     def feed(self, text: str, now: float) -> str:
-        """Take the next text.
-
-        Args:
-            text: The text.
-            now: The time in seconds.
-
-        Returns:
-            The text, preceded by the end of a sentence if one is due.
-        """
+        """Take the next text; returns it, preceded by the end of a sentence if one is due."""
         if not text:
             return text
         # If the next text would probably come too late, the end is due now.
@@ -138,12 +127,8 @@ class Sentences:
     def overdue(self, now: float) -> str:
         """The end of a sentence that is due while the stream sends something else than text.
 
-        Args:
-            now: The time in seconds.
-
-        Returns:
-            An end, followed by a dash, since a TTS speaks a sentence when it sees what follows;
-            empty if there is nothing to speak, or still time.
+        A dash follows it, since a TTS speaks a sentence when it sees what follows. It is empty if
+        there is nothing to speak, or still time.
         """
         if now < self._at + _PAUSE_S or not self._is_due(now):
             return ""

@@ -9,26 +9,17 @@ _MAX = 1000
 
 
 class Templates:
-    """Stores, for each endpoint and model, how its last replies began."""
+    """Stores how the last replies began, by the endpoint's address and the model's name."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], bool] = {}
 
     def begins_in_thought(self, model: tuple[str, str]) -> bool:
-        """Whether the next reply probably begins within a thought without an opening tag.
-
-        Args:
-            model: The endpoint's address and the model's name.
-        """
+        """Whether the next reply probably begins within a thought without an opening tag."""
         return self._known.get(model, bool(_BEGIN_IN_THOUGHT.search(model[1])))
 
     def learn(self, model: tuple[str, str], begins_in_thought: bool | None) -> None:
-        """Record how a reply began.
-
-        Args:
-            model: The endpoint's address and the model's name.
-            begins_in_thought: What the reader found; None if it is not known.
-        """
+        """Record how a reply began; None if it is not known."""
         if begins_in_thought is not None and len(self._known) < _MAX:
             self._known[model] = begins_in_thought
 

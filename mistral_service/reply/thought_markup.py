@@ -8,7 +8,7 @@ Ended = Literal["", "closed", "given_up"]
 
 
 class ThoughtMarkup:
-    """Parses a thought from the end of its opening marker.
+    """Parses a thought from the end of its opening marker, up to one that certainly `ends` it.
 
     A thought may quote a marker of a call, or another model's closing marker. From there on the
     text is held back: if the thought's own end comes later, all of it was thought; if none comes,
@@ -17,15 +17,9 @@ class ThoughtMarkup:
     Attributes:
         ended: Empty while the thought continues; `closed` by its own marker, or `given_up` at what
             may have been a quotation.
-        quotes: Whether text is held back after what may be a quotation.
     """
 
     def __init__(self, ends: tuple[str, ...] = THOUGHT_ENDS) -> None:
-        """Prepare for one thought.
-
-        Args:
-            ends: The markers that certainly end it.
-        """
         self.ended: Ended = ""
         self._ends = ends
         self._foreign = tuple(end for end in THOUGHT_ENDS if end not in ends)
@@ -39,11 +33,7 @@ class ThoughtMarkup:
         return bool(self._quoted)
 
     def read(self, text: str, *, final: bool) -> tuple[str, str]:
-        """Parse more text.
-
-        Args:
-            text: The text that the last call left, and the text that has arrived since.
-            final: Whether this is the end of the reply.
+        """Parse the text that the last call left, and the text that has arrived since.
 
         Returns:
             The text that certainly is thought, and the text that is not parsed yet.

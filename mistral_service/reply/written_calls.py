@@ -1,11 +1,19 @@
-"""Function calls as models write them: as JSON, with variants of the function's name."""
+"""Function calls as models write them: as JSON, with variants of the function's name.
+
+`BareCalls` detects those whose marker the server has removed, where functions are offered.
+"""
 
 import json
 import re
 from collections.abc import Collection
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from mistral_service.reply.events import ToolCall
+from mistral_service.reply.json_extent import JsonExtent
+from mistral_service.reply.markers import MAX_MARKUP
+
+Found = Literal["", "pending", "calls", "cut"]
+"""Nothing; what may become a call; calls; or a call that was cut before its function's name."""
 
 HEAD = re.compile(
     r'"?(?P<name>[\w.\-/:]{1,128})"?(?:\(\))?\s*'
@@ -13,6 +21,7 @@ HEAD = re.compile(
 )
 """What precedes the arguments of a call with tokenizers v11 and later."""
 
+_ARGUMENTS_FOLLOW = ("[CALL_ID]", "[ARGS]")
 _NAMES = ("name", "function_name", "tool_name", "tool")
 _ARGUMENTS = ("arguments", "parameters", "args", "input")
 _FIRST_KEYS = frozenset({*_NAMES, *_ARGUMENTS, "function", "type", "id", "tool_calls", "index"})
@@ -26,16 +35,7 @@ _PREFIX = re.compile(r"(?:functions?|tools?|default_api)[.:/]\s*")
 
 
 def offered_name(name: str, offered: Collection[str]) -> str:
-    """The offered function to which a name refers.
-
-    Args:
-        name: The name as the model wrote it.
-        offered: The names of the functions that the request offers.
-
-    Returns:
-        The name of the function, if it is unambiguous; otherwise the name as it was written,
-        stripped.
-    """
+    """The offered function to which a name refers; if none, the name as written, stripped."""
     stripped = name.strip()
     if name in offered:
         return name
@@ -47,29 +47,21 @@ def offered_name(name: str, offered: Collection[str]) -> str:
 
 
 def calls_in(text: str) -> list[ToolCall]:
-    """The calls in a JSON text: an object, or a list of objects.
+    """The calls in a JSON text: an object, or a list of objects; none in any other.
 
-    Args:
-        text: The text. One that is no JSON, but names a function, is a call with that text as its
-            arguments, so that the model reads what is wrong with it.
-
-    Returns:
-        The calls; none if the text is something else.
+    A text that is no JSON, but names a function, is a call with that text as its arguments, so that
+    the model reads what is wrong with it.
     """
     try:
         value: object = json.loads(text)
     except (ValueError, RecursionError):
         named = _NAMED.search(text)
-        return [ToolCall(None, named[1], text)] if named and not is_answer(text) else []
+        return [ToolCall(None, named[1], text)] if named and not _is_answer(text) else []
     return _calls_of(value)
 
 
-def is_answer(text: str) -> bool:
-    """Whether broken JSON has a name, but other keys than those of a call next to it.
-
-    Args:
-        text: The text from its first bracket on.
-    """
+def _is_answer(text: str) -> bool:
+    """Whether broken JSON has a name, but other keys than those of a call next to it."""
     named = _NAMED.search(text)
     if named is None or _ARGUMENTS_KEY.search(text):
         return False
@@ -77,13 +69,8 @@ def is_answer(text: str) -> bool:
     return beside is not None and beside[1] not in _OF_A_CALL
 
 
-def may_be_call(text: str, offered: Collection[str]) -> bool:
-    """Whether a text that begins like JSON may become a call.
-
-    Args:
-        text: The text from its first bracket on.
-        offered: The names of the functions that the request offers.
-    """
+def _may_be_call(text: str, offered: Collection[str]) -> bool:
+    """Whether a text that begins with a bracket may become a call."""
     first = _FIRST_NAME.match(text)
     if first is not None:
         name, complete = first[1], first[2]
@@ -128,3 +115,53 @@ def _calls_of(value: object) -> list[ToolCall]:
     else:
         text = json.dumps(arguments, ensure_ascii=False)
     return [ToolCall(call_id if isinstance(call_id, str) and call_id else None, name, text)]
+
+
+class BareCalls:
+    """Distinguishes a call from text by its form and by its function's name."""
+
+    def __init__(self, offered: Collection[str]) -> None:
+        self.pending = False  # the text of the last look is JSON that may become a call
+        self._offered = offered
+        self._extent = JsonExtent()
+
+    def look(self, text: str, *, final: bool) -> Found:
+        """Look at the beginning of a reply, or of what follows markup, from its first character.
+
+        While the text is pending, it only grows; `final` is the end of the reply.
+        """
+        self.pending = False
+        if text[0] in "{[":
+            return self.look_at_json(text, final=final)
+        for name in self._offered:
+            if name.startswith(text):
+                if not final:
+                    return "pending"
+            elif text.startswith(name):
+                rest = text[len(name) :].lstrip(" ")
+                if rest.startswith(("{", *_ARGUMENTS_FOLLOW)):
+                    return "calls"
+                if any(marker.startswith(rest) for marker in _ARGUMENTS_FOLLOW):
+                    if not final:
+                        return "pending"
+                    if len(rest) > 2:
+                        return "calls"  # without arguments, which were cut
+        return ""
+
+    def look_at_json(self, text: str, *, final: bool) -> Found:
+        """Look at JSON, as `look` does: an object, or a list, whose first object decides."""
+        may_be = _may_be_call(text, self._offered)
+        begin = text.find("{")
+        value = text[begin:] if begin >= 0 else ""
+        end = self._extent.end(value) if may_be and value else None
+        if may_be and end is None and not final and len(text) <= MAX_MARKUP:
+            self.pending = True
+            return "pending"
+        self.pending, self._extent = False, JsonExtent()
+        if not may_be or not value:
+            return ""
+        names = [offered_name(call.name, self._offered) for call in calls_in(value[:end])]
+        if names and all(name in self._offered for name in names):
+            return "calls"
+        cut = end is None and final and '"' in value and not _is_answer(value)
+        return "cut" if cut else ""

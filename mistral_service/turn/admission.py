@@ -2,8 +2,8 @@
 
 import hashlib
 import uuid
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Callable
+from typing import cast
 
 from openai import AsyncOpenAI
 
@@ -11,6 +11,7 @@ from mistral_service.turn.conversation import Conversation
 from mistral_service.turn.shared_services import Rank, RateLimiter, RequestEstimate
 from mistral_service.wire.errors import HeldBack, MistralError, Reason
 from mistral_service.wire.rate import RateBudget
+from mistral_service.wire.trees import objects_of
 
 _CHARACTERS_PER_TOKEN = 3
 """Characters to a token: English has four, other languages less; rather too many than too few."""
@@ -30,11 +31,7 @@ _PATIENCE = 9.0
 
 
 class Admission:
-    """One conversation's requests before the rate limiter.
-
-    Attributes:
-        rate_limiter: The rate limiter.
-    """
+    """One conversation's requests before the rate limiter."""
 
     def __init__(self, rate_limiter: RateLimiter) -> None:
         self.rate_limiter = rate_limiter
@@ -45,34 +42,29 @@ class Admission:
         self._goes_on = False
 
     def estimate(
-        self, client: AsyncOpenAI, model: str, conversation: Conversation, *, aside: bool = False
+        self,
+        client: AsyncOpenAI,
+        model: str,
+        conversation: Conversation,
+        *,
+        aside: bool = False,
+        hedges: bool = False,
     ) -> RequestEstimate:
-        """Describe a request.
-
-        Args:
-            client: The endpoint's; its address and key are the account.
-            model: The model that is asked.
-            conversation: What is asked.
-            aside: Whether it is asked outside of the conversation, whose last cost says nothing
-                of it.
-        """
+        """Describe a request; the last turn's cost says nothing about one that is asked `aside`."""
         tokens = None if aside else self._cost
         # A call that comes from another machine has turns behind it.
-        goes_on = self._goes_on or aside or _turns(conversation) > 1
+        turns = sum(message.get("role") == "user" for message in conversation.messages)
+        goes_on = self._goes_on or aside or turns > 1
         return RequestEstimate(
-            account_of(client),
+            _account_of(client),
             model,
             _tokens(conversation) if tokens is None else tokens + _GROWTH,
-            Rank.TURN if goes_on else Rank.NEW_CALL,
+            Rank.HEDGE if hedges else Rank.TURN if goes_on else Rank.NEW_CALL,
             "" if aside else self._caller,
         )
 
     async def acquire(self, estimate: RequestEstimate) -> None:
-        """Ask the rate limiter to let a request go out.
-
-        Raises:
-            MistralError: If it does not.
-        """
+        """Ask the rate limiter to let a request go out; raises `HeldBack` where it has to wait."""
         try:
             await self.rate_limiter.acquire(estimate)
         except HeldBack as e:
@@ -85,10 +77,6 @@ class Admission:
             raise
         if estimate.caller:
             self._waits = None
-
-    def has_headroom(self, estimate: RequestEstimate) -> bool:
-        """Whether the rate limiter would probably let a request go out."""
-        return self.rate_limiter.has_headroom(estimate)
 
     def release(self) -> None:
         """Give up the place in the queue: the turn is over, however it ended."""
@@ -132,7 +120,7 @@ class Admission:
         self.rate_limiter.record_usage(estimate, tokens)
 
 
-def account_of(client: AsyncOpenAI) -> str:
+def _account_of(client: AsyncOpenAI) -> str:
     """A name of the account behind a client, which reveals neither key nor address."""
     return hashlib.sha256(f"{client.base_url}\n{client.api_key}".encode()).hexdigest()[:16]
 
@@ -142,24 +130,16 @@ def _is_a_cost(tokens: float | None, estimate: RequestEstimate) -> bool:
     return tokens is not None and 0 <= tokens <= _TIMES * estimate.tokens + _BEYOND
 
 
-def _turns(conversation: Conversation) -> int:
-    return sum(message.get("role") == "user" for message in conversation.messages)
-
-
 def _tokens(conversation: Conversation) -> int:
     """About how many tokens a conversation is, before anything has counted."""
     characters, images = len(str(conversation.tools or "")), 0
     for message in conversation.messages:
         content = message.get("content")
-        if isinstance(content, list):
-            for part in cast("list[Any]", content):
-                if not isinstance(part, Mapping):
-                    continue
-                part = cast("Mapping[str, Any]", part)
-                text = part.get("text")
-                characters += len(text) if isinstance(text, str) else 0
-                images += part.get("type") == "image_url"
-        else:
+        for part in objects_of(content):
+            text = part.get("text")
+            characters += len(text) if isinstance(text, str) else 0
+            images += part.get("type") == "image_url"
+        if not isinstance(content, list):
             characters += len(str(content or ""))
         characters += len(str(message.get("tool_calls") or ""))
     return characters // _CHARACTERS_PER_TOKEN + images * _IMAGE_TOKENS + _GROWTH

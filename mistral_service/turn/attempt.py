@@ -20,7 +20,6 @@ from mistral_service.turn.ports import TurnPorts
 from mistral_service.turn.prices import cost_of
 from mistral_service.turn.race import Request, Stream, first_to_speak
 from mistral_service.turn.retries import Handled
-from mistral_service.turn.shared_services import Rank, RequestEstimate
 from mistral_service.turn.state import AttemptResult, C, TurnState
 from mistral_service.wire.client import error_of, place_of
 from mistral_service.wire.endpoint import endpoint_of
@@ -39,11 +38,6 @@ class Attempt(Generic[C]):
     """Sends a request, and writes what comes as it comes."""
 
     def __init__(self, ports: TurnPorts[C]) -> None:
-        """Make attempts for one service.
-
-        Args:
-            ports: What its turns are made with.
-        """
         self._ports = ports
         self._router = ports.router
         self._output = ports.output
@@ -147,21 +141,22 @@ class Attempt(Generic[C]):
 
     async def _first_to_speak(self, turn: TurnState[C]) -> Request[Conversion]:
         """Send the request, and hedge it if it is late."""
-        began, options = now(), turn.options
+        began, options, admission = now(), turn.options, self._admission
         after = self._pace.hedge_after(began, options.hedge_after) if options.hedging else None
         if after is not None and after >= turn.attempts.limits.first_token:
             after = None
 
         async def send(*, hedges: bool = False) -> tuple[Stream, Conversion, ReplyReader]:
-            estimate = self._estimate(turn, hedges=hedges)
-            if estimate is not None and self._admission is not None:
-                await self._admission.acquire(estimate)
+            client, estimate = self._router.client(turn.route), None
+            if admission is not None:
+                model = turn.route.model
+                estimate = admission.estimate(client, model, turn.asked, hedges=hedges)
+                await admission.acquire(estimate)
             try:
                 stream = await self._ports.open_stream(turn.asked)
             except Exception as e:
-                if estimate is not None and self._admission is not None:
-                    error = error_of(e, self._router.client(turn.route))
-                    self._admission.record_failure(estimate, error)
+                if admission is not None and estimate is not None:
+                    admission.record_failure(estimate, error_of(e, client))
                 raise
             finally:
                 turn.conversion = self._ports.conversion()
@@ -169,16 +164,26 @@ class Attempt(Generic[C]):
                     turn.conversion.prefix = ""
             budget = RateBudget.from_headers(_headers(stream))
             self._pace.budget(budget, now())
-            if estimate is not None and self._admission is not None:
-                self._admission.record_answer(estimate, budget)
-            return stream, turn.conversion, self._reader(turn)
+            if admission is not None and estimate is not None:
+                admission.record_answer(estimate, budget)
+            reader = self._ports.make_reader(
+                turn.conversion.offered,
+                most_calls=turn.options.most_calls,
+                begins_in_thought=TEMPLATES.begins_in_thought(self._template(turn)),
+            )
+            return stream, turn.conversion, reader
 
         first = Request(send)
 
         def second() -> Request[Conversion] | None:
             # What answers have reported of the budget since then counts.
-            if self._pace.hedge_after(now(), after) is None or not self._has_headroom(turn):
+            if self._pace.hedge_after(now(), after) is None:
                 return None
+            if admission is not None:
+                client = self._router.client(turn.route)
+                estimate = admission.estimate(client, turn.route.model, turn.asked, hedges=True)
+                if not admission.rate_limiter.has_headroom(estimate):
+                    return None
             if not turn.attempts.hedge():
                 return None
             turn.counts.hedges += 1
@@ -200,26 +205,6 @@ class Attempt(Generic[C]):
         if won is not first:
             turn.counts.hedges_won += 1
         return won
-
-    def _estimate(self, turn: TurnState[C], *, hedges: bool) -> RequestEstimate | None:
-        """The request as the rate limiter sees it; None without one."""
-        if self._admission is None:
-            return None
-        client = self._router.client(turn.route)
-        estimate = self._admission.estimate(client, turn.route.model, turn.asked)
-        return replace(estimate, rank=Rank.HEDGE) if hedges else estimate
-
-    def _has_headroom(self, turn: TurnState[C]) -> bool:
-        estimate = self._estimate(turn, hedges=True)
-        return estimate is None or self._admission is None or self._admission.has_headroom(estimate)
-
-    def _reader(self, turn: TurnState[C]) -> ReplyReader:
-        """What reads the reply to the request that was just sent."""
-        return self._ports.make_reader(
-            turn.conversion.offered,
-            most_calls=turn.options.most_calls,
-            begins_in_thought=TEMPLATES.begins_in_thought(self._template(turn)),
-        )
 
     def _server(self, turn: TurnState[C]) -> Server:
         return endpoint_of(self._router.client(turn.route)).of(turn.route.model)

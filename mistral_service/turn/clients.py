@@ -21,15 +21,7 @@ def openai_client(
     project: str | None = None,
     default_headers: Mapping[str, str] | None = None,
 ) -> AsyncOpenAI:
-    """Make a client whose connections are those of the process.
-
-    Args:
-        api_key: The key.
-        base_url: Where the endpoint is.
-        organization: As in the OpenAI client.
-        project: As in the OpenAI client.
-        default_headers: Headers that every request carries.
-    """
+    """Make an OpenAI client whose connections are those of the process."""
     return AsyncOpenAI(
         api_key=api_key,
         base_url=base_url,

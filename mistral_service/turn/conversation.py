@@ -27,18 +27,12 @@ class Conversation(Protocol):
     def continued(self, words: str) -> Self | None:
         """The conversation in which a reply goes on that was cut after some words.
 
-        Returns:
-            The conversation; None where such a reply has to begin anew, as JSON has.
+        None where such a reply has to begin anew, as JSON has.
         """
         ...
 
     def reminded(self, note: str, words: str) -> Self:
-        """The conversation with an instruction behind it, and before that the words of the reply.
-
-        Args:
-            note: The instruction.
-            words: What the reply said so far; nothing where it is blank.
-        """
+        """The conversation with the reply's words, if any, and an instruction behind it."""
         ...
 
     def without_functions(self) -> Self:

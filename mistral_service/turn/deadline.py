@@ -7,7 +7,6 @@ and looks at the deadline when it fires.
 
 import asyncio
 from collections.abc import Awaitable
-from types import TracebackType
 from typing import TypeVar
 
 from mistral_service.wire.errors import MistralError, Reason
@@ -27,11 +26,6 @@ class Deadline:
     """
 
     def __init__(self, until: float | None) -> None:
-        """Prepare a deadline.
-
-        Args:
-            until: When it is over, on the event loop's clock; None for never.
-        """
         self.expired = False
         self._loop = asyncio.get_running_loop()
         self._until = until
@@ -59,22 +53,13 @@ class Deadline:
         self.until = self._until
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
         if self._timer is not None:
             self._timer.cancel()
         task, self._task = self._task, None
         # Cancelled by other code too, it stays cancelled.
-        if (
-            self.expired
-            and task is not None
-            and task.uncancel() <= self._cancelling
-            and exc_type is asyncio.CancelledError
-        ):
+        ours = self.expired and task is not None and task.uncancel() <= self._cancelling
+        if ours and type(exc) is asyncio.CancelledError:
             raise TimeoutError from exc
 
     def _set(self, when: float) -> None:
@@ -94,19 +79,7 @@ class Deadline:
 
 
 async def within(seconds: float, answer: Awaitable[T], what: str) -> T:
-    """Wait for the whole of an answer.
-
-    Args:
-        seconds: How long it may take.
-        answer: The answer; it is cancelled after that.
-        what: What has not happened then, for the error.
-
-    Returns:
-        What it has brought.
-
-    Raises:
-        MistralError: With the reason `TIMEOUT`, if it takes longer.
-    """
+    """Wait for an answer; one that takes longer is cancelled, and the error says `what` failed."""
     timeout = asyncio.timeout(seconds)
     try:
         async with timeout:

@@ -22,10 +22,7 @@ _PERCENTILE = 0.95
 
 
 class Pace:
-    """How fast the replies of one session begin, and what the account may still ask for.
-
-    The clock is handed in.
-    """
+    """How fast the replies of one session begin, and what the account may still ask for."""
 
     def __init__(self) -> None:
         self._waits: deque[float] = deque(maxlen=_REMEMBERED)
@@ -42,10 +39,6 @@ class Pace:
 
     def hedge_after(self, now: float, chosen: float | None = None) -> float | None:
         """Seconds of silence after which a second request goes out.
-
-        Args:
-            now: The time.
-            chosen: The seconds that a setting has chosen.
 
         Returns:
             `chosen`, or else the 95th percentile of the last 20 turns, but no less than `FLOOR`

@@ -17,11 +17,7 @@ _CHUNK, _EACH = 4, 20
 async def in_portions(reads: AsyncGenerator[list[Chunk]]) -> AsyncGenerator[list[Chunk]]:
     """Hand on the chunks of each read, and let others work between the portions of a large one.
 
-    Args:
-        reads: The chunks of each read; closed at the end.
-
-    Yields:
-        The same chunks; a long one as several that say the same.
+    A long chunk becomes several that say the same.
     """
     async with aclosing(reads):
         async for chunks in reads:
@@ -36,12 +32,7 @@ async def in_portions(reads: AsyncGenerator[list[Chunk]]) -> AsyncGenerator[list
 def portions(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
     """Divide chunks into portions.
 
-    Args:
-        chunks: The chunks.
-
-    Yields:
-        The portions. Words, parts and calls stand in them in the order in which a reader takes
-        those of one chunk.
+    Words, parts and calls stand in them in the order in which a reader takes those of one chunk.
     """
     portion: list[Chunk] = []
     left = PORTION

@@ -1,4 +1,7 @@
-"""The protocols through which a turn sends requests, writes text, calls functions and records."""
+"""The protocols through which a turn sends requests, writes text, calls functions and records.
+
+A class that derives from one inherits methods that do nothing.
+"""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,23 +40,18 @@ class Output(Protocol):
 
     def begin(self) -> None:
         """Begin a turn."""
-        ...
 
     async def write_text(self, text: str) -> None:
         """Write words of the reply, at once or soon: words may wait for others."""
-        ...
 
     async def write_thought(self, text: str, *, keep: bool = False) -> None:
         """Write words of a thought; `keep` says whether the conversation keeps them."""
-        ...
 
     async def flush(self) -> None:
         """Write the words that wait, and close a thought, if one is open."""
-        ...
 
     async def call_begins(self) -> None:
         """Learn that the reply has begun to call a function, which is an answer too."""
-        ...
 
     def discard(self) -> bool:
         """Take back what was written of the turn; False where that cannot be."""
@@ -61,18 +59,13 @@ class Output(Protocol):
 
     def end(self) -> None:
         """End a turn; words that still wait were interrupted, and are never written."""
-        ...
 
 
 class Functions(Protocol[C_contra]):
     """Runs functions, or hands their calls on."""
 
     def begin(self, conversation: C_contra, options: TurnOptions) -> bool:
-        """Begin a turn.
-
-        Returns:
-            Whether the model may call functions in it.
-        """
+        """Begin a turn; returns whether the model may call functions in it."""
         ...
 
     def plan(
@@ -83,31 +76,16 @@ class Functions(Protocol[C_contra]):
         *,
         offered: Collection[str] | None,
     ) -> Plan:
-        """Decide about the calls of one reply.
-
-        Args:
-            conversation: What was asked.
-            calls: The calls.
-            left_out: How many more there were than a reply may have.
-            offered: The functions that may be called; None where that is not known.
-        """
+        """Decide about the calls of one reply, as `CallLedger.plan` does."""
         ...
 
     def forget(self, calls: Sequence[PlannedCall]) -> None:
         """Learn that planned calls do not run."""
-        ...
 
     async def start(
         self, conversation: C_contra, calls: Sequence[PlannedCall], *, spoke: bool
     ) -> None:
-        """Start planned calls as one group.
-
-        Args:
-            conversation: What was asked.
-            calls: The calls; there may be none.
-            spoke: Whether the reply had words for the caller as well.
-        """
-        ...
+        """Start planned calls, if any, as one group; `spoke` says whether words came with them."""
 
 
 class TurnRecorder(Protocol[C_contra]):
@@ -119,7 +97,6 @@ class TurnRecorder(Protocol[C_contra]):
 
     async def end(self, *, complete: bool) -> None:
         """Record the end of the turn; an interruption or an error leaves it incomplete."""
-        ...
 
 
 class TurnObserver(Protocol[C]):
@@ -127,23 +104,18 @@ class TurnObserver(Protocol[C]):
 
     async def on_begin(self) -> None:
         """The turn begins: from here the time to first byte counts."""
-        ...
 
     async def on_timeout(self) -> None:
         """An attempt took too long, for the first time in this turn."""
-        ...
 
     async def on_fault_handled(self, error: MistralError, handled: Handled) -> None:
         """A fault led to another attempt."""
-        ...
 
     def on_model(self, name: str) -> None:
         """A model has answered, and calls itself so."""
-        ...
 
     async def on_end(self, turn: TurnState[C]) -> None:
         """The turn is over, however it ended."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,28 +41,15 @@ class Price:
         return dollars / _MILLION
 
 
-_SMALL_4 = Price(0.15, 0.6)
-_MEDIUM_3_5 = Price(1.5, 7.5)
-_MEDIUM_3 = Price(0.4, 2)
-_LARGE_3 = Price(0.5, 1.5)
-_SMALL_3 = Price(0.1, 0.3)
-
 PRICES: Mapping[str, Price] = {
-    "mistral-small-latest": _SMALL_4,
-    "mistral-small-2603": _SMALL_4,
-    "mistral-small-2506": _SMALL_3,
-    "mistral-medium-latest": _MEDIUM_3_5,
-    "mistral-medium-2604": _MEDIUM_3_5,
-    "mistral-medium-2508": _MEDIUM_3,
-    "mistral-medium-2505": _MEDIUM_3,
-    "mistral-large-latest": _LARGE_3,
-    "mistral-large-2512": _LARGE_3,
-    "ministral-3b-latest": Price(0.1, 0.1),
-    "ministral-3b-2512": Price(0.1, 0.1),
-    "ministral-8b-latest": Price(0.15, 0.15),
-    "ministral-8b-2512": Price(0.15, 0.15),
-    "ministral-14b-latest": Price(0.2, 0.2),
-    "ministral-14b-2512": Price(0.2, 0.2),
+    **dict.fromkeys(("mistral-small-latest", "mistral-small-2603"), Price(0.15, 0.6)),
+    "mistral-small-2506": Price(0.1, 0.3),
+    **dict.fromkeys(("mistral-medium-latest", "mistral-medium-2604"), Price(1.5, 7.5)),
+    **dict.fromkeys(("mistral-medium-2508", "mistral-medium-2505"), Price(0.4, 2)),
+    **dict.fromkeys(("mistral-large-latest", "mistral-large-2512"), Price(0.5, 1.5)),
+    **dict.fromkeys(("ministral-3b-latest", "ministral-3b-2512"), Price(0.1, 0.1)),
+    **dict.fromkeys(("ministral-8b-latest", "ministral-8b-2512"), Price(0.15, 0.15)),
+    **dict.fromkeys(("ministral-14b-latest", "ministral-14b-2512"), Price(0.2, 0.2)),
     "magistral-small-latest": Price(0.5, 1.5),
     "magistral-medium-latest": Price(2, 5),
     "codestral-latest": Price(0.3, 0.9),
@@ -79,15 +66,9 @@ Your own: `MistralLLMService(prices={**PRICES, "my-model": Price(1, 3)})`.
 
 
 def cost_of(usage: Usage, prices: Mapping[str, Price], *models: str) -> float | None:
-    """What one request and its reply cost.
+    """What one request and its reply cost, in dollars; None if no name is on the price list.
 
-    Args:
-        usage: The tokens that Mistral has reported.
-        prices: The price list.
-        *models: The names that the model goes by, the most telling first.
-
-    Returns:
-        Dollars; None if no name is on the list.
+    The names that the model goes by are given the most telling first.
     """
     price = next((prices[model] for model in models if model in prices), None)
     return price.of(usage) if price is not None else None

@@ -23,6 +23,8 @@ T = TypeVar("T")
 class Request(Generic[T]):
     """One request and its reply, as far as it has been read.
 
+    `send` returns its stream, a note for the caller, and what reads the reply.
+
     Attributes:
         reader: What has read the reply.
         stream: The reply's stream; None until its headers are there.
@@ -31,11 +33,6 @@ class Request(Generic[T]):
     """
 
     def __init__(self, send: Callable[[], Awaitable[tuple[Stream, T, ReplyReader]]]) -> None:
-        """Prepare a request.
-
-        Args:
-            send: Sends it; returns its stream, a note for the caller, and what reads the reply.
-        """
         self.reader = ReplyReader()
         self.stream: Stream | None = None
         self.note: T | None = None
@@ -85,7 +82,7 @@ async def first_to_speak(
     """Begin a request, and hedge it with another if it is late.
 
     Args:
-        request: The request.
+        request: What goes out first.
         after: Seconds of silence after which `second` is asked for another; None for never.
         second: Makes the other request, or none.
         lost: Told of a request that failed while the other goes on.

@@ -48,17 +48,6 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class TryAgain:
-    """Try again.
-
-    Parameters:
-        delay: Seconds to wait before.
-    """
-
-    delay: float
-
-
-@dataclass(frozen=True, slots=True)
 class Handled:
     """What was done about a fault, for those who count.
 
@@ -102,12 +91,9 @@ class Attempts:
     def first_token_within(self, now: float, *, others: bool = False) -> float:
         """Seconds that the attempt which begins now may take to its first output.
 
-        Args:
-            now: When it begins.
-            others: Whether there is another model to ask after this one.
+        The first is given up for another, and so is one after which there are `others` to ask. The
+        last may use all that is left, so that a model which is always slow still answers.
         """
-        # The first attempt is given up for another; the last may use all that is left, so that a
-        # model which is always slow still answers.
         if self.made == 1:
             return self.limits.first_token
         left = self._until - now
@@ -136,19 +122,19 @@ class Attempts:
         *,
         silent_since: float | None = None,
         moved: bool = False,
-    ) -> TryAgain | None:
-        """Decide about another attempt after a fault.
+    ) -> float | None:
+        """Decide about another attempt after a fault that has just happened.
 
         Args:
             error: The fault.
-            now: When it happened.
+            now: The time.
             silent_since: Since when the caller hears nothing, where sentences were said; None
                 where the caller waits since the turn began.
             moved: Whether another model or endpoint would be asked, which needs no pause and may
                 take what this one has refused.
 
         Returns:
-            When to try again; None to give up and report the error.
+            Seconds to wait before it; None to give up and report the error.
         """
         if silent_since is not None:
             self._until = max(self._until, silent_since + self.limits.turn)
@@ -158,7 +144,7 @@ class Attempts:
         if now + delay + _WORTH_TRYING > self._until:
             return None
         self.made += 1
-        return TryAgain(delay)
+        return delay
 
     def _pause(self, error: MistralError) -> float:
         if error.retry_after is not None:

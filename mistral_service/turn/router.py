@@ -35,17 +35,10 @@ class Needs:
 class Router:
     """Chooses the route of each request, and records what became of it.
 
-    Attributes:
-        clients: The clients of the endpoints.
+    `models` returns the own model and those of the fallbacks, as the settings name them now.
     """
 
     def __init__(self, clients: Clients, models: Callable[[], tuple[str, Sequence[str]]]) -> None:
-        """Begin with routes that are all well.
-
-        Args:
-            clients: The clients of the endpoints.
-            models: The own model and those of the fallbacks, as the settings name them now.
-        """
         self.clients = clients
         self._models = models
         self._routes = Routes()
@@ -101,8 +94,7 @@ class Router:
     def failed(self, route: Route, error: MistralError, needs: Needs) -> tuple[Route, bool]:
         """Record that a request failed, and choose where the next one of this task goes.
 
-        Returns:
-            The next route, and whether it is another that has not failed too.
+        Returns that route, and whether it is another that has not failed too.
         """
         at = now()
         self._routes.failed(route, error, at)
@@ -121,10 +113,6 @@ class Router:
         Where a fallback failed, that is still an error of the bot's own model, of which the
         developer should hear first. But where a fallback may answer again in a moment, what is
         wrong with the bot's own key does not end the service.
-
-        Args:
-            route: Where the last request went.
-            error: What came of it.
         """
         own, *fallbacks = self.routes()
         error = self.with_other_cause(route, error)
@@ -133,8 +121,8 @@ class Router:
             failed = self._routes.last_error(own)
             first = failed and self.with_other_cause(own, failed)
         if first is not None and first.reason in _ENDS_THE_SERVICE:
-            errors = [(r, error if r == route else self._routes.last_error(r)) for r in fallbacks]
-            for fallback, passing in errors:
+            for fallback in fallbacks:
+                passing = error if fallback == route else self._routes.last_error(fallback)
                 if passing is not None and passing.retryable:
                     words = f"{fallback.model}: {passing.detail}; {own.model}: {first}"
                     return passing.with_detail(words)

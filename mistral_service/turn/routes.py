@@ -84,13 +84,7 @@ class Routes:
         return now < max(health.until, self._shut_until.get(route.endpoint, 0.0))
 
     def failed(self, route: Route, error: MistralError, now: float) -> None:
-        """Record that a request failed.
-
-        Args:
-            route: Where it went.
-            error: What came of it; what is wrong with one request says nothing about a route.
-            now: The time.
-        """
+        """Record that a request failed; what is wrong with it alone says nothing about a route."""
         if error.reason in _SHUT:
             self._shut_until[route.endpoint] = now + _LONG_REST
             self._of(route).error = error
@@ -118,8 +112,7 @@ class Routes:
 
     def last_error(self, route: Route) -> MistralError | None:
         """Why a route rests, or failed last; None if it answered."""
-        health = self._health.get(route)
-        return health.error if health is not None else None
+        return self._health.get(route, _WELL).error
 
     def _of(self, route: Route) -> _Health:
         return self._health.setdefault(route, _Health())

@@ -25,11 +25,6 @@ class TurnRunner(Generic[C]):
     """Runs the turns of one service."""
 
     def __init__(self, ports: TurnPorts[C]) -> None:
-        """Run turns.
-
-        Args:
-            ports: What they are made with.
-        """
         self._ports = ports
         self._attempt = Attempt(ports)
         self._router = ports.router
@@ -38,16 +33,10 @@ class TurnRunner(Generic[C]):
         self._recorder = ports.recorder
 
     async def run(self, conversation: C) -> AttemptResult | None:
-        """Ask until there is speech or an action.
-
-        Args:
-            conversation: What is asked.
+        """Ask until there is speech or an action; a `MistralError` if the budget ends before.
 
         Returns:
             The reply that ended the turn; None where another machine has answered already.
-
-        Raises:
-            MistralError: If there is neither within the turn's budget.
         """
         resumed = None if self._recorder is None else await self._recorder.begin(conversation)
         if resumed is not None and not resumed.must_answer:
@@ -173,15 +162,15 @@ class TurnRunner(Generic[C]):
         turn.route, moved = self._router.failed(failed, error, needs)
         done = self._go_on(turn)
         silent_since = turn.silence.since if done == "resumed" else None
-        again = done and turn.attempts.after(error, now(), silent_since=silent_since, moved=moved)
-        if not done or again is None:
+        delay = turn.attempts.after(error, now(), silent_since=silent_since, moved=moved)
+        if done is None or delay is None:
             raise self._router.final_error(failed, error) from None
         await self._attempt.handled(
             turn,
             error,
-            Handled("moved" if moved else done, turn.attempts.made, again.delay, turn.route.model),
+            Handled("moved" if moved else done, turn.attempts.made, delay, turn.route.model),
         )
-        await asyncio.sleep(again.delay)
+        await asyncio.sleep(delay)
 
     async def _end_without_answer(
         self, reply: AttemptResult, plan: Plan, turn: TurnState[C]

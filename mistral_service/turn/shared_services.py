@@ -9,13 +9,11 @@ from collections.abc import Collection, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from mistral_service.reply.calls import CallLedger, PlannedCall
 from mistral_service.wire.errors import MistralError
 from mistral_service.wire.rate import RateBudget
-
-if TYPE_CHECKING:
-    from mistral_service.reply.calls import CallLedger, PlannedCall
 
 
 class Rank(IntEnum):
@@ -61,7 +59,6 @@ class RateLimiter(Protocol):
         Raises:
             HeldBack: With the seconds until it may, if it may not.
         """
-        ...
 
     def has_headroom(self, ask: RequestEstimate) -> bool:
         """Whether such a request would probably be let out, as far as is known without asking."""
@@ -69,15 +66,12 @@ class RateLimiter(Protocol):
 
     def record_answer(self, ask: RequestEstimate, budget: RateBudget | None) -> None:
         """Record the headers of an answer."""
-        ...
 
     def record_refusal(self, ask: RequestEstimate, error: MistralError) -> None:
         """Record that the server refused a request for its rate limit."""
-        ...
 
     def record_usage(self, ask: RequestEstimate, tokens: int) -> None:
         """Record what the reply cost in the end."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +91,7 @@ class RecordedService(Protocol):
     """What a recorder sees of the service whose conversation it records."""
 
     @property
-    def ledger(self) -> "CallLedger":
+    def ledger(self) -> CallLedger:
         """What is remembered of the conversation's calls."""
         ...
 
@@ -120,16 +114,11 @@ class ConversationRecorder(Protocol):
         """Whether a call that was taken over has not gone on yet."""
         ...
 
-    def on_start(self, service: "RecordedService") -> None:
+    def on_start(self, service: RecordedService) -> None:
         """Watch the pipeline of a service, which runs from now on."""
-        ...
 
-    async def on_turn_start(self, service: "RecordedService", context: Any) -> ResumePoint | None:
-        """Record that a turn begins.
-
-        Args:
-            service: The service that runs it.
-            context: Pipecat's `LLMContext`.
+    async def on_turn_start(self, service: RecordedService, context: Any) -> ResumePoint | None:
+        """Record that a turn begins; `context` is Pipecat's `LLMContext`.
 
         Returns:
             What came before, once after a takeover: `context` then holds the conversation.
@@ -138,10 +127,9 @@ class ConversationRecorder(Protocol):
 
     def on_text(self, words: str) -> None:
         """Record words that were just pushed to the voice."""
-        ...
 
     async def on_function_calls(
-        self, calls: "Sequence[PlannedCall]", *, repeatable: Collection[str] = ()
+        self, calls: Sequence[PlannedCall], *, repeatable: Collection[str] = ()
     ) -> Collection[str]:
         """Record functions before they start: what is not recorded must not run.
 
@@ -158,17 +146,10 @@ class ConversationRecorder(Protocol):
         ...
 
     async def on_function_result(self, call_id: str, result: object) -> None:
-        """Record a function's result before anything reads it.
-
-        Args:
-            call_id: The call.
-            result: What the model reads.
-        """
-        ...
+        """Record a function's result, as the model reads it, before anything reads it."""
 
     async def on_turn_end(self, *, complete: bool) -> None:
         """Record the end of a turn; an interruption or an error leaves it incomplete."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +165,5 @@ class SharedServices:
     recorder: ConversationRecorder | None = None
 
 
-NOTHING_SHARED = SharedServices()
-shared_services: ContextVar[SharedServices] = ContextVar("shared_services", default=NOTHING_SHARED)
+shared_services = ContextVar("shared_services", default=SharedServices())  # noqa: B039 - frozen
 """What services that are made in this task share."""

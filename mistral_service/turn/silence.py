@@ -24,7 +24,7 @@ class Silence:
 
         Args:
             limits: How long a turn may take.
-            began: When it began, on the clock of `at` everywhere below.
+            began: When it began.
             allowed: Seconds that the caller may hear nothing where words come all the while.
             sentences: What the voice has got; None where no voice speaks: then all words count.
         """
@@ -45,15 +45,7 @@ class Silence:
         self._words = self._work = 0
 
     def watch(self, reader: ReplyReader, at: float) -> bool:
-        """Record how far a reply has come.
-
-        Args:
-            reader: What reads it.
-            at: The time.
-
-        Returns:
-            Whether there are new words.
-        """
+        """Record how far a reply has come at a time; returns whether there are new words."""
         work = reader.thoughts + reader.call_progress
         words = reader.progress - work
         if work > self._work:
@@ -65,11 +57,7 @@ class Silence:
         return new
 
     def until(self, horizon: float = math.inf) -> float:
-        """When the caller has waited long enough, as far as is known by now.
-
-        Args:
-            horizon: A time beyond which it does not matter.
-        """
+        """When the caller has waited long enough, as far as is known; `horizon` at the latest."""
         # It only ever moves on, and nearly every token comes long before.
         if horizon > self._least:
             self._least = self._end()

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from mistral_service import MistralClient, MistralError, Reason
-from mistral_service.client.batches import MAX_INPUTS, MAX_TOKENS, batches_of
 from mistral_service.client.form import form_of
+from mistral_service.client.vectors import MAX_INPUTS, MAX_TOKENS, batches_of
 from mistral_service.local import LocalMistral, Reply, Script
 from mistral_service.local.endpoints import CATEGORIES
 from mistral_service.reply.events import Finish, Text, Thought

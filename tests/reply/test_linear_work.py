@@ -7,7 +7,7 @@ from line_count import lines_of
 
 from mistral_service.conversation.conversion import Conversion
 from mistral_service.conversation.foreign import in_mistrals_form
-from mistral_service.reply.overlap import Overlap
+from mistral_service.reply.continuation import Overlap
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.wire.chunks import Chunk, ToolCallDelta
 
