@@ -13,17 +13,13 @@ from typing import Any
 
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from mistral_service.scale import scripts
 from mistral_service.scale.account import HEARTBEAT_S, MAX_PAUSE_S, NO_LIMIT
-from mistral_service.scale.connect import Address, close, connect, reset_connections
+from mistral_service.scale.connect import REDIS_ERRORS, Address, connect, reset_connections
 from mistral_service.scale.sliding_window import Entry
 from mistral_service.scale.wait_queue import GRACE_S, Waiter
-
-REDIS_ERRORS = (RedisError, OSError, TimeoutError)
-"""The exceptions that mean that Redis is down."""
 
 _TIMEOUT_S = 0.2
 """Seconds, twice, until Redis counts as down: it answers in one millisecond, and a caller waits."""
@@ -84,7 +80,7 @@ class SharedLog:
         Args:
             waiter: Its name, its rank, and its units.
             age: Seconds since its caller asked first.
-            bounds: Requests and units that a window may have; None for no limit.
+            bounds: Requests and units that a window may have.
             limits: The limits in Redis from which the bounds were computed.
         """
         requests, units = (NO_LIMIT if bound is None else bound for bound in bounds)
@@ -113,12 +109,7 @@ class SharedLog:
         await self._redis.hdel(self._keys(waiter.key)[3], waiter.id)
 
     async def publish(self, key: str, fields: Mapping[str, float]) -> None:
-        """Publish limits or a pause; they expire after ten windows.
-
-        Args:
-            key: The account and model.
-            fields: `requests` and `tokens` per minute; `pause` in seconds from now.
-        """
+        """Publish `requests` and `tokens` per minute, or a `pause` in seconds, for ten windows."""
         args: list[Any] = [10_000 * self._window]
         for name, value in fields.items():
             args += [name, _microseconds(value) if name == "pause" else repr(value)]
@@ -127,15 +118,7 @@ class SharedLog:
     async def refresh(
         self, key: str, waiters: Iterable[tuple[Waiter, float]] = ()
     ) -> tuple[int, int]:
-        """Renew this process's waiters, and read how much of a window is used.
-
-        Args:
-            key: The account and model.
-            waiters: The waiters of this process, each with the seconds that it still waits.
-
-        Returns:
-            Requests and units.
-        """
+        """Renew waiters for the seconds that they still wait; returns requests and units used."""
         args: list[Any] = [_microseconds(self._window)]
         for waiter, seconds in waiters:
             args += [waiter.id, _microseconds(min(seconds, _LEASE_S))]
@@ -150,21 +133,14 @@ class SharedLog:
         """Record that this process is alive.
 
         Returns:
-            How many processes are alive, and whether Redis still had the last heartbeat of this
-            one.
+            How many processes are alive, and whether Redis still had this one's last heartbeat.
         """
         args = [self._process_id, _ALIVE_S, 10_000 * self._window]
         processes, known = await self._heartbeat(keys=[f"{self._name}:alive"], args=args)
         return max(1, int(processes)), bool(int(known))
 
     async def write(self, key: str, entries: Iterable[Entry], now: float) -> None:
-        """Write requests that Redis does not have, or has lost.
-
-        Args:
-            key: The account and model.
-            entries: The requests; those that Redis has are left as they are.
-            now: The time, on the clock of the entries.
-        """
+        """Write requests that Redis does not have, or has lost; `now` is on their clock."""
         args: list[Any] = []
         for entry in entries:
             args += [f"{entry.id}:{entry.units}", _microseconds(now - entry.at)]
@@ -177,7 +153,7 @@ class SharedLog:
         with contextlib.suppress(*REDIS_ERRORS):
             await self._redis.zrem(f"{self._name}:alive", self._process_id)
         with contextlib.suppress(*REDIS_ERRORS):
-            await close(self._redis)
+            await self._redis.aclose()
 
     def _keys(self, key: str) -> list[str]:
         tagged = f"{{{self._name}:{key}}}"

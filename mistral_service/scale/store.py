@@ -15,24 +15,23 @@ from loguru import logger
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 
-from mistral_service.scale.connect import Address, close, connect, run_script
-
-# A field that is too large is read as empty, which is not a valid record.
-_FIELD = """
-local function field(name)
-  if redis.call('HSTRLEN', KEYS[1], name) > %d then return '' end
-  return redis.call('HGET', KEYS[1], name)
-end
-"""
+from mistral_service.scale.connect import REDIS_ERRORS, Address, connect, run_script
 
 MAX_FIELD_BYTES = 16_000_000
 """Bytes that a field may have in Redis."""
 
+# A field that is too large is read as empty, which is not a valid record.
+_FIELD = f"""
+local function field(name)
+  if redis.call('HSTRLEN', KEYS[1], name) > {MAX_FIELD_BYTES} then return '' end
+  return redis.call('HGET', KEYS[1], name)
+end
+"""
+
 # Reading renews nothing: a record that cannot be read expires, unless its owner renews it.
 _READ = (
-    _FIELD % MAX_FIELD_BYTES
+    _FIELD
     + """
 local held = redis.call('HMGET', KEYS[1], 'fence', 'over')
 if not held[1] or held[2] then return false end
@@ -42,7 +41,7 @@ return {held[1], 1, field('snapshot'), field('journal'), field('calls')}
 
 # The fence follows the clock of Redis, so that it also grows where a restart loses everything.
 _CLAIM = (
-    _FIELD % MAX_FIELD_BYTES
+    _FIELD
     + """
 local held = redis.call('HMGET', KEYS[1], 'fence', 'over')
 local known = held[1] and not held[2]
@@ -124,13 +123,11 @@ class Stats:
 
     Parameters:
         operations: Round trips to Redis.
-        sent: Bytes of records.
         failures: Round trips that failed.
         fenced: Writes that were refused because the call belongs to another machine.
     """
 
     operations: int = 0
-    sent: int = 0
     failures: int = 0
     fenced: int = 0
 
@@ -160,16 +157,12 @@ class Store:
         # A timeout is not retried.
         retry = Retry(NoBackoff(), 1, (RedisConnectionError,))
         self._redis = connect(self._address, timeout=timeout, retry=retry)
-        scripts = (_READ, _CLAIM, _WRITE, _DELETE)
         self._read, self._claim, self._write, self._delete = map(
-            self._redis.register_script, scripts
+            self._redis.register_script, (_READ, _CLAIM, _WRITE, _DELETE)
         )
 
     async def read(self, call_id: str) -> Claim | None:
-        """Read a call's record without claiming the call.
-
-        Returns:
-            The claim of its owner; None if the call is not known, or over.
+        """Read the claim of a call's owner; None if the call is not known, or over.
 
         Raises:
             StoreUnavailable: If Redis does not answer.
@@ -223,7 +216,6 @@ class Store:
         arguments: list[Any] = [fence, _milliseconds(keep_seconds)]
         for name, value in fields.items():
             arguments += [name, value]
-            self.stats.sent += len(value)
         replicas = self._address.replicas if "calls" in fields else 0
         answer, is_replicated = await self._do(self._run(self._write, call_id, arguments, replicas))
         written = Written(answer)
@@ -243,7 +235,7 @@ class Store:
 
     async def close(self) -> None:
         """Close the connections."""
-        await close(self._redis)
+        await self._redis.aclose()
 
     def _run(
         self, script: Any, call_id: str, arguments: list[Any], replicas: int
@@ -255,7 +247,7 @@ class Store:
         self.stats.operations += 1
         try:
             answer = await operation
-        except (RedisError, OSError, TimeoutError) as e:
+        except REDIS_ERRORS as e:
             self.stats.failures += 1
             if not self.is_down:
                 self.is_down = True
