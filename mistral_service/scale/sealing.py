@@ -4,7 +4,7 @@ import base64
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,22 +105,17 @@ class Codec:
             )
         return cls(keys)
 
-    def pack(self, text: str | Iterable[str]) -> bytes:
-        """Compress and seal a JSON text, or its pieces."""
-        compressor = zlib.compressobj(1)
-        parts = [text] if isinstance(text, str) else text
-        packed = b"".join([*(compressor.compress(p.encode()) for p in parts), compressor.flush()])
+    def pack(self, text: str) -> bytes:
+        """Compress and seal a JSON text."""
+        packed = zlib.compress(text.encode(), 1)
         return self._fernet.encrypt(packed) if self._fernet else packed
 
     def unpack(self, data: bytes, most: int = MAX_UNPACKED_BYTES) -> Any:
         """Decode the value of packed bytes.
 
-        Args:
-            data: The bytes.
-            most: Bytes that it may have unpacked.
-
         Raises:
-            Unreadable: If it was sealed with another key, is damaged, or is larger than that.
+            Unreadable: If it was sealed with another key, is damaged, or has more than `most` bytes
+                unpacked.
         """
         try:
             packed = self._fernet.decrypt(data) if self._fernet else data
