@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import secrets
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, cast
 
@@ -13,7 +14,6 @@ from starlette.websockets import WebSocket, WebSocketState
 
 from mistral_service.pipecat.tracebacks import log_exception
 from mistral_service.scale import metrics
-from mistral_service.scale.client_link import Pings
 from mistral_service.scale.limits import (
     MAX_FIRST_MESSAGE,
     MAX_MESSAGE,
@@ -66,17 +66,30 @@ class CallSocket(WebSocket):
         super().__init__(*arguments, **options)
         self._limiter = MessageLimiter()
         self._returned: list[Message] = []
-        self._pings = Pings(self.send_text)
+        self._pongs: dict[str, asyncio.Future[None]] = {}
 
     def put_back(self, message: Message) -> None:
         """Have the bot receive a message that was received already."""
         self._returned.append(message)
 
     async def store_note(self, note: str, within: float) -> bool:
-        """Have the client store a note; one without our protocol does not."""
+        """Have the client store a note before it answers a ping; see `ClientLink`.
+
+        A client without our protocol stores none.
+        """
         if not self.speaks_protocol or self._is_detached or self.client_code is not None:
             return False
-        return await self._pings.ping(note, within) and not self._is_detached
+        ping = secrets.token_hex(8)
+        pong = self._pongs[ping] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(within):
+                await self.send_text(json.dumps({"type": "ping", "id": ping, "note": note}))
+                await pong
+        except (TimeoutError, RuntimeError, OSError):  # no answer, or the connection is closed
+            return False
+        finally:
+            del self._pongs[ping]
+        return not self._is_detached
 
     async def receive(self) -> Message:
         """The next message, as in Starlette; a failure becomes a disconnect."""
@@ -86,12 +99,18 @@ class CallSocket(WebSocket):
         return message
 
     async def _is_answered(self, message: object) -> bool:
-        """Answer a message of the protocol; returns whether it is one."""
+        """Answer a beat, or receive a pong; returns whether the message is one of them."""
         if message == BEAT:
             with contextlib.suppress(RuntimeError, OSError):  # the client has just left
                 await self.send_text(json.dumps(BEAT))
             return True
-        return self._pings.receive_pong(message)
+        fields = cast("dict[str, Any]", message) if isinstance(message, dict) else {}
+        if fields.get("type") != "pong":
+            return False
+        pong = self._pongs.get(str(fields.get("id")))
+        if pong is not None and not pong.done():  # else it is late or made up
+            pong.set_result(None)
+        return True
 
     async def send(self, message: Message) -> None:
         """Send, as in Starlette; a client that does not receive has left."""
@@ -207,14 +226,7 @@ class Calls:
         recorders: CallRecorders | None = None,
         rate_limiter: RateLimiter | None = None,
     ) -> None:
-        """Make it.
-
-        Args:
-            bot: Called for every call; returns when the call has ended.
-            limit: How many calls there may be at once.
-            recorders: Makes the recorders of calls; None records none.
-            rate_limiter: The limiter of the account; None limits nothing.
-        """
+        """Make it; `bot` is called for every call, and returns when the call has ended."""
         self.limit = limit
         self.recorders = recorders
         self.rate_limiter = rate_limiter
@@ -247,11 +259,6 @@ class Calls:
 
         The call has a task of its own: a server that cancels the request of a client that has left
         must not cancel the last write of the record.
-
-        Args:
-            socket: The connection to the client.
-            arguments: The bot's arguments.
-            recorder: The recorder of the call.
         """
         move = asyncio.Event()
         task = asyncio.create_task(self._run(socket, arguments, recorder, move))
