@@ -28,7 +28,11 @@ from mistral_service.scale.incremental_json import dumps
 from mistral_service.scale.sealing import Unreadable
 
 VERSION = 1
-"""The version of the format that this code writes."""
+"""The version of the format that this code writes and reads.
+
+A field that an older version can do without needs no new version: it has a default, and code that
+does not know it ignores it.
+"""
 
 Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
 
@@ -153,27 +157,17 @@ def snapshot_from_json(data: Any) -> Snapshot:
             f"The call was recorded by a newer version (format {version}; this one reads up to "
             f"{VERSION}): a machine with that version can take it over."
         )
-    for older in range(version, VERSION):
-        if older not in MIGRATIONS:
-            raise Unreadable(f"The call's record is damaged: version is {version}.")
-        data = MIGRATIONS[older](data)
+    if version < VERSION:
+        raise Unreadable(f"The call's record is damaged: version is {version}.")
     record = _checked("snapshot", lambda: _SnapshotModel.model_validate(data))
     return Snapshot(
-        turn=record.turn,
-        messages=[_message(message) for message in record.messages],
-        opened_with=record.opened_with,
-        settings=record.settings,
-        ledger=record.ledger,
-        proof_key=record.proof_key,
+        record.turn,
+        list(map(_message, record.messages)),
+        record.opened_with,
+        record.settings,
+        record.ledger,
+        record.proof_key,
     )
-
-
-MIGRATIONS: dict[int, Any] = {}
-"""Functions that convert a snapshot of a version to the next one.
-
-A field that an older version can do without needs no new version: it has a default, and code that
-does not know it ignores it.
-"""
 
 
 def journal_to_json(journal: Journal) -> str:
@@ -182,11 +176,7 @@ def journal_to_json(journal: Journal) -> str:
 
 
 def journal_from_json(data: Any) -> Journal:
-    """Read a journal; fields of a newer version are ignored.
-
-    Raises:
-        Unreadable: If it is not valid.
-    """
+    """Read a journal, or raise `Unreadable`; fields of a newer version are ignored."""
     return _checked("journal", lambda: _JOURNAL.validate_python(data))
 
 
@@ -205,11 +195,7 @@ def calls_to_json(started: Mapping[str, Started], warned: set[str] | None = None
 
 
 def started_from_json(data: Any) -> Started:
-    """Read a started function; fields of a newer version are ignored.
-
-    Raises:
-        Unreadable: If it is not valid.
-    """
+    """Read a started function, or raise `Unreadable`; fields of a newer version are ignored."""
     return _checked("calls", lambda: _STARTED.validate_python(data))
 
 
