@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from loguru import logger
 
+from mistral_service.scale import metrics
 from mistral_service.scale.account import HEARTBEAT_S, SHARES, Account, parse_limits
 from mistral_service.scale.connect import REDIS_ERRORS
 from mistral_service.scale.shared_log import SharedLog
@@ -44,7 +45,7 @@ processes have written what Redis has lost."""
 
 @dataclass
 class Stats:
-    """What the limiter has done in this process, for metrics.
+    """What the limiter has done in this process.
 
     Parameters:
         admitted: Requests admitted.
@@ -170,6 +171,7 @@ class SharedBudget:
         if wait > 0:
             self._put(caller, waiter, wait)
             self.stats.refused[ask.rank] += 1
+            metrics.BUDGET_REFUSALS.record(rank=ask.rank.name.lower())
             raise HeldBack(wait + _TIMER_SLACK_S)
         self._queue.remove(caller)
         account.window.add(_now(), units, is_shared=is_shared, id=waiter.id)

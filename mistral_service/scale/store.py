@@ -16,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from mistral_service.scale import metrics
 from mistral_service.scale.connect import REDIS_ERRORS, Address, connect, run_script
 
 MAX_FIELD_BYTES = 16_000_000
@@ -119,16 +120,14 @@ class Claim:
 
 @dataclass
 class Stats:
-    """What the store has done, for metrics.
+    """What the store has done.
 
     Parameters:
         operations: Round trips to Redis.
-        failures: Round trips that failed.
         fenced: Writes that were refused because the call belongs to another machine.
     """
 
     operations: int = 0
-    failures: int = 0
     fenced: int = 0
 
 
@@ -248,7 +247,7 @@ class Store:
         try:
             answer = await operation
         except REDIS_ERRORS as e:
-            self.stats.failures += 1
+            metrics.REDIS_FAILURES.record()
             if not self.is_down:
                 self.is_down = True
                 logger.error(f"Calls are not recorded, because Redis does not answer: {e}")
