@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from mistral_service.local.origins import allowed
-from mistral_service.scale.calls import REFUSED, TRY_LATER, Calls, CallSocket, Full
+from mistral_service.scale.calls import Calls, CallSocket, Full
 from mistral_service.scale.handshakes import SENTENCES, BrowserHandshake, Refusal, TwilioHandshake
 from mistral_service.scale.limits import HandshakeEvicted, PendingHandshakes
 from mistral_service.scale.twilio import NotTwilio, TwimlWebhook
@@ -141,16 +141,16 @@ class _CallEndpoint:
         await socket.accept(PROTOCOL if socket.speaks_protocol else None)
         try:
             if not _has_allowed_origin(socket, self._origins):
-                raise Refusal("origin", REFUSED)
+                raise Refusal("origin")
             if not await self._is_authorized(socket):
-                raise Refusal("stranger", REFUSED)
+                raise Refusal("stranger")
             async with self._pending.handshake(HANDSHAKE_TIMEOUT_S):
                 run_call = await self._handshake.receive(socket)
             await run_call()
         except (Full, HandshakeEvicted):
-            await _refuse(socket, Refusal("full", TRY_LATER))
+            await _refuse(socket, Refusal("full"))
         except (TimeoutError, NotTwilio):
-            await _refuse(socket, Refusal("hello", REFUSED))
+            await _refuse(socket, Refusal("hello"))
         except Refusal as e:
             await _refuse(socket, e)
         except WebSocketDisconnect:
