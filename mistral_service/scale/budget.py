@@ -198,12 +198,13 @@ class SharedBudget:
         changed = before != (account.requests, account.tokens)
         if limits and (changed or now - account.published_at > self._window):
             account.published_at = now
-            self._publish(_key(ask), limits)
+            self._in_background(self._log.publish, _key(ask), limits)
 
     def record_refusal(self, ask: RequestEstimate, error: MistralError) -> None:
         """Have all processes pause a little: Mistral refuses in spite of the count."""
         self.record_answer(ask, error.budget)
-        self._publish(_key(ask), {"pause": self._account(ask).pause(_now(), error.retry_after)})
+        pause = self._account(ask).pause(_now(), error.retry_after)
+        self._in_background(self._log.publish, _key(ask), {"pause": pause})
 
     def record_usage(self, ask: RequestEstimate, tokens: int) -> None:
         """Charge the next requests for the error of the estimate."""
@@ -310,9 +311,6 @@ class SharedBudget:
         waiters = [(each, each.expires_at - now) for each in self._queue.waiting(key, now)]
         account.record_totals(_now(), *await self._log.refresh(key, waiters))
         self.stats.used = max(each.used for each in self._accounts.values())
-
-    def _publish(self, key: str, fields: dict[str, float]) -> None:
-        self._in_background(self._log.publish, key, fields)
 
     def _in_background(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         """Send Redis something that no caller waits for, unless it is down."""

@@ -132,9 +132,8 @@ class CallSocket(WebSocket):
                 self._receiving.reschedule(asyncio.get_running_loop().time())
 
     async def _next(self) -> Message:
-        message = await self._receive_checked()
-        while message is None:
-            message = await self._receive_checked()
+        while (message := await self._receive_checked()) is None:
+            pass
         if message["type"] == "websocket.disconnect":
             self.client_code = message.get("code") or ABNORMAL
         elif isinstance(fields := _parse(message, _MAX_STOP), dict):

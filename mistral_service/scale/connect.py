@@ -141,14 +141,6 @@ def connect(
     return cast(Any, sentinels).master_for(address.service)
 
 
-async def reset_connections(client: Any) -> None:
-    """Close connections that broke when Redis went down: each of them would fail once more."""
-    if isinstance(client, RedisCluster):
-        await client.aclose()  # the next command looks up the nodes again
-    else:
-        await client.connection_pool.disconnect(inuse_connections=False)
-
-
 async def run_script(
     client: Any, script: Any, keys: list[str], args: list[Any], *, replicas: int, within: float
 ) -> tuple[Any, bool]:

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from redis.asyncio import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from mistral_service.scale import scripts
 from mistral_service.scale.account import HEARTBEAT_S, MAX_PAUSE_S, NO_LIMIT
-from mistral_service.scale.connect import REDIS_ERRORS, Address, connect, reset_connections
+from mistral_service.scale.connect import REDIS_ERRORS, Address, connect
 from mistral_service.scale.sliding_window import Entry
 from mistral_service.scale.wait_queue import GRACE_S, Waiter
 
@@ -127,7 +128,10 @@ class SharedLog:
 
     async def reset_connections(self) -> None:
         """Close connections that broke when Redis went down: each of them would fail once more."""
-        await reset_connections(self._redis)
+        if isinstance(self._redis, RedisCluster):
+            await self._redis.aclose()  # the next command looks up the nodes again
+        else:
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
 
     async def heartbeat(self) -> tuple[int, bool]:
         """Record that this process is alive.

@@ -6,7 +6,7 @@ taken for dead can do no harm.
 """
 
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -166,7 +166,7 @@ class Store:
         Raises:
             StoreUnavailable: If Redis does not answer.
         """
-        return _parse_claim(await self._do(self._read(keys=[self._prefix + call_id], args=[])))
+        return _parse_claim(*await self._run(self._read, call_id, []))
 
     async def claim(
         self,
@@ -196,10 +196,8 @@ class Store:
         """
         arguments: list[Any] = [_milliseconds(keep_seconds), int(create)]
         arguments += ["" if expected_fence is None else expected_fence, int(reset)]
-        answer, is_replicated = await self._do(
-            self._run(self._claim, call_id, arguments, self._address.replicas)
-        )
-        return _parse_claim(answer, is_replicated)
+        replicas = self._address.replicas
+        return _parse_claim(*await self._run(self._claim, call_id, arguments, replicas))
 
     async def write(
         self, call_id: str, fence: int, fields: Mapping[str, bytes], keep_seconds: float
@@ -216,7 +214,7 @@ class Store:
         for name, value in fields.items():
             arguments += [name, value]
         replicas = self._address.replicas if "calls" in fields else 0
-        answer, is_replicated = await self._do(self._run(self._write, call_id, arguments, replicas))
+        answer, is_replicated = await self._run(self._write, call_id, arguments, replicas)
         written = Written(answer)
         self.stats.fenced += written is Written.FENCED
         if written is Written.UPDATED and not is_replicated:
@@ -229,23 +227,21 @@ class Store:
         Raises:
             StoreUnavailable: If Redis does not answer; the record expires then.
         """
-        arguments = [fence, _milliseconds(keep_seconds)]
-        await self._do(self._delete(keys=[self._prefix + call_id], args=arguments))
+        await self._run(self._delete, call_id, [fence, _milliseconds(keep_seconds)])
 
     async def close(self) -> None:
         """Close the connections."""
         await self._redis.aclose()
 
-    def _run(
-        self, script: Any, call_id: str, arguments: list[Any], replicas: int
-    ) -> Awaitable[tuple[Any, bool]]:
-        keys, within = [self._prefix + call_id], self._timeout / 2
-        return run_script(self._redis, script, keys, arguments, replicas=replicas, within=within)
-
-    async def _do(self, operation: Awaitable[Any]) -> Any:
+    async def _run(
+        self, script: Any, call_id: str, arguments: list[Any], replicas: int = 0
+    ) -> tuple[Any, bool]:
         self.stats.operations += 1
+        keys, within = [self._prefix + call_id], self._timeout / 2
         try:
-            answer = await operation
+            answer = await run_script(
+                self._redis, script, keys, arguments, replicas=replicas, within=within
+            )
         except REDIS_ERRORS as e:
             metrics.REDIS_FAILURES.record()
             if not self.is_down:
@@ -258,7 +254,7 @@ class Store:
         return answer
 
 
-def _parse_claim(answer: Any, is_replicated: bool = True) -> Claim | None:
+def _parse_claim(answer: Any, is_replicated: bool) -> Claim | None:
     if answer is None:
         return None
     fence, known, *values = answer
