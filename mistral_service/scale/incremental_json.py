@@ -31,11 +31,8 @@ def iterencode(value: Any, *, sort_keys: bool = False, ascii: bool = True) -> It
 
     Args:
         value: The value. It may change meanwhile: each part is then the old one or the new one.
-        sort_keys: Whether keys are sorted.
-        ascii: Whether other characters than ASCII are escaped, as by `ensure_ascii`.
-
-    Yields:
-        The pieces.
+        sort_keys: As for `json.dumps`.
+        ascii: As `ensure_ascii` of `json.dumps`.
 
     Raises:
         TypeError: If a key is of a type that JSON does not have.
@@ -55,9 +52,6 @@ def dumps(value: Any, otherwise: str = "null") -> str:
 
 def loads(text: str) -> Any:
     """Decode a value; large containers are decoded one member at a time.
-
-    Args:
-        text: The text of `iterencode` or another encoder.
 
     Raises:
         ValueError: If it is not JSON.

@@ -44,12 +44,7 @@ class Progress:
     """Signs the words of a call's replies as they are sent, each word once."""
 
     def __init__(self, key: str, call_id: str) -> None:
-        """Make it.
-
-        Args:
-            key: The call's secret, which no client knows and all machines share.
-            call_id: The call.
-        """
+        """Make it; `key` is the call's secret, which no client knows and all machines share."""
         self._key = key
         self._call_id = call_id
         self._turn: int | None = None
@@ -57,14 +52,10 @@ class Progress:
         self._mac = _new_mac(key, call_id, 0)
 
     def message(self, turn: int, words: str) -> str | None:
-        """The message to the client with the new words of a reply and their proof.
+        """The message to the client with the new words of a turn's reply and their proof.
 
-        Args:
-            turn: The turn.
-            words: All words of its reply that were sent. Within a turn they only grow.
-
-        Returns:
-            The message as JSON; None where there are no new words, or too many to be signed.
+        `words` are all that were sent: within a turn they only grow. None where there are no new
+        ones, or too many to be signed.
         """
         if turn == self._turn and len(words) == self._length:
             return None
@@ -81,16 +72,9 @@ class Progress:
 
 
 def verified_words(key: str, call_id: str, turn: int, sent: Sent | None) -> str:
-    """The words that a client repeats, if they were signed for a turn of this call.
+    """The words that a client repeats, if they were signed for a turn of this call, else none.
 
-    Args:
-        key: The call's secret; an empty one proves nothing.
-        call_id: The call.
-        turn: The turn.
-        sent: What the client repeats; None where it repeats nothing.
-
-    Returns:
-        The words; empty without a valid proof.
+    An empty `key` proves nothing.
     """
     if sent is None or sent.turn != turn or not key:
         return ""

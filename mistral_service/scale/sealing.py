@@ -138,11 +138,7 @@ def derived_key(api_key: str) -> str:
 
 
 def _decompress(packed: bytes, most: int) -> bytes:
-    """Decompress at most that many bytes.
-
-    Raises:
-        ValueError: If there are more, or if the data is incomplete.
-    """
+    """Decompress at most that many bytes; raises `ValueError` for more, or incomplete data."""
     inflater = zlib.decompressobj()
     out: list[bytes] = []
     size, rest = 0, packed

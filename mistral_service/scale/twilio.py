@@ -80,11 +80,7 @@ class TwimlWebhook:
         )
 
     def verify(self, start: Mapping[str, Any], token: str) -> tuple[str, str]:
-        """Verify a stream.
-
-        Args:
-            start: The fields of Twilio's `start`.
-            token: The stream's parameter `token`.
+        """Verify a stream by the fields of its `start` and its parameter `token`.
 
         Returns:
             The `callSid`, and the name of the call's record.
@@ -122,13 +118,9 @@ class TwimlWebhook:
 def is_signed(
     auth_token: str, addresses: Iterator[str], form: Sequence[tuple[str, str]], signature: str
 ) -> bool:
-    """Whether Twilio has signed a request, as its documentation describes it.
+    """Whether Twilio has signed a request with a form, as its documentation describes it.
 
-    Args:
-        auth_token: The account's auth token.
-        addresses: The URLs that Twilio may have called; a proxy hides which one it was.
-        form: The fields of the body.
-        signature: The header `X-Twilio-Signature`.
+    It may have called any of the addresses: a proxy hides which one it was.
     """
     fields = "".join(name + value for name, value in sorted(set(form)))
     valid = False
@@ -140,10 +132,7 @@ def is_signed(
 
 
 def parse_start(text: str) -> tuple[dict[str, Any], str, str] | None:
-    """Parse Twilio's `start`.
-
-    Args:
-        text: A message of the stream.
+    """Parse a message of a stream that may be Twilio's `start`.
 
     Returns:
         Its fields, its parameter `token`, and the message without the token, for the bot and its
