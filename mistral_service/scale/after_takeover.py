@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any, cast
 
 from pipecat.processors.aggregators.llm_context import (
@@ -55,28 +56,33 @@ class Greeting:
         return True
 
 
+@dataclass
 class PendingContext:
-    """The words of a cut reply that the context lacks: Pipecat adds only their continuation."""
+    """The words of a cut reply that the context lacks: Pipecat adds only their continuation.
 
-    def __init__(self, context: LLMContext, before: Any, cut: str) -> None:
-        """Remember the words `cut`, which follow the message `before`; None if there is none."""
-        self._context = context
-        self._before = before
-        self._cut = cut
-        self._joint: str | None = None
+    Parameters:
+        context: The context that lacks them.
+        before: The message before them; None if there is none.
+        cut: The words.
+    """
+
+    context: LLMContext
+    before: Any
+    cut: str
+    _joint: str | None = None
 
     def on_continuation(self, words: str) -> None:
         """Note whether the continuation begins with a space: the context strips it."""
         if self._joint is None and words:
-            self._joint = " " if words[0].isspace() and not self._cut[-1].isspace() else ""
+            self._joint = " " if words[0].isspace() and not self.cut[-1].isspace() else ""
 
     def merge(self, *, final: bool) -> bool:
         """Put the words before their continuation; returns whether the context has them.
 
         Where no continuation is to come (`final`) they become a message of their own.
         """
-        messages = list(self._context.get_messages())
-        found = [i for i, message in enumerate(messages) if message is self._before]
+        messages = list(self.context.get_messages())
+        found = [i for i, message in enumerate(messages) if message is self.before]
         if not found:
             return True  # The bot has replaced the context.
         at = found[-1] + 1
@@ -85,11 +91,11 @@ class PendingContext:
             message = cast("dict[str, Any]", rest)
             words = message.get("content")
             if message.get("role") == "assistant" and isinstance(words, str) and words:
-                whole = self._cut + (self._joint or "") + words.lstrip()
+                whole = self.cut + (self._joint or "") + words.lstrip()
                 messages[at] = cast(Any, {**message, "content": whole})
-                self._context.set_messages(messages)
+                self.context.set_messages(messages)
                 return True
         if final:
-            messages.insert(at, cast(Any, {"role": "assistant", "content": self._cut.strip()}))
-            self._context.set_messages(messages)
+            messages.insert(at, cast(Any, {"role": "assistant", "content": self.cut.strip()}))
+            self.context.set_messages(messages)
         return final

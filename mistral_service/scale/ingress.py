@@ -6,6 +6,7 @@ It knows no Ray: any ASGI server runs it.
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -120,32 +121,26 @@ async def _authorize(may_call: MayCall, connection: HTTPConnection) -> bool:
         return False
 
 
+@dataclass(frozen=True)
 class _CallEndpoint:
     """A WebSocket endpoint as an ASGI application, which can make the socket a `CallSocket`."""
 
-    def __init__(
-        self,
-        handshake: BrowserHandshake | TwilioHandshake,
-        pending: PendingHandshakes,
-        is_authorized: Callable[[HTTPConnection], Awaitable[bool]],
-        origins: tuple[str, ...],
-    ) -> None:
-        self._handshake = handshake
-        self._pending = pending
-        self._is_authorized = is_authorized
-        self._origins = origins
+    handshake: BrowserHandshake | TwilioHandshake
+    pending: PendingHandshakes
+    is_authorized: Callable[[HTTPConnection], Awaitable[bool]]
+    origins: tuple[str, ...]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         socket = CallSocket(scope, receive, send)
         socket.speaks_protocol = PROTOCOL in scope.get("subprotocols", ())
         await socket.accept(PROTOCOL if socket.speaks_protocol else None)
         try:
-            if not _has_allowed_origin(socket, self._origins):
+            if not _has_allowed_origin(socket, self.origins):
                 raise Refusal("origin")
-            if not await self._is_authorized(socket):
+            if not await self.is_authorized(socket):
                 raise Refusal("stranger")
-            async with self._pending.handshake(HANDSHAKE_TIMEOUT_S):
-                run_call = await self._handshake.receive(socket)
+            async with self.pending.handshake(HANDSHAKE_TIMEOUT_S):
+                run_call = await self.handshake.receive(socket)
             await run_call()
         except (Full, HandshakeEvicted):
             await _refuse(socket, Refusal("full"))

@@ -1,6 +1,7 @@
 """The metrics of calls on many machines, at no cost until `use_ray` is called.
 
-Ray puts `ray_` before each name, and `_total` behind that of a counter.
+Ray puts `ray_` before each name, and `_total` behind that of a counter; a histogram's has further
+suffixes, such as `_bucket`.
 """
 
 from collections.abc import Callable
@@ -29,11 +30,6 @@ class Metric:
     description: str
     tags: tuple[str, ...] = ()
     _record: _Record | None = None
-
-    @property
-    def exported(self) -> str:
-        """The name in Prometheus; a histogram's has further suffixes, such as `_bucket`."""
-        return f"ray_{self.name}" + ("_total" if self.kind == "counter" else "")
 
     def record(self, value: float = 1.0, **tags: str) -> None:
         """Record a value: an increment, the current value, or an observation."""

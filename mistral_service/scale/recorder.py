@@ -17,11 +17,10 @@ from pipecat.processors.aggregators.llm_context import LLMContext
 from mistral_service.reply.calls import PlannedCall
 from mistral_service.scale.after_takeover import Greeting, PendingContext
 from mistral_service.scale.bounds import MAX_WORDS
-from mistral_service.scale.client_report import ClientReport
+from mistral_service.scale.client_report import ClientReport, Progress, verified_words
 from mistral_service.scale.function_notes import ClientLink, FunctionNotes
 from mistral_service.scale.incremental_json import iterencode
 from mistral_service.scale.pipeline_taps import add_taps
-from mistral_service.scale.progress import Progress, verified_words
 from mistral_service.scale.record import Record, pack_field, to_thread_if_large
 from mistral_service.scale.recordable_settings import recorded_settings, restored_settings
 from mistral_service.scale.resume import (

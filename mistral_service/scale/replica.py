@@ -70,8 +70,7 @@ class Replica:
             os.environ["PIPECAT_SETUP_FILES"] = os.pathsep.join(files)
         module = await asyncio.to_thread(load_bot, self.args.bot)
         recorders = await self._shared()
-        warm_up = cast("Callable[[], Awaitable[None]] | None", getattr(module, "warm_up", None))
-        if warm_up:
+        if warm_up := getattr(module, "warm_up", None):
             await warm_up()
         await check_mistral()
         self.calls = Calls(
@@ -85,12 +84,11 @@ class Replica:
         # The page offers a camera and a text field where the bot's module says so.
         status["camera"] = bool(getattr(module, "CAMERA", False))
         status["text"] = bool(getattr(module, "TEXT", False))
-        may_call = cast("MayCall | None", getattr(module, "may_call", None))
         self.app = create_app(
             self.calls,
             status,
             self.check_health,
-            may_call,
+            cast("MayCall | None", getattr(module, "may_call", None)),
             allowed_origins=self.args.allowed_origins,
             twilio_auth_token=os.environ.get("TWILIO_AUTH_TOKEN"),
         )

@@ -24,7 +24,7 @@ from scale_redis import RedisServer, redis
 from waiting import until
 
 from mistral_service import MistralLLMService
-from mistral_service.scale.progress import Sent
+from mistral_service.scale.client_report import Sent
 from mistral_service.scale.recorder import CallRecorder
 from mistral_service.scale.recorders import CallRecorders
 from mistral_service.scale.sealing import Codec
