@@ -110,7 +110,13 @@ class CallRecorder:
         """Listen to the pipeline: the words that the first turn answers come before it."""
         if not self._has_taps:
             self._has_taps = True
-            self._has_tts = add_taps(service.pipeline_worker.pipeline, self)
+            self._has_tts = add_taps(
+                service.pipeline_worker.pipeline,
+                on_user_text=self._on_user_text,
+                on_bot_text=self._on_bot_text,
+                on_bot_silent=self._on_bot_silent,
+                on_context_updated=self._on_context_updated,
+            )
 
     async def on_turn_start(
         self, service: RecordedService, context: LLMContext
@@ -202,11 +208,11 @@ class CallRecorder:
 
     # Called by the taps of the pipeline.
 
-    def on_user_text(self, words: str) -> None:
+    def _on_user_text(self, words: str) -> None:
         """Record the user's words, which the next turn answers."""
         self._unanswered = f"{self._unanswered} {words.strip()}".strip()[-MAX_ASKED:]
 
-    def on_bot_text(self, text: str, spaced: bool) -> None:
+    def _on_bot_text(self, text: str, spaced: bool) -> None:
         """Record words that were spoken; `spaced` ones contain the spaces between them."""
         if self._context is None:
             return  # Words before the first turn belong to no turn.
@@ -215,13 +221,13 @@ class CallRecorder:
         self._journal.complete = False
         self._record_words(before + (" " if needs_space else "") + text)
 
-    def on_bot_silent(self) -> None:
+    def _on_bot_silent(self) -> None:
         """Record that a complete reply has been spoken to its end."""
         if self._has_tts and self._llm_done and not self._journal.complete:
             self._journal.complete = True
             self._writer.write_soon("journal")
 
-    def on_context_updated(self) -> None:
+    def _on_context_updated(self) -> None:
         """Put the words of a cut reply before their continuation in the context."""
         if self._cut_reply is not None and self._cut_reply.merge(final=False):
             self._cut_reply = None
@@ -229,9 +235,8 @@ class CallRecorder:
     async def close(self, *, over: bool) -> None:
         """Stop recording.
 
-        Args:
-            over: Whether the call is over: its record is deleted then. Otherwise it is written once
-                more, for another machine.
+        The record of a call that is over is deleted. Otherwise it is written once more, for another
+        machine.
         """
         await self._writer.close(finish=not over)
         if over:
