@@ -73,7 +73,11 @@ class BrowserHandshake:
             Refusal: If the message is not valid.
         """
         if socket.speaks_protocol:
-            return partial(self._run, socket, await _first_message(socket))
+            try:
+                first = FirstMessage.model_validate(json.loads(await socket.receive_text()))
+            except (ValueError, KeyError, RecursionError):  # a binary message has no text
+                raise Refusal("hello") from None
+            return partial(self._run, socket, first)
         with self._calls.reserve():
             pass
         message = await socket.receive()
@@ -103,13 +107,6 @@ class BrowserHandshake:
                 raise
         socket.progress = recorder.progress if recorder else None
         await _run(self._calls, socket, "call", recorder, call_id, first.heard)
-
-
-async def _first_message(socket: CallSocket) -> FirstMessage:
-    try:
-        return FirstMessage.model_validate(json.loads(await socket.receive_text()))
-    except (ValueError, KeyError, RecursionError):  # a binary message has no text
-        raise Refusal("hello") from None
 
 
 class TwilioHandshake:

@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,7 @@ def create_app(
         twilio_auth_token: Twilio's auth token: only requests that Twilio has signed get TwiML then.
     """
     webhook = TwimlWebhook(twilio_auth_token)
-
-    async def is_authorized(connection: HTTPConnection) -> bool:
-        return may_call is None or await _authorize(may_call, connection)
-
+    is_authorized = partial(_is_authorized, may_call)
     app = FastAPI(openapi_url=None)
 
     @app.middleware("http")
@@ -111,7 +109,9 @@ def create_app(
     return app
 
 
-async def _authorize(may_call: MayCall, connection: HTTPConnection) -> bool:
+async def _is_authorized(may_call: MayCall | None, connection: HTTPConnection) -> bool:
+    if may_call is None:
+        return True
     try:
         async with asyncio.timeout(MAY_CALL_TIMEOUT_S):
             answer = may_call(connection)

@@ -285,16 +285,12 @@ def _fill_results(
 
 def _call_and_result(call_id: str, call: Started) -> list[LLMContextMessage]:
     function = {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
-    return cast(
-        "list[LLMContextMessage]",
-        [
-            {
-                "role": "assistant",
-                "tool_calls": [{"id": call_id, "function": function, "type": "function"}],
-            },
-            {"role": "tool", "content": _result(call), "tool_call_id": call_id},
-        ],
-    )
+    made = {"id": call_id, "function": function, "type": "function"}
+    messages = [
+        {"role": "assistant", "tool_calls": [made]},
+        {"role": "tool", "content": _result(call), "tool_call_id": call_id},
+    ]
+    return cast("list[LLMContextMessage]", messages)
 
 
 _LOST = (
