@@ -31,15 +31,10 @@ class Greeting:
     async def drop_if_redundant(
         self, context: LLMContext, opened_with: Collection[str], *, answered: bool
     ) -> bool:
-        """Remove the greeting's messages from the context, if the turn is a redundant greeting.
+        """Remove a redundant greeting's messages from the context; returns whether the turn is one.
 
-        Args:
-            context: The conversation, with what the turn would answer.
-            opened_with: Digests of the messages with which this bot opens a call.
-            answered: Whether the reply before is complete, and the user has said nothing since.
-
-        Returns:
-            Whether the turn is a redundant greeting.
+        `opened_with` has digests of the messages with which this bot opens a call. `answered` says
+        that the reply before is complete, and that the user has said nothing since.
         """
         if self._resumed is None:
             return False

@@ -73,10 +73,7 @@ class CallSocket(WebSocket):
         self._returned.append(message)
 
     async def store_note(self, note: str, within: float) -> bool:
-        """Have the client store a note before it answers a ping; see `ClientLink`.
-
-        A client without our protocol stores none.
-        """
+        """Have the client store a note, see `ClientLink`; one without our protocol does not."""
         if not self.speaks_protocol or self._is_detached or self.client_code is not None:
             return False
         ping = secrets.token_hex(8)
@@ -273,10 +270,9 @@ class Calls:
             raise
 
     async def move(self, within: float) -> None:
-        """Send every call to other replicas, one after the other, and wait until they are gone.
+        """Send every call to other replicas, and wait until they are gone.
 
-        Args:
-            within: Seconds over which they are spread, so as not to overload those replicas.
+        They are spread over some seconds, so as not to overload those replicas.
         """
         calls = list(self._running.items())
         for _, move in calls:

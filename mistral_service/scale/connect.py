@@ -146,10 +146,8 @@ async def run_script(
 ) -> tuple[Any, bool]:
     """Run a script that writes, and wait until replicas have the write: one round trip.
 
-    Redis confirms a write before it is replicated: a master that dies may lose it.
-
-    Returns:
-        The script's answer, and whether that many replicas have confirmed in time.
+    Redis confirms a write before it is replicated: a master that dies may lose it. Returns the
+    script's answer, and whether so many replicas have confirmed it within some seconds.
     """
     if not replicas:
         return await script(keys=keys, args=args), True

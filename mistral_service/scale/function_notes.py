@@ -32,11 +32,7 @@ class ClientLink(Protocol):
     """The connection to a caller's client."""
 
     async def store_note(self, note: str, within: float) -> bool:
-        """Have the client store a note, which replaces the one before.
-
-        Args:
-            note: The note.
-            within: Seconds that the client has to confirm it.
+        """Have the client store a note, which replaces the one before, and confirm it in time.
 
         Returns:
             Whether the client has the note, and is still connected here.
@@ -82,15 +78,10 @@ class FunctionNotes:
         client: ClientLink | None,
         repeatable: Collection[str],
     ) -> Collection[str]:
-        """Note functions before they start.
+        """Note functions before they start, with their turn and the words that it answers.
 
-        Args:
-            calls: The calls.
-            turn: The turn in which they are made.
-            asked: The user's words that the turn answers.
-            write: Writes the notes to Redis, and returns whether Redis has them.
-            client: The caller's client; None where it can store no note.
-            repeatable: Names of functions that may start without a note.
+        `write` writes the notes to Redis, and returns whether Redis has them. `client` is None if it
+        can store no note. Functions whose names are `repeatable` may start without one.
 
         Returns:
             The ids of calls that must not start, because their note is not safe.

@@ -29,10 +29,7 @@ _decoder = json.JSONDecoder()
 def iterencode(value: Any, *, sort_keys: bool = False, ascii: bool = True) -> Iterator[str]:
     """Encode a value as `json.dumps(value, default=str)` does, in pieces.
 
-    Args:
-        value: The value. It may change meanwhile: each part is then the old one or the new one.
-        sort_keys: As for `json.dumps`.
-        ascii: As `ensure_ascii` of `json.dumps`.
+    The value may change meanwhile: each part is then the old one or the new one.
 
     Raises:
         TypeError: If a key is of a type that JSON does not have.

@@ -80,12 +80,7 @@ class MessageLimiter:
         self._warned = False
 
     def check(self, data: str | bytes, now: float, longest: int = MAX_MESSAGE) -> float | None:
-        """Check a message.
-
-        Args:
-            data: The message.
-            now: The time, in seconds.
-            longest: Bytes that it may have, unless it is a `send-file`.
+        """Check a message at a time in seconds; a `send-file` may be longer than `longest` bytes.
 
         Returns:
             Seconds until it may be passed on; None for a message that is dropped.

@@ -76,13 +76,9 @@ class SharedLog:
         bounds: tuple[int | None, int | None],
         limits: tuple[str, str],
     ) -> Decision:
-        """Admit a request, or let it wait.
+        """Admit the request of a waiter that asked first `age` seconds ago, or let it wait.
 
-        Args:
-            waiter: Its name, its rank, and its units.
-            age: Seconds since its caller asked first.
-            bounds: Requests and units that a window may have.
-            limits: The limits in Redis from which the bounds were computed.
+        A window may have the requests and units of `bounds`, which were computed from the `limits`.
         """
         requests, units = (NO_LIMIT if bound is None else bound for bound in bounds)
         wait, pause, ahead, request_limit, token_limit = await self._admit(
@@ -134,11 +130,7 @@ class SharedLog:
             await self._redis.connection_pool.disconnect(inuse_connections=False)
 
     async def heartbeat(self) -> tuple[int, bool]:
-        """Record that this process is alive.
-
-        Returns:
-            How many processes are alive, and whether Redis still had this one's last heartbeat.
-        """
+        """Record that this process is alive; returns how many are, and whether it was known."""
         args = [self._process_id, _ALIVE_S, 10_000 * self._window]
         processes, known = await self._heartbeat(keys=[f"{self._name}:alive"], args=args)
         return max(1, int(processes)), bool(int(known))

@@ -151,7 +151,8 @@ def snapshot_from_json(data: Any) -> Snapshot:
         TooNew: If a newer version wrote it.
         Unreadable: If it is not valid.
     """
-    version = _checked("version", lambda: _VERSION.validate_python(_field(data, "version")))
+    given = cast(Json, data).get("version") if isinstance(data, dict) else None
+    version = _checked("version", lambda: _VERSION.validate_python(given))
     if version > VERSION:
         raise TooNew(
             f"The call was recorded by a newer version (format {version}; this one reads up to "
@@ -217,10 +218,6 @@ def _checked(field: str, read: Callable[[], Value]) -> Value:
 def damaged(field: str) -> Unreadable:
     """The error for a field that is not valid."""
     return Unreadable(f"The call's record is damaged: {field} is not valid.")
-
-
-def _field(data: Any, name: str) -> Any:
-    return cast(Json, data).get(name) if isinstance(data, dict) else None
 
 
 def _message(plain: Json) -> LLMContextMessage:

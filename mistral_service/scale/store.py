@@ -132,7 +132,7 @@ class Stats:
 
 
 class Store:
-    """The records of calls in Redis.
+    """The records of calls in Redis; where it does not answer, `StoreUnavailable` is raised.
 
     Attributes:
         stats: What it has done.
@@ -161,11 +161,7 @@ class Store:
         )
 
     async def read(self, call_id: str) -> Claim | None:
-        """Read the claim of a call's owner; None if the call is not known, or over.
-
-        Raises:
-            StoreUnavailable: If Redis does not answer.
-        """
+        """Read the claim of a call's owner; None if the call is not known, or over."""
         return _parse_claim(*await self._run(self._read, call_id, []))
 
     async def claim(
@@ -190,9 +186,6 @@ class Store:
 
         Returns:
             The claim; None if the call is not known.
-
-        Raises:
-            StoreUnavailable: If Redis does not answer.
         """
         arguments: list[Any] = [_milliseconds(keep_seconds), int(create)]
         arguments += ["" if expected_fence is None else expected_fence, int(reset)]
@@ -206,9 +199,6 @@ class Store:
 
         Where the address names `replicas`, the notes of functions (`calls`) wait for them: a master
         that dies loses what no replica has.
-
-        Raises:
-            StoreUnavailable: If Redis does not answer.
         """
         arguments: list[Any] = [fence, _milliseconds(keep_seconds)]
         for name, value in fields.items():
@@ -222,11 +212,7 @@ class Store:
         return written
 
     async def delete(self, call_id: str, fence: int, keep_seconds: float) -> None:
-        """Delete the record of a call that is over.
-
-        Raises:
-            StoreUnavailable: If Redis does not answer; the record expires then.
-        """
+        """Delete the record of a call that is over; where that fails, it expires."""
         await self._run(self._delete, call_id, [fence, _milliseconds(keep_seconds)])
 
     async def close(self) -> None:

@@ -44,10 +44,9 @@ class TwimlWebhook:
     def __init__(self, auth_token: str | None = None) -> None:
         """Make it.
 
-        Args:
-            auth_token: The account's auth token. With it only requests that Twilio has signed get
-                TwiML, and a call's token is derived from its `callSid`. Without it anyone gets
-                TwiML, each time with a new token, which the redirect's URL contains then.
+        With the account's auth token only requests that Twilio has signed get TwiML, and a call's
+        token is derived from its `callSid`. Without it anyone gets TwiML, each time with a new
+        token, which the redirect's URL contains then.
         """
         self._key = auth_token
 

@@ -42,9 +42,8 @@ class Writer:
     ) -> None:
         """Start the heartbeats.
 
-        Each write has the fence, packs its fields as they are then, and has the record last
-        `keep_seconds`. `ownership_lost` is set when a write shows that the call belongs to another
-        machine; nothing is written after that.
+        After a write the record lasts `keep_seconds`. `ownership_lost` is set when a write shows
+        that the call belongs to another machine; nothing is written after that.
         """
         self._store = store
         self._call_id = call_id
