@@ -17,6 +17,7 @@ from mistral_service.scale import metrics
 from mistral_service.scale.limits import (
     MAX_FIRST_MESSAGE,
     MAX_MESSAGE,
+    Full,
     LimitExceeded,
     MessageLimiter,
 )
@@ -199,10 +200,6 @@ def _parse(message: Message, longest: int) -> object:
         with contextlib.suppress(ValueError):
             return json.loads(text)
     return None
-
-
-class Full(Exception):
-    """The process has as many calls as it may have."""
 
 
 class Calls:

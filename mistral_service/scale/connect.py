@@ -110,10 +110,9 @@ def _host(text: str, port: int) -> tuple[str, int]:
 def connect(
     address: Address, *, timeout: float, retry: Retry, decode_responses: bool = False
 ) -> Any:
-    """Make a client; nothing is connected yet.
+    """Make a `redis.asyncio.Redis` or `RedisCluster`; nothing is connected yet.
 
-    Returns:
-        A `redis.asyncio.Redis` or `RedisCluster`: both take scripts, whose keys have one hash tag.
+    Both take scripts, whose keys have one hash tag.
     """
     options: dict[str, Any] = {
         "socket_timeout": timeout,

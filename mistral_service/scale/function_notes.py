@@ -32,10 +32,9 @@ class ClientLink(Protocol):
     """The connection to a caller's client."""
 
     async def store_note(self, note: str, within: float) -> bool:
-        """Have the client store a note, which replaces the one before, and confirm it in time.
+        """Have the client store a note, in place of the one before, and confirm it in time.
 
-        Returns:
-            Whether the client has the note, and is still connected here.
+        Returns whether it has the note, and is still connected here.
         """
         ...
 
@@ -80,8 +79,8 @@ class FunctionNotes:
     ) -> Collection[str]:
         """Note functions before they start, with their turn and the words that it answers.
 
-        `write` writes the notes to Redis, and returns whether Redis has them. `client` is None if it
-        can store no note. Functions whose names are `repeatable` may start without one.
+        `write` writes the notes to Redis, and returns whether it has them. `client` is None where
+        it can store none. Functions whose names are `repeatable` may start without a note.
 
         Returns:
             The ids of calls that must not start, because their note is not safe.

@@ -20,9 +20,9 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from mistral_service.local.origins import allowed
-from mistral_service.scale.calls import Calls, CallSocket, Full
+from mistral_service.scale.calls import Calls, CallSocket
 from mistral_service.scale.handshakes import SENTENCES, BrowserHandshake, Refusal, TwilioHandshake
-from mistral_service.scale.limits import HandshakeEvicted, PendingHandshakes
+from mistral_service.scale.limits import Full, PendingHandshakes
 from mistral_service.scale.twilio import NotTwilio, TwimlWebhook
 
 PROTOCOL = "mistral-call.v1"
@@ -142,7 +142,7 @@ class _CallEndpoint:
             async with self.pending.handshake(HANDSHAKE_TIMEOUT_S):
                 run_call = await self.handshake.receive(socket)
             await run_call()
-        except (Full, HandshakeEvicted):
+        except Full:
             await _refuse(socket, Refusal("full"))
         except (TimeoutError, NotTwilio):
             await _refuse(socket, Refusal("hello"))

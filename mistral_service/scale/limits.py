@@ -152,8 +152,8 @@ def _parsed(data: bytes) -> tuple[str | None, Mapping[str, Any]]:
     return kind, cast("dict[str, Any]", fields) if isinstance(fields, dict) else {}
 
 
-class HandshakeEvicted(Exception):
-    """A handshake was ended in favour of newer ones."""
+class Full(Exception):
+    """The process has as many calls, or as many newer handshakes, as it may have."""
 
 
 class PendingHandshakes:
@@ -169,7 +169,7 @@ class PendingHandshakes:
         """Limit the handshake in the `async with` block to some seconds.
 
         Raises:
-            HandshakeEvicted: If newer handshakes are too many.
+            Full: If newer handshakes are too many.
             TimeoutError: If it takes too long.
         """
         evicted = False
@@ -186,4 +186,4 @@ class PendingHandshakes:
                     evicted = deadline not in self._deadlines
                     self._deadlines.pop(deadline, None)
         except TimeoutError:
-            raise HandshakeEvicted if evicted else TimeoutError from None
+            raise Full if evicted else TimeoutError from None

@@ -16,14 +16,7 @@ _Record = Callable[[float, dict[str, str]], None]
 
 @dataclass(slots=True)
 class Metric:
-    """One metric.
-
-    Parameters:
-        kind: The kind of Prometheus metric.
-        name: Its name, without Ray's prefix and suffix.
-        description: What it measures.
-        tags: The names of its tags, in addition to the replica.
-    """
+    """One metric: its name is without Ray's prefix and suffix, its tags without the replica."""
 
     kind: Literal["counter", "gauge", "histogram"]
     name: str

@@ -18,13 +18,9 @@ _MAX_TOKENS = 100_000_000
 
 @dataclass(slots=True)
 class Entry:
-    """One request.
+    """One request: when it was admitted, on this process's clock, and with how many units.
 
-    Parameters:
-        at: When it was admitted, on this process's own clock.
-        units: The tokens that it was admitted with, in `UNIT`s.
-        is_shared: Whether the shared log has it.
-        id: Its name there.
+    The shared log has it under its id, or not yet (`is_shared`).
     """
 
     at: float

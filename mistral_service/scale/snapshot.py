@@ -184,9 +184,8 @@ def journal_from_json(data: Any) -> Journal:
 def calls_to_json(started: Mapping[str, Started], warned: set[str] | None = None) -> str:
     """Write started functions, by the ids of their calls, as JSON.
 
-    That a function has started is recorded in any case: it must not run again. Arguments and
-    results that are too large are replaced by a placeholder, the oldest first where there are too
-    many. `warned` is as for `snapshot_to_json`.
+    That one has started is recorded in any case: it must not run again. Arguments and results that
+    are too large are replaced by a placeholder, the oldest first where there are too many.
     """
     bounded = bounded_calls({call_id: vars(call) for call_id, call in started.items()}, warned)
     return f"{{{', '.join(bounded)}}}"

@@ -79,10 +79,7 @@ class TwimlWebhook:
         )
 
     def verify(self, start: Mapping[str, Any], token: str) -> tuple[str, str]:
-        """Verify a stream by the fields of its `start` and its parameter `token`.
-
-        Returns:
-            The `callSid`, and the name of the call's record.
+        """Verify a stream; returns its `callSid`, and the name of the call's record.
 
         Raises:
             NotTwilio: If an id is malformed, or the token is not the call's.
