@@ -81,11 +81,9 @@ class Account:
         return min(tokens, self._token_limit) if tokens > 0 else 0.0
 
     def record_cost(self, estimate: float, tokens: float) -> None:
-        """Charge or credit the next requests for the error of an estimate.
+        """Charge or credit the next requests for an estimate that was not what a request cost.
 
-        Args:
-            estimate: The tokens that the request was admitted with.
-            tokens: The tokens that it has cost. A number that no request can cost is ignored.
+        A number of tokens that no request can cost is ignored.
         """
         if 0 <= tokens <= self._token_limit:
             self.window.correct(tokens - self.clamp(estimate))
@@ -152,12 +150,7 @@ class Account:
     ) -> float:
         """Seconds until a request fits this process's fair share; 0 if it fits now.
 
-        Args:
-            now: The time.
-            units: Units of the request.
-            rank: Its rank.
-            processes: How many processes share the limits.
-            ahead: Requests and units that this process has promised to others.
+        `ahead` has the requests and units that this process has promised to others.
         """
         if self.paused_until > now:
             return self.paused_until - now

@@ -37,11 +37,7 @@ class Deployment:
     """What Ray Serve runs in each replica."""
 
     async def __init__(self, args: Args) -> None:
-        """Get ready for calls: Ray waits for this.
-
-        Args:
-            args: The arguments of the deployment.
-        """
+        """Get ready for calls: Ray waits for this."""
         metrics.use_ray()
         self._replica = Replica(args)
         await self._replica.start()
@@ -56,10 +52,7 @@ class Deployment:
 
 
 def app(args: dict[str, Any]) -> serve.Application:
-    """The application, for `import_path: mistral_service.scale.app:app`.
-
-    Args:
-        args: See `Args`.
+    """The application, for `import_path: mistral_service.scale.app:app`, with `Args` as a mapping.
 
     Raises:
         ValueError: If an argument is not valid.

@@ -94,11 +94,7 @@ def _sentence(error: Any, given: Mapping[str, Any]) -> str:
 
 
 def refuse_visible_secrets(runtime_env: Mapping[str, Any]) -> None:
-    """Refuse a key in a runtime environment, which everyone who sees the dashboard can read.
-
-    Raises:
-        ValueError: If there is one.
-    """
+    """Raise `ValueError` for a key in a runtime environment: the dashboard shows it to everyone."""
     for name in cast(Mapping[str, Any], runtime_env.get("env_vars") or {}):
         if name in (*_SECRETS, _TOKEN):
             file = f"{name}_PATH" if name == _TOKEN else f"{name}_FILE"
@@ -109,10 +105,7 @@ def refuse_visible_secrets(runtime_env: Mapping[str, Any]) -> None:
 
 
 def read_secrets(environment: MutableMapping[str, str]) -> None:
-    """Read secrets from mounted files into the environment.
-
-    Args:
-        environment: Is read, and added to; a variable that is set is left as it is.
+    """Read secrets from mounted files into the environment; a variable that is set stays.
 
     Raises:
         ValueError: If a file cannot be read, or is empty.
@@ -131,10 +124,7 @@ def read_secrets(environment: MutableMapping[str, str]) -> None:
 
 
 def load_bot(name: str) -> ModuleType:
-    """The module of a bot, with a function `bot`.
-
-    Args:
-        name: `module:bot`, or the path of a file.
+    """The module of a bot, `module:bot` or the path of a file, with a function `bot`.
 
     Raises:
         ValueError: If there is none.

@@ -39,12 +39,7 @@ Json = dict[str, Any]
 
 
 def bounded_calls(started: Mapping[str, Json], warned: set[str] | None) -> list[str]:
-    """Started functions as members of a JSON object.
-
-    Args:
-        started: `name`, `arguments`, `result` and small fields, by the id of the call.
-        warned: The kinds of warnings that were logged before.
-    """
+    """Started functions by the ids of their calls, as members of a JSON object."""
     written: list[str] = []
     left = MAX_CALLS_BYTES
     cut = max(0, len(started) - MAX_FUNCTIONS)

@@ -7,18 +7,18 @@ out, and when to come back.
 """
 
 import asyncio
-import itertools
 import math
 import time
-import uuid
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from loguru import logger
 
+from mistral_service.scale import metrics
 from mistral_service.scale.account import HEARTBEAT_S, SHARES, Account, parse_limits
-from mistral_service.scale.shared_log import REDIS_ERRORS, SharedLog
+from mistral_service.scale.connect import REDIS_ERRORS
+from mistral_service.scale.shared_log import SharedLog
 from mistral_service.scale.sliding_window import UNIT, SlidingWindow
 from mistral_service.scale.wait_queue import Waiter, WaitQueue
 from mistral_service.turn.shared_services import Rank, RequestEstimate
@@ -45,26 +45,20 @@ processes have written what Redis has lost."""
 
 @dataclass
 class Stats:
-    """What the limiter has done in this process, for metrics.
+    """What the limiter has done in this process.
 
     Parameters:
         admitted: Requests admitted.
         refused: Requests held back, by rank.
-        limited: Requests that Mistral refused in spite of the limiter.
         used: The part of the account's budget in use at the last heartbeat, 0 to 1; of the model
             that has used most.
-        request_limit: Requests per minute of that model; None while unknown.
-        token_limit: Its tokens per minute.
         processes: How many processes share the budget.
         local: Whether this process goes by its fair share, because Redis is down.
     """
 
     admitted: int = 0
     refused: dict[Rank, int] = field(default_factory=lambda: dict.fromkeys(Rank, 0))
-    limited: int = 0
     used: float = 0.0
-    request_limit: float | None = None
-    token_limit: float | None = None
     processes: int = 1
     local: bool = False
 
@@ -124,8 +118,7 @@ class SharedBudget:
         self._window = math.ceil(window) + _TRANSIT_S
         self._log = SharedLog(redis_url, name, self._window)
         self._accounts: dict[str, Account] = {}
-        prefix, numbers = uuid.uuid4().hex[:12], itertools.count()
-        self._queue = WaitQueue(lambda: f"{prefix}-{next(numbers)}")
+        self._queue = WaitQueue()
         self._shared_from = 0.0
         self._closed = False
         self._heartbeat: asyncio.Task[None] | None = None
@@ -178,6 +171,7 @@ class SharedBudget:
         if wait > 0:
             self._put(caller, waiter, wait)
             self.stats.refused[ask.rank] += 1
+            metrics.BUDGET_REFUSALS.record(rank=ask.rank.name.lower())
             raise HeldBack(wait + _TIMER_SLACK_S)
         self._queue.remove(caller)
         account.window.add(_now(), units, is_shared=is_shared, id=waiter.id)
@@ -204,13 +198,13 @@ class SharedBudget:
         changed = before != (account.requests, account.tokens)
         if limits and (changed or now - account.published_at > self._window):
             account.published_at = now
-            self._publish(_key(ask), limits)
+            self._in_background(self._log.publish, _key(ask), limits)
 
     def record_refusal(self, ask: RequestEstimate, error: MistralError) -> None:
         """Have all processes pause a little: Mistral refuses in spite of the count."""
-        self.stats.limited += 1
         self.record_answer(ask, error.budget)
-        self._publish(_key(ask), {"pause": self._account(ask).pause(_now(), error.retry_after)})
+        pause = self._account(ask).pause(_now(), error.retry_after)
+        self._in_background(self._log.publish, _key(ask), {"pause": pause})
 
     def record_usage(self, ask: RequestEstimate, tokens: int) -> None:
         """Charge the next requests for the error of the estimate."""
@@ -316,12 +310,7 @@ class SharedBudget:
         now = _now()
         waiters = [(each, each.expires_at - now) for each in self._queue.waiting(key, now)]
         account.record_totals(_now(), *await self._log.refresh(key, waiters))
-        most = max(self._accounts.values(), key=lambda each: each.used)
-        self.stats.used = most.used
-        self.stats.request_limit, self.stats.token_limit = most.requests, most.tokens
-
-    def _publish(self, key: str, fields: dict[str, float]) -> None:
-        self._in_background(self._log.publish, key, fields)
+        self.stats.used = max(each.used for each in self._accounts.values())
 
     def _in_background(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         """Send Redis something that no caller waits for, unless it is down."""

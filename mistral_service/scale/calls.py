@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import secrets
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, cast
 
@@ -13,10 +14,10 @@ from starlette.websockets import WebSocket, WebSocketState
 
 from mistral_service.pipecat.tracebacks import log_exception
 from mistral_service.scale import metrics
-from mistral_service.scale.client_link import Pings
 from mistral_service.scale.limits import (
     MAX_FIRST_MESSAGE,
     MAX_MESSAGE,
+    Full,
     LimitExceeded,
     MessageLimiter,
 )
@@ -66,17 +67,27 @@ class CallSocket(WebSocket):
         super().__init__(*arguments, **options)
         self._limiter = MessageLimiter()
         self._returned: list[Message] = []
-        self._pings = Pings(self.send_text)
+        self._pongs: dict[str, asyncio.Future[None]] = {}
 
     def put_back(self, message: Message) -> None:
         """Have the bot receive a message that was received already."""
         self._returned.append(message)
 
     async def store_note(self, note: str, within: float) -> bool:
-        """Have the client store a note; one without our protocol does not."""
+        """Have the client store a note, see `ClientLink`; one without our protocol does not."""
         if not self.speaks_protocol or self._is_detached or self.client_code is not None:
             return False
-        return await self._pings.ping(note, within) and not self._is_detached
+        ping = secrets.token_hex(8)
+        pong = self._pongs[ping] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(within):
+                await self.send_text(json.dumps({"type": "ping", "id": ping, "note": note}))
+                await pong
+        except (TimeoutError, RuntimeError, OSError):  # no answer, or the connection is closed
+            return False
+        finally:
+            del self._pongs[ping]
+        return not self._is_detached
 
     async def receive(self) -> Message:
         """The next message, as in Starlette; a failure becomes a disconnect."""
@@ -86,12 +97,18 @@ class CallSocket(WebSocket):
         return message
 
     async def _is_answered(self, message: object) -> bool:
-        """Answer a message of the protocol; returns whether it is one."""
+        """Answer a beat, or receive a pong; returns whether the message is one of them."""
         if message == BEAT:
             with contextlib.suppress(RuntimeError, OSError):  # the client has just left
                 await self.send_text(json.dumps(BEAT))
             return True
-        return self._pings.receive_pong(message)
+        fields = cast("dict[str, Any]", message) if isinstance(message, dict) else {}
+        if fields.get("type") != "pong":
+            return False
+        pong = self._pongs.get(str(fields.get("id")))
+        if pong is not None and not pong.done():  # else it is late or made up
+            pong.set_result(None)
+        return True
 
     async def send(self, message: Message) -> None:
         """Send, as in Starlette; a client that does not receive has left."""
@@ -113,9 +130,8 @@ class CallSocket(WebSocket):
                 self._receiving.reschedule(asyncio.get_running_loop().time())
 
     async def _next(self) -> Message:
-        message = await self._receive_checked()
-        while message is None:
-            message = await self._receive_checked()
+        while (message := await self._receive_checked()) is None:
+            pass
         if message["type"] == "websocket.disconnect":
             self.client_code = message.get("code") or ABNORMAL
         elif isinstance(fields := _parse(message, _MAX_STOP), dict):
@@ -186,10 +202,6 @@ def _parse(message: Message, longest: int) -> object:
     return None
 
 
-class Full(Exception):
-    """The process has as many calls as it may have."""
-
-
 class Calls:
     """The calls of one process.
 
@@ -207,14 +219,7 @@ class Calls:
         recorders: CallRecorders | None = None,
         rate_limiter: RateLimiter | None = None,
     ) -> None:
-        """Make it.
-
-        Args:
-            bot: Called for every call; returns when the call has ended.
-            limit: How many calls there may be at once.
-            recorders: Makes the recorders of calls; None records none.
-            rate_limiter: The limiter of the account; None limits nothing.
-        """
+        """Make it; `bot` is called for every call, and returns when the call has ended."""
         self.limit = limit
         self.recorders = recorders
         self.rate_limiter = rate_limiter
@@ -247,11 +252,6 @@ class Calls:
 
         The call has a task of its own: a server that cancels the request of a client that has left
         must not cancel the last write of the record.
-
-        Args:
-            socket: The connection to the client.
-            arguments: The bot's arguments.
-            recorder: The recorder of the call.
         """
         move = asyncio.Event()
         task = asyncio.create_task(self._run(socket, arguments, recorder, move))
@@ -267,10 +267,9 @@ class Calls:
             raise
 
     async def move(self, within: float) -> None:
-        """Send every call to other replicas, one after the other, and wait until they are gone.
+        """Send every call to other replicas, and wait until they are gone.
 
-        Args:
-            within: Seconds over which they are spread, so as not to overload those replicas.
+        They are spread over some seconds, so as not to overload those replicas.
         """
         calls = list(self._running.items())
         for _, move in calls:

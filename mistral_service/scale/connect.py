@@ -21,7 +21,10 @@ from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
+
+REDIS_ERRORS = (RedisError, OSError)
+"""The exceptions that mean that Redis is down; a `TimeoutError` is an `OSError`."""
 
 _PORTS = {"": 6379, "sentinel": 26379, "cluster": 6379}
 _OURS = ("sentinel_username", "sentinel_password", "replicas")
@@ -91,14 +94,8 @@ class Address:
         path = path if not kind else f"/{db or 0}" if kind == "sentinel" else ""
         (name, port), *_ = hosts
         one = f"{user}{at}{f'[{name}]' if ':' in name else name}:{port}"
-        return cls(
-            kind,
-            hosts,
-            unquote(service),
-            urlunsplit((plain, one, path, rest, "")),
-            int(replicas),
-            sentinel,
-        )
+        url = urlunsplit((plain, one, path, rest, ""))
+        return cls(kind, hosts, unquote(service), url, int(replicas), sentinel)
 
 
 def _host(text: str, port: int) -> tuple[str, int]:
@@ -113,16 +110,9 @@ def _host(text: str, port: int) -> tuple[str, int]:
 def connect(
     address: Address, *, timeout: float, retry: Retry, decode_responses: bool = False
 ) -> Any:
-    """Make a client; nothing is connected yet.
+    """Make a `redis.asyncio.Redis` or `RedisCluster`; nothing is connected yet.
 
-    Args:
-        address: Where Redis is.
-        timeout: Seconds to connect, and to wait for an answer.
-        retry: When to retry.
-        decode_responses: Whether answers are text, and not bytes.
-
-    Returns:
-        A `redis.asyncio.Redis` or `RedisCluster`: both take scripts, whose keys have one hash tag.
+    Both take scripts, whose keys have one hash tag.
     """
     options: dict[str, Any] = {
         "socket_timeout": timeout,
@@ -150,46 +140,13 @@ def connect(
     return cast(Any, sentinels).master_for(address.service)
 
 
-async def reset_connections(client: Any) -> None:
-    """Close connections that broke when Redis went down: each of them would fail once more.
-
-    Args:
-        client: What `connect` made.
-    """
-    if isinstance(client, RedisCluster):
-        await client.aclose()  # the next command looks up the nodes again
-    else:
-        await client.connection_pool.disconnect(inuse_connections=False)
-
-
-async def close(client: Any) -> None:
-    """Close the connections.
-
-    Args:
-        client: What `connect` made.
-    """
-    await client.aclose()
-    if not isinstance(client, RedisCluster):
-        await client.connection_pool.disconnect()
-
-
 async def run_script(
     client: Any, script: Any, keys: list[str], args: list[Any], *, replicas: int, within: float
 ) -> tuple[Any, bool]:
     """Run a script that writes, and wait until replicas have the write: one round trip.
 
-    Redis confirms a write before it is replicated: a master that dies may lose it.
-
-    Args:
-        client: What `connect` made.
-        script: What `client.register_script` made.
-        keys: Its keys.
-        args: Its arguments.
-        replicas: How many replicas have to confirm; 0 waits for none.
-        within: Seconds to wait for them.
-
-    Returns:
-        The script's answer, and whether that many replicas have confirmed in time.
+    Redis confirms a write before it is replicated: a master that dies may lose it. Returns the
+    script's answer, and whether so many replicas have confirmed it within some seconds.
     """
     if not replicas:
         return await script(keys=keys, args=args), True

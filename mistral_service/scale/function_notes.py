@@ -10,11 +10,11 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
+from typing import Protocol
 
 from loguru import logger
 
 from mistral_service.reply.calls import PlannedCall
-from mistral_service.scale.client_link import ClientLink
 from mistral_service.scale.sealing import Codec, Unreadable
 from mistral_service.scale.snapshot import Started, started_from_json
 from mistral_service.scale.store import Claim
@@ -28,12 +28,22 @@ MAX_NOTE = 16_000
 """Characters of a note: a size that every proxy passes on, and every client can store."""
 
 
+class ClientLink(Protocol):
+    """The connection to a caller's client."""
+
+    async def store_note(self, note: str, within: float) -> bool:
+        """Have the client store a note, in place of the one before, and confirm it in time.
+
+        Returns whether it has the note, and is still connected here.
+        """
+        ...
+
+
 class FunctionNotes:
     """Notes of the functions of one call.
 
     Attributes:
         started: The functions that have started, by the id of their call.
-        client: The caller's client; None where it can store no note.
         asked: The user's words for which the functions in the client's note were called.
         turn: The latest turn of those functions; 0 if there is none.
     """
@@ -46,23 +56,14 @@ class FunctionNotes:
         started: dict[str, Started],
         claim: Claim,
     ) -> None:
-        """Begin with the functions of the record.
-
-        Args:
-            call_id: The call.
-            codec: Seals the notes for the client.
-            ownership_lost: Set when the call belongs to another machine, or is over.
-            started: The functions of the record, by the id of their call.
-            claim: How this machine has claimed the call. Where too few replicas have the claim, one
-                of them may accept writes of the owner before: then the client's word alone is not
-                enough.
-        """
+        """Begin with the functions of the record."""
         self.started = started
-        self.client: ClientLink | None = None
         self.asked, self.turn = "", 0
         self._call_id = call_id
         self._codec = codec
         self._ownership_lost = ownership_lost
+        # Where too few replicas have the claim, one of them may accept writes of the owner before:
+        # then the client's word alone is not enough.
         self._claim_is_safe = claim.is_replicated or not claim.known
         # The client has these, and Redis may not: the next note repeats them.
         self._with_client: dict[str, Started] = {}
@@ -73,16 +74,13 @@ class FunctionNotes:
         turn: int,
         asked: str,
         write: Callable[[], Awaitable[bool]],
-        repeatable: Collection[str] = (),
+        client: ClientLink | None,
+        repeatable: Collection[str],
     ) -> Collection[str]:
-        """Note functions before they start.
+        """Note functions before they start, with their turn and the words that it answers.
 
-        Args:
-            calls: The calls.
-            turn: The turn in which they are made.
-            asked: The user's words that the turn answers.
-            write: Writes the notes to Redis, and returns whether Redis has them.
-            repeatable: Names of functions that may start without a note.
+        `write` writes the notes to Redis, and returns whether it has them. `client` is None where
+        it can store none. Functions whose names are `repeatable` may start without a note.
 
         Returns:
             The ids of calls that must not start, because their note is not safe.
@@ -97,7 +95,7 @@ class FunctionNotes:
                 call.name, call.arguments, turn, repetition=call.repetition
             )
         try:
-            return await self._note(calls, asked, write, repeatable)
+            return await self._note(calls, asked, write, client, repeatable)
         except BaseException:  # an interruption: none of them starts
             for call in calls:
                 self.started.pop(call.id, None)
@@ -108,13 +106,14 @@ class FunctionNotes:
         calls: Sequence[PlannedCall],
         asked: str,
         write: Callable[[], Awaitable[bool]],
+        client: ClientLink | None,
         repeatable: Collection[str],
     ) -> Collection[str]:
         noted = [call for call in calls if call.name not in repeatable]
         if is_safe := await write():
             self._claim_is_safe, self._with_client = True, {}
-        elif noted and self._claim_is_safe and not self._ownership_lost.is_set():
-            is_safe = await self._store_with_client(asked)
+        elif noted and client and self._claim_is_safe and not self._ownership_lost.is_set():
+            is_safe = await self._store_with(client, asked)
         if self._ownership_lost.is_set():
             raise MistralError(Reason.CALL, "the call is another machine's by now")
         if is_safe:
@@ -132,11 +131,9 @@ class FunctionNotes:
     def restore(self, note: str | None, turn: int) -> None:
         """Restore the functions of the client's note.
 
-        Args:
-            note: The note; None if the client has none.
-            turn: The last turn in Redis: functions of earlier ones are settled.
+        Functions of turns before `turn`, the last one in Redis, are settled.
         """
-        found, asked = read_note(self._codec, self._call_id, note)
+        found, asked = self._read(note)
         new = {call_id: call for call_id, call in found.items() if call.turn >= turn}
         for call_id, call in new.items():
             known = self.started.get(call_id)
@@ -145,65 +142,45 @@ class FunctionNotes:
         self.asked = asked if new else ""
         self.turn = max((call.turn for call in new.values()), default=0)
 
-    async def _store_with_client(self, asked: str) -> bool:
+    async def _store_with(self, client: ClientLink, asked: str) -> bool:
         running = {k: call for k, call in self.started.items() if call.result is None}
         known = {**self._with_client, **running}
         bare = {k: replace(call, result=None) for k, call in known.items()}
-        notes = (write_note(self._codec, self._call_id, calls, asked) for calls in (known, bare))
-        note = next(filter(None, notes), None)
-        if self.client is None or note is None:
+        note = self._written(known, asked) or self._written(bare, asked)
+        if note is None:
             return False
-        if is_stored := await self.client.store_note(note, CONFIRMED_WITHIN_S):
+        if is_stored := await client.store_note(note, CONFIRMED_WITHIN_S):
             self._with_client = known
         return is_stored
 
+    def _written(self, started: Mapping[str, Started], asked: str) -> str | None:
+        """A note for the client, which can neither read nor change it.
 
-def write_note(
-    codec: Codec, call_id: str, started: Mapping[str, Started], asked: str
-) -> str | None:
-    """Write a note for the client, which can neither read nor change it.
+        None where there is no key to seal it with, or where it would be too long.
+        """
+        values = [(call.arguments, call.result) for call in started.values()]
+        if not self._codec.is_sealed or weight([asked, *values], MAX_NOTE) > MAX_NOTE:
+            return None
+        calls = {call_id: asdict(call) for call_id, call in started.items()}
+        try:
+            text = json.dumps({"call": self._call_id, "started": calls, "asked": asked})
+        except (TypeError, ValueError):
+            return None
+        note = self._codec.pack(text).decode()  # sealed bytes are ASCII
+        return note if len(note) <= MAX_NOTE else None
 
-    Args:
-        codec: Seals the note.
-        call_id: The call that it belongs to.
-        started: The functions that have started, by the id of their call.
-        asked: The user's words for which the functions were called.
+    def _read(self, note: str | None) -> tuple[dict[str, Started], str]:
+        """The functions of a client's note, and the user's words for which they were called.
 
-    Returns:
-        The note; None where there is no key to seal it with, or where it would be too long.
-    """
-    values = [(call.arguments, call.result) for call in started.values()]
-    size = weight([asked, *values], MAX_NOTE)
-    if not codec.is_sealed or size > MAX_NOTE:
-        return None
-    calls = {tool_call_id: asdict(call) for tool_call_id, call in started.items()}
-    try:
-        text = json.dumps({"call": call_id, "started": calls, "asked": asked})
-    except (TypeError, ValueError):
-        return None
-    note = codec.pack(text).decode()  # sealed bytes are ASCII
-    return note if len(note) <= MAX_NOTE else None
-
-
-def read_note(codec: Codec, call_id: str, note: str | None) -> tuple[dict[str, Started], str]:
-    """Read a note that a client sends along.
-
-    Args:
-        codec: Unseals the note.
-        call_id: The call that the client asks for.
-        note: The note; None if it has none.
-
-    Returns:
-        The functions that have started, and the user's words for which they were called; empty for
-        a note that no machine has written for this call.
-    """
-    if not note or not codec.is_sealed or len(note) > MAX_NOTE:
-        return {}, ""
-    try:
-        content = codec.unpack(note.encode())
-        if content["call"] != call_id:
+        Empty for a note that no machine has written for this call.
+        """
+        if not note or not self._codec.is_sealed or len(note) > MAX_NOTE:
             return {}, ""
-        started = content["started"].items()
-        return {k: started_from_json(call) for k, call in started}, str(content["asked"])
-    except (Unreadable, ValueError, TypeError, KeyError, AttributeError):
-        return {}, ""
+        try:
+            content = self._codec.unpack(note.encode())
+            if content["call"] != self._call_id:
+                return {}, ""
+            started = content["started"].items()
+            return {k: started_from_json(call) for k, call in started}, str(content["asked"])
+        except (Unreadable, ValueError, TypeError, KeyError, AttributeError):
+            return {}, ""

@@ -45,15 +45,10 @@ RunCall = Callable[[], Awaitable[None]]
 class Refusal(Exception):
     """A call is refused; the message is the sentence for its client."""
 
-    def __init__(self, why: str, code: int) -> None:
-        """Make it, and count it.
-
-        Args:
-            why: A key of the sentences above.
-            code: The close code.
-        """
+    def __init__(self, why: str) -> None:
+        """Make it for a key of the sentences above, and count it."""
         super().__init__(SENTENCES[why])
-        self.code = code
+        self.code = TRY_LATER if why in ("full", "newer", "store") else REFUSED
         metrics.REFUSED.record(why=why)
 
 
@@ -78,7 +73,11 @@ class BrowserHandshake:
             Refusal: If the message is not valid.
         """
         if socket.speaks_protocol:
-            return partial(self._run, socket, await _first_message(socket))
+            try:
+                first = FirstMessage.model_validate(json.loads(await socket.receive_text()))
+            except (ValueError, KeyError, RecursionError):  # a binary message has no text
+                raise Refusal("hello") from None
+            return partial(self._run, socket, first)
         with self._calls.reserve():
             pass
         message = await socket.receive()
@@ -108,13 +107,6 @@ class BrowserHandshake:
                 raise
         socket.progress = recorder.progress if recorder else None
         await _run(self._calls, socket, "call", recorder, call_id, first.heard)
-
-
-async def _first_message(socket: CallSocket) -> FirstMessage:
-    try:
-        return FirstMessage.model_validate(json.loads(await socket.receive_text()))
-    except (ValueError, KeyError, RecursionError):  # a binary message has no text
-        raise Refusal("hello", REFUSED) from None
 
 
 class TwilioHandshake:
@@ -160,33 +152,23 @@ class TwilioHandshake:
 async def _open(
     calls: Calls, call_id: str | None, report: ClientReport, *, create: bool = False
 ) -> CallRecorder | None:
-    """Open a call's recorder.
-
-    Args:
-        calls: The calls.
-        call_id: Its id; None for a new one.
-        report: The client's report.
-        create: Whether an unknown id begins a call.
-
-    Raises:
-        Refusal: If the call is refused.
-    """
+    """Open a call's recorder as `CallRecorders.open` does, or refuse the call."""
     if calls.recorders is None:
         if call_id and not create:
-            raise Refusal("unknown", REFUSED)
+            raise Refusal("unknown")
         return None
     try:
         return await calls.recorders.open(call_id, report, create=create)
     except LookupError:  # UnknownCall
-        raise Refusal("unknown", REFUSED) from None
+        raise Refusal("unknown") from None
     except TooNew:
-        raise Refusal("newer", TRY_LATER) from None
+        raise Refusal("newer") from None
     except Unreadable as e:
         logger.warning(f"A call is not taken over: {e}")
-        raise Refusal("unreadable", REFUSED) from None
+        raise Refusal("unreadable") from None
     except Exception as e:
         logger.warning(f"A call could not be opened: {e}")
-        raise Refusal("store", TRY_LATER) from e
+        raise Refusal("store") from e
 
 
 async def _run(

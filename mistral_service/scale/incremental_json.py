@@ -29,13 +29,7 @@ _decoder = json.JSONDecoder()
 def iterencode(value: Any, *, sort_keys: bool = False, ascii: bool = True) -> Iterator[str]:
     """Encode a value as `json.dumps(value, default=str)` does, in pieces.
 
-    Args:
-        value: The value. It may change meanwhile: each part is then the old one or the new one.
-        sort_keys: Whether keys are sorted.
-        ascii: Whether other characters than ASCII are escaped, as by `ensure_ascii`.
-
-    Yields:
-        The pieces.
+    The value may change meanwhile: each part is then the old one or the new one.
 
     Raises:
         TypeError: If a key is of a type that JSON does not have.
@@ -55,9 +49,6 @@ def dumps(value: Any, otherwise: str = "null") -> str:
 
 def loads(text: str) -> Any:
     """Decode a value; large containers are decoded one member at a time.
-
-    Args:
-        text: The text of `iterencode` or another encoder.
 
     Raises:
         ValueError: If it is not JSON.

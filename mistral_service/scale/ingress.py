@@ -6,6 +6,8 @@ It knows no Ray: any ASGI server runs it.
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,9 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from mistral_service.local.origins import allowed
-from mistral_service.scale.calls import REFUSED, TRY_LATER, Calls, CallSocket, Full
+from mistral_service.scale.calls import Calls, CallSocket
 from mistral_service.scale.handshakes import SENTENCES, BrowserHandshake, Refusal, TwilioHandshake
-from mistral_service.scale.limits import HandshakeEvicted, PendingHandshakes
+from mistral_service.scale.limits import Full, PendingHandshakes
 from mistral_service.scale.twilio import NotTwilio, TwimlWebhook
 
 PROTOCOL = "mistral-call.v1"
@@ -60,10 +62,7 @@ def create_app(
         twilio_auth_token: Twilio's auth token: only requests that Twilio has signed get TwiML then.
     """
     webhook = TwimlWebhook(twilio_auth_token)
-
-    async def is_authorized(connection: HTTPConnection) -> bool:
-        return may_call is None or await _authorize(may_call, connection)
-
+    is_authorized = partial(_is_authorized, may_call)
     app = FastAPI(openapi_url=None)
 
     @app.middleware("http")
@@ -110,7 +109,9 @@ def create_app(
     return app
 
 
-async def _authorize(may_call: MayCall, connection: HTTPConnection) -> bool:
+async def _is_authorized(may_call: MayCall | None, connection: HTTPConnection) -> bool:
+    if may_call is None:
+        return True
     try:
         async with asyncio.timeout(MAY_CALL_TIMEOUT_S):
             answer = may_call(connection)
@@ -120,37 +121,31 @@ async def _authorize(may_call: MayCall, connection: HTTPConnection) -> bool:
         return False
 
 
+@dataclass(frozen=True)
 class _CallEndpoint:
     """A WebSocket endpoint as an ASGI application, which can make the socket a `CallSocket`."""
 
-    def __init__(
-        self,
-        handshake: BrowserHandshake | TwilioHandshake,
-        pending: PendingHandshakes,
-        is_authorized: Callable[[HTTPConnection], Awaitable[bool]],
-        origins: tuple[str, ...],
-    ) -> None:
-        self._handshake = handshake
-        self._pending = pending
-        self._is_authorized = is_authorized
-        self._origins = origins
+    handshake: BrowserHandshake | TwilioHandshake
+    pending: PendingHandshakes
+    is_authorized: Callable[[HTTPConnection], Awaitable[bool]]
+    origins: tuple[str, ...]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         socket = CallSocket(scope, receive, send)
         socket.speaks_protocol = PROTOCOL in scope.get("subprotocols", ())
         await socket.accept(PROTOCOL if socket.speaks_protocol else None)
         try:
-            if not _has_allowed_origin(socket, self._origins):
-                raise Refusal("origin", REFUSED)
-            if not await self._is_authorized(socket):
-                raise Refusal("stranger", REFUSED)
-            async with self._pending.handshake(HANDSHAKE_TIMEOUT_S):
-                run_call = await self._handshake.receive(socket)
+            if not _has_allowed_origin(socket, self.origins):
+                raise Refusal("origin")
+            if not await self.is_authorized(socket):
+                raise Refusal("stranger")
+            async with self.pending.handshake(HANDSHAKE_TIMEOUT_S):
+                run_call = await self.handshake.receive(socket)
             await run_call()
-        except (Full, HandshakeEvicted):
-            await _refuse(socket, Refusal("full", TRY_LATER))
+        except Full:
+            await _refuse(socket, Refusal("full"))
         except (TimeoutError, NotTwilio):
-            await _refuse(socket, Refusal("hello", REFUSED))
+            await _refuse(socket, Refusal("hello"))
         except Refusal as e:
             await _refuse(socket, e)
         except WebSocketDisconnect:

@@ -47,12 +47,7 @@ class LimitExceeded(Exception):
     """A message that ends its call; the text is the sentence for its sender."""
 
     def __init__(self, kind: str, size: int = 0) -> None:
-        """Make it.
-
-        Args:
-            kind: A key of the sentences above.
-            size: The size of the message.
-        """
+        """Make it for a key of the sentences above."""
         super().__init__(_SENTENCES[kind].format(size))
         self.code = TOO_FAST if kind == "flood" else TOO_LARGE
 
@@ -61,27 +56,14 @@ class TokenBucket:
     """A rate limit with bursts."""
 
     def __init__(self, rate: float, burst: float) -> None:
-        """Make a full bucket.
-
-        Args:
-            rate: Tokens a second.
-            burst: Tokens at once.
-        """
+        """Make a full bucket for `rate` tokens a second, and `burst` tokens at once."""
         self._rate = rate
         self._burst = burst
         self._tokens = burst
         self._when: float | None = None
 
     def take(self, tokens: float, now: float) -> float:
-        """Take tokens, also where there are too few.
-
-        Args:
-            tokens: How many.
-            now: The time, in seconds.
-
-        Returns:
-            Seconds until they are there.
-        """
+        """Take tokens, also where there are too few; returns the seconds until they are there."""
         passed = 0.0 if self._when is None else now - self._when
         self._tokens = min(self._burst, self._tokens + passed * self._rate) - tokens
         self._when = now
@@ -98,12 +80,7 @@ class MessageLimiter:
         self._warned = False
 
     def check(self, data: str | bytes, now: float, longest: int = MAX_MESSAGE) -> float | None:
-        """Check a message.
-
-        Args:
-            data: The message.
-            now: The time, in seconds.
-            longest: Bytes that it may have; a `send-file` may have more.
+        """Check a message at a time in seconds; a `send-file` may be longer than `longest` bytes.
 
         Returns:
             Seconds until it may be passed on; None for a message that is dropped.
@@ -136,18 +113,15 @@ class MessageLimiter:
         if kind == "transcription":
             written = message["text"]
         elif is_file or message.get("type") == "send-text":
-            content: Any = message.get("data")
-            written = cast("dict[str, Any]", content).get("content") if _is_map(content) else ""
+            content = message.get("data")
+            inner = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+            written = inner.get("content")
         if isinstance(written, str) and written:
             if len(written) > MAX_TEXT:
                 raise LimitExceeded("text", len(written))
             if self._text.take(len(written), now):
                 raise LimitExceeded("flood")
         return True
-
-
-def _is_map(value: object) -> bool:
-    return isinstance(value, dict)
 
 
 def _is_audio(data: bytes) -> bool:
@@ -178,37 +152,26 @@ def _parsed(data: bytes) -> tuple[str | None, Mapping[str, Any]]:
     return kind, cast("dict[str, Any]", fields) if isinstance(fields, dict) else {}
 
 
-class HandshakeEvicted(Exception):
-    """A handshake was ended in favour of newer ones."""
+class Full(Exception):
+    """The process has as many calls, or as many newer handshakes, as it may have."""
 
 
 class PendingHandshakes:
     """Connections without a first message. The oldest is evicted where there are too many."""
 
     def __init__(self, limit: int) -> None:
-        """Make it.
-
-        Args:
-            limit: How many may wait.
-        """
+        """Make it; `limit` connections may wait."""
         self._limit = limit
         self._deadlines: dict[asyncio.Timeout, None] = {}
 
-    def __len__(self) -> int:
-        return len(self._deadlines)
-
     @asynccontextmanager
     async def handshake(self, seconds: float) -> AsyncGenerator[None]:
-        """Limit the handshake in the `async with` block.
-
-        Args:
-            seconds: How long it may take.
+        """Limit the handshake in the `async with` block to some seconds.
 
         Raises:
-            HandshakeEvicted: If newer handshakes are too many.
+            Full: If newer handshakes are too many.
             TimeoutError: If it takes too long.
         """
-        loop = asyncio.get_running_loop()
         evicted = False
         try:
             async with asyncio.timeout(seconds) as deadline:
@@ -216,11 +179,11 @@ class PendingHandshakes:
                 if len(self._deadlines) > self._limit:
                     oldest = next(iter(self._deadlines))
                     del self._deadlines[oldest]
-                    oldest.reschedule(loop.time())
+                    oldest.reschedule(asyncio.get_running_loop().time())
                 try:
                     yield
                 finally:
                     evicted = deadline not in self._deadlines
                     self._deadlines.pop(deadline, None)
         except TimeoutError:
-            raise HandshakeEvicted if evicted else TimeoutError from None
+            raise Full if evicted else TimeoutError from None

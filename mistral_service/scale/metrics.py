@@ -1,28 +1,22 @@
 """The metrics of calls on many machines, at no cost until `use_ray` is called.
 
-Ray puts `ray_` before each name, and `_total` behind that of a counter.
+Ray puts `ray_` before each name, and `_total` behind that of a counter; a histogram's has further
+suffixes, such as `_bucket`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 _SECONDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
 """The buckets are fine around the half second in which a caller expects an answer."""
 
-_Record = Callable[[float, Mapping[str, str]], None]
+_Record = Callable[[float, dict[str, str]], None]
 
 
 @dataclass(slots=True)
 class Metric:
-    """One metric.
-
-    Parameters:
-        kind: The kind of Prometheus metric.
-        name: Its name, without Ray's prefix and suffix.
-        description: What it measures.
-        tags: The names of its tags, in addition to the replica.
-    """
+    """One metric: its name is without Ray's prefix and suffix, its tags without the replica."""
 
     kind: Literal["counter", "gauge", "histogram"]
     name: str
@@ -30,18 +24,8 @@ class Metric:
     tags: tuple[str, ...] = ()
     _record: _Record | None = None
 
-    @property
-    def exported(self) -> str:
-        """The name in Prometheus; a histogram's has further suffixes, such as `_bucket`."""
-        return f"ray_{self.name}" + ("_total" if self.kind == "counter" else "")
-
     def record(self, value: float = 1.0, **tags: str) -> None:
-        """Record a value: an increment, the current value, or an observation.
-
-        Args:
-            value: The value.
-            **tags: A value for each tag.
-        """
+        """Record a value: an increment, the current value, or an observation."""
         if self._record is not None:
             self._record(value, tags)
 
@@ -49,18 +33,14 @@ class Metric:
         """Export through Ray from now on. Call it in a replica."""
         from ray.serve import metrics
 
+        name, description = self.name, self.description
         tags = cast("Any", self.tags)  # annotated there as a tuple of one
         if self.kind == "counter":
-            counter = metrics.Counter(self.name, self.description, tags)
-            self._record = lambda value, tags: counter.inc(value, dict(tags))
+            self._record = metrics.Counter(name, description, tags).inc
         elif self.kind == "gauge":
-            gauge = metrics.Gauge(self.name, self.description, tags)
-            self._record = lambda value, tags: gauge.set(value, dict(tags))
+            self._record = metrics.Gauge(name, description, tags).set
         else:
-            histogram = metrics.Histogram(
-                self.name, self.description, boundaries=list(_SECONDS), tag_keys=tags
-            )
-            self._record = lambda value, tags: histogram.observe(value, dict(tags))
+            self._record = metrics.Histogram(name, description, list(_SECONDS), tags).observe
 
 
 CALLS = Metric("gauge", "mistral_calls", "Calls that a replica holds now.")

@@ -5,7 +5,7 @@ through a queue of its own: a tenth of the cost of a spoken call.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from pipecat.frames.frames import (
     BotStoppedSpeakingFrame,
@@ -24,58 +24,48 @@ from pipecat.services.tts_service import TTSService
 from pipecat.transports.base_output import BaseOutputTransport
 
 
-class PipelineListener(Protocol):
-    """Receives what happens in a pipeline."""
-
-    def on_user_text(self, words: str) -> None:
-        """The user has said something: the `user-input` of RTVI."""
-        ...
-
-    def on_bot_text(self, text: str, spaced: bool) -> None:
-        """Words were spoken; `spaced` says whether they contain the spaces between them."""
-        ...
-
-    def on_bot_silent(self) -> None:
-        """The bot has stopped speaking."""
-        ...
-
-    def on_context_updated(self) -> None:
-        """The words of a turn have been added to the context."""
-        ...
-
-
-def add_taps(pipeline: FrameProcessor, listener: PipelineListener) -> bool:
-    """Add the event handlers to a pipeline.
+def add_taps(
+    pipeline: FrameProcessor,
+    *,
+    on_user_text: Callable[[str], None],
+    on_bot_text: Callable[[str, bool], None],
+    on_bot_silent: Callable[[], None],
+    on_context_updated: Callable[[], None],
+) -> bool:
+    """Add the event handlers, which are called before the frame goes on, to a pipeline.
 
     Args:
         pipeline: The pipeline.
-        listener: Called before the frame goes on.
+        on_user_text: The user has said something: the `user-input` of RTVI.
+        on_bot_text: Words were spoken; whether they contain the spaces between them.
+        on_bot_silent: The bot has stopped speaking.
+        on_context_updated: The words of a turn have been added to the context.
 
     Returns:
         Whether the pipeline has a TTS service.
     """
     latest: list[int] = [0]  # the id of the user's latest frame, which several branches may have
 
-    async def on_user_text(_: Any, frame: Frame) -> None:
+    async def on_input(_: Any, frame: Frame) -> None:
         if isinstance(frame, TranscriptionFrame | RTVISendTextFrame) and frame.id not in latest:
             latest[0] = frame.id
-            listener.on_user_text(frame.text)
+            on_user_text(frame.text)
 
     async def on_output(_: Any, frame: Frame) -> None:
         if isinstance(frame, TTSTextFrame):
-            listener.on_bot_text(frame.text, frame.includes_inter_frame_spaces)
+            on_bot_text(frame.text, frame.includes_inter_frame_spaces)
         elif isinstance(frame, BotStoppedSpeakingFrame):
-            listener.on_bot_silent()
+            on_bot_silent()
 
     async def on_assistant_turn(_: Any, frame: Frame) -> None:
         if isinstance(frame, LLMContextAssistantTurnFrame):
-            listener.on_context_updated()
+            on_context_updated()
 
     has_tts = False
     for processor in _all(pipeline):
         add = cast("Callable[[str, Any], None]", cast(Any, processor).add_event_handler)
         if isinstance(processor, LLMUserAggregator):
-            add("on_before_process_frame", on_user_text)
+            add("on_before_process_frame", on_input)
         elif isinstance(processor, BaseOutputTransport):
             add("on_after_push_frame", on_output)
         elif isinstance(processor, LLMAssistantAggregator):

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from loguru import logger
@@ -69,11 +70,9 @@ _LEDGER = TypeAdapter(list[_LedgerEntry])
 
 
 async def to_thread_if_large(work: Callable[[], Result], value: Any) -> Result:
-    """Run a function, in a thread if its input is large.
+    """Run a function, in a thread if its input `value` is large.
 
-    Args:
-        work: The function. It must hold the interpreter's lock for a moment at a time only.
-        value: Its input.
+    It must hold the interpreter's lock for a moment at a time only.
     """
     return await asyncio.to_thread(work) if weight(value, LARGE) > LARGE else work()
 
@@ -84,35 +83,20 @@ async def pack_field(
     limit: int,
     warned: set[str] | None = None,
 ) -> bytes:
-    """Pack one field.
-
-    Args:
-        codec: Packs it.
-        value: The field, as it is now.
-        limit: Bytes that a conversation's messages may have.
-        warned: See `snapshot_to_json`.
-    """
-    now: Any = replace(value) if isinstance(value, Journal) else value
-    if isinstance(value, Mapping):
+    """Pack one field as it is now; for `limit` and `warned` see `snapshot_to_json`."""
+    if isinstance(value, Snapshot):
+        now, to_json = value, partial(snapshot_to_json, value, limit, warned)
+    elif isinstance(value, Journal):
+        now = replace(value)
+        to_json = partial(journal_to_json, now)
+    else:
         now = {call_id: replace(call) for call_id, call in value.items()}
-
-    def pack() -> bytes:
-        if isinstance(now, Snapshot):
-            return codec.pack(snapshot_to_json(now, limit, warned))
-        if isinstance(now, Journal):
-            return codec.pack(journal_to_json(now))
-        return codec.pack(calls_to_json(now, warned))
-
-    return await to_thread_if_large(pack, now)
+        to_json = partial(calls_to_json, now, warned)
+    return await to_thread_if_large(lambda: codec.pack(to_json()), now)
 
 
 async def read_record(codec: Codec, fields: Mapping[str, bytes], limit: int) -> Record:
     """Read the fields of a call, in a thread: their unpacked size is known only there.
-
-    Args:
-        codec: Unpacks them.
-        fields: `snapshot`, `journal` and `calls`, as far as there are any.
-        limit: Bytes that a conversation's messages may have here.
 
     Raises:
         Unreadable: If they cannot be read here (`TooNew`: a newer version could).
@@ -138,11 +122,7 @@ def _read(codec: Codec, fields: Mapping[str, bytes], most: int) -> Record:
 
 
 def _validated(snapshot: Snapshot) -> Snapshot:
-    """A snapshot with which a service can continue.
-
-    Raises:
-        Unreadable: If it could not.
-    """
+    """The snapshot, if a service can continue with it; raises `Unreadable` otherwise."""
     try:
         _LEDGER.validate_python(snapshot.ledger)
     except ValidationError:

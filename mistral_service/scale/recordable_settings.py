@@ -40,13 +40,9 @@ Settings = TypeVar("Settings")
 
 
 def recorded_settings(settings: Any) -> dict[str, Any]:
-    """The part of a service's settings that is recorded.
+    """The part of a service's settings that is recorded, each value as JSON gives it back.
 
-    Args:
-        settings: Settings as Pipecat has them, with an `extra`.
-
-    Returns:
-        Values by name, each as JSON gives it back; `extra` is one of them, with names of `NAMES`.
+    `extra` is one of them, with names of `NAMES`.
     """
     values = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name in NAMES}
     given = {name: value for name, value in values.items() if not isinstance(value, UNSET)}
@@ -56,12 +52,7 @@ def recorded_settings(settings: Any) -> dict[str, Any]:
 
 
 def restored_settings(recorded: Mapping[str, Any], kind: type[Settings]) -> Settings:
-    """Make an update of a service's settings from recorded ones.
-
-    Args:
-        recorded: The return value of `recorded_settings`.
-        kind: The class of the service's settings.
-    """
+    """Make an update of a service's settings, of a class `kind`, from `recorded_settings`."""
     delta = kind()
     for f in fields(cast(Any, kind)):
         if f.name in recorded:

@@ -8,21 +8,19 @@ conversation goes on, and the first write after that writes everything.
 import asyncio
 import secrets
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any, cast
 
 from loguru import logger
-from pipecat.processors.aggregators.llm_context import LLMContext, LLMContextMessage
+from pipecat.processors.aggregators.llm_context import LLMContext
 
 from mistral_service.reply.calls import PlannedCall
+from mistral_service.scale.after_takeover import Greeting, PendingContext
 from mistral_service.scale.bounds import MAX_WORDS
-from mistral_service.scale.client_link import ClientLink
-from mistral_service.scale.client_report import ClientReport
-from mistral_service.scale.function_notes import FunctionNotes
-from mistral_service.scale.greeting import Greeting
+from mistral_service.scale.client_report import ClientReport, Progress, verified_words
+from mistral_service.scale.function_notes import ClientLink, FunctionNotes
 from mistral_service.scale.incremental_json import iterencode
-from mistral_service.scale.pending_context import PendingContext
 from mistral_service.scale.pipeline_taps import add_taps
-from mistral_service.scale.progress import Progress, verified_words
 from mistral_service.scale.record import Record, pack_field, to_thread_if_large
 from mistral_service.scale.recordable_settings import recorded_settings, restored_settings
 from mistral_service.scale.resume import (
@@ -48,6 +46,8 @@ class CallRecorder:
         resumed: Whether the call was taken over.
         history_lost: Whether the call was recorded, and the record could not be read.
         ownership_lost: Set when the call belongs to another machine, or is over.
+        is_pending: Whether a call that was taken over has not resumed yet.
+        client: The caller's client; None where it can store no note.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class CallRecorder:
         self.resumed = claim.known
         self.history_lost = history_lost
         self.ownership_lost = asyncio.Event()
+        self.client: ClientLink | None = None
         self._codec = codec
         self._limit = limit
         self._report = report
@@ -82,7 +83,7 @@ class CallRecorder:
         self._snapshot.proof_key = self._snapshot.proof_key or secrets.token_hex(16)
         self._progress = Progress(self._snapshot.proof_key, call_id)
         # A machine may die before the first turn is recorded: then the user's words are all of it.
-        self._is_pending = self._snapshot.turn > 0 or (self.resumed and bool(self._asked))
+        self.is_pending = self._snapshot.turn > 0 or (self.resumed and bool(self._asked))
         self._cut_reply: PendingContext | None = None
         self._has_taps = False
         self._unanswered = ""
@@ -91,20 +92,6 @@ class CallRecorder:
         self._writer = Writer(
             store, call_id, claim.fence, keep_seconds, self._pack, self.ownership_lost
         )
-
-    @property
-    def client(self) -> ClientLink | None:
-        """The caller's client; None where it can store no note."""
-        return self._functions.client
-
-    @client.setter
-    def client(self, client: ClientLink | None) -> None:
-        self._functions.client = client
-
-    @property
-    def is_pending(self) -> bool:
-        """Whether a call that was taken over has not resumed yet."""
-        return self._is_pending
 
     @property
     def asked(self) -> str | None:
@@ -123,7 +110,13 @@ class CallRecorder:
         """Listen to the pipeline: the words that the first turn answers come before it."""
         if not self._has_taps:
             self._has_taps = True
-            self._has_tts = add_taps(service.pipeline_worker.pipeline, self)
+            self._has_tts = add_taps(
+                service.pipeline_worker.pipeline,
+                on_user_text=self._on_user_text,
+                on_bot_text=self._on_bot_text,
+                on_bot_silent=self._on_bot_silent,
+                on_context_updated=self._on_context_updated,
+            )
 
     async def on_turn_start(
         self, service: RecordedService, context: LLMContext
@@ -149,7 +142,7 @@ class CallRecorder:
             opening = list(context.get_messages())
             digests = await to_thread_if_large(lambda: opening_digests(opening), opening)
             self._snapshot.opened_with = digests
-        if self._is_pending:
+        if self.is_pending:
             point = await self._resume(service, context)
             self._greeting.on_resumed(list(context.get_messages()))
         self._context, turn = context, max(self._snapshot.turn, self._functions.turn) + 1
@@ -190,16 +183,12 @@ class CallRecorder:
             self._snapshot.turn,
             self._journal.asked or last_asked(self._snapshot.messages) or "",
             lambda: self._writer.write_confirmed("calls", "journal"),
+            self.client,
             repeatable,
         )
 
     async def on_function_result(self, call_id: str, result: object) -> None:
-        """Record a function's result before the pipeline gets it.
-
-        Args:
-            call_id: The call.
-            result: What the model reads.
-        """
+        """Record a function's result before the pipeline gets it."""
         if (call := self._functions.started.get(call_id)) is not None:
             # As Pipecat writes it into the context.
             call.result = (
@@ -219,17 +208,12 @@ class CallRecorder:
 
     # Called by the taps of the pipeline.
 
-    def on_user_text(self, words: str) -> None:
+    def _on_user_text(self, words: str) -> None:
         """Record the user's words, which the next turn answers."""
         self._unanswered = f"{self._unanswered} {words.strip()}".strip()[-MAX_ASKED:]
 
-    def on_bot_text(self, text: str, spaced: bool) -> None:
-        """Record words that were spoken.
-
-        Args:
-            text: The words.
-            spaced: Whether they contain the spaces between them.
-        """
+    def _on_bot_text(self, text: str, spaced: bool) -> None:
+        """Record words that were spoken; `spaced` ones contain the spaces between them."""
         if self._context is None:
             return  # Words before the first turn belong to no turn.
         before = self._journal.words
@@ -237,13 +221,13 @@ class CallRecorder:
         self._journal.complete = False
         self._record_words(before + (" " if needs_space else "") + text)
 
-    def on_bot_silent(self) -> None:
+    def _on_bot_silent(self) -> None:
         """Record that a complete reply has been spoken to its end."""
         if self._has_tts and self._llm_done and not self._journal.complete:
             self._journal.complete = True
             self._writer.write_soon("journal")
 
-    def on_context_updated(self) -> None:
+    def _on_context_updated(self) -> None:
         """Put the words of a cut reply before their continuation in the context."""
         if self._cut_reply is not None and self._cut_reply.merge(final=False):
             self._cut_reply = None
@@ -251,9 +235,8 @@ class CallRecorder:
     async def close(self, *, over: bool) -> None:
         """Stop recording.
 
-        Args:
-            over: Whether the call is over: its record is deleted then. Otherwise it is written once
-                more, for another machine.
+        The record of a call that is over is deleted. Otherwise it is written once more, for another
+        machine.
         """
         await self._writer.close(finish=not over)
         if over:
@@ -265,24 +248,21 @@ class CallRecorder:
         journal, heard = reconcile(self._journal, turn, self._report.heard, sent)
         while True:
             fresh = list(context.get_messages())
-            known = self._snapshot, fresh
-
-            def work(fresh: list[LLMContextMessage] = fresh) -> tuple[Any, ResumePoint]:
-                return resume(
-                    self._snapshot,
-                    journal,
-                    self._functions.started,
-                    fresh,
-                    heard=heard,
-                    ended=self._report.ended,
-                    asked=self._asked,
-                    called_for=self._functions.asked,
-                )
-
-            messages, point = await to_thread_if_large(work, known)
+            work = partial(
+                resume,
+                self._snapshot,
+                journal,
+                self._functions.started,
+                fresh,
+                heard=heard,
+                ended=self._report.ended,
+                asked=self._asked,
+                called_for=self._functions.asked,
+            )
+            messages, point = await to_thread_if_large(work, (self._snapshot, fresh))
             if list(map(id, context.get_messages())) == list(map(id, fresh)):
                 break  # else the user has said something meanwhile
-        self._is_pending = False
+        self.is_pending = False
         self._journal.asked = self._asked or self._journal.asked
         context.set_messages(messages)
         service.ledger.restore(self._snapshot.ledger)

@@ -105,10 +105,9 @@ class CallRecorders:
         )
 
     async def _take_over(self, call_id: str, *, create: bool) -> tuple[Claim | None, Record, bool]:
-        """Read a call's record, and then claim the call.
+        """Read a call's record, and then claim the call; returns whether its history is lost too.
 
-        Returns:
-            The claim, None if the call is not known; the record; whether it could not be read.
+        The claim is None if the call is not known.
         """
         for _ in range(_ATTEMPTS):
             current = await self.store.read(call_id)

@@ -47,16 +47,13 @@ class Replica:
     app: FastAPI | None = None
 
     def __init__(self, args: Args) -> None:
-        """Make it; `start` does the work.
-
-        Args:
-            args: The arguments of the deployment.
-        """
+        """Make it; `start` does the work."""
         self.args = args
         self.calls: Calls | None = None
         self._lag = 0.0
         self._last_tick = time.monotonic()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._watcher: asyncio.Task[None] | None = None
+        self._rate_limiter: SharedBudget | None = None
         self._closes: list[Callable[[], Awaitable[None]]] = []
 
     async def start(self) -> None:
@@ -72,28 +69,26 @@ class Replica:
             files = filter(None, [others, metrics_file])
             os.environ["PIPECAT_SETUP_FILES"] = os.pathsep.join(files)
         module = await asyncio.to_thread(load_bot, self.args.bot)
-        rate_limiter, recorders = await self._shared()
-        warm_up = cast("Callable[[], Awaitable[None]] | None", getattr(module, "warm_up", None))
-        if warm_up:
+        recorders = await self._shared()
+        if warm_up := getattr(module, "warm_up", None):
             await warm_up()
         await check_mistral()
         self.calls = Calls(
             cast(Bot, module.bot),
             limit=self.args.calls_per_replica,
             recorders=recorders,
-            rate_limiter=rate_limiter,
+            rate_limiter=self._rate_limiter,
         )
         model = os.environ.get("MISTRAL_MODEL") or "mistral-small-latest"
         status = {"engine": f"Mistral, model {model}", "model": model, "local": False}
         # The page offers a camera and a text field where the bot's module says so.
         status["camera"] = bool(getattr(module, "CAMERA", False))
         status["text"] = bool(getattr(module, "TEXT", False))
-        may_call = cast("MayCall | None", getattr(module, "may_call", None))
         self.app = create_app(
             self.calls,
             status,
             self.check_health,
-            may_call,
+            cast("MayCall | None", getattr(module, "may_call", None)),
             allowed_origins=self.args.allowed_origins,
             twilio_auth_token=os.environ.get("TWILIO_AUTH_TOKEN"),
         )
@@ -101,51 +96,45 @@ class Replica:
         gc.collect()
         gc.freeze()
         self._last_tick = time.monotonic()  # the start is not limited
-        self._tasks = [asyncio.create_task(self._watch())]
-        if rate_limiter and recorders:
-            self._tasks.append(asyncio.create_task(_export(rate_limiter, recorders.store)))
+        self._watcher = asyncio.create_task(self._watch())
         Replica.current = self
 
     async def close(self) -> None:
         """Close the connections to Redis after the last call: the others' shares grow at once."""
         faulthandler.cancel_dump_traceback_later()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._watcher:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
         for close in self._closes:
             await close()
         gc.unfreeze()
         Replica.current = None
 
     async def check_health(self) -> None:
-        """Check the event loop.
-
-        Raises:
-            RuntimeError: If the event loop is or was just stuck.
-        """
+        """Raise `RuntimeError` if the event loop is or was just stuck."""
         late = time.monotonic() - self._last_tick - _WATCH_S
         if max(late, self._lag) > STUCK_S:
             raise RuntimeError(f"The event loop was stuck for {max(late, self._lag):.1f} s.")
 
-    async def _shared(self) -> tuple[SharedBudget | None, CallRecorders | None]:
-        """The rate limiter and the recorders, where Redis is configured."""
+    async def _shared(self) -> CallRecorders | None:
+        """Make the rate limiter and the recorders, where Redis is configured."""
         url = os.environ.get("REDIS_URL")
         if not url:
             logger.warning(
                 "REDIS_URL is not set: calls are not recorded, and the rate budget is not shared"
             )
-            return None, None
-        rate_limiter = SharedBudget(
+            return None
+        self._rate_limiter = SharedBudget(
             url,
             requests_per_minute=self.args.requests_per_minute,
             tokens_per_minute=self.args.tokens_per_minute,
         )
         store = Store(url)
-        self._closes = [rate_limiter.close, store.close]
+        self._closes = [self._rate_limiter.close, store.close]
         # Connect to Redis. While it is down, calls and the start of a replica go on without it.
         with contextlib.suppress(Exception):
             await store.claim("ready-ready", 1.0, create=False)
-        return rate_limiter, CallRecorders(store, keep_seconds=self.args.keep_seconds)
+        return CallRecorders(store, keep_seconds=self.args.keep_seconds)
 
     async def _watch(self) -> None:
         """Measure the lag of the event loop, and move the calls before a shutdown's deadline."""
@@ -159,6 +148,8 @@ class Replica:
             metrics.LAG.record(self._lag)
             metrics.CALLS.record(len(self.calls or ()))
             metrics.CAPACITY.record(self.args.calls_per_replica)
+            if self._rate_limiter:
+                metrics.BUDGET_USED.record(self._rate_limiter.stats.used)
             if move_at is None and is_shutting_down():
                 move_at = now + max(0.0, self.args.drain_seconds - MOVE_BEFORE_S)
                 logger.info(f"Draining: {len(self.calls or ())} calls may continue for a while")
@@ -230,21 +221,3 @@ async def check_mistral() -> None:
         logger.warning(f"Mistral does not answer yet: {e}")
     except TimeoutError:
         logger.warning("Mistral does not answer yet")
-
-
-async def _export(rate_limiter: SharedBudget, store: Store) -> None:
-    """Export what the rate limiter and the store have counted since the last time."""
-    before: dict[str, float] = {}
-
-    def increase(name: str, now: float) -> float:
-        difference, before[name] = now - before.get(name, 0.0), now
-        return difference
-
-    while True:
-        await asyncio.sleep(2 * _WATCH_S)
-        for rank, number in rate_limiter.stats.refused.items():
-            if more := increase(rank.name, number):
-                metrics.BUDGET_REFUSALS.record(more, rank=rank.name.lower())
-        metrics.BUDGET_USED.record(rate_limiter.stats.used)
-        if more := increase("failures", store.stats.failures):
-            metrics.REDIS_FAILURES.record(more)

@@ -35,11 +35,7 @@ def reconcile(
     A client can make a reply end earlier than it did, as an interruption does. It cannot put words
     into the reply: all words are the server's own, character by character.
 
-    Args:
-        journal: The journal.
-        turn: The turn of the record.
-        heard: The words that the client reports as heard; None where it reports nothing.
-        sent: The words of this turn that were signed as sent; empty without a proof.
+    `sent` has the words of this turn that were signed as sent; it is empty without a proof.
 
     Returns:
         The journal, with the words of `sent` that it lacked; and the words that count as heard.
@@ -75,10 +71,6 @@ def cut_point(journal: str, heard: str | None) -> str:
 
     The journal may be a quarter of a second late, and words that were sent may not have arrived:
     the client knows better, as long as its report fits the journal.
-
-    Args:
-        journal: The words of the journal.
-        heard: The words that count as heard; None where not known.
     """
     if heard is None or not _fits(journal, heard):
         return journal
@@ -163,14 +155,14 @@ def missing_words(
     """The part of the user's last words that a conversation lacks.
 
     Args:
-        asked: The words, as the client reports them; None where it does not.
+        asked: The words, as the client reports them.
         messages: The conversation.
         recorded: The user's words that its last turn answers, as recorded; empty where they were
             not. A bot may have put others into the messages.
         begun: Whether a word of that turn's answer was said.
 
     Returns:
-        The words: none of them, all, or those after the unanswered words of the conversation.
+        None of the words, all, or those after the unanswered words of the conversation.
     """
     asked, recorded = _normalized(asked or ""), _normalized(recorded)
     if not asked:
@@ -253,12 +245,9 @@ def is_reply(message: LLMContextMessage) -> bool:
 def without_result(
     messages: Sequence[LLMContextMessage], started: Mapping[str, Started], turn: int
 ) -> dict[str, Started]:
-    """The started functions whose result is not in the context yet.
+    """The started functions whose result is not in the context yet as a turn begins.
 
-    Args:
-        messages: The context.
-        started: The functions.
-        turn: The turn that begins: a result of two turns ago has been in the context.
+    A result of two turns ago has been in it.
     """
     done = {
         message.get("tool_call_id")
@@ -278,8 +267,7 @@ def _fill_results(
 ) -> tuple[dict[str, Started], bool]:
     """Replace the placeholders of running functions by results.
 
-    Returns:
-        The calls that the messages do not have yet, and whether a placeholder was replaced.
+    Returns the calls that the messages do not have yet, and whether a placeholder was replaced.
     """
     pending = dict(started)
     replaced = False
@@ -297,16 +285,12 @@ def _fill_results(
 
 def _call_and_result(call_id: str, call: Started) -> list[LLMContextMessage]:
     function = {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
-    return cast(
-        "list[LLMContextMessage]",
-        [
-            {
-                "role": "assistant",
-                "tool_calls": [{"id": call_id, "function": function, "type": "function"}],
-            },
-            {"role": "tool", "content": _result(call), "tool_call_id": call_id},
-        ],
-    )
+    made = {"id": call_id, "function": function, "type": "function"}
+    messages = [
+        {"role": "assistant", "tool_calls": [made]},
+        {"role": "tool", "content": _result(call), "tool_call_id": call_id},
+    ]
+    return cast("list[LLMContextMessage]", messages)
 
 
 _LOST = (

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,6 @@ MAX_UNPACKED_BYTES = 12_000_000
 MAX_CONTAINERS = 1_000_000
 """Objects and lists of one field. An empty one takes 2 bytes as JSON, and 64 in memory."""
 
-_STEP = 64_000
-
 
 class Unreadable(ValueError):
     """A record that this process cannot read: another key, another form, or damage."""
@@ -41,11 +39,9 @@ class Codec:
     """
 
     def __init__(self, keys: Sequence[str] = ()) -> None:
-        """Make the codec.
+        """Make the codec; without a key nothing is encrypted.
 
-        Args:
-            keys: Fernet keys. The first encrypts, all of them decrypt, so that keys can be rotated.
-                Without a key nothing is encrypted.
+        The first key encrypts, all of them decrypt, so that keys can be rotated.
 
         Raises:
             ValueError: If one is not a Fernet key.
@@ -105,22 +101,17 @@ class Codec:
             )
         return cls(keys)
 
-    def pack(self, text: str | Iterable[str]) -> bytes:
-        """Compress and seal a JSON text, or its pieces."""
-        compressor = zlib.compressobj(1)
-        parts = [text] if isinstance(text, str) else text
-        packed = b"".join([*(compressor.compress(p.encode()) for p in parts), compressor.flush()])
+    def pack(self, text: str) -> bytes:
+        """Compress and seal a JSON text."""
+        packed = zlib.compress(text.encode(), 1)
         return self._fernet.encrypt(packed) if self._fernet else packed
 
     def unpack(self, data: bytes, most: int = MAX_UNPACKED_BYTES) -> Any:
         """Decode the value of packed bytes.
 
-        Args:
-            data: The bytes.
-            most: Bytes that it may have unpacked.
-
         Raises:
-            Unreadable: If it was sealed with another key, is damaged, or is larger than that.
+            Unreadable: If it was sealed with another key, is damaged, or has more than `most` bytes
+                unpacked.
         """
         try:
             packed = self._fernet.decrypt(data) if self._fernet else data
@@ -143,22 +134,13 @@ def derived_key(api_key: str) -> str:
 
 
 def _decompress(packed: bytes, most: int) -> bytes:
-    """Decompress at most that many bytes.
-
-    Raises:
-        ValueError: If there are more, or if the data is incomplete.
-    """
+    """Decompress at most that many bytes; raises `ValueError` for more, or incomplete data."""
     inflater = zlib.decompressobj()
-    out: list[bytes] = []
-    size, rest = 0, packed
-    while not inflater.eof:
-        out.append(inflater.decompress(rest, _STEP))
-        size += len(out[-1])
-        rest = inflater.unconsumed_tail
-        if size > most:
-            raise ValueError("larger than any record")
-        if not out[-1] and not rest and not inflater.eof:
-            raise ValueError("cut off")
+    unpacked = inflater.decompress(packed, most + 1)
+    if len(unpacked) > most:
+        raise ValueError("larger than any record")
+    if not inflater.eof:
+        raise ValueError("cut off")
     if inflater.unused_data:
         raise ValueError("more than one value")
-    return b"".join(out)
+    return unpacked

@@ -11,19 +11,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from redis.asyncio import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from mistral_service.scale import scripts
 from mistral_service.scale.account import HEARTBEAT_S, MAX_PAUSE_S, NO_LIMIT
-from mistral_service.scale.connect import Address, close, connect, reset_connections
+from mistral_service.scale.connect import REDIS_ERRORS, Address, connect
 from mistral_service.scale.sliding_window import Entry
 from mistral_service.scale.wait_queue import GRACE_S, Waiter
-
-REDIS_ERRORS = (RedisError, OSError, TimeoutError)
-"""The exceptions that mean that Redis is down."""
 
 _TIMEOUT_S = 0.2
 """Seconds, twice, until Redis counts as down: it answers in one millisecond, and a caller waits."""
@@ -79,13 +76,9 @@ class SharedLog:
         bounds: tuple[int | None, int | None],
         limits: tuple[str, str],
     ) -> Decision:
-        """Admit a request, or let it wait.
+        """Admit the request of a waiter that asked first `age` seconds ago, or let it wait.
 
-        Args:
-            waiter: Its name, its rank, and its units.
-            age: Seconds since its caller asked first.
-            bounds: Requests and units that a window may have; None for no limit.
-            limits: The limits in Redis from which the bounds were computed.
+        A window may have the requests and units of `bounds`, which were computed from the `limits`.
         """
         requests, units = (NO_LIMIT if bound is None else bound for bound in bounds)
         wait, pause, ahead, request_limit, token_limit = await self._admit(
@@ -113,12 +106,7 @@ class SharedLog:
         await self._redis.hdel(self._keys(waiter.key)[3], waiter.id)
 
     async def publish(self, key: str, fields: Mapping[str, float]) -> None:
-        """Publish limits or a pause; they expire after ten windows.
-
-        Args:
-            key: The account and model.
-            fields: `requests` and `tokens` per minute; `pause` in seconds from now.
-        """
+        """Publish `requests` and `tokens` per minute, or a `pause` in seconds, for ten windows."""
         args: list[Any] = [10_000 * self._window]
         for name, value in fields.items():
             args += [name, _microseconds(value) if name == "pause" else repr(value)]
@@ -127,15 +115,7 @@ class SharedLog:
     async def refresh(
         self, key: str, waiters: Iterable[tuple[Waiter, float]] = ()
     ) -> tuple[int, int]:
-        """Renew this process's waiters, and read how much of a window is used.
-
-        Args:
-            key: The account and model.
-            waiters: The waiters of this process, each with the seconds that it still waits.
-
-        Returns:
-            Requests and units.
-        """
+        """Renew waiters for the seconds that they still wait; returns requests and units used."""
         args: list[Any] = [_microseconds(self._window)]
         for waiter, seconds in waiters:
             args += [waiter.id, _microseconds(min(seconds, _LEASE_S))]
@@ -144,27 +124,19 @@ class SharedLog:
 
     async def reset_connections(self) -> None:
         """Close connections that broke when Redis went down: each of them would fail once more."""
-        await reset_connections(self._redis)
+        if isinstance(self._redis, RedisCluster):
+            await self._redis.aclose()  # the next command looks up the nodes again
+        else:
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
 
     async def heartbeat(self) -> tuple[int, bool]:
-        """Record that this process is alive.
-
-        Returns:
-            How many processes are alive, and whether Redis still had the last heartbeat of this
-            one.
-        """
+        """Record that this process is alive; returns how many are, and whether it was known."""
         args = [self._process_id, _ALIVE_S, 10_000 * self._window]
         processes, known = await self._heartbeat(keys=[f"{self._name}:alive"], args=args)
         return max(1, int(processes)), bool(int(known))
 
     async def write(self, key: str, entries: Iterable[Entry], now: float) -> None:
-        """Write requests that Redis does not have, or has lost.
-
-        Args:
-            key: The account and model.
-            entries: The requests; those that Redis has are left as they are.
-            now: The time, on the clock of the entries.
-        """
+        """Write requests that Redis does not have, or has lost; `now` is on their clock."""
         args: list[Any] = []
         for entry in entries:
             args += [f"{entry.id}:{entry.units}", _microseconds(now - entry.at)]
@@ -177,7 +149,7 @@ class SharedLog:
         with contextlib.suppress(*REDIS_ERRORS):
             await self._redis.zrem(f"{self._name}:alive", self._process_id)
         with contextlib.suppress(*REDIS_ERRORS):
-            await close(self._redis)
+            await self._redis.aclose()
 
     def _keys(self, key: str) -> list[str]:
         tagged = f"{{{self._name}:{key}}}"

@@ -18,13 +18,9 @@ _MAX_TOKENS = 100_000_000
 
 @dataclass(slots=True)
 class Entry:
-    """One request.
+    """One request: when it was admitted, on this process's clock, and with how many units.
 
-    Parameters:
-        at: When it was admitted, on this process's own clock.
-        units: The tokens that it was admitted with, in `UNIT`s.
-        is_shared: Whether the shared log has it.
-        id: Its name there.
+    The shared log has it under its id, or not yet (`is_shared`).
     """
 
     at: float
@@ -71,8 +67,7 @@ class SlidingWindow:
         while self.entries and self.entries[0].at <= now - self.seconds:
             self.entries.popleft()
         if not self.entries:
-            self._carry = min(self._carry, UNIT)  # it is too late to compensate for the rest
-            self._carry = max(self._carry, 0.0)
+            self._carry = min(max(self._carry, 0.0), UNIT)  # too late to compensate for the rest
         return len(self.entries), sum(entry.units for entry in self.entries)
 
     def used_since(self, when: float) -> tuple[int, int]:
@@ -90,13 +85,8 @@ class SlidingWindow:
     ) -> float:
         """Seconds until a request fits within the limits; 0 if it fits now.
 
-        Args:
-            now: The time.
-            units: Units of the request.
-            request_limit: Requests per window; None for no limit.
-            unit_limit: Units per window; None for no limit. A request that needs more than all of
-                them fits an empty window.
-            ahead: Requests and units that are promised to others.
+        A request that needs more than all units of a window fits an empty one. `ahead` has the
+        requests and units that are promised to others.
         """
         requests, used = self.used(now)
         expiring = [(entry.at + self.seconds - now, entry.units) for entry in self.entries]

@@ -28,7 +28,11 @@ from mistral_service.scale.incremental_json import dumps
 from mistral_service.scale.sealing import Unreadable
 
 VERSION = 1
-"""The version of the format that this code writes."""
+"""The version of the format that this code writes and reads.
+
+A field that an older version can do without needs no new version: it has a default, and code that
+does not know it ignores it.
+"""
 
 Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
 
@@ -147,33 +151,24 @@ def snapshot_from_json(data: Any) -> Snapshot:
         TooNew: If a newer version wrote it.
         Unreadable: If it is not valid.
     """
-    version = _checked("version", lambda: _VERSION.validate_python(_field(data, "version")))
+    given = cast(Json, data).get("version") if isinstance(data, dict) else None
+    version = _checked("version", lambda: _VERSION.validate_python(given))
     if version > VERSION:
         raise TooNew(
             f"The call was recorded by a newer version (format {version}; this one reads up to "
             f"{VERSION}): a machine with that version can take it over."
         )
-    for older in range(version, VERSION):
-        if older not in MIGRATIONS:
-            raise Unreadable(f"The call's record is damaged: version is {version}.")
-        data = MIGRATIONS[older](data)
+    if version < VERSION:
+        raise Unreadable(f"The call's record is damaged: version is {version}.")
     record = _checked("snapshot", lambda: _SnapshotModel.model_validate(data))
     return Snapshot(
-        turn=record.turn,
-        messages=[_message(message) for message in record.messages],
-        opened_with=record.opened_with,
-        settings=record.settings,
-        ledger=record.ledger,
-        proof_key=record.proof_key,
+        record.turn,
+        list(map(_message, record.messages)),
+        record.opened_with,
+        record.settings,
+        record.ledger,
+        record.proof_key,
     )
-
-
-MIGRATIONS: dict[int, Any] = {}
-"""Functions that convert a snapshot of a version to the next one.
-
-A field that an older version can do without needs no new version: it has a default, and code that
-does not know it ignores it.
-"""
 
 
 def journal_to_json(journal: Journal) -> str:
@@ -182,34 +177,22 @@ def journal_to_json(journal: Journal) -> str:
 
 
 def journal_from_json(data: Any) -> Journal:
-    """Read a journal; fields of a newer version are ignored.
-
-    Raises:
-        Unreadable: If it is not valid.
-    """
+    """Read a journal, or raise `Unreadable`; fields of a newer version are ignored."""
     return _checked("journal", lambda: _JOURNAL.validate_python(data))
 
 
 def calls_to_json(started: Mapping[str, Started], warned: set[str] | None = None) -> str:
-    """Write started functions as JSON.
+    """Write started functions, by the ids of their calls, as JSON.
 
-    That a function has started is recorded in any case: it must not run again.
-
-    Args:
-        started: The functions by the ids of their calls. Arguments and results that are too large
-            are replaced by a placeholder, the oldest first where there are too many.
-        warned: As for `snapshot_to_json`.
+    That one has started is recorded in any case: it must not run again. Arguments and results that
+    are too large are replaced by a placeholder, the oldest first where there are too many.
     """
     bounded = bounded_calls({call_id: vars(call) for call_id, call in started.items()}, warned)
     return f"{{{', '.join(bounded)}}}"
 
 
 def started_from_json(data: Any) -> Started:
-    """Read a started function; fields of a newer version are ignored.
-
-    Raises:
-        Unreadable: If it is not valid.
-    """
+    """Read a started function, or raise `Unreadable`; fields of a newer version are ignored."""
     return _checked("calls", lambda: _STARTED.validate_python(data))
 
 
@@ -234,10 +217,6 @@ def _checked(field: str, read: Callable[[], Value]) -> Value:
 def damaged(field: str) -> Unreadable:
     """The error for a field that is not valid."""
     return Unreadable(f"The call's record is damaged: {field} is not valid.")
-
-
-def _field(data: Any, name: str) -> Any:
-    return cast(Json, data).get(name) if isinstance(data, dict) else None
 
 
 def _message(plain: Json) -> LLMContextMessage:

@@ -6,7 +6,7 @@ taken for dead can do no harm.
 """
 
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -15,24 +15,24 @@ from loguru import logger
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 
-from mistral_service.scale.connect import Address, close, connect, run_script
-
-# A field that is too large is read as empty, which is not a valid record.
-_FIELD = """
-local function field(name)
-  if redis.call('HSTRLEN', KEYS[1], name) > %d then return '' end
-  return redis.call('HGET', KEYS[1], name)
-end
-"""
+from mistral_service.scale import metrics
+from mistral_service.scale.connect import REDIS_ERRORS, Address, connect, run_script
 
 MAX_FIELD_BYTES = 16_000_000
 """Bytes that a field may have in Redis."""
 
+# A field that is too large is read as empty, which is not a valid record.
+_FIELD = f"""
+local function field(name)
+  if redis.call('HSTRLEN', KEYS[1], name) > {MAX_FIELD_BYTES} then return '' end
+  return redis.call('HGET', KEYS[1], name)
+end
+"""
+
 # Reading renews nothing: a record that cannot be read expires, unless its owner renews it.
 _READ = (
-    _FIELD % MAX_FIELD_BYTES
+    _FIELD
     + """
 local held = redis.call('HMGET', KEYS[1], 'fence', 'over')
 if not held[1] or held[2] then return false end
@@ -42,7 +42,7 @@ return {held[1], 1, field('snapshot'), field('journal'), field('calls')}
 
 # The fence follows the clock of Redis, so that it also grows where a restart loses everything.
 _CLAIM = (
-    _FIELD % MAX_FIELD_BYTES
+    _FIELD
     + """
 local held = redis.call('HMGET', KEYS[1], 'fence', 'over')
 local known = held[1] and not held[2]
@@ -120,23 +120,19 @@ class Claim:
 
 @dataclass
 class Stats:
-    """What the store has done, for metrics.
+    """What the store has done.
 
     Parameters:
         operations: Round trips to Redis.
-        sent: Bytes of records.
-        failures: Round trips that failed.
         fenced: Writes that were refused because the call belongs to another machine.
     """
 
     operations: int = 0
-    sent: int = 0
-    failures: int = 0
     fenced: int = 0
 
 
 class Store:
-    """The records of calls in Redis.
+    """The records of calls in Redis; where it does not answer, `StoreUnavailable` is raised.
 
     Attributes:
         stats: What it has done.
@@ -160,21 +156,13 @@ class Store:
         # A timeout is not retried.
         retry = Retry(NoBackoff(), 1, (RedisConnectionError,))
         self._redis = connect(self._address, timeout=timeout, retry=retry)
-        scripts = (_READ, _CLAIM, _WRITE, _DELETE)
         self._read, self._claim, self._write, self._delete = map(
-            self._redis.register_script, scripts
+            self._redis.register_script, (_READ, _CLAIM, _WRITE, _DELETE)
         )
 
     async def read(self, call_id: str) -> Claim | None:
-        """Read a call's record without claiming the call.
-
-        Returns:
-            The claim of its owner; None if the call is not known, or over.
-
-        Raises:
-            StoreUnavailable: If Redis does not answer.
-        """
-        return _parse_claim(await self._do(self._read(keys=[self._prefix + call_id], args=[])))
+        """Read the claim of a call's owner; None if the call is not known, or over."""
+        return _parse_claim(*await self._run(self._read, call_id, []))
 
     async def claim(
         self,
@@ -198,16 +186,11 @@ class Store:
 
         Returns:
             The claim; None if the call is not known.
-
-        Raises:
-            StoreUnavailable: If Redis does not answer.
         """
         arguments: list[Any] = [_milliseconds(keep_seconds), int(create)]
         arguments += ["" if expected_fence is None else expected_fence, int(reset)]
-        answer, is_replicated = await self._do(
-            self._run(self._claim, call_id, arguments, self._address.replicas)
-        )
-        return _parse_claim(answer, is_replicated)
+        replicas = self._address.replicas
+        return _parse_claim(*await self._run(self._claim, call_id, arguments, replicas))
 
     async def write(
         self, call_id: str, fence: int, fields: Mapping[str, bytes], keep_seconds: float
@@ -216,16 +199,12 @@ class Store:
 
         Where the address names `replicas`, the notes of functions (`calls`) wait for them: a master
         that dies loses what no replica has.
-
-        Raises:
-            StoreUnavailable: If Redis does not answer.
         """
         arguments: list[Any] = [fence, _milliseconds(keep_seconds)]
         for name, value in fields.items():
             arguments += [name, value]
-            self.stats.sent += len(value)
         replicas = self._address.replicas if "calls" in fields else 0
-        answer, is_replicated = await self._do(self._run(self._write, call_id, arguments, replicas))
+        answer, is_replicated = await self._run(self._write, call_id, arguments, replicas)
         written = Written(answer)
         self.stats.fenced += written is Written.FENCED
         if written is Written.UPDATED and not is_replicated:
@@ -233,30 +212,24 @@ class Store:
         return written
 
     async def delete(self, call_id: str, fence: int, keep_seconds: float) -> None:
-        """Delete the record of a call that is over.
-
-        Raises:
-            StoreUnavailable: If Redis does not answer; the record expires then.
-        """
-        arguments = [fence, _milliseconds(keep_seconds)]
-        await self._do(self._delete(keys=[self._prefix + call_id], args=arguments))
+        """Delete the record of a call that is over; where that fails, it expires."""
+        await self._run(self._delete, call_id, [fence, _milliseconds(keep_seconds)])
 
     async def close(self) -> None:
         """Close the connections."""
-        await close(self._redis)
+        await self._redis.aclose()
 
-    def _run(
-        self, script: Any, call_id: str, arguments: list[Any], replicas: int
-    ) -> Awaitable[tuple[Any, bool]]:
-        keys, within = [self._prefix + call_id], self._timeout / 2
-        return run_script(self._redis, script, keys, arguments, replicas=replicas, within=within)
-
-    async def _do(self, operation: Awaitable[Any]) -> Any:
+    async def _run(
+        self, script: Any, call_id: str, arguments: list[Any], replicas: int = 0
+    ) -> tuple[Any, bool]:
         self.stats.operations += 1
+        keys, within = [self._prefix + call_id], self._timeout / 2
         try:
-            answer = await operation
-        except (RedisError, OSError, TimeoutError) as e:
-            self.stats.failures += 1
+            answer = await run_script(
+                self._redis, script, keys, arguments, replicas=replicas, within=within
+            )
+        except REDIS_ERRORS as e:
+            metrics.REDIS_FAILURES.record()
             if not self.is_down:
                 self.is_down = True
                 logger.error(f"Calls are not recorded, because Redis does not answer: {e}")
@@ -267,7 +240,7 @@ class Store:
         return answer
 
 
-def _parse_claim(answer: Any, is_replicated: bool = True) -> Claim | None:
+def _parse_claim(answer: Any, is_replicated: bool) -> Claim | None:
     if answer is None:
         return None
     fence, known, *values = answer

@@ -44,10 +44,9 @@ class TwimlWebhook:
     def __init__(self, auth_token: str | None = None) -> None:
         """Make it.
 
-        Args:
-            auth_token: The account's auth token. With it only requests that Twilio has signed get
-                TwiML, and a call's token is derived from its `callSid`. Without it anyone gets
-                TwiML, each time with a new token, which the redirect's URL contains then.
+        With the account's auth token only requests that Twilio has signed get TwiML, and a call's
+        token is derived from its `callSid`. Without it anyone gets TwiML, each time with a new
+        token, which the redirect's URL contains then.
         """
         self._key = auth_token
 
@@ -80,14 +79,7 @@ class TwimlWebhook:
         )
 
     def verify(self, start: Mapping[str, Any], token: str) -> tuple[str, str]:
-        """Verify a stream.
-
-        Args:
-            start: The fields of Twilio's `start`.
-            token: The stream's parameter `token`.
-
-        Returns:
-            The `callSid`, and the name of the call's record.
+        """Verify a stream; returns its `callSid`, and the name of the call's record.
 
         Raises:
             NotTwilio: If an id is malformed, or the token is not the call's.
@@ -122,13 +114,9 @@ class TwimlWebhook:
 def is_signed(
     auth_token: str, addresses: Iterator[str], form: Sequence[tuple[str, str]], signature: str
 ) -> bool:
-    """Whether Twilio has signed a request, as its documentation describes it.
+    """Whether Twilio has signed a request with a form, as its documentation describes it.
 
-    Args:
-        auth_token: The account's auth token.
-        addresses: The URLs that Twilio may have called; a proxy hides which one it was.
-        form: The fields of the body.
-        signature: The header `X-Twilio-Signature`.
+    It may have called any of the addresses: a proxy hides which one it was.
     """
     fields = "".join(name + value for name, value in sorted(set(form)))
     valid = False
@@ -140,10 +128,7 @@ def is_signed(
 
 
 def parse_start(text: str) -> tuple[dict[str, Any], str, str] | None:
-    """Parse Twilio's `start`.
-
-    Args:
-        text: A message of the stream.
+    """Parse a message of a stream that may be Twilio's `start`.
 
     Returns:
         Its fields, its parameter `token`, and the message without the token, for the bot and its

@@ -5,7 +5,9 @@ that come later, whatever their size. It stops waiting when its request is admit
 for something else, when it gives up, or when it does not come back in time.
 """
 
-from collections.abc import Callable, Hashable, Iterator
+import itertools
+import uuid
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 from mistral_service.turn.shared_services import Rank
@@ -44,13 +46,8 @@ class Waiter:
 class WaitQueue:
     """The waiters of one process; a caller has one at a time."""
 
-    def __init__(self, new_id: Callable[[], str]) -> None:
-        """Make an empty queue.
-
-        Args:
-            new_id: Makes a name that no process makes again.
-        """
-        self._new_id = new_id
+    def __init__(self) -> None:
+        self._prefix, self._numbers = uuid.uuid4().hex[:12], itertools.count()
         self._waiters: dict[Hashable, Waiter] = {}
 
     def __len__(self) -> int:
@@ -60,17 +57,11 @@ class WaitQueue:
         """The caller's waiter for such a request, or else a new one at the end."""
         waiter = self._waiters.get(caller)
         if waiter is None or (waiter.key, waiter.rank) != (key, rank) or waiter.expires_at <= now:
-            return Waiter(self._new_id(), key, rank, now)
+            return Waiter(f"{self._prefix}-{next(self._numbers)}", key, rank, now)
         return waiter
 
     def put(self, caller: Hashable, waiter: Waiter, until: float) -> None:
-        """Have a caller wait, in place of what it waited for before.
-
-        Args:
-            caller: The caller.
-            waiter: Its waiter.
-            until: When it is to come back.
-        """
+        """Have a caller wait until it is to come back, in place of what it waited for before."""
         waiter.expires_at = until + GRACE_S
         self._waiters[caller] = waiter
 

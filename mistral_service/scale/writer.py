@@ -42,14 +42,8 @@ class Writer:
     ) -> None:
         """Start the heartbeats.
 
-        Args:
-            store: Where the record is.
-            call_id: The call.
-            fence: The fencing token of its writes.
-            keep_seconds: How long the record lasts after a write.
-            pack: Packs a field as it is now.
-            ownership_lost: Set when a write shows that the call belongs to another machine; nothing
-                is written after that.
+        After a write the record lasts `keep_seconds`. `ownership_lost` is set when a write shows
+        that the call belongs to another machine; nothing is written after that.
         """
         self._store = store
         self._call_id = call_id
@@ -93,10 +87,7 @@ class Writer:
 
         A Redis that is down is tried too, for `NOTED_WITHIN_S` at most. A Redis that has lost data
         may have lost the claim of another machine: a write counts once that machine has had the
-        time to write.
-
-        Returns:
-            True if it is written. False if it is not, or if that is not known.
+        time to write. Where it is not known, the answer is no.
         """
         self._dirty |= set(names)
         try:

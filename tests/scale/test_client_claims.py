@@ -16,7 +16,7 @@ from waiting import until
 from mistral_service.local import Reply
 from mistral_service.scale import writer
 from mistral_service.scale.calls import Calls
-from mistral_service.scale.progress import Progress, Sent, verified_words
+from mistral_service.scale.client_report import Progress, Sent, verified_words
 from mistral_service.scale.resume import reconcile, resume
 from mistral_service.scale.snapshot import Journal, Snapshot
 

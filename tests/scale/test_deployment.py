@@ -221,7 +221,8 @@ def test_every_figure_of_the_dashboard_is_measured_and_every_measure_is_shown():
         for target in panel["targets"]
         for name in re.findall(r"ray_\w+", target["expr"])
     }
-    assert shown == {metric.exported for metric in metrics.METRICS}
+    suffixes = {"counter": "_total"}
+    assert shown == {f"ray_{each.name}{suffixes.get(each.kind, '')}" for each in metrics.METRICS}
 
 
 @pytest.mark.parametrize(

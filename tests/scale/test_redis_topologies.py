@@ -131,7 +131,7 @@ async def test_a_replica_confirms_what_was_written_or_the_caller_knows(servers: 
         assert await count() == (3, True)
     finally:
         servers.signal(replica, signal.SIGCONT)
-        await connect.close(client)
+        await client.aclose()
 
 
 async def test_a_function_waits_for_the_replica_that_would_take_over(servers: Servers):

@@ -51,7 +51,7 @@ class Alone:
     def __init__(self) -> None:
         self._account = Account(SlidingWindow(WINDOW), (REQUESTS, UNITS * UNIT))
         self._account.set_limits({})
-        self._queue = WaitQueue(lambda: "unused")
+        self._queue = WaitQueue()
 
     async def ask(self, caller: Caller, now: float) -> float:
         waiter = caller.waiter

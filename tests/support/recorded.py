@@ -26,7 +26,7 @@ from waiting import until
 
 from mistral_service import MistralLLMService
 from mistral_service.reply.calls import CallLedger
-from mistral_service.scale.progress import Sent
+from mistral_service.scale.client_report import Sent
 from mistral_service.scale.recorder import CallRecorder
 from mistral_service.scale.recorders import CallRecorders
 from mistral_service.scale.sealing import Codec
