@@ -7,7 +7,7 @@ those whose handler is marked with `answered_by_client`.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from loguru import logger
 from pipecat.frames.frames import FunctionCallResultFrame, OutputTransportMessageUrgentFrame
@@ -15,10 +15,12 @@ from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.processors.frameworks.rtvi import RTVIProcessor
 from pipecat.services.llm_service import FunctionCallRunnerItem
 
-Handler = TypeVar("Handler", bound=Callable[..., Any])
+from mistral_service.pipecat.functions.idempotency import F, is_marked, marked
+
+_MARK = "answered_by_client"
 
 
-def answered_by_client(handler: Handler) -> Handler:
+def answered_by_client(handler: F) -> F:
     """Mark a handler whose function the client runs: the client's result counts.
 
     Such a handler returns without a result. Needed where the client learns of the call by RTVI's
@@ -30,9 +32,7 @@ def answered_by_client(handler: Handler) -> Handler:
     Returns:
         The same.
     """
-    function: Any = getattr(handler, "__func__", handler)  # a method's own attributes are read-only
-    function.answered_by_client = True
-    return handler
+    return marked(handler, _MARK)
 
 
 class ClientResults:
@@ -43,12 +43,7 @@ class ClientResults:
         running: Callable[[str], FunctionCallRunnerItem | None],
         take: Callable[[FunctionCallRunnerItem, Any], Awaitable[None]],
     ) -> None:
-        """Prepare.
-
-        Args:
-            running: The call of an id, if the service runs it.
-            take: Takes a result that counts.
-        """
+        """Prepare; `running` finds the call of an id, `take` takes a result that counts."""
         self._running = running
         self._take = take
         self._watched: set[int] = set()
@@ -86,10 +81,8 @@ class ClientResults:
                 self._asked.add(str(sent["data"]["tool_call_id"]))
 
     async def _judge(self, call: FunctionCallRunnerItem, result: Any) -> None:
-        handler: Any = call.registry_item.handler
-        function = getattr(handler, "function", handler)
-        asked = call.tool_call_id in self._asked or hasattr(function, "answered_by_client")
-        if not asked:
+        asked = call.tool_call_id in self._asked
+        if not asked and not is_marked(call.registry_item.handler, _MARK):
             logger.warning(
                 f"A client sent a result for {call.function_name}, which runs on the server: it is "
                 "dropped. Mark the handler with answered_by_client if the client runs the function."
