@@ -34,12 +34,6 @@ class SlowFunctions:
     """
 
     def __init__(self, state: ServiceState, registry: FunctionRegistry) -> None:
-        """Watch a service.
-
-        Args:
-            state: The service.
-            registry: Its functions.
-        """
         self._state = state
         self._registry = registry
         self._said: list[str] = []  # since the last reply began
