@@ -17,11 +17,6 @@ class ServiceState:
     """
 
     def __init__(self, service: OpenAILLMService) -> None:
-        """See a service.
-
-        Args:
-            service: The service.
-        """
         self.service = service
         self._private: Any = service
 
@@ -64,3 +59,7 @@ class ServiceState:
     def create_task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run work in a task of the service, which ends with it."""
         return self._private.create_task(work, name)
+
+    async def cancel_task(self, task: asyncio.Task[Any]) -> None:
+        """Cancel a task of the service, and wait for its end."""
+        await self._private.cancel_task(task)

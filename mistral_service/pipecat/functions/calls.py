@@ -18,7 +18,7 @@ from mistral_service.pipecat.conversation import ContextConversation, messages_o
 from mistral_service.pipecat.functions.client_results import ClientResults
 from mistral_service.pipecat.functions.idempotency import idempotency_key, is_idempotent
 from mistral_service.pipecat.functions.pending import PendingCalls
-from mistral_service.pipecat.functions.registry import FunctionRegistry, fields_of
+from mistral_service.pipecat.functions.registry import FunctionRegistry
 from mistral_service.pipecat.functions.results import TOO_LARGE, answerable, readable, settles
 from mistral_service.pipecat.functions.sequence import CallSequence
 from mistral_service.pipecat.functions.slow import SlowFunctions
@@ -56,19 +56,13 @@ class FunctionCalls:
         recorder: ConversationRecorder | None,
         default_timeout: float | None,
     ) -> None:
-        """Run the functions of a service.
-
-        Args:
-            state: The service.
-            recorder: Records the conversation; None where it is not recorded.
-            default_timeout: See `PendingCalls`.
-        """
+        """Run the functions of a service; `default_timeout` is that of `PendingCalls`."""
         self._service = state.service
         self._recorder = recorder
         self.ledger = CallLedger()
         self.registry = FunctionRegistry(state.service)
         self.slow = SlowFunctions(state, self.registry)
-        self.sequence = CallSequence(state.service, self.registry)
+        self.sequence = CallSequence(self.registry)
         self.pending = PendingCalls(state, self.registry, default_timeout)
         # What the model reads of calls that do not run, by the call's id.
         self._synthetic_results: dict[str, str] = {}
@@ -160,12 +154,7 @@ class FunctionCalls:
         calls: Sequence[FunctionCallFromLLM],
         run: Callable[[Sequence[FunctionCallFromLLM]], Awaitable[None]],
     ) -> None:
-        """Run functions, but none whose call has its result in the context already.
-
-        Args:
-            calls: The calls, all of one context.
-            run: Runs them, as Pipecat does.
-        """
+        """Run calls of one context, but none that has its result there already."""
         if not calls:
             return
         self._client_results.watch(self._service.pipeline_worker.pipeline)
@@ -191,26 +180,16 @@ class FunctionCalls:
         call: FunctionCallRunnerItem,
         run: Callable[[FunctionCallRunnerItem], Awaitable[None]],
     ) -> None:
-        """Run one call, or answer it without.
-
-        Args:
-            call: The call.
-            run: Runs its handler, as Pipecat does.
-        """
+        """Run one call as Pipecat does, or answer it without its handler."""
         result = self._synthetic_results.pop(call.tool_call_id, None)
         if result is None:
             self.pending.prepare(call)
             await self.sequence.run(call, lambda: self.pending.run(call, lambda: run(call)))
             return
-        await self._service.broadcast_frame(  # pyright: ignore[reportUnknownMemberType]
-            FunctionCallInProgressFrame,
-            **fields_of(call),
-            cancel_on_interruption=True,
-            group_id=call.group_id,
+        await self.registry.broadcast(
+            FunctionCallInProgressFrame, call, cancel_on_interruption=True, group_id=call.group_id
         )
-        await self._service.broadcast_frame(  # pyright: ignore[reportUnknownMemberType]
-            FunctionCallResultFrame, **fields_of(call), result=result
-        )
+        await self.registry.broadcast(FunctionCallResultFrame, call, result=result)
 
     async def broadcast(
         self,
@@ -218,13 +197,7 @@ class FunctionCalls:
         fields: dict[str, Any],
         broadcast: Callable[..., Awaitable[None]],
     ) -> None:
-        """Broadcast a frame; a falsy result, unless it is an update on the way, gets an answer.
-
-        Args:
-            frame_cls: The kind of frame.
-            fields: Its fields.
-            broadcast: Broadcasts it, as Pipecat does.
-        """
+        """Broadcast a frame; a falsy result, unless it is an update on the way, gets an answer."""
         call_id = str(fields.get("tool_call_id"))
         if frame_cls is FunctionCallResultFrame:
             is_final, result = settles(frame_cls, fields), fields.get("result")
@@ -252,6 +225,6 @@ class FunctionCalls:
             await self._recorder.on_function_result(call_id, result)
 
     async def _take_client_result(self, call: FunctionCallRunnerItem, result: Any) -> None:
-        await self._service.broadcast_frame(  # pyright: ignore[reportUnknownMemberType]
-            FunctionCallResultFrame, **fields_of(call), result=result, run_llm=call.run_llm
+        await self.registry.broadcast(
+            FunctionCallResultFrame, call, result=result, run_llm=call.run_llm
         )

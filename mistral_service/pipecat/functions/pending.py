@@ -3,7 +3,6 @@
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import fields
 from typing import Any
 
 from loguru import logger
@@ -59,7 +58,6 @@ class PendingCalls:
         """
         self.idempotency_keys: dict[str, str] = {}
         self._state = state
-        self._service = state.service
         self._registry = registry
         self._default_timeout = default_timeout
         # Calls whose handler has returned, and that have no result yet.
@@ -81,12 +79,7 @@ class PendingCalls:
             call.group_id += _ASYNC
 
     async def run(self, call: FunctionCallRunnerItem, run: Callable[[], Awaitable[None]]) -> None:
-        """Run a call, and wait for its result where the handler returns without one.
-
-        Args:
-            call: The call.
-            run: Runs its handler, as Pipecat does.
-        """
+        """Run a call, and wait for its result where the handler returns without one."""
         self.prepare(call)  # a flow may have registered the function anew while the call waited
         began = now()
         await run()
@@ -97,7 +90,9 @@ class PendingCalls:
         answered = self._unanswered[call.tool_call_id] = asyncio.Event()
         limit = self._registry.timeout_of(call)
         left = None if limit is None else began + limit - now()
-        waiting = self._registry.create_task(self._wait_for_result(call, answered, left))
+        waiting = self._state.create_task(
+            self._wait_for_result(call, answered, left), "wait_for_result"
+        )
         tasks = self._registry.running
         tasks.pop(asyncio.current_task(), None)
         tasks[waiting] = call
@@ -116,14 +111,12 @@ class PendingCalls:
         Pipecat cancels the handler first and writes `CANCELLED` into the context. Here the result
         goes out first, since a handler may take its time to end, and says what has happened.
 
-        Args:
-            call: The call.
-            message: What the model reads; `{function_name}` and `{seconds}` are filled in.
+        In `message`, `{function_name}` and `{seconds}` are filled in.
         """
         limit = self._registry.timeout_of(call) or 0.0
-        await self._service.broadcast_frame(  # pyright: ignore[reportUnknownMemberType]
+        await self._registry.broadcast(
             FunctionCallResultFrame,
-            **fields_of(call),
+            call,
             result=message.format(function_name=call.function_name, seconds=limit),
             run_llm=call.run_llm,
             error=f"TimeoutError: no result in {limit:g} s",
@@ -132,7 +125,7 @@ class PendingCalls:
         for task in [task for task, item in tasks.items() if item is call]:
             del tasks[task]
             if task is not None:
-                await self._registry.cancel_task(task)
+                await self._state.cancel_task(task)
         await self._state.emit(
             "on_function_calls_cancelled",
             [FunctionCallFromLLM(**fields_of(call), context=call.context)],
@@ -150,10 +143,6 @@ class PendingCalls:
         Words before a call are spoken before the context learns of it, and a cancellation overtakes
         them: it would be ignored there, and the call in progress for ever. A result stays behind.
 
-        Args:
-            call: The call.
-            report: Reports it, as Pipecat does.
-            run_llm: Whether the model is asked then.
         """
         has_begun = any(
             message.get("tool_call_id") == call.tool_call_id
@@ -161,9 +150,9 @@ class PendingCalls:
         )
         cancelled = await report(call, run_llm=run_llm)
         if not has_begun:
-            await self._service.broadcast_frame(  # pyright: ignore[reportUnknownMemberType]
+            await self._registry.broadcast(
                 FunctionCallResultFrame,
-                **fields_of(call),
+                call,
                 result=WAS_CANCELLED,
                 properties=FunctionCallResultProperties(run_llm=run_llm),
             )
@@ -172,9 +161,8 @@ class PendingCalls:
     def _with_key(self, params: PipecatFunctionCallParams) -> FunctionCallParams:
         """What a handler gets, with the call's idempotency key."""
         key = self.idempotency_keys.get(params.tool_call_id) or uuid.uuid4().hex
-        given_by_pipecat: dict[str, Any] = {f.name: getattr(params, f.name) for f in fields(params)}
-        given_by_pipecat["idempotency_key"] = key
-        return FunctionCallParams(**given_by_pipecat)
+        with_key: dict[str, Any] = {**vars(params), "idempotency_key": key}
+        return FunctionCallParams(**with_key)
 
     async def _returned(self, params: FunctionCallParams, value: object) -> None:
         """Take what a handler has returned for the result, unless there is one."""
@@ -185,7 +173,7 @@ class PendingCalls:
         if name not in self._warned_of_values:
             self._warned_of_values.add(name)
             logger.warning(
-                f"{self._service}: the handler of {name} returned a value without calling "
+                f"{self._state}: the handler of {name} returned a value without calling "
                 "result_callback. The value counts as the result. Pipecat's other services ignore "
                 "it: call `await params.result_callback(value)` in the handler."
             )
@@ -204,9 +192,9 @@ class PendingCalls:
             # First of all, so that a result that comes now is refused.
             call.settled = True
             logger.warning(
-                f"{self._service}: the handler of {call.function_name} returned without a result, "
+                f"{self._state}: the handler of {call.function_name} returned without a result, "
                 f"and none came within {self._registry.timeout_of(call):g} s. A handler calls "
                 "`await params.result_callback(value)`, or returns the value."
             )
             # In a task of its own: it cancels this one.
-            self._registry.create_task(self._registry.time_out(call), "function_call_timeout")
+            self._state.create_task(self._registry.time_out(call), "function_call_timeout")

@@ -1,9 +1,10 @@
 """Pipecat's functions and the calls that run, as it keeps them in private."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, cast
 
+from pipecat.frames.frames import Frame
 from pipecat.services.llm_service import FunctionCallRegistryItem, FunctionCallRunnerItem
 from pipecat.services.openai.llm import OpenAILLMService
 
@@ -14,11 +15,6 @@ class FunctionRegistry:
     """What Pipecat knows of a service's functions."""
 
     def __init__(self, service: OpenAILLMService) -> None:
-        """Read the state of a service.
-
-        Args:
-            service: The service.
-        """
         self._service: Any = service
 
     def find(self, name: str) -> FunctionCallRegistryItem | None:
@@ -63,15 +59,11 @@ class FunctionRegistry:
         """Whether the turn is speculative: Pipecat withdraws it if it calls."""
         return self._service._speculation_gate.is_speculating
 
-    def create_task(
-        self, work: Coroutine[Any, Any, None], name: str | None = None
-    ) -> asyncio.Task[None]:
-        """Run work in a task of the service."""
-        return self._service.create_task(work, name)
-
-    async def cancel_task(self, task: asyncio.Task[Any]) -> None:
-        """Cancel a task of the service, and wait for its end."""
-        await self._service.cancel_task(task)
+    async def broadcast(
+        self, frame_cls: type[Frame], call: FunctionCallRunnerItem, **fields: Any
+    ) -> None:
+        """Broadcast a frame about a call."""
+        await self._service.broadcast_frame(frame_cls, **fields_of(call), **fields)
 
     async def cancel_calls(
         self, chosen: Callable[[FunctionCallRunnerItem], bool], reason: str

@@ -6,9 +6,8 @@ from contextlib import contextmanager
 
 from pipecat.frames.frames import FunctionCallInProgressFrame
 from pipecat.services.llm_service import FunctionCallRunnerItem
-from pipecat.services.openai.llm import OpenAILLMService
 
-from mistral_service.pipecat.functions.registry import FunctionRegistry, fields_of
+from mistral_service.pipecat.functions.registry import FunctionRegistry
 
 
 class CallSequence:
@@ -20,14 +19,7 @@ class CallSequence:
     call cancels one that waits.
     """
 
-    def __init__(self, service: OpenAILLMService, registry: FunctionRegistry) -> None:
-        """Prepare.
-
-        Args:
-            service: The service, whose frames are broadcast.
-            registry: Its functions.
-        """
-        self._service = service
+    def __init__(self, registry: FunctionRegistry) -> None:
         self._registry = registry
         self._lock = asyncio.Lock()
         self._pauses = 0
@@ -37,18 +29,13 @@ class CallSequence:
         self._waiting: set[str] = set()
 
     async def run(self, call: FunctionCallRunnerItem, run: Callable[[], Awaitable[None]]) -> None:
-        """Announce a call, and run it when those before it are done.
-
-        Args:
-            call: The call.
-            run: Runs it.
-        """
-        if self._registry.in_parallel or not self._service.has_function(call.function_name):
+        """Announce a call, and run it when those before it are done."""
+        if self._registry.in_parallel or self._registry.find(call.function_name) is None:
             await run()
             return
-        await self._service.broadcast_frame(  # pyright: ignore[reportUnknownMemberType]
+        await self._registry.broadcast(
             FunctionCallInProgressFrame,
-            **fields_of(call),
+            call,
             cancel_on_interruption=call.registry_item.cancel_on_interruption,
             group_id=call.group_id,
         )
