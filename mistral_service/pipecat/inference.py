@@ -23,13 +23,6 @@ class Inference:
     def __init__(
         self, requests: RequestBuilder, router: Router, admission: Admission | None
     ) -> None:
-        """Ask for a service.
-
-        Args:
-            requests: Builds the requests.
-            router: Chooses whom to ask.
-            admission: Asks the rate limiter, if there is one.
-        """
         self._requests = requests
         self._router = router
         self._admission = admission

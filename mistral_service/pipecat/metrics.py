@@ -34,12 +34,7 @@ class MistralTurnMetrics(MetricsData):
 
 
 async def report_usage(service: OpenAILLMService, usages: list[Usage]) -> None:
-    """Report the tokens of a turn, all its attempts together.
-
-    Args:
-        service: Whose turn it was.
-        usages: The tokens of each attempt that reported them.
-    """
+    """Report the tokens of a turn, all its attempts together."""
     if not usages:
         return
     usage = Usage.total(usages)
@@ -57,14 +52,7 @@ async def report_usage(service: OpenAILLMService, usages: list[Usage]) -> None:
 async def report_turn(
     service: OpenAILLMService, counts: TurnCounts, model: str, cost: float | None
 ) -> None:
-    """Report what a turn took.
-
-    Args:
-        service: Whose turn it was.
-        counts: What it took.
-        model: The model of the settings.
-        cost: What it cost in dollars; None where that is not known.
-    """
+    """Report what a turn took; the model is that of the settings, the cost is in dollars."""
     if service.can_generate_metrics() and service.metrics_enabled:
         data = MistralTurnMetrics(processor=service.name, model=model, cost=cost, **asdict(counts))
         await service.push_frame(MetricsFrame(data=[data]))

@@ -48,11 +48,6 @@ class TurnEvents:
     """Reports what happens in the turns of a service: events, metrics, spans."""
 
     def __init__(self, state: ServiceState) -> None:
-        """Report for a service.
-
-        Args:
-            state: The service.
-        """
         self._state = state
         self._service = state.service
 
@@ -87,12 +82,6 @@ class RecordedTurns:
     """Records the turns of a service."""
 
     def __init__(self, recorder: ConversationRecorder, state: ServiceState) -> None:
-        """Record for a service.
-
-        Args:
-            recorder: Records the conversation.
-            state: The service.
-        """
         self._recorder = recorder
         self._state = state
         self._service: Any = state.service
@@ -133,18 +122,7 @@ def turn_runner(
     recorded: RecordedTurns | None,
     prices: Mapping[str, Price],
 ) -> TurnRunner[ContextConversation]:
-    """Make what runs the turns of a service.
-
-    Args:
-        state: The service.
-        open_stream: Sends a conversation, and returns the stream of the reply.
-        requests: Builds the requests.
-        router: Chooses whom to ask.
-        functions: Runs functions.
-        admission: Asks the rate limiter; None without one.
-        recorded: Records the turns; None where they are not recorded.
-        prices: What tokens cost.
-    """
+    """Make what runs the turns of a service, of the parts that `TurnPorts` describes."""
     return TurnRunner(
         TurnPorts(
             name=str(state),
