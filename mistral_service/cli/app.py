@@ -96,7 +96,6 @@ def lint_command(
             help="JSON: a list of messages, or a request with messages and tools; - reads "
             "standard input.",
             metavar="FILE.json…",
-            show_default=False,
         ),
     ],
     as_json: AsJson = False,
@@ -125,17 +124,14 @@ def lint_command(
 def chat_command(
     words: Annotated[
         str | None,
-        typer.Argument(help="A single message; print its answer and exit.", show_default=False),
+        typer.Argument(help="A single message; print its answer and exit."),
     ] = None,
     base_url: BaseURL = DEFAULT_BASE_URL,
     model: ModelName = DEFAULT_MODEL,
     image: Annotated[
-        Path | None,
-        typer.Option(help="An image to attach to the first message.", show_default=False),
+        Path | None, typer.Option(help="An image to attach to the first message.")
     ] = None,
-    system: Annotated[
-        str | None, typer.Option(help="A system message.", show_default=False)
-    ] = None,
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     tools: Annotated[bool, typer.Option(help="Offer a clock and a calculator.")] = True,
 ) -> None:
     """Chat with a model in the terminal: streamed, with functions and images.
@@ -213,12 +209,10 @@ def conform_command(
         typer.Option(
             help="The report's file (default: conform-SERVER-DATE.json).",
             metavar="FILE",
-            show_default=False,
         ),
     ] = None,
     captures: Annotated[
-        Path | None,
-        typer.Option(help="Save the streams in this folder.", metavar="DIR", show_default=False),
+        Path | None, typer.Option(help="Save the streams in this folder.", metavar="DIR")
     ] = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the report as Markdown, for an issue.")
@@ -247,7 +241,7 @@ def conform_command(
                 shown=None if as_json or markdown else lambda row: conform.show(row, console),
             )
         )
-        file = report or conform.default_file(found)
+        file = report or Path(f"conform-{found.server}-{found.date}.json")
         text = json.dumps(found.as_json(), ensure_ascii=False, indent=1)
         conform.write(file, f"{text}\n")
         if as_json:

@@ -24,12 +24,7 @@ def as_json(catalogue: Catalogue) -> list[dict[str, Any]]:
 
 
 def show(catalogue: Catalogue, console: Console) -> None:
-    """Print the list as a table.
-
-    Args:
-        catalogue: The models.
-        console: Where to print.
-    """
+    """Print the list as a table."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("model", style="cyan", no_wrap=True)
     table.add_column("context", justify="right")

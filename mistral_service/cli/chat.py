@@ -19,7 +19,6 @@ from mistral_service.client import MistralClient
 from mistral_service.client.parameters import ChatParameters
 from mistral_service.conversation.conversion import Messages
 from mistral_service.reply.events import Finish, Text, Thought, ToolCall, Unreadable
-from mistral_service.wire.chunks import Usage
 from mistral_service.wire.models import fastest_effort
 
 _MAX_ROUNDS = 5
@@ -42,15 +41,7 @@ class Chat:
         system: str | None = None,
         with_tools: bool = True,
     ) -> None:
-        """Begin a conversation.
-
-        Args:
-            client: The client.
-            model: The model.
-            console: Where to print.
-            system: A system message.
-            with_tools: Whether the model may call the clock and the calculator.
-        """
+        """Begin; with tools, the model may call the clock and the calculator."""
         self.messages: Messages = [{"role": "system", "content": system}] if system else []
         self._client = client
         self._model = model
@@ -61,11 +52,8 @@ class Chat:
     def show_image(self, path: Path) -> None:
         """Attach an image to the next message.
 
-        Args:
-            path: A PNG, JPEG, WebP or GIF file of at most 10 MB.
-
         Raises:
-            CommandError: If it is something else.
+            CommandError: If it is no PNG, JPEG, WebP or GIF file of at most 10 MB.
         """
         kind = mimetypes.guess_type(path.name)[0] or ""
         if kind not in ("image/png", "image/jpeg", "image/webp", "image/gif"):
@@ -81,9 +69,6 @@ class Chat:
 
     async def say(self, words: str) -> None:
         """Send a message, and print the answer.
-
-        Args:
-            words: The user's message.
 
         Raises:
             MistralError: If there is no reply, or it is cut.
@@ -160,23 +145,19 @@ class Chat:
 
 
 def _footer(finish: Finish, first: float | None, took: float) -> str:
-    marks = [finish.model]
-    if finish.usage is not None:
-        marks.append(_tokens(finish.usage))
+    marks, usage = [finish.model], finish.usage
+    if usage is not None:
+        cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
+        marks.append(f"{usage.prompt_tokens}{cached} + {usage.completion_tokens} tokens")
     if first is not None:
         marks.append(f"first word {first:.2f} s")
-        if finish.usage is not None and finish.usage.completion_tokens > 1 and took > first:
-            speed = (finish.usage.completion_tokens - 1) / (took - first)
+        if usage is not None and usage.completion_tokens > 1 and took > first:
+            speed = (usage.completion_tokens - 1) / (took - first)
             marks.append(f"{speed:.0f} tokens a second" if speed < 1000 else "all at once")
     marks.append(f"{took:.2f} s in all")
     if finish.reason not in ("stop", "tool_calls", None):
         marks.append(f"ended by {finish.reason}")
     return "  " + " · ".join(marks)
-
-
-def _tokens(usage: Usage) -> str:
-    cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
-    return f"{usage.prompt_tokens}{cached} + {usage.completion_tokens} tokens"
 
 
 def _shown(call: ToolCall) -> str:

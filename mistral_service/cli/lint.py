@@ -76,15 +76,12 @@ class Report:
 
 
 def read_history(text: str, name: str) -> tuple[Messages, list[Any]]:
-    """Read a history.
+    """The messages and the tools of a history.
 
     Args:
         text: JSON: a list of messages, or a request with `messages` (`input`, `contents` for the
             APIs that call them so) and perhaps `tools`.
         name: The name of the file, for errors.
-
-    Returns:
-        The messages and the tools.
 
     Raises:
         CommandError: If the text is something else.
@@ -122,15 +119,7 @@ def read_file(path: Path) -> str:
 
 
 def lint(messages: Messages, tools: Sequence[Any] = ()) -> Report:
-    """Apply the rules to a history, one at a time, and check its tools.
-
-    Args:
-        messages: The history, which is not changed.
-        tools: The tools of the request.
-
-    Returns:
-        The report.
-    """
+    """Apply the rules to a history, which is not changed, one at a time; and check its tools."""
     offered = convert_all_tools(tools)
     conversion = Conversion(has_tools=bool(offered.tools))
     conversion.begin(messages)
@@ -145,13 +134,7 @@ def lint(messages: Messages, tools: Sequence[Any] = ()) -> Report:
 
 
 def show(report: Report, name: str, console: Console) -> None:
-    """Print a report.
-
-    Args:
-        report: The report.
-        name: The name of the file.
-        console: Where to print.
-    """
+    """Print the report on a file."""
     for step in report.steps:
         for change in step.changes:
             console.print(
