@@ -26,7 +26,6 @@ class Request:
         key: Replaces the valid key.
         leave_after: Chunks of the stream after which the connection is closed.
         if_refused: Whether it is sent only if the request before it was refused.
-        headers: Further headers.
     """
 
     body: Json | None
@@ -35,7 +34,6 @@ class Request:
     key: str | None = None
     leave_after: int | None = None
     if_refused: bool = False
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def sent(self, model: str) -> Json:
         """The body with the model."""
@@ -46,10 +44,8 @@ class Request:
         """An upper estimate: tokens of the request, and the most of the reply."""
         if self.body is None or self.key is not None or self.model is not None:
             return 0, 0
-        prompt = 0
-        messages = self.body.get("messages")
-        for message in list_of(messages):
-            prompt += _TEMPLATE_TOKENS + _size(message)
+        messages = list_of(self.body.get("messages"))
+        prompt = sum(_TEMPLATE_TOKENS + _size(message) for message in messages)
         prompt += _size(self.body.get("tools") or [])
         replies = self.body.get("n") or 1
         return prompt, replies * (self.body.get("max_tokens") or 0)

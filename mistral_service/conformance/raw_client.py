@@ -25,33 +25,15 @@ class RawClient:
 
     Attributes:
         requests: Requests sent so far.
-        most_requests: Requests that may be sent.
+        most_requests: Requests that may be sent, retries included.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        key: str,
-        model: str,
-        *,
-        most_requests: int,
-        seconds: float = REQUEST_SECONDS,
-    ) -> None:
-        """Prepare.
-
-        Args:
-            base_url: The endpoint's address, with the version.
-            key: The key.
-            model: The model under test.
-            most_requests: Requests that may be sent, retries included.
-            seconds: Seconds that one request may take.
-        """
+    def __init__(self, base_url: str, key: str, model: str, *, most_requests: int) -> None:
         self.requests = 0
         self.most_requests = most_requests
         self._base_url = base_url.rstrip("/")
         self._key = key
         self._model = model
-        self._seconds = seconds
         self._client = http_client()
 
     async def __aenter__(self) -> "RawClient":
@@ -65,11 +47,7 @@ class RawClient:
     async def send(self, request: Request) -> Answer:
         """Send a request; retry once after a 429 or a closed connection.
 
-        Args:
-            request: The request.
-
-        Returns:
-            The answer. Network errors are answers with a `fault`, not exceptions.
+        Network errors are answers with a `fault`, not exceptions.
         """
         answer = await self._attempt(request)
         if self.requests >= self.most_requests:
@@ -88,14 +66,12 @@ class RawClient:
     async def _attempt(self, request: Request) -> Answer:
         self.requests += 1
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(REQUEST_SECONDS):
                 return await self._answer(request)
-        except TimeoutError:
-            return Answer(fault=f"no answer within {self._seconds:g} s")
         except Exception as e:
             name = type(e).__name__
             if "Timeout" in name:
-                return Answer(fault=f"no answer within {self._seconds:g} s")
+                return Answer(fault=f"no answer within {REQUEST_SECONDS:g} s")
             if "Connect" in name:
                 return Answer(fault="no connection")
             if type(e).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "aiohttp"):
@@ -104,7 +80,7 @@ class RawClient:
 
     async def _answer(self, request: Request) -> Answer:
         url = f"{self._base_url}/{request.path}"
-        headers = {"Authorization": f"Bearer {request.key or self._key}", **request.headers}
+        headers = {"Authorization": f"Bearer {request.key or self._key}"}
         content: bytes | None = None
         if request.body is not None:
             # Not escaped, so that line separators are sent verbatim.
