@@ -8,10 +8,10 @@ import json
 import re
 from base64 import b64decode
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import dropwhile, pairwise
 from typing import Any
 
-from mistral_service.wire.trees import Json, object_of, objects_of
+from mistral_service.wire.trees import Json, last_of, object_of, objects_of
 
 MOST_IMAGES = 8
 MOST_TOOLS = 128
@@ -44,12 +44,7 @@ def tools_of(body: Json) -> list[Json]:
 
 def later_system(body: Json) -> bool:
     """R1: a system message after the leading ones."""
-    leading = True
-    for message in messages_of(body):
-        leading = leading and message.get("role") == "system"
-        if message.get("role") == "system" and not leading:
-            return True
-    return False
+    return "system" in dropwhile(lambda role: role == "system", _roles(body))
 
 
 def user_after_tool(body: Json) -> bool:
@@ -59,14 +54,11 @@ def user_after_tool(body: Json) -> bool:
 
 def stray_result(body: Json) -> bool:
     """R3: a result that follows neither a call nor another result."""
-    before: Json = {}
-    for message in messages_of(body):
-        if message.get("role") == "tool" and not (
-            before.get("role") == "tool" or before.get("tool_calls")
-        ):
-            return True
-        before = message
-    return False
+    return any(
+        message.get("role") == "tool"
+        and not (before.get("role") == "tool" or before.get("tool_calls"))
+        for before, message in pairwise([{}, *messages_of(body)])
+    )
 
 
 def unequal_results(body: Json) -> bool:
@@ -85,7 +77,7 @@ def unequal_results(body: Json) -> bool:
 
 def assistant_last(body: Json) -> bool:
     """R5: the last message is the assistant's, without a prefix."""
-    last = (messages_of(body) or [{}])[-1]
+    last = last_of(body.get("messages"))
     continued = last.get("prefix") or body.get("continue_final_message")
     return last.get("role") == "assistant" and not continued
 
@@ -217,7 +209,7 @@ def _spoken(body: Json) -> list[str]:
 
 
 def _has_prefix(body: Json) -> bool:
-    last = (messages_of(body) or [{}])[-1]
+    last = last_of(body.get("messages"))
     return last.get("role") == "assistant" and bool(last.get("prefix"))
 
 
