@@ -1,5 +1,7 @@
 """R1 to R15: whether a request that breaks the rule is refused, and a valid one accepted."""
 
+from typing import Any
+
 from mistral_service.conformance import predicates
 from mistral_service.conformance.answer import Json, Request
 from mistral_service.conformance.bodies import (
@@ -31,22 +33,13 @@ def _rule(
     codes: tuple[str, ...] = (),
     types: tuple[str, ...] = (),
     may: bool = False,
-    needs: str | None = None,
-    opens: bool = False,
-    after: str | None = None,
+    **more: Any,
 ) -> Probe:
-    rule = name.partition(" ")[0]
-    return Probe(
-        name,
-        assumed,
-        f"rules.md#{rule.lower()}",
-        (broken,) if valid is None else (broken, valid),
-        refused_with(*(statuses or (400,)), codes=codes, types=types, may=may),
-        applies_to,
-        needs,
-        opens,
-        after,
-    )
+    """A probe of a rule: a request that breaks it, and one that does not; a refusal is a 400."""
+    source = f"rules.md#{name.partition(' ')[0].lower()}"
+    requests = (broken,) if valid is None else (broken, valid)
+    evaluate = refused_with(*(statuses or (400,)), codes=codes, types=types, may=may)
+    return Probe(name, assumed, source, requests, evaluate, applies_to, **more)
 
 
 def _with_result(*after: Json) -> tuple[Json, ...]:
