@@ -11,7 +11,6 @@ from mistral_service.conformance.probe import (
     Finding,
     Predicate,
     Probe,
-    State,
     of_reply,
     refused_with,
 )
@@ -181,7 +180,7 @@ def _cached(answers: Sequence[Answer]) -> Finding:
     if reported is None:
         return Finding.of(False, "cached tokens are not reported", reported=False)
     if not reported:
-        return Finding(State.NOT_KNOWN, "reported, but nothing was cached", {"reported": True})
+        return Finding.unknown("reported, but nothing was cached", reported=True)
     return Finding.of(
         True, f"{reported} of {usage.get('prompt_tokens')} tokens cached", reported=True
     )
