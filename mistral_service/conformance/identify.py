@@ -9,15 +9,7 @@ _MISTRALS = ("mistral", "azure", "vertex")
 
 
 def claimed_server(listed: Answer, base_url: str) -> str:
-    """The server that an endpoint claims to be.
-
-    Args:
-        listed: The answer to `GET /v1/models`.
-        base_url: The endpoint's address.
-
-    Returns:
-        A name of `wire/servers.py`, or `unknown`.
-    """
+    """The server that an endpoint claims to be by its list of models: a name, or `unknown`."""
     cards = cards_of(listed) if listed.accepted else []
     owners = [str(card.get("owned_by")) for card in cards]
     can = any(isinstance(card.get("capabilities"), dict) for card in cards)
@@ -26,14 +18,11 @@ def claimed_server(listed: Answer, base_url: str) -> str:
 
 
 def observed_server(plain: Answer, wrong_type: Answer | None) -> str:
-    """The server that an endpoint is by its answers.
+    """The server that an endpoint is by its answers: a name of `wire/servers.py`, or `unknown`.
 
     Args:
         plain: The answer to a plain request.
         wrong_type: The answer to a request whose messages are not a list, which all refuse.
-
-    Returns:
-        A name of `wire/servers.py`, or `unknown`.
     """
     if (server := by_headers(plain.headers)) is not None:
         return server.name
@@ -50,13 +39,7 @@ def observed_server(plain: Answer, wrong_type: Answer | None) -> str:
 
 
 def contradiction(says: str, seen: str, differing: int) -> str:
-    """A sentence about an endpoint that is not what it claims to be; empty where it is.
-
-    Args:
-        says: The server that it claims to be.
-        seen: The server that it is by its answers.
-        differing: How many probes differ.
-    """
+    """A sentence about an endpoint that is not what it claims to be; empty where it is."""
     if _UNKNOWN in (says, seen) or (says in _MISTRALS) == (seen in _MISTRALS):
         return ""
     return (

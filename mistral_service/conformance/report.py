@@ -28,7 +28,9 @@ _IDS = re.compile(
     r"|\b(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{28,}\b"
 )
 _ADDRESS = re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+")
-_OWN_MODEL = re.compile(r"^ft:.*")
+
+
+_REPLY_ID = "f1e2d3c4b5a6978877665544332211aa"
 
 
 class NoReport(ValueError):
@@ -39,15 +41,10 @@ class Scrub:
     """Removes from a text what identifies the account and a private host."""
 
     def __init__(self, key: str, host: str) -> None:
-        """Prepare.
-
-        Args:
-            key: The key.
-            host: The endpoint's host; removed unless it is Mistral's, or this machine.
-        """
+        """Prepare; the host is removed unless it is Mistral's, or this machine."""
         self._strike = Redactor(secrets_in(key))
-        names = [re.escape(host)] if host and host not in _PUBLIC else []
-        self._host = re.compile("|".join(names), re.IGNORECASE) if names else None
+        is_private = host and host not in _PUBLIC
+        self._host = re.compile(re.escape(host), re.IGNORECASE) if is_private else None
 
     def text(self, text: str) -> str:
         """Redact a text of some hundred characters."""
@@ -145,9 +142,6 @@ class Report:
     def from_file(cls, path: Path) -> "Report":
         """Read a report.
 
-        Args:
-            path: The file.
-
         Raises:
             NoReport: If it is not a report, or has another version; the message says what is
                 expected.
@@ -184,13 +178,7 @@ class Report:
 
 
 def row_of(probe: Probe, finding: Finding, scrub: Scrub) -> Row:
-    """A probe's row in a report.
-
-    Args:
-        probe: The probe.
-        finding: Its finding.
-        scrub: Removes what identifies the account.
-    """
+    """A probe's row in a report."""
     return Row(
         probe.name,
         probe.assumed,
@@ -203,7 +191,7 @@ def row_of(probe: Probe, finding: Finding, scrub: Scrub) -> Row:
 
 def public_model(model: str) -> str:
     """A model's name without the account that a fine-tuned one has in it."""
-    return _OWN_MODEL.sub("ft:…", model)
+    return "ft:…" if model.startswith("ft:") else model
 
 
 def public_place(host: str) -> str:
@@ -214,11 +202,7 @@ def public_place(host: str) -> str:
 
 
 def markdown(report: Report) -> str:
-    """A report in Markdown, for an issue.
-
-    Args:
-        report: The report.
-    """
+    """A report in Markdown, for an issue."""
     cost = [] if report.dollars is None else [f"${report.dollars:.4f}"]
     made = (f"mistral_service {report.version}", f"Python {report.python}", report.where)
     sent = (f"{report.requests} requests", f"{report.tokens} tokens", *cost)
@@ -231,14 +215,11 @@ def markdown(report: Report) -> str:
         "",
         "| | probe | assumed | what came |",
         "|---|---|---|---|",
-        *(_line(row) for row in report.rows),
     ]
+    for row in report.rows:
+        cells = (row.state, row.name, row.assumed, row.came)
+        lines.append(f"| {' | '.join(map(cell, cells))} |")
     return "\n".join(lines) + "\n"
-
-
-def _line(row: Row) -> str:
-    cells = (row.state, row.name, row.assumed, row.came)
-    return f"| {' | '.join(map(cell, cells))} |"
 
 
 def cell(text: str) -> str:
@@ -248,10 +229,6 @@ def cell(text: str) -> str:
 
 def captures(answers: Mapping[tuple[str, int], Any], scrub: Scrub) -> Iterator[tuple[str, str]]:
     """The streams of a run, in the form of `tests/captures/*.sse`.
-
-    Args:
-        answers: The answers, by the name of the probe and the position of the request.
-        scrub: Removes what identifies the account.
 
     Yields:
         The name of a file, and its text; each stream once.
@@ -265,16 +242,9 @@ def captures(answers: Mapping[tuple[str, int], Any], scrub: Scrub) -> Iterator[t
         for chunk in answer.chunks:
             if isinstance(chunk.get("id"), str) and chunk["id"]:
                 text = text.replace(chunk["id"], _REPLY_ID)
+        # The scrub takes any id for one that identifies somebody.
         lines = [
-            scrub.text(line) if _REPLY_ID not in line else _around(line, scrub)
-            for line in text.split("\n")
+            _REPLY_ID.join(map(scrub.text, line.split(_REPLY_ID))) for line in text.split("\n")
         ]
         word = re.sub(r"\W+", "_", name).strip("_")
         yield f"{word}{f'_{place + 1}' if place else ''}.sse", "\n".join(lines)
-
-
-_REPLY_ID = "f1e2d3c4b5a6978877665544332211aa"
-
-
-def _around(line: str, scrub: Scrub) -> str:
-    return _REPLY_ID.join(scrub.text(part) for part in line.split(_REPLY_ID))
