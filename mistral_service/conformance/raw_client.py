@@ -3,12 +3,13 @@
 import asyncio
 import json
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from mistral_service.conformance.answer import Answer, Json, Request
 from mistral_service.wire.http import http_client
 from mistral_service.wire.rate import retry_after
 from mistral_service.wire.sse import SSEDecoder
+from mistral_service.wire.trees import objects_of
 
 REQUEST_SECONDS = 60.0
 """Seconds that one request may take, to the end of its reply."""
@@ -106,30 +107,21 @@ _BROKEN = "the connection broke"
 async def _read_stream(
     response: Any, headers: Mapping[str, str], leave_after: int | None
 ) -> Answer:
-    decoder = SSEDecoder()
-    chunks: list[Json] = []
-    raw = bytearray()
-    done, garbled = False, 0
-
-    def take(payloads: list[bytes]) -> None:
-        nonlocal done, garbled
-        for payload in payloads:
-            chunk = _decoded(payload)
-            if isinstance(chunk, dict):
-                chunks.append(cast("Json", chunk))
-            elif payload.strip() == b"[DONE]":
-                done = True
-            else:
-                garbled += 1
-
+    decoder, raw, payloads = SSEDecoder(), bytearray(), list[bytes]()
     async for data in response.aiter_bytes():
         raw += data
-        take(decoder.feed(data))
-        if leave_after is not None and len(chunks) >= leave_after:
+        payloads += decoder.feed(data)
+        if leave_after is not None and len(_chunks(payloads)) >= leave_after:
             break
     else:
-        take(decoder.finish())
-    return Answer(response.status_code, headers, None, tuple(chunks), done, garbled, raw=bytes(raw))
+        payloads += decoder.finish()
+    chunks, done = _chunks(payloads), sum(each.strip() == b"[DONE]" for each in payloads)
+    garbled = len(payloads) - len(chunks) - done
+    return Answer(response.status_code, headers, None, chunks, done > 0, garbled, bytes(raw))
+
+
+def _chunks(payloads: list[bytes]) -> tuple[Json, ...]:
+    return tuple(objects_of([_decoded(payload) for payload in payloads]))
 
 
 def _decoded(data: bytes) -> Any:
