@@ -116,7 +116,7 @@ async def run_probes(
             rows.append(report.row_of(probe, finding, scrub))
             if shown is not None:
                 shown(rows[-1])
-    says = identify.claimed_server(run.listed, endpoint.base_url)
+    says = identify.claimed_server(run.catalogue, endpoint.base_url)
     seen = identify.observed_server(run.plain, run.answers.get(("wrong type", 0)))
     differing = sum(row.state == State.DIFFERS.value for row in rows)
     found = Report(

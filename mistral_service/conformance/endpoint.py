@@ -19,7 +19,7 @@ _PAGE = "faults.md"
 
 
 def _listed(answer: Answer) -> Finding:
-    cards = cards_of(answer)
+    cards = objects_of(object_of(answer.body).get("data", answer.body))
     owners = sorted({str(card.get("owned_by")) for card in cards})
     can = any(isinstance(card.get("capabilities"), dict) for card in cards)
     aliases = any(isinstance(card.get("aliases"), list) for card in cards)
@@ -27,12 +27,6 @@ def _listed(answer: Answer) -> Finding:
     said += f", aliases {'' if aliases else 'not '}reported"
     facts = {"capabilities": can, "aliases": aliases, "owners": owners[:3]}
     return Finding.of(can and aliases, said, **facts)
-
-
-def cards_of(answer: Answer) -> list[Json]:
-    """The entries of a list of models."""
-    body = answer.body
-    return objects_of(object_of(body).get("data", body))
 
 
 def _rates(answer: Answer) -> Finding:

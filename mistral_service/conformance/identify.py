@@ -1,19 +1,17 @@
 """Identifies the server, by what its list of models claims and by how it answers."""
 
 from mistral_service.conformance.answer import Answer
-from mistral_service.conformance.endpoint import cards_of
+from mistral_service.wire.models import Catalogue
 from mistral_service.wire.servers import by_address, by_headers, by_models
 
 _UNKNOWN = "unknown"
 _MISTRALS = ("mistral", "azure", "vertex")
 
 
-def claimed_server(listed: Answer, base_url: str) -> str:
+def claimed_server(listed: Catalogue, base_url: str) -> str:
     """The server that an endpoint claims to be by its list of models: a name, or `unknown`."""
-    cards = cards_of(listed) if listed.accepted else []
-    owners = [str(card.get("owned_by")) for card in cards]
-    can = any(isinstance(card.get("capabilities"), dict) for card in cards)
-    server = by_models(owners, has_capabilities=can)
+    owners = [card.owned_by or "" for card in listed.cards]
+    server = by_models(owners, has_capabilities=listed.is_mistrals)
     return server.name if server is not None else by_address(base_url).name
 
 

@@ -13,6 +13,7 @@ from mistral_service.turn.prices import PRICES, Price
 from mistral_service.wire.chunks import Usage
 from mistral_service.wire.errors import MistralError
 from mistral_service.wire.models import Catalogue, ModelCard
+from mistral_service.wire.numbers import tokens
 from mistral_service.wire.reasons import Reason
 
 _DEAREST = max(PRICES.values(), key=lambda price: price.input + price.output)
@@ -73,7 +74,7 @@ class Run:
         tokens: Tokens so far, of requests and replies.
         answers: The answers, by the name of the probe and the position of the request.
         stopped: Why the remaining probes were not sent; empty where all were.
-        listed: The answer to `GET /v1/models`.
+        catalogue: The models that the endpoint lists.
         plain: The answer to the plainest request.
     """
 
@@ -83,7 +84,7 @@ class Run:
         self.stopped = ""
         self.tokens = 0
         self.answers: dict[tuple[str, int], Answer] = {}
-        self.listed = Answer()
+        self.catalogue = Catalogue()
         self.plain = Answer()
         self._client = client
         self._model = model
@@ -100,14 +101,14 @@ class Run:
         Raises:
             CannotRun: If the key is refused, the model does not exist, or nothing answers.
         """
-        self.listed = await self._client.send(Request(None, path="models"))
-        if self.listed.status is None:
-            raise CannotRun(f"The endpoint cannot be reached: {self.listed.fault}.")
-        _check_key(self.listed)
-        catalogue = Catalogue.from_reply(self.listed.body if self.listed.accepted else None)
-        self._card = catalogue.find(self._model)
-        if catalogue.is_mistrals and self._card is None:
-            raise CannotRun(_no_model(self._model, catalogue))
+        listed = await self._client.send(Request(None, path="models"))
+        if listed.status is None:
+            raise CannotRun(f"The endpoint cannot be reached: {listed.fault}.")
+        _check_key(listed)
+        self.catalogue = Catalogue.from_reply(listed.body if listed.accepted else None)
+        self._card = self.catalogue.find(self._model)
+        if self.catalogue.is_mistrals and self._card is None:
+            raise CannotRun(_no_model(self._model, self.catalogue))
         self.plain = await self._send(PLAINEST)
         if self.plain.status is None:
             raise CannotRun(f"The plainest request gets no answer: {self.plain.fault}.")
@@ -115,7 +116,7 @@ class Run:
         if not self.plain.accepted:
             error = _error(self.plain)
             if error.reason is Reason.UNKNOWN_MODEL:
-                raise CannotRun(_no_model(self._model, catalogue))
+                raise CannotRun(_no_model(self._model, self.catalogue))
             raise CannotRun(f"The plainest request is refused, so nothing can be probed: {error}")
         if not self.plain.choices:
             raise CannotRun(
@@ -204,5 +205,5 @@ def _no_model(model: str, catalogue: Catalogue) -> str:
 
 
 def _count(value: object, estimate: int) -> int:
-    good = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    return value if good and isinstance(value, int) else estimate
+    count = tokens(value)
+    return estimate if count is None else count
