@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +11,7 @@ from typing import Any, cast
 from mistral_service.conformance.answer import Json, bounded
 from mistral_service.conformance.probe import Finding, Probe, State
 from mistral_service.wire.secrets import Redactor, secrets_in
+from mistral_service.wire.trees import object_of
 
 KIND = "mistral-service conform"
 """The field `report` of a report."""
@@ -66,15 +68,10 @@ class Scrub:
 
 @dataclass(frozen=True)
 class Row:
-    """One probe in a report.
+    """One probe in a report, and its finding: the fields of `Probe` and `Finding`.
 
     Parameters:
-        name: The probe.
-        assumed: The assumption.
-        source: The page of the documentation that relies on it.
         state: `as assumed`, `differs` or `not known`.
-        came: What the server answered, or why nothing is known.
-        facts: The same as data.
     """
 
     name: str
@@ -147,34 +144,32 @@ class Report:
                 expected.
         """
         wanted = f"a report that `{KIND} --report FILE` wrote, with `form` {FORM}"
+
+        def fault(why: str) -> NoReport:
+            return NoReport(f"{path} {why}: expected is {wanted}.")
+
         try:
-            if path.stat().st_size > _MOST_BYTES:
-                raise NoReport(f"{path} has more than {_MOST_BYTES} bytes: expected is {wanted}.")
-            data: object = json.loads(path.read_text(encoding="utf-8"))
+            is_large = path.stat().st_size > _MOST_BYTES
+            data: object = None if is_large else json.loads(path.read_text(encoding="utf-8"))
         except OSError as e:
-            raise NoReport(f"{path} cannot be read ({e.strerror}): expected is {wanted}.") from None
-        except (ValueError, RecursionError) as e:
-            if isinstance(e, NoReport):
-                raise
-            raise NoReport(f"{path} is not JSON: expected is {wanted}.") from None
-        if not isinstance(data, dict) or cast("Json", data).get("report") != KIND:
-            raise NoReport(f"{path} is no report: expected is {wanted}.")
-        read = cast("Json", data)
-        if read.get("form") != FORM:
-            raise NoReport(
-                f"{path} is a report of the form {read.get('form')!r}, which this version of "
-                f"mistral_service does not read: expected is {wanted}."
+            raise fault(f"cannot be read ({e.strerror})") from None
+        except (ValueError, RecursionError):
+            raise fault("is not JSON") from None
+        if is_large:
+            raise fault(f"has more than {_MOST_BYTES} bytes")
+        read = object_of(data)
+        if read.pop("report", None) != KIND:
+            raise fault("is no report")
+        if (form := read.pop("form", None)) != FORM:
+            raise fault(
+                f"is a report of the form {form!r}, which this version of mistral_service does not "
+                "read"
             )
-        try:
-            rows = tuple(Row(**row) for row in read["rows"])
-            rest = {k: v for k, v in read.items() if k not in ("report", "form", "rows")}
-            report = cls(**rest, rows=rows)
-            good = all(isinstance(row.facts, dict) for row in rows)  # pyright: ignore[reportUnnecessaryIsInstance]
-        except (TypeError, KeyError):
-            good, report = False, None
-        if report is None or not good:
-            raise NoReport(f"{path} has other fields than a report: expected is {wanted}.")
-        return report
+        with suppress(TypeError, KeyError):
+            rows = tuple(Row(**row) for row in read.pop("rows"))
+            if all(isinstance(row.facts, dict) for row in rows):  # pyright: ignore[reportUnnecessaryIsInstance]
+                return cls(**read, rows=rows)
+        raise fault("has other fields than a report")
 
 
 def row_of(probe: Probe, finding: Finding, scrub: Scrub) -> Row:
