@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from mistral_service.turn.prices import Price
@@ -75,10 +75,6 @@ class Refused:
     type: str | None = None
     message: str = ""
 
-    def as_json(self) -> Json:
-        """The refusal as it stands in a report."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, data: Json) -> "Refused":
         """Read a refusal of a report.
@@ -150,10 +146,14 @@ class Answer:
         return object_of(first_of(self.choices).get("message"))
 
     @property
+    def streamed(self) -> list[Json]:
+        """The pieces of the choices of a stream, in order."""
+        return [piece for chunk in self.chunks for piece in objects_of(chunk.get("choices"))]
+
+    @property
     def deltas(self) -> list[Json]:
         """The deltas of the first choice of a stream, in order."""
-        choices = [choice for chunk in self.chunks for choice in objects_of(chunk.get("choices"))]
-        return [object_of(choice.get("delta")) for choice in choices if not choice.get("index")]
+        return [object_of(piece.get("delta")) for piece in self.streamed if not piece.get("index")]
 
     @property
     def text(self) -> str:
@@ -170,8 +170,7 @@ class Answer:
     @property
     def finish_reason(self) -> str | None:
         """Why the reply ended; None where it is not reported."""
-        streamed = [c for chunk in self.chunks for c in objects_of(chunk.get("choices"))]
-        reasons = [c.get("finish_reason") for c in streamed or self.choices]
+        reasons = [choice.get("finish_reason") for choice in self.streamed or self.choices]
         return next((str(reason) for reason in reversed(reasons) if reason), None)
 
     @property

@@ -42,6 +42,15 @@ def tools_of(body: Json) -> list[Json]:
     ]
 
 
+def arguments_of(call: Json) -> Any:
+    """The arguments of a call, decoded; None where they are no JSON."""
+    arguments = object_of(call.get("function")).get("arguments")
+    try:
+        return json.loads(arguments) if isinstance(arguments, str) else arguments
+    except (ValueError, RecursionError):
+        return None
+
+
 def later_system(body: Json) -> bool:
     """R1: a system message after the leading ones."""
     return "system" in dropwhile(lambda role: role == "system", _roles(body))
@@ -149,7 +158,7 @@ def many_tools(body: Json) -> bool:
 def broken_arguments(body: Json) -> bool:
     """R11: arguments that are not a JSON object."""
     return any(
-        not isinstance(_decoded(_function(call).get("arguments")), dict)
+        not isinstance(arguments_of(call), dict)
         for message in messages_of(body)
         for call in _calls(message)
     )
@@ -217,10 +226,6 @@ def _calls(message: Json) -> list[Json]:
     return objects_of(message.get("tool_calls"))
 
 
-def _function(call: Json) -> Json:
-    return object_of(call.get("function"))
-
-
 def _has_media(message: Json) -> bool:
     return any(part.get("type") != "text" for part in objects_of(message.get("content")))
 
@@ -241,12 +246,3 @@ def _longest_side(url: str) -> int:
         return 0
     size = head[_PNG_SIZE]
     return max(int.from_bytes(size[:4], "big"), int.from_bytes(size[4:], "big")) if size else 0
-
-
-def _decoded(arguments: Any) -> Any:
-    if not isinstance(arguments, str):
-        return arguments
-    try:
-        return json.loads(arguments)
-    except (ValueError, RecursionError):
-        return None

@@ -1,7 +1,7 @@
 """A probe: an assumption, the requests that test it, and how the answers are evaluated."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 
 from mistral_service.conformance.answer import Answer, Json, Refused, Request
@@ -42,7 +42,7 @@ class Finding:
     @classmethod
     def of_refusal(cls, refused: Refused, *, as_assumed: bool = False) -> "Finding":
         """A finding that the request was refused."""
-        return cls.of(as_assumed, str(refused), refused=refused.as_json())
+        return cls.of(as_assumed, str(refused), refused=asdict(refused))
 
 
 Evaluate = Callable[[Sequence[Answer]], Finding]
@@ -106,7 +106,7 @@ def refused_with(
     def evaluate(answers: Sequence[Answer]) -> Finding:
         refused = answers[0].refused
         said = "accepted" if refused is None else str(refused)
-        facts: Json = {} if refused is None else {"refused": refused.as_json()}
+        facts: Json = {} if refused is None else {"refused": asdict(refused)}
         good = may
         if refused is not None:
             good = (
@@ -118,7 +118,7 @@ def refused_with(
             if valid.refused is not None:
                 good = False
                 said += f"; mended, {valid.refused}"
-                facts["mended"] = valid.refused.as_json()
+                facts["mended"] = asdict(valid.refused)
         return Finding.of(good, said, **facts)
 
     return evaluate

@@ -65,12 +65,11 @@ def _first(answer: Answer) -> Finding:
 
 
 def _last(answer: Answer) -> Finding:
-    for chunk in answer.chunks:
-        for choice in objects_of(chunk.get("choices")):
-            if choice.get("finish_reason"):
-                content = _content_of(object_of(choice.get("delta")))
-                said = f"finish_reason {choice['finish_reason']!r}, content {content}"
-                return Finding.of(content == "empty", said, content=content)
+    for piece in answer.streamed:
+        if piece.get("finish_reason"):
+            content = _content_of(object_of(piece.get("delta")))
+            said = f"finish_reason {piece['finish_reason']!r}, content {content}"
+            return Finding.of(content == "empty", said, content=content)
     return Finding.of(False, "no chunk has a finish_reason", content="none")
 
 
