@@ -18,7 +18,6 @@ from mistral_service.pipecat.conversation import ContextConversation, messages_o
 from mistral_service.pipecat.functions.client_results import ClientResults
 from mistral_service.pipecat.functions.idempotency import idempotency_key, is_idempotent
 from mistral_service.pipecat.functions.pending import PendingCalls
-from mistral_service.pipecat.functions.registry import FunctionRegistry
 from mistral_service.pipecat.functions.results import TOO_LARGE, answerable, readable, settles
 from mistral_service.pipecat.functions.sequence import CallSequence
 from mistral_service.pipecat.functions.slow import SlowFunctions
@@ -44,7 +43,6 @@ class FunctionCalls:
 
     Attributes:
         ledger: What is remembered of this conversation's calls.
-        registry: Pipecat's functions, and the calls that run.
         slow: What is said while a function is slow.
         sequence: The order of calls where they do not run in parallel.
         pending: The calls without a result.
@@ -57,17 +55,17 @@ class FunctionCalls:
         default_timeout: float | None,
     ) -> None:
         """Run the functions of a service; `default_timeout` is that of `PendingCalls`."""
+        self._state = state
         self._service = state.service
         self._recorder = recorder
         self.ledger = CallLedger()
-        self.registry = FunctionRegistry(state.service)
-        self.slow = SlowFunctions(state, self.registry)
-        self.sequence = CallSequence(self.registry)
-        self.pending = PendingCalls(state, self.registry, default_timeout)
+        self.slow = SlowFunctions(state)
+        self.sequence = CallSequence(state)
+        self.pending = PendingCalls(state, default_timeout)
         # What the model reads of calls that do not run, by the call's id.
         self._synthetic_results: dict[str, str] = {}
         self._conversation_id = getattr(recorder, "id", "") or secrets.token_hex(16)
-        self._client_results = ClientResults(self.registry.running_call, self._take_client_result)
+        self._client_results = ClientResults(state.running_call, self._take_client_result)
 
     # What a turn asks for.
 
@@ -87,7 +85,7 @@ class FunctionCalls:
     ) -> Plan:
         """Decide about the calls of one reply, as `CallLedger.plan` does, knowing the context."""
         self.ledger.learn(conversation.messages)
-        running = {item.tool_call_id for item in self.registry.running.values()}
+        running = {item.tool_call_id for item in self._state.running_calls.values()}
         return self.ledger.plan(calls, running, left_out, offered=offered)
 
     def forget(self, calls: Sequence[PlannedCall]) -> None:
@@ -105,7 +103,7 @@ class FunctionCalls:
         if not calls:
             return
         self.ledger.rounds.called(spoke=spoke)
-        if self.registry.is_speculating:
+        if self._state.is_speculating:
             # Pipecat withdraws a speculative reply that calls; the confirmed turn calls anew.
             self.ledger.forget(calls)
         else:
@@ -144,8 +142,8 @@ class FunctionCalls:
 
     def _is_idempotent(self, name: str) -> bool:
         """Whether a function is safe to run twice: marked so, none at all, or one that cancels."""
-        item = self.registry.find(name)
-        return item is None or self.registry.is_cancel_tool(name) or is_idempotent(item.handler)
+        item = self._state.find_function(name)
+        return item is None or self._state.is_cancel_tool(name) or is_idempotent(item.handler)
 
     # What Pipecat's hooks do.
 
@@ -164,7 +162,7 @@ class FunctionCalls:
             if message.get("role") == "tool"
         }
         calls = [call for call in calls if call.tool_call_id not in answered]
-        if not self.registry.is_speculating:
+        if not self._state.is_speculating:
             known = {*self._synthetic_results, *self.pending.idempotency_keys}
             await self._record(  # those that the bot itself calls
                 [
@@ -186,10 +184,10 @@ class FunctionCalls:
             self.pending.prepare(call)
             await self.sequence.run(call, lambda: self.pending.run(call, lambda: run(call)))
             return
-        await self.registry.broadcast(
+        await self._state.broadcast_call(
             FunctionCallInProgressFrame, call, cancel_on_interruption=True, group_id=call.group_id
         )
-        await self.registry.broadcast(FunctionCallResultFrame, call, result=result)
+        await self._state.broadcast_call(FunctionCallResultFrame, call, result=result)
 
     async def broadcast(
         self,
@@ -225,6 +223,6 @@ class FunctionCalls:
             await self._recorder.on_function_result(call_id, result)
 
     async def _take_client_result(self, call: FunctionCallRunnerItem, result: Any) -> None:
-        await self.registry.broadcast(
+        await self._state.broadcast_call(
             FunctionCallResultFrame, call, result=result, run_llm=call.run_llm
         )

@@ -18,8 +18,7 @@ from mistral_service.conversation.calls import WAS_CANCELLED
 from mistral_service.pipecat.conversation import messages_of
 from mistral_service.pipecat.functions.handlers import ReturningHandler
 from mistral_service.pipecat.functions.idempotency import FunctionCallParams
-from mistral_service.pipecat.functions.registry import FunctionRegistry, fields_of
-from mistral_service.pipecat.state import ServiceState
+from mistral_service.pipecat.state import ServiceState, fields_of
 from mistral_service.turn.deadline import now
 
 NO_RESULT_IN_TIME = (
@@ -42,23 +41,16 @@ class PendingCalls:
         idempotency_keys: The keys of the calls that run, by the call's id.
     """
 
-    def __init__(
-        self,
-        state: ServiceState,
-        registry: FunctionRegistry,
-        default_timeout: float | None,
-    ) -> None:
+    def __init__(self, state: ServiceState, default_timeout: float | None) -> None:
         """Prepare.
 
         Args:
             state: The service.
-            registry: Its functions.
             default_timeout: Seconds for functions that an interruption cancels, where neither the
                 bot nor the function says otherwise.
         """
         self.idempotency_keys: dict[str, str] = {}
         self._state = state
-        self._registry = registry
         self._default_timeout = default_timeout
         # Calls whose handler has returned, and that have no result yet.
         self._unanswered: dict[str, asyncio.Event] = {}
@@ -66,7 +58,7 @@ class PendingCalls:
 
     def prepare(self, call: FunctionCallRunnerItem) -> None:
         """Prepare what is registered for a call, just before Pipecat looks it up."""
-        item = self._registry.find(call.function_name)
+        item = self._state.find_function(call.function_name)
         if item is None:
             return  # Pipecat answers such a call itself.
         call.registry_item = item
@@ -88,12 +80,12 @@ class PendingCalls:
         # The handler may have kept the callback. A task takes its place among those that Pipecat
         # cancels, so that a queue of calls goes on with the next one.
         answered = self._unanswered[call.tool_call_id] = asyncio.Event()
-        limit = self._registry.timeout_of(call)
+        limit = self._state.timeout_of(call)
         left = None if limit is None else began + limit - now()
         waiting = self._state.create_task(
             self._wait_for_result(call, answered, left), "wait_for_result"
         )
-        tasks = self._registry.running
+        tasks = self._state.running_calls
         tasks.pop(asyncio.current_task(), None)
         tasks[waiting] = call
         waiting.add_done_callback(lambda done: tasks.pop(done, None))
@@ -113,15 +105,15 @@ class PendingCalls:
 
         In `message`, `{function_name}` and `{seconds}` are filled in.
         """
-        limit = self._registry.timeout_of(call) or 0.0
-        await self._registry.broadcast(
+        limit = self._state.timeout_of(call) or 0.0
+        await self._state.broadcast_call(
             FunctionCallResultFrame,
             call,
             result=message.format(function_name=call.function_name, seconds=limit),
             run_llm=call.run_llm,
             error=f"TimeoutError: no result in {limit:g} s",
         )
-        tasks = self._registry.running
+        tasks = self._state.running_calls
         for task in [task for task, item in tasks.items() if item is call]:
             del tasks[task]
             if task is not None:
@@ -150,7 +142,7 @@ class PendingCalls:
         )
         cancelled = await report(call, run_llm=run_llm)
         if not has_begun:
-            await self._registry.broadcast(
+            await self._state.broadcast_call(
                 FunctionCallResultFrame,
                 call,
                 result=WAS_CANCELLED,
@@ -167,7 +159,7 @@ class PendingCalls:
     async def _returned(self, params: FunctionCallParams, value: object) -> None:
         """Take what a handler has returned for the result, unless there is one."""
         name = params.function_name
-        call = self._registry.running_call(params.tool_call_id)
+        call = self._state.running_call(params.tool_call_id)
         if call is not None and call.settled:
             return
         if name not in self._warned_of_values:
@@ -193,8 +185,8 @@ class PendingCalls:
             call.settled = True
             logger.warning(
                 f"{self._state}: the handler of {call.function_name} returned without a result, "
-                f"and none came within {self._registry.timeout_of(call):g} s. A handler calls "
+                f"and none came within {self._state.timeout_of(call):g} s. A handler calls "
                 "`await params.result_callback(value)`, or returns the value."
             )
             # In a task of its own: it cancels this one.
-            self._state.create_task(self._registry.time_out(call), "function_call_timeout")
+            self._state.create_task(self._state.time_out(call), "function_call_timeout")

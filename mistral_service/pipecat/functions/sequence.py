@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pipecat.frames.frames import FunctionCallInProgressFrame
 from pipecat.services.llm_service import FunctionCallRunnerItem
 
-from mistral_service.pipecat.functions.registry import FunctionRegistry
+from mistral_service.pipecat.state import ServiceState
 
 
 class CallSequence:
@@ -19,8 +19,8 @@ class CallSequence:
     call cancels one that waits.
     """
 
-    def __init__(self, registry: FunctionRegistry) -> None:
-        self._registry = registry
+    def __init__(self, state: ServiceState) -> None:
+        self._state = state
         self._lock = asyncio.Lock()
         self._pauses = 0
         self._resumed = asyncio.Event()
@@ -30,10 +30,10 @@ class CallSequence:
 
     async def run(self, call: FunctionCallRunnerItem, run: Callable[[], Awaitable[None]]) -> None:
         """Announce a call, and run it when those before it are done."""
-        if self._registry.in_parallel or self._registry.find(call.function_name) is None:
+        if self._state.runs_in_parallel or self._state.find_function(call.function_name) is None:
             await run()
             return
-        await self._registry.broadcast(
+        await self._state.broadcast_call(
             FunctionCallInProgressFrame,
             call,
             cancel_on_interruption=call.registry_item.cancel_on_interruption,
@@ -68,7 +68,7 @@ class CallSequence:
 
     async def cancel_waiting(self) -> None:
         """Cancel the calls that wait, on an interruption: Pipecat misses the unregistered ones."""
-        await self._registry.cancel_calls(
+        await self._state.cancel_calls(
             lambda call: (
                 call.tool_call_id in self._waiting and call.registry_item.cancel_on_interruption
             ),
