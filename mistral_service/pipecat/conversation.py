@@ -14,11 +14,7 @@ from mistral_service.turn.router import Needs
 
 @dataclass(frozen=True, slots=True)
 class ContextConversation:
-    """A context; those that are made of it are new contexts.
-
-    Parameters:
-        context: The context, which is never changed.
-    """
+    """A context, which is never changed; those that are made of it are new contexts."""
 
     context: LLMContext
 

@@ -9,14 +9,14 @@ from pipecat.frames.frames import LLMRunFrame
 from mistral_service.pipecat.conversation import ContextConversation
 from mistral_service.pipecat.frames import FrameWriter
 from mistral_service.pipecat.functions.calls import FunctionCalls
-from mistral_service.pipecat.metrics import report_turn, report_usage
+from mistral_service.pipecat.metrics import report_turn
 from mistral_service.pipecat.requests import RequestBuilder
 from mistral_service.pipecat.state import ServiceState
 from mistral_service.pipecat.tracing import trace_fault, trace_turn
 from mistral_service.settings import MistralLLMSettings, given
 from mistral_service.turn.admission import Admission
 from mistral_service.turn.ports import TurnPorts
-from mistral_service.turn.prices import Price, total
+from mistral_service.turn.prices import Price
 from mistral_service.turn.race import Stream
 from mistral_service.turn.retries import Handled
 from mistral_service.turn.router import Router
@@ -73,9 +73,7 @@ class TurnEvents:
         """Report what a turn took."""
         if self._state.is_traced:
             trace_turn(turn)
-        await report_usage(self._service, turn.usages)
-        model = str(self._state.settings.model)
-        await report_turn(self._service, turn.counts, model, total(turn.costs))
+        await report_turn(self._service, turn, str(self._state.settings.model))
 
 
 class RecordedTurns:
