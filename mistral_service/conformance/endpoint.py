@@ -6,7 +6,7 @@ from mistral_service.conformance import predicates
 from mistral_service.conformance.answer import Answer, Request
 from mistral_service.conformance.bodies import USER, chat, images
 from mistral_service.conformance.probe import Finding, Probe, accepted, of_reply, refused_with
-from mistral_service.conformance.replies import PLAIN
+from mistral_service.conformance.replies import of_plain
 from mistral_service.wire.errors import MistralError
 from mistral_service.wire.reasons import Reason
 from mistral_service.wire.trees import Json, object_of, objects_of
@@ -68,19 +68,17 @@ ENDPOINT: tuple[Probe, ...] = (
         (Request(None, path="models"),),
         of_reply(_listed),
     ),
-    Probe(
+    of_plain(
         "rate headers",
         "Headers report how many requests and tokens are left in the minute.",
         "observability.md",
-        (PLAIN,),
-        of_reply(_rates),
+        _rates,
     ),
-    Probe(
+    of_plain(
         "correlation id",
         "The header `mistral-correlation-id` names the request.",
         _PAGE,
-        (PLAIN,),
-        of_reply(_correlated),
+        _correlated,
     ),
     Probe(
         "wrong key",

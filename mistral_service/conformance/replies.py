@@ -1,7 +1,7 @@
 """The form of replies: chunks, usage, thoughts, prefixes, JSON, cached tokens."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mistral_service.conformance import predicates
 from mistral_service.conformance.answer import Answer, Json, Request, bounded
@@ -99,9 +99,8 @@ def _usage(answer: Answer) -> Finding:
 
 
 def _done(answer: Answer) -> Finding:
-    return Finding.of(
-        answer.done, "[DONE] came" if answer.done else "no [DONE] came", done=answer.done
-    )
+    said = "[DONE] came" if answer.done else "no [DONE] came"
+    return Finding.of(answer.done, said, done=answer.done)
 
 
 def _whole(answer: Answer) -> Finding:
@@ -196,36 +195,32 @@ def _cacheable() -> Request:
     return chat(said("system", _LONG), USER, prompt_cache_key="mistral-service-conform-2")
 
 
+def of_plain(name: str, assumed: str, source: str, evaluate: Callable[[Answer], Finding]) -> Probe:
+    """A probe that reads the plain stream."""
+    return Probe(name, assumed, source, (PLAIN,), of_reply(evaluate))
+
+
 REPLIES: tuple[Probe, ...] = (
-    Probe(
+    of_plain(
         "first chunk",
         "The first chunk of a stream has the role `assistant` and an empty content.",
         _PAGE,
-        (PLAIN,),
-        of_reply(_first),
+        _first,
     ),
-    Probe(
-        "last chunk",
-        "The chunk with the finish_reason has an empty content.",
-        _PAGE,
-        (PLAIN,),
-        of_reply(_last),
-    ),
-    Probe(
+    of_plain("last chunk", "The chunk with the finish_reason has an empty content.", _PAGE, _last),
+    of_plain(
         "cut reply",
         "A reply that `max_tokens` cuts ends with the finish_reason `length`.",
         _PAGE,
-        (PLAIN,),
-        of_reply(_length),
+        _length,
     ),
-    Probe(
+    of_plain(
         "usage in a stream",
         "The tokens are reported in the chunk with the finish_reason, without being asked for.",
         "observability.md",
-        (PLAIN,),
-        of_reply(_usage),
+        _usage,
     ),
-    Probe("[DONE]", "A stream ends with `[DONE]`.", _PAGE, (PLAIN,), of_reply(_done)),
+    of_plain("[DONE]", "A stream ends with `[DONE]`.", _PAGE, _done),
     Probe(
         "whole reply",
         "A reply that is not streamed has text, a finish_reason and the tokens.",
