@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import aclosing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 from mistral_service import __version__
 from mistral_service.wire.access import DEFAULT_BASE_URL, redacted_url
 from mistral_service.wire.client import error_of
-from mistral_service.wire.models import DEFAULT_MODEL
+from mistral_service.wire.models import DEFAULT_MODEL, Catalogue
 
 try:
     import typer
@@ -179,14 +180,14 @@ def _converse(chat: Chat, console: Console, runner: asyncio.Runner) -> None:
 def models_command(base_url: BaseURL = DEFAULT_BASE_URL, as_json: AsJson = False) -> None:
     """List the models that the key may use, and their capabilities."""
 
-    async def fetch() -> catalogue.Catalogue:
+    async def fetch() -> Catalogue:
         async with Endpoint.given(base_url).client() as client:
             return await client.models()
 
     with _errors_reported():
         found = asyncio.run(fetch())
         if as_json:
-            _print_json(catalogue.as_json(found))
+            _print_json([asdict(card) for card in found.cards])
         elif found.cards:
             catalogue.show(found, Console())
         else:

@@ -1,8 +1,5 @@
 """`mistral-service models`: the models that the key may use, and their capabilities."""
 
-import dataclasses
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,11 +13,6 @@ _ABILITIES = {
     "reasoning": "thinks",
     "fim": "fills in",
 }
-
-
-def as_json(catalogue: Catalogue) -> list[dict[str, Any]]:
-    """The list as JSON."""
-    return [dataclasses.asdict(card) for card in catalogue.cards]
 
 
 def show(catalogue: Catalogue, console: Console) -> None:

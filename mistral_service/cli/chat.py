@@ -26,11 +26,7 @@ _MAX_IMAGE_BYTES = 10_000_000  # Mistral's own limit
 
 
 class Chat:
-    """A conversation with a model, printed as it goes.
-
-    Attributes:
-        messages: The conversation so far.
-    """
+    """A conversation with a model, printed as it goes."""
 
     def __init__(
         self,
@@ -42,7 +38,7 @@ class Chat:
         with_tools: bool = True,
     ) -> None:
         """Begin; with tools, the model may call the clock and the calculator."""
-        self.messages: Messages = [{"role": "system", "content": system}] if system else []
+        self._messages: Messages = [{"role": "system", "content": system}] if system else []
         self._client = client
         self._model = model
         self._console = console
@@ -79,7 +75,7 @@ class Chat:
         if self._image is not None:
             content = [{"type": "text", "text": words}, self._image]
             self._image = None
-        self.messages.append({"role": "user", "content": content})
+        self._messages.append({"role": "user", "content": content})
         for _ in range(_MAX_ROUNDS):
             if not await self._answer():
                 return
@@ -90,7 +86,7 @@ class Chat:
         parameters: ChatParameters = {"tools": self._tools} if self._tools else {}
         if fastest_effort(self._model):
             parameters["reasoning_effort"] = "none"
-        reply = self._client.stream_chat(self.messages, model=self._model, **parameters)
+        reply = self._client.stream_chat(self._messages, model=self._model, **parameters)
         began = time.perf_counter()
         first: float | None = None
         said = ""
@@ -116,7 +112,7 @@ class Chat:
         finally:
             # An interrupted or broken reply counts as far as it was printed.
             if said:
-                self.messages.append({"role": "assistant", "content": said})
+                self._messages.append({"role": "assistant", "content": said})
                 self._console.print(end="" if said.endswith("\n") else "\n")
         if calls:
             self._run_calls(calls)
@@ -127,17 +123,17 @@ class Chat:
     def _run_calls(self, calls: list[ToolCall]) -> None:
         made = [
             {
-                "id": call.id or f"call{len(self.messages):05}{place}",
+                "id": call.id or f"call{len(self._messages):05}{place}",
                 "type": "function",
                 "function": {"name": call.name, "arguments": call.arguments or "{}"},
             }
             for place, call in enumerate(calls)
         ]
-        self.messages.append({"role": "assistant", "content": "", "tool_calls": made})
+        self._messages.append({"role": "assistant", "content": "", "tool_calls": made})
         for call, sent in zip(calls, made, strict=True):
             result = tools.call(call.name, call.arguments)
             self._console.print(Line(f"→ {_shown(call)} = {_printable(result)}", "magenta"))
-            self.messages.append({"role": "tool", "tool_call_id": sent["id"], "content": result})
+            self._messages.append({"role": "tool", "tool_call_id": sent["id"], "content": result})
 
     def _print(self, text: str, style: str = "") -> None:
         line = Line(_printable(text), style)

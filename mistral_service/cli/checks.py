@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
@@ -70,13 +70,8 @@ class Finding:
 
     def as_json(self) -> dict[str, Any]:
         """The finding as JSON."""
-        return {
-            "name": self.name,
-            "state": self.state.value,
-            "said": self.said,
-            "advice": self.advice,
-            "seconds": [round(each, 4) for each in self.seconds],
-        }
+        seconds = [round(each, 4) for each in self.seconds]
+        return {**asdict(self), "state": self.state.value, "seconds": seconds}
 
 
 async def run_checks(endpoint: Endpoint, model: str, tries: int = 5) -> AsyncGenerator[Finding]:

@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,13 +23,7 @@ _COLOURS = {"+": "green", "-": "red", " ": "dim"}
 
 @dataclass(frozen=True)
 class Step:
-    """The changes of one rule.
-
-    Parameters:
-        changes: What it changed, and why; at least one.
-        before: The messages before it.
-        after: The messages after it.
-    """
+    """The changes of one rule, at least one, and the messages before and after it."""
 
     changes: list[Change]
     before: Messages
@@ -50,12 +44,12 @@ class Report:
     Parameters:
         steps: The rules that change something.
         messages: The messages that would be sent.
-        faults: The tools that would be left out, and why.
+        faults: The tools that would be left out.
     """
 
     steps: list[Step]
     messages: Messages
-    faults: list[ToolFault] = field(default_factory=list[ToolFault])
+    faults: list[ToolFault]
 
     @property
     def changes(self) -> list[Change]:
