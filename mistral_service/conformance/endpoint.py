@@ -9,7 +9,7 @@ from mistral_service.conformance.probe import Finding, Probe, accepted, of_reply
 from mistral_service.conformance.replies import of_plain
 from mistral_service.wire.errors import MistralError
 from mistral_service.wire.reasons import Reason
-from mistral_service.wire.trees import Json, object_of, objects_of
+from mistral_service.wire.trees import object_of, objects_of
 
 NO_MODEL = "no-such-model-of-mistral-service"
 """A model that no server has."""
@@ -50,14 +50,6 @@ def _no_such_model(answers: Sequence[Answer]) -> Finding:
         return Finding.of(False, "accepted")
     error = MistralError.from_response(refused.status, answers[0].body)
     return Finding.of_refusal(refused, as_assumed=error.reason is Reason.UNKNOWN_MODEL)
-
-
-def _no_list(body: Json) -> bool:
-    return not isinstance(body.get("messages"), list)
-
-
-def _no_messages(body: Json) -> bool:
-    return body.get("messages") == []
 
 
 ENDPOINT: tuple[Probe, ...] = (
@@ -101,7 +93,7 @@ ENDPOINT: tuple[Probe, ...] = (
         _PAGE,
         (Request({"messages": "Hello.", "max_tokens": 1}),),
         refused_with(422),
-        _no_list,
+        lambda body: not isinstance(body.get("messages"), list),
     ),
     Probe(
         "no messages",
@@ -109,7 +101,7 @@ ENDPOINT: tuple[Probe, ...] = (
         _PAGE,
         (Request({"messages": [], "max_tokens": 1}),),
         refused_with(400, 422),
-        _no_messages,
+        lambda body: body.get("messages") == [],
     ),
     Probe(
         "unknown route",

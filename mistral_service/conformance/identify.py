@@ -16,11 +16,9 @@ def claimed_server(listed: Catalogue, base_url: str) -> str:
 
 
 def observed_server(plain: Answer, wrong_type: Answer | None) -> str:
-    """The server that an endpoint is by its answers: a name of `wire/servers.py`, or `unknown`.
+    """The server that an endpoint is by its answers: a name, or `unknown`.
 
-    Args:
-        plain: The answer to a plain request.
-        wrong_type: The answer to a request whose messages are not a list, which all refuse.
+    It shows in the headers, and in how messages of a wrong type are refused, which all refuse.
     """
     if (server := by_headers(plain.headers)) is not None:
         return server.name
