@@ -52,15 +52,7 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check.
-
-    Parameters:
-        name: What was checked.
-        state: Its severity.
-        said: What was found.
-        advice: What to do about it, or empty.
-        seconds: The measured times.
-    """
+    """The result of one check; `seconds` are the measured times."""
 
     name: str
     state: State

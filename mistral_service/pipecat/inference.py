@@ -37,21 +37,15 @@ class Inference:
         schema: dict[str, Any] | None = None,
         system_instruction: str | None = None,
     ) -> str | None:
-        """Ask.
+        """Ask, as `MistralLLMService.run_inference` does.
 
         Args:
             context: What to ask; left as it is.
             limits: How long an attempt may take, and how many there are.
             seconds: For all of it; by default `WHOLE_REPLY_S`.
-            max_tokens: The most tokens of the reply; by default the settings' limit.
+            max_tokens: By default the settings' limit.
             schema: A JSON schema that the reply follows.
             system_instruction: Takes the place of the settings' instruction.
-
-        Returns:
-            The reply's words; None if it has none.
-
-        Raises:
-            MistralError: If no attempt succeeds in time.
         """
         overrides: dict[str, Any] = {}
         if max_tokens is not None:

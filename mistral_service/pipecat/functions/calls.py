@@ -40,12 +40,6 @@ class FunctionCalls:
     Pipecat does what it does for every service: registry, parallel and sequential runs,
     cancellation, groups, events. What is added is the ledger, an answer for falsy results, and a
     result in time.
-
-    Attributes:
-        ledger: What is remembered of this conversation's calls.
-        slow: What is said while a function is slow.
-        sequence: The order of calls where they do not run in parallel.
-        pending: The calls without a result.
     """
 
     def __init__(

@@ -75,11 +75,7 @@ def is_marked(handler: object, mark: str) -> bool:
 def idempotency_key(conversation: str, name: str, arguments: str, repetition: int) -> str:
     """The key of a call: 32 hexadecimal digits, which do not reveal the conversation's name.
 
-    Args:
-        conversation: A name of the conversation, the same on every machine.
-        name: The function.
-        arguments: Its arguments as text, the same for like calls.
-        repetition: Which of several like calls it is.
+    The arguments are a text that is the same for like calls; `repetition` counts those.
     """
     digest = hashlib.sha256(json.dumps([conversation, name, repetition]).encode())
     digest.update(arguments.encode(errors="surrogatepass"))

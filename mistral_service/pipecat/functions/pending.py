@@ -42,13 +42,7 @@ class PendingCalls:
     """
 
     def __init__(self, state: ServiceState, default_timeout: float | None) -> None:
-        """Prepare.
-
-        Args:
-            state: The service.
-            default_timeout: Seconds for functions that an interruption cancels, where neither the
-                bot nor the function says otherwise.
-        """
+        """Prepare; `default_timeout` is that of `handlers.default_timeout`, in seconds."""
         self.idempotency_keys: dict[str, str] = {}
         self._state = state
         self._default_timeout = default_timeout
