@@ -37,6 +37,7 @@ from mistral_service.conversation.tools import (
     tools_to_show,
 )
 from mistral_service.wire.request import function_names
+from mistral_service.wire.trees import list_of, object_of
 
 T = TypeVar("T")
 
@@ -240,17 +241,12 @@ class MistralLLMAdapter(OpenAILLMAdapter):
     def _messages(
         self, context: LLMContext, instruction: str | None, conversion: Conversion
     ) -> list[Message]:
-        messages: list[Message] = []
-        places: list[int] = []
-        if instruction:
-            messages.append({"role": "system", "content": instruction})
-            places.append(-1)
+        placed = [(-1, {"role": "system", "content": instruction})] if instruction else []
         for index, message in enumerate(context.get_messages()):
-            plain = self._plain(message)
-            if plain is not None:
-                messages.append(plain)
-                places.append(index)
-        conversion.begin(messages, places)
+            if (plain := self._plain(message)) is not None:
+                placed.append((index, plain))
+        messages: list[Message] = [message for _, message in placed]
+        conversion.begin(messages, [index for index, _ in placed])
         return messages
 
     def _plain(self, message: LLMContextMessage) -> Message | None:
@@ -262,10 +258,10 @@ class MistralLLMAdapter(OpenAILLMAdapter):
             plain = cast("Message", own) if isinstance(own, dict) and "role" in own else None
             return plain or thought_of(own)
         plain = cast("Message", message)
-        content = plain.get("content")
-        if not isinstance(content, list) or not any(map(_is_file, cast("list[Any]", content))):
+        content = list_of(plain.get("content"))
+        if not any(map(_is_file, content)):
             return plain
-        return {**plain, "content": [self._part(part) for part in cast("list[Message]", content)]}
+        return {**plain, "content": [self._part(part) for part in content]}
 
     def _part(self, part: Message) -> Message:
         """Pipecat's own kinds of file parts in OpenAI's or Mistral's form."""
@@ -292,13 +288,10 @@ def _is_large(messages: list[Message]) -> bool:
     size = len(messages)
     if size <= _LARGE:
         for message in messages:
-            content, calls = message.get("content"), message.get("tool_calls")
+            content = message.get("content")
             if not isinstance(content, str) and is_foreign(message):
                 return True  # Its images are large, as likely as not.
-            if isinstance(content, list):
-                size += len(cast("list[Any]", content))
-            if isinstance(calls, list):
-                size += len(cast("list[Any]", calls))
+            size += len(list_of(content)) + len(list_of(message.get("tool_calls")))
     return size > _LARGE
 
 
@@ -307,10 +300,7 @@ async def _here(work: Callable[..., T], *given: Any) -> T:
 
 
 def _is_file(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") in (  # pyright: ignore[reportUnknownMemberType]
-        "file_base64",
-        "file_url",
-    )
+    return object_of(part).get("type") in ("file_base64", "file_url")
 
 
 def _is_plain_text(mime_type: str) -> bool:

@@ -7,7 +7,7 @@ those whose handler is marked with `answered_by_client`.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 from loguru import logger
 from pipecat.frames.frames import FunctionCallResultFrame, OutputTransportMessageUrgentFrame
@@ -16,6 +16,7 @@ from pipecat.processors.frameworks.rtvi import RTVIProcessor
 from pipecat.services.llm_service import FunctionCallRunnerItem
 
 from mistral_service.pipecat.functions.idempotency import F, is_marked, marked
+from mistral_service.wire.trees import object_of
 
 _MARK = "answered_by_client"
 
@@ -55,9 +56,9 @@ class ClientResults:
         for processor in _all(pipeline):
             if isinstance(processor, RTVIProcessor) and id(processor) not in self._watched:
                 self._watched.add(id(processor))
-                add = cast("Callable[[str, Any], None]", cast(Any, processor).add_event_handler)
-                add("on_before_process_frame", self._passes)
-                add("on_before_push_frame", self._pushes)
+                rtvi: Any = processor
+                rtvi.add_event_handler("on_before_process_frame", self._passes)
+                rtvi.add_event_handler("on_before_push_frame", self._pushes)
 
     async def _passes(self, _: Any, frame: Any) -> None:
         if isinstance(frame, FunctionCallResultFrame):
@@ -65,7 +66,9 @@ class ClientResults:
 
     async def _pushes(self, _: Any, frame: Any) -> None:
         if isinstance(frame, OutputTransportMessageUrgentFrame):
-            self._asks(frame.message)
+            sent = object_of(frame.message)
+            if sent.get("type") == "llm-function-call":
+                self._asked.add(str(sent["data"]["tool_call_id"]))
         elif isinstance(frame, FunctionCallResultFrame):
             if frame.id in self._passing:
                 self._passing.discard(frame.id)
@@ -73,12 +76,6 @@ class ClientResults:
                 # Of an unknown call nothing is written down.
                 frame.tool_call_id = ""
                 await self._judge(call, frame.result)
-
-    def _asks(self, message: Any) -> None:
-        if isinstance(message, dict):
-            sent = cast("dict[str, Any]", message)
-            if sent.get("type") == "llm-function-call":
-                self._asked.add(str(sent["data"]["tool_call_id"]))
 
     async def _judge(self, call: FunctionCallRunnerItem, result: Any) -> None:
         asked = call.tool_call_id in self._asked
