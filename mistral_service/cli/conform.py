@@ -14,11 +14,11 @@ from mistral_service import __version__
 from mistral_service.cli import doctor
 from mistral_service.cli.endpoint import CommandError, Endpoint
 from mistral_service.conformance import identify, report
-from mistral_service.conformance.answer import bounded
 from mistral_service.conformance.probe import State
 from mistral_service.conformance.raw_client import RawClient
 from mistral_service.conformance.report import Report, Row, Scrub
 from mistral_service.conformance.run import CannotRun, Plan, Run
+from mistral_service.wire.errors import printable
 from mistral_service.wire.trees import object_of
 
 DEFAULT_BUDGET = 0.06
@@ -123,7 +123,7 @@ async def run_probes(
         server=says if seen == "unknown" else seen,
         says=says,
         build=scrub.text(
-            bounded(str(object_of(run.plain.body).get("system_fingerprint") or ""), 60)
+            printable(str(object_of(run.plain.body).get("system_fingerprint") or ""), 60)
         ),
         where=report.public_place(endpoint.host),
         model=report.public_model(model),

@@ -10,6 +10,9 @@ from mistral_service.wire.chunks import Usage
 from mistral_service.wire.errors import printable
 from mistral_service.wire.trees import Json, first_of, last_of, list_of, object_of, objects_of
 
+MOST_SAID = 200
+"""Characters of a message that are kept."""
+
 _CHARACTERS_PER_TOKEN = 3
 _IMAGE_TOKENS = 300
 _TEMPLATE_TOKENS = 12  # the template's own, around a message
@@ -183,7 +186,7 @@ class Answer:
 
 def _read(status: int, body: Any) -> Refused:
     if isinstance(body, str):
-        return Refused(status, "text", message=bounded(body))
+        return Refused(status, "text", message=printable(body, MOST_SAID))
     data = object_of(body)
     if isinstance(data.get("error"), dict):
         return _of_object(status, "error", object_of(data["error"]))
@@ -194,12 +197,12 @@ def _read(status: int, body: Any) -> Refused:
         kind = first.get("type")
         place = ".".join(str(each) for each in list_of(first.get("loc"))[1:])
         words = f"{place}: {said}" if place else _text(said)
-        return Refused(status, "detail", type=_name(kind), message=bounded(words))
+        return Refused(status, "detail", type=_name(kind), message=printable(words, MOST_SAID))
     if data.get("object") == "error":
         return _of_object(status, "object", data)
     if "message" in data:
         return _of_object(status, "message", data)
-    return Refused(status, "other", message=bounded(_text(body)))
+    return Refused(status, "other", message=printable(_text(body), MOST_SAID))
 
 
 def _of_object(status: int, form: str, data: Json) -> Refused:
@@ -209,13 +212,8 @@ def _of_object(status: int, form: str, data: Json) -> Refused:
         form,
         code if isinstance(code, str | int) else None,
         _name(data.get("type")),
-        bounded(_text(data.get("message"))),
+        printable(_text(data.get("message")), MOST_SAID),
     )
-
-
-def bounded(text: str, most: int = 200) -> str:
-    """A text on one line, without control characters, and no longer than `most` characters."""
-    return printable(text, most)
 
 
 def _size(value: Any) -> int:

@@ -96,11 +96,8 @@ def refused_with(
 ) -> Evaluate:
     """The first request is refused, and the second, if there is one, is accepted.
 
-    Args:
-        statuses: The assumed statuses.
-        codes: The assumed codes; any where it is empty.
-        types: The assumed types; any where it is empty.
-        may: Whether acceptance is as assumed too: only some deployments refuse the request.
+    Without codes or types, any will do. With `may`, acceptance is as assumed too: only some
+    deployments refuse the request.
     """
 
     def evaluate(answers: Sequence[Answer]) -> Finding:

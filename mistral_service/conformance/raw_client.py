@@ -11,14 +11,9 @@ from mistral_service.wire.rate import retry_after
 from mistral_service.wire.sse import SSEDecoder
 from mistral_service.wire.trees import objects_of
 
-REQUEST_SECONDS = 60.0
-"""Seconds that one request may take, to the end of its reply."""
-
-WAIT_SECONDS = 5.0
-"""Seconds to wait after a 429 without `Retry-After`."""
-
-MOST_WAIT_SECONDS = 65.0
-"""The longest wait, in seconds: Mistral's limits are for a minute."""
+_REQUEST_SECONDS = 60.0  # to the end of the reply
+_WAIT_SECONDS = 5.0  # after a 429 without `Retry-After`
+_MOST_WAIT_SECONDS = 65.0  # Mistral's limits are for a minute
 
 
 class RawClient:
@@ -55,8 +50,8 @@ class RawClient:
             return answer
         if answer.status == 429:
             seconds = retry_after(answer.headers)
-            seconds = WAIT_SECONDS if seconds is None else seconds
-            if seconds <= MOST_WAIT_SECONDS:
+            seconds = _WAIT_SECONDS if seconds is None else seconds
+            if seconds <= _MOST_WAIT_SECONDS:
                 await asyncio.sleep(seconds)
                 answer = await self._attempt(request)
         elif answer.fault == _BROKEN:
@@ -67,12 +62,12 @@ class RawClient:
     async def _attempt(self, request: Request) -> Answer:
         self.requests += 1
         try:
-            async with asyncio.timeout(REQUEST_SECONDS):
+            async with asyncio.timeout(_REQUEST_SECONDS):
                 return await self._answer(request)
         except Exception as e:
             name = type(e).__name__
             if "Timeout" in name:
-                return Answer(fault=f"no answer within {REQUEST_SECONDS:g} s")
+                return Answer(fault=f"no answer within {_REQUEST_SECONDS:g} s")
             if "Connect" in name:
                 return Answer(fault="no connection")
             if type(e).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "aiohttp"):

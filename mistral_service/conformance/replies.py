@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 
 from mistral_service.conformance import predicates
-from mistral_service.conformance.answer import Answer, Json, Request, bounded
+from mistral_service.conformance.answer import Answer, Json, Request
 from mistral_service.conformance.bodies import CITY, USER, chat, said, stream
 from mistral_service.conformance.probe import (
     Evaluate,
@@ -14,6 +14,7 @@ from mistral_service.conformance.probe import (
     of_reply,
     refused_with,
 )
+from mistral_service.wire.errors import printable
 from mistral_service.wire.trees import first_of, object_of, objects_of
 
 _PAGE = "odd-replies.md"
@@ -160,10 +161,10 @@ def _json(keys: set[str]) -> Evaluate:
             found = object_of(read)
         except ValueError:
             if answer.finish_reason == "length":
-                return Finding.unknown(f"cut before its end: {bounded(answer.text, 60)}")
-            return Finding.of(False, f"no JSON: {bounded(answer.text, 60)}")
+                return Finding.unknown(f"cut before its end: {printable(answer.text, 60)}")
+            return Finding.of(False, f"no JSON: {printable(answer.text, 60)}")
         good = found == read and keys <= found.keys()
-        return Finding.of(good, f"accepted, {bounded(json.dumps(read), 60)}")
+        return Finding.of(good, f"accepted, {printable(json.dumps(read), 60)}")
 
     return of_reply(evaluate)
 

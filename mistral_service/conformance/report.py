@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from mistral_service.conformance.answer import Json, bounded
+from mistral_service.conformance.answer import MOST_SAID, Json
 from mistral_service.conformance.probe import Finding, Probe, State
+from mistral_service.wire.errors import printable
 from mistral_service.wire.secrets import Redactor, secrets_in
 from mistral_service.wire.trees import object_of
 
@@ -58,7 +59,7 @@ class Scrub:
     def data(self, value: Any) -> Any:
         """Redact every text in JSON."""
         if isinstance(value, str):
-            return bounded(self.text(value))
+            return printable(self.text(value), MOST_SAID)
         if isinstance(value, Mapping):
             return {k: self.data(v) for k, v in cast("Mapping[str, Any]", value).items()}
         if isinstance(value, list | tuple):
@@ -179,7 +180,7 @@ def row_of(probe: Probe, finding: Finding, scrub: Scrub) -> Row:
         probe.assumed,
         probe.source,
         finding.state.value,
-        bounded(scrub.text(finding.came), _MOST_CAME),
+        printable(scrub.text(finding.came), _MOST_CAME),
         scrub.data(finding.facts),
     )
 
