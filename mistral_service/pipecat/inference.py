@@ -47,15 +47,13 @@ class Inference:
             schema: A JSON schema that the reply follows.
             system_instruction: Takes the place of the settings' instruction.
         """
-        overrides: dict[str, Any] = {}
-        if max_tokens is not None:
-            overrides["max_tokens"] = max_tokens
+        overrides: dict[str, Any] = {} if max_tokens is None else {"max_tokens": max_tokens}
         if schema is not None:
             named = {"name": "response", "schema": schema, "strict": True}
             overrides["response_format"] = {"type": "json_schema", "json_schema": named}
         asked = self._ask(context, limits, overrides, system_instruction)
-        whole = WHOLE_REPLY_S if seconds is None else seconds
-        return await within(whole, asked, "the whole reply did not come")
+        seconds = WHOLE_REPLY_S if seconds is None else seconds
+        return await within(seconds, asked, "the whole reply did not come")
 
     async def _ask(
         self,
