@@ -25,10 +25,9 @@ from mistral_service import __version__
 from mistral_service.cli.endpoint import Endpoint
 from mistral_service.reply.events import Event, Text, Thought
 from mistral_service.reply.reader import ReplyReader
-from mistral_service.turn.clients import openai_client
 from mistral_service.wire.client import error_of, open_reply, read_chunks
 from mistral_service.wire.errors import MistralError, Reason
-from mistral_service.wire.http import tls_context
+from mistral_service.wire.http import http_client, tls_context
 from mistral_service.wire.models import Catalogue, ModelCard, fastest_effort
 
 TESTED_PIPECAT = "1.14"
@@ -79,7 +78,12 @@ async def run_checks(endpoint: Endpoint, model: str, tries: int = 5) -> AsyncGen
         reached = reached and finding.state is not State.FAULT
     if not reached:
         return
-    async with openai_client(endpoint.key, endpoint.base_url) as client:
+    async with AsyncOpenAI(
+        api_key=endpoint.key,
+        base_url=endpoint.base_url,
+        http_client=http_client(),
+        max_retries=0,
+    ) as client:
         known = True
         async for finding in _catalogue(client, model):
             yield finding
