@@ -185,14 +185,9 @@ def developer(body: Json) -> bool:
     return "developer" in _roles(body)
 
 
-def image_in_result(body: Json) -> bool:
-    """R15: content other than text in a result."""
-    return any(m.get("role") == "tool" and _has_media(m) for m in messages_of(body))
-
-
-def image_in_system(body: Json) -> bool:
-    """R15: content other than text in a system message."""
-    return any(m.get("role") == "system" and _has_media(m) for m in messages_of(body))
+def image_in(role: str) -> Callable[[Json], bool]:
+    """R15: content other than text in a message of a role."""
+    return lambda body: any(m.get("role") == role and _has_media(m) for m in messages_of(body))
 
 
 def has(name: str, *values: object) -> Callable[[Json], bool]:

@@ -186,10 +186,7 @@ def _cached(answers: Sequence[Answer]) -> Finding:
 
 
 def _of_format(kind: str) -> Predicate:
-    def applies_to(body: Json) -> bool:
-        return object_of(body.get("response_format")).get("type") == kind
-
-    return applies_to
+    return lambda body: object_of(body.get("response_format")).get("type") == kind
 
 
 def _cacheable() -> Request:

@@ -141,8 +141,7 @@ class Report:
         """Read a report.
 
         Raises:
-            NoReport: If it is not a report, or has another version; the message says what is
-                expected.
+            NoReport: If it is not a report, or has another version.
         """
         wanted = f"a report that `{KIND} --report FILE` wrote, with `form` {FORM}"
 

@@ -212,7 +212,7 @@ RULES: tuple[Probe, ...] = (
     _rule(
         "R15 tool",
         "An image in a function's result is refused: 400 or 422.",
-        predicates.image_in_result,
+        predicates.image_in("tool"),
         chat(USER, called(_ID), result(_ID, _shown(_SMALL)), tools=[WEATHER]),
         statuses=(400, 422),
         needs="vision",
@@ -221,7 +221,7 @@ RULES: tuple[Probe, ...] = (
     _rule(
         "R15 system",
         "An image in a system message is refused: 400 or 422.",
-        predicates.image_in_system,
+        predicates.image_in("system"),
         chat(said("system", _shown(_SMALL)), USER),
         statuses=(400, 422),
         needs="vision",
