@@ -69,6 +69,7 @@ bench: ## Compare with Pipecat's own service
 	$(INSTALL) tools
 	@$(BIN)/python benchmarks/speed.py
 	@$(BIN)/python benchmarks/pipeline.py
+	@$(BIN)/python benchmarks/first_word.py
 	@$(BIN)/python benchmarks/behaviour.py
 	@$(BIN)/python benchmarks/messages.py
 	@$(BIN)/python benchmarks/images.py

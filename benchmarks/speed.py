@@ -386,45 +386,6 @@ def rows(times: int, only: str) -> Iterator[tuple[str, str, Callable[[], tuple[f
     yield from (row for row in all_rows if only in row[0])
 
 
-def plot(path: Path) -> None:
-    """Draw how the costs grow."""
-    from matplotlib import pyplot
-
-    pyplot.rcParams.update({"font.size": 9, "svg.hashsalt": "speed", "axes.grid": True})
-    figure, (history, sessions, first) = pyplot.subplots(1, 3, figsize=(11, 3.2))
-    colours = {"ours": "#fa5111", "theirs": "#8a8f98"}
-    names = {"ours": "ours", "theirs": "Pipecat's own"}
-    for who, colour in colours.items():
-        style = {"color": colour, "label": names[who], "marker": "o", "markersize": 3}
-        lengths = [20, 100, 250, 500, 1000]
-        with server(tokens=1) as base_url:
-            costs = [measured("cpu_to_first_byte", who, base_url, n, 8) for n in lengths]
-        history.plot(lengths, costs, **style)
-        counts, delays = [], []
-        with server(tokens=200, rate=50) as base_url:
-            for count in (4, 8, 16, 24, 32, 48, 64, 96, 128, 160):
-                counts.append(count)
-                delays.append(least_delay(who, base_url, count))
-                if delays[-1] > 4 * DELAYED:
-                    break
-        sessions.plot(counts, delays, **style)
-        trips, waits = [20, 80, 160], []
-        for trip in trips:
-            with distant_server(trip / 2000) as first_turn_of:
-                waits.append(first_turn_of(who))
-        first.plot(trips, waits, **style)
-    history.set(title="CPU to the first byte", xlabel="messages (8 images among them)", ylabel="ms")
-    sessions.set(title="99th percentile of added delay", ylabel="ms", ylim=(0, 3 * DELAYED))
-    sessions.set_xlabel("sessions at 50 tokens/s on one core")
-    sessions.axhline(DELAYED, color="#444", linewidth=0.8, linestyle=":")
-    first.set(title="First turn's first word, over TLS", xlabel="round trip (ms)", ylabel="ms")
-    for axes in (history, sessions, first):
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
-
-
 def main(times: int, only: str) -> None:
     print("| | ours | Pipecat's own | ratio |")
     print("|---|---|---|---|")
@@ -439,14 +400,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=3, help="pairs of each (default: 3)")
     parser.add_argument("--only", default="", help="rows whose name has this in it")
-    parser.add_argument("--plot", type=Path, help="draw how the costs grow, into this file")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         what, who, base_url, *more = given.one
         measure: Callable[..., Awaitable[float]] = ONE[what]
         print(asyncio.run(measure(maker(who), base_url, *map(int, more))))
-    elif given.plot:
-        plot(given.plot)
     else:
         main(given.times, given.only)

@@ -73,9 +73,18 @@ def timed(_number: int) -> str:
 async def serve(
     tokens: int, rate: float, port: int, delay: float, cert: str | None, token: Callable[[int], str]
 ) -> None:
+    written = 0  # tokens of all replies
+
     async def session(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
         try:
             while (request := await read_request(reader)) is not None:
+                if request[0].startswith(b"GET /written"):
+                    body = b"%d" % written
+                    writer.write(
+                        b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+                    )
+                    continue
                 await asyncio.sleep(delay)
                 if request[0].startswith(b"GET"):
                     size = b"content-length: %d\r\n\r\n" % len(MODELS)
@@ -90,6 +99,9 @@ async def serve(
                     if rate:
                         due = began + number / rate
                         await asyncio.sleep(max(0.0, due - time.monotonic()))
+                        if writer.is_closing():
+                            return
+                        written += 1
                         writer.write(framed(chunk({"content": token(number)})))
                     else:
                         sent.append(framed(chunk({"content": "word "})))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
+from loguru import logger
 from openai import AsyncOpenAI, AsyncStream
 from openai.types.chat import ChatCompletionChunk
 from pipecat.adapters.llm.services.open_ai_adapter import OpenAILLMInvocationParams
@@ -33,6 +34,7 @@ from mistral_service.pipecat.functions.handlers import check_timeout, default_ti
 from mistral_service.pipecat.functions.pending import NO_RESULT_IN_TIME
 from mistral_service.pipecat.inference import Inference
 from mistral_service.pipecat.requests import RequestBuilder
+from mistral_service.pipecat.speculation import Speculation
 from mistral_service.pipecat.state import ServiceState
 from mistral_service.pipecat.tracing import trace_error
 from mistral_service.pipecat.turns import RecordedTurns, turn_runner
@@ -165,7 +167,7 @@ class MistralLLMService(OpenAILLMService):
         recorder = shared.recorder if recorder is None else recorder or None
 
         # What users may replace is looked up when it is called.
-        state = ServiceState(self)
+        self._state = state = ServiceState(self)
         clients = Clients(self.create_client, lambda: self._client, own, fallback, servers)
         self._router = Router(clients, lambda: self._settings.models())
         self._admission = Admission(limiter) if limiter is not None else None
@@ -176,6 +178,7 @@ class MistralLLMService(OpenAILLMService):
         self._inference = Inference(self._requests, self._router, self._admission)
         timeout = default_timeout(function_call_timeout_secs)
         self._function_calls = FunctionCalls(state, recorder, timeout)
+        self._speculation = Speculation(state)
         self._turns = turn_runner(
             state,
             open_stream=lambda asked: self.get_chat_completions(asked.context),
@@ -317,12 +320,20 @@ class MistralLLMService(OpenAILLMService):
     @traced_llm
     async def _process_context(self, context: LLMContext) -> None:
         """Answer one turn; every error of Mistral or the network leaves as a `MistralError`."""
+        if self._speculation.has_copy and self._recorded and self._recorded.is_pending:
+            # A takeover restores the conversation itself, and not a copy of it.
+            await self._speculation.withdraw()
+            return
         try:
             await self._turns.run(ContextConversation(context))
         except Exception as e:
             error = error_of(e, self._client)
             if error is None:
                 raise
+            if self._state.is_speculating:
+                logger.info(f"{self}: a speculative turn failed, and is asked again: {error}")
+                await self._speculation.withdraw()
+                return
             await self.cancel_ttfb_metrics()
             if self._tracing_enabled:
                 trace_error(error)
@@ -336,6 +347,7 @@ class MistralLLMService(OpenAILLMService):
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Process a frame; an image for the context is made ready, then passed on."""
         self._function_calls.slow.on_process(frame)
+        self._speculation.on_process(frame)
         if isinstance(frame, UserImageRawFrame) and frame.append_to_context:
             self._vision.take(frame, direction)
         else:
@@ -350,6 +362,7 @@ class MistralLLMService(OpenAILLMService):
 
     async def broadcast_frame(self, frame_cls: type[Frame], **kwargs: Any) -> None:
         """Broadcast a frame; a function's result is brought into a form that gets an answer."""
+        self._speculation.on_broadcast(frame_cls)
         broadcast = cast(Any, super().broadcast_frame)  # pyright: ignore[reportUnknownMemberType]
         await self._function_calls.broadcast(frame_cls, kwargs, broadcast)
 

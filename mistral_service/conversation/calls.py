@@ -4,11 +4,11 @@ import functools
 import hashlib
 import json
 import re
+import string
 from collections import deque
-from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from mistral_service.conversation.conversion import Conversion, Message, Messages
+from mistral_service.conversation.conversion import Conversion, Message, Messages, differ
 from mistral_service.conversation.parts import text_of
 from mistral_service.conversation.plain import as_json
 from mistral_service.wire.encoding import MAX_EVENT_VALUES, decode, values_in
@@ -26,7 +26,7 @@ _ID = re.compile(r"[a-zA-Z0-9]{9}")
 _CALL_ID_IN_TEXT = re.compile(r'("tool_call_id": ")([^"]*)"')
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 _NAME_LENGTH = 64
-_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
 
 def calls_of(message: Message) -> list[Call]:
@@ -43,21 +43,18 @@ def calls_in_mistrals_form(messages: Messages, conversion: Conversion) -> Messag
     """
     result: Messages = []
     for message in messages:
-        if not message.get("tool_calls"):
-            result.append(message)
-            continue
         calls = calls_of(message)
         formed = [_formed(call) for call in calls]
-        if all(new is old for new, old in zip(formed, calls, strict=True)):
-            result.append(message)
-        else:
-            functions = [call.get("function") for call in calls]
-            respelled = any(c["function"] != f for c, f in zip(formed, functions, strict=True))
+        if differ(formed, calls):
+            respelled = any(
+                new["function"] != old.get("function")
+                for new, old in zip(formed, calls, strict=True)
+            )
             reason = "converted its calls to Mistral's form"
             rule = "R11" if respelled else "R9"
-            result.append(
-                conversion.record_change(rule, message, reason, {**message, "tool_calls": formed})
-            )
+            new = {**message, "tool_calls": formed}
+            message = conversion.record_change(rule, message, reason, new)
+        result.append(message)
     return result
 
 
@@ -87,40 +84,44 @@ def results_follow_their_calls(messages: Messages, conversion: Conversion) -> Me
     return result
 
 
+# The index of a message, and the number of a call in it.
+_Slot = tuple[int, int]
+
+
 class _Results:
     """Which result belongs to which call."""
 
     def __init__(self, messages: Messages) -> None:
         self._messages = messages
-        # (index of the message, number of the call in it) → indices of its results.
-        self._results: dict[tuple[int, int], list[int]] = {}
-        self._call_of: dict[int, tuple[int, int]] = {}
-        self._seen: dict[tuple[int, int], set[str]] = {}  # contents of a call's results
+        self._results: dict[_Slot, list[int]] = {}  # the indices of each call's results
+        self._call_of: dict[int, _Slot] = {}
+        self._seen: dict[_Slot, set[str]] = {}  # contents of a call's results
         # How many messages before an index are neither calls nor results.
         self._others_before = [0]
         # The calls of an id: those of the last message that has it, since some servers count their
         # ids from 0 on every turn.
-        by_id: dict[str, _Slots] = {}
-        latest = _Slots()
+        by_id: dict[str, deque[_Slot]] = {}
+        latest: deque[_Slot] = deque()
         for i, message in enumerate(messages):
             is_other = message["role"] != "tool" and not message.get("tool_calls")
             self._others_before.append(self._others_before[-1] + is_other)
             if message.get("tool_calls"):
                 calls = calls_of(message)
-                latest = _Slots()
-                by_id.update({call["id"]: _Slots() for call in calls if call["id"]})
-                for number, call in enumerate(calls):
-                    self._results[i, number] = []
-                    latest.add((i, number))
+                latest = deque((i, number) for number in range(len(calls)))
+                self._results |= {slot: [] for slot in latest}
+                by_id.update({call["id"]: deque() for call in calls if call["id"]})
+                for slot, call in zip(latest, calls, strict=True):
                     if call["id"]:
-                        by_id[call["id"]].add((i, number))
+                        by_id[call["id"]].append(slot)
             elif message["role"] == "tool":
                 call_id = message.get("tool_call_id")
-                slots = by_id.get(call_id) if call_id else latest
-                slot = None if slots is None else slots.take(self._results, again=bool(call_id))
-                if slot is not None:
-                    self._results[slot].append(i)
-                    self._call_of[i] = slot
+                slots = by_id.get(call_id, deque()) if call_id else latest
+                # The first call that has no result yet. An id may have a second result.
+                while len(slots) > 1 and self._results[slots[0]]:
+                    slots.popleft()
+                if slots and (call_id or not self._results[slots[0]]):
+                    self._results[slots[0]].append(i)
+                    self._call_of[i] = slots[0]
 
     def group(self, indices: range, conversion: Conversion) -> Messages:
         """The calls of consecutive messages as one message, followed by their results."""
@@ -135,14 +136,12 @@ class _Results:
                 result.append(self._result((i, number), call, conversion))
         return result
 
-    def _result(self, slot: tuple[int, int], call: Call, conversion: Conversion) -> Message:
+    def _result(self, slot: _Slot, call: Call, conversion: Conversion) -> Message:
         name = call["function"]["name"]
         if not self._results[slot]:
-            message = self._messages[slot[0]]
             made: Message = {"role": "tool", "tool_call_id": call["id"], "content": NO_RESULT}
-            return conversion.record_change(
-                "R4", message, f"added a result which says that {name} has none", made
-            )
+            reason = f"added a result which says that {name} has none"
+            return conversion.record_change("R4", self._messages[slot[0]], reason, made)
         index = self._results[slot][0]
         result = self._messages[index]
         if self._others_before[index] > self._others_before[slot[0] + 1]:
@@ -160,11 +159,9 @@ class _Results:
         slot = self._call_of.get(index)
         content = text_of(message["content"])
         if slot is None:
-            text = f"[Result of a function call] {content}"
             reason = "kept a result without a call as text"
-            return conversion.record_change(
-                "R4", message, reason, {"role": "user", "content": text}
-            )
+            made: Message = {"role": "user", "content": f"[Result of a function call] {content}"}
+            return conversion.record_change("R4", message, reason, made)
         others = self._results[slot]
         if index == others[0]:
             return None
@@ -174,30 +171,9 @@ class _Results:
             return None
         seen.add(message["content"])
         name = calls_of(self._messages[slot[0]])[slot[1]]["function"]["name"]
-        text = f"[Later result of {name}] {content}"
         reason = f"kept a second result of {name} as text"
-        return conversion.record_change("R4", message, reason, {"role": "user", "content": text})
-
-
-class _Slots:
-    """The calls to which a result may belong, in their order."""
-
-    def __init__(self) -> None:
-        self._slots: list[tuple[int, int]] = []
-        self._next = 0
-
-    def add(self, slot: tuple[int, int]) -> None:
-        self._slots.append(slot)
-
-    def take(
-        self, results: Mapping[tuple[int, int], Sequence[int]], *, again: bool
-    ) -> tuple[int, int] | None:
-        """The first call that has no result yet; the last one `again` where all have one."""
-        while self._next < len(self._slots):
-            if not results[self._slots[self._next]]:
-                return self._slots[self._next]
-            self._next += 1
-        return self._slots[-1] if again and self._slots else None
+        made = {"role": "user", "content": f"[Later result of {name}] {content}"}
+        return conversion.record_change("R4", message, reason, made)
 
 
 def ids_of_nine_characters(messages: Messages, conversion: Conversion) -> Messages:
@@ -215,19 +191,19 @@ def ids_of_nine_characters(messages: Messages, conversion: Conversion) -> Messag
             calls = calls_of(message)
             given = ids.of(calls)
             expected = deque(given)
-            if any(new != call["id"] for new, call in zip(given, calls, strict=True)):
+            if given != [call["id"] for call in calls]:
                 renamed = [{**call, "id": new} for new, call in zip(given, calls, strict=True)]
                 reason = "gave its calls ids of nine letters and digits"
-                message = conversion.record_change(
-                    "R6", message, reason, {**message, "tool_calls": renamed}
-                )
+                new = {**message, "tool_calls": renamed}
+                message = conversion.record_change("R6", message, reason, new)
         elif expected and message["role"] == "tool":
             call_id = expected.popleft()
             if message.get("tool_call_id") != call_id:
                 message = conversion.inherit_index(message, {**message, "tool_call_id": call_id})
         result.append(message)
     conversion.call_ids.update(ids.originals)
-    return [_with_sent_ids(message, ids.sent, conversion) for message in result]
+    sent = {original: sent for sent, original in ids.originals.items()}
+    return [_with_sent_ids(message, sent, conversion) for message in result]
 
 
 def _with_sent_ids(message: Message, sent: dict[str, str], conversion: Conversion) -> Message:
@@ -246,7 +222,6 @@ class _Ids:
 
     def __init__(self) -> None:
         self.originals: dict[str, str] = {}
-        self.sent: dict[str, str] = {}
         self._sent: dict[str, str] = {}
         self._taken: set[str] = set()
         self._unnamed = 0
@@ -256,12 +231,10 @@ class _Ids:
         found: dict[str, None] = {}
         repeats: dict[str, int] = {}
         for call in calls:
-            original = str(call["id"] or "")
+            key = original = call["id"]
             if not original:
                 self._unnamed += 1
                 key = f"{self._unnamed} {call['function']['name']}"
-            else:
-                key = original
             while (sent := self._for(key, original)) in found:
                 repeats[original] = repeats.get(original, 1) + 1
                 key = f"{original} {repeats[original]}"
@@ -280,19 +253,13 @@ class _Ids:
         self._taken.add(sent)
         if original and sent != original:
             self.originals[sent] = original
-            self.sent[original] = sent
         return sent
 
 
 def safe_name(name: str) -> str:
     """A function's name in the characters that Mistral takes: `^[a-zA-Z0-9_-]{1,64}$` (R11).
 
-    Args:
-        name: The name as the user gave it.
-
-    Returns:
-        The same name if it is valid; otherwise a respelling, the same for the same name and
-        different for different names.
+    An invalid one is respelled, always alike, and different names stay different.
     """
     respelled = _NOT_IN_NAMES.sub("_", name)
     if respelled == name and 0 < len(name) <= _NAME_LENGTH:
@@ -302,16 +269,12 @@ def safe_name(name: str) -> str:
 
 
 def _formed(call: Call) -> Call:
-    function = cast("dict[str, Any]", call.get("function") or {})
-    name = safe_name(str(function.get("name") or ""))
-    arguments = _arguments(function.get("arguments"))
+    given = cast("dict[str, Any]", call.get("function") or {})
+    name = safe_name(str(given.get("name") or ""))
+    function = {"name": name, "arguments": _arguments(given.get("arguments"))}
     call_id = call.get("id")
     call_id = call_id if isinstance(call_id, str) and call_id != "null" else ""
-    formed = {
-        "id": call_id,
-        "type": "function",
-        "function": {"name": name, "arguments": arguments},
-    }
+    formed = {"id": call_id, "type": "function", "function": function}
     return call if call == formed else formed
 
 
@@ -340,8 +303,4 @@ def _object_text(text: str) -> str:
 @functools.lru_cache(maxsize=4096)
 def _digest(text: str) -> str:
     number = int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8])
-    digits: list[str] = []
-    for _ in range(9):
-        number, digit = divmod(number, len(_DIGITS))
-        digits.append(_DIGITS[digit])
-    return "".join(digits)
+    return "".join(_DIGITS[number // 62**place % 62] for place in range(9))

@@ -1,7 +1,9 @@
 """One conversion of a history: what the rules know of the request, and what they changed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import is_not
 from typing import Any
 
 from mistral_service.conversation.parts import ImageError
@@ -69,8 +71,8 @@ class Conversion:
         sees: Whether the model has vision; None where that is not known.
         parts: The types of content parts that the server knows; None for all of Mistral's.
         budget: How many images the request may have.
-        images: What is sent in place of an image's URL, or why the image cannot be sent; by
-            default the URL itself.
+        images: By the `url_key` of an image's URL what is sent in its place, or why it cannot be
+            sent; by default the URL itself.
         oversized: The error for an image whose URL is longer than any image.
         changes: What was changed, in the order of the rules.
         offered: The names of the functions in the request, as they are sent; they may only be
@@ -100,7 +102,7 @@ class Conversion:
         self.sees = sees
         self.parts = parts
         self.budget = budget or ImageBudget()
-        self.images: Mapping[str, str | ImageError] = {}
+        self.images: Mapping[Hashable, str | ImageError] = {}
         self.oversized = ImageError("its URL is too long")
         self.changes: list[Change] = []
         self.offered: Sequence[str] = ()
@@ -113,16 +115,13 @@ class Conversion:
         self.in_mistrals_form = False
         self._messages: Sequence[Message] = ()
         self._indices: Sequence[int] = ()
-        self._index_by_id: dict[int, int] | None = None
         # An id() identifies a message only as long as the message lives.
         self._alive: list[Message] = []
 
     def begin(self, messages: Sequence[Message], places: Sequence[int] | None = None) -> None:
         """Begin with the messages that the rules work on.
 
-        Args:
-            messages: The messages.
-            places: The index of each in the context; by default in the order given.
+        `places` has the index of each in the context; by default they are in its order.
         """
         self.in_mistrals_form = False
         self._messages = messages
@@ -150,18 +149,22 @@ class Conversion:
 
     def inherit_index(self, old: Message, new: Message) -> Message:
         """Give a new message the index of the one that it was made from, and return it."""
-        self._index_table()[id(new)] = self._index_of(old)
+        self._index_by_id[id(new)] = self._index_of(old)
         self._alive.append(new)
         return new
 
     def _index_of(self, message: Message) -> int:
-        return self._index_table().get(id(message), 0)
+        return self._index_by_id.get(id(message), 0)
 
-    def _index_table(self) -> dict[int, int]:
-        """The index of each message by its id(); built when a rule first changes something."""
-        if self._index_by_id is None:
-            self._index_by_id = dict(zip(map(id, self._messages), self._indices, strict=True))
-        return self._index_by_id
+    @cached_property
+    def _index_by_id(self) -> dict[int, int]:
+        # Built when a rule first changes something.
+        return dict(zip(map(id, self._messages), self._indices, strict=True))
+
+
+def differ(new: Sequence[Any], old: Sequence[Any]) -> bool:
+    """Whether a list has another object than the one that it was made from."""
+    return len(new) != len(old) or any(map(is_not, new, old))
 
 
 def without(message: Mapping[str, Any], *names: str) -> Message:

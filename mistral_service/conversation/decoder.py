@@ -7,14 +7,13 @@ once.
 """
 
 import contextlib
-import io
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from io import FileIO
+from typing import Any
 
 from PIL import AvifImagePlugin, Image
 
@@ -30,30 +29,12 @@ _BASE_BYTES = 192 * 1024 * 1024
 _BYTES_PER_PIXEL = 4 * 8
 
 
-def memory_for(form: Form) -> int:
-    """The limit of the process's address space in bytes, while it decodes an image."""
-    return _BASE_BYTES + _BYTES_PER_PIXEL * form.pixels
+_FAILED, _NO_MORE = 1, 2  # exit codes
+_IMAGES_PER_FORK = 50  # a new fork takes some milliseconds, and page faults
 
 
-class Pipe(Protocol):
-    """One end of a pipe, unbuffered."""
-
-    def read(self, size: int, /) -> bytes | None:
-        """Read at most so many bytes; none at the end."""
-        ...
-
-    def write(self, data: memoryview, /) -> int | None:
-        """Write at most so many bytes."""
-        ...
-
-
-def send(pipe: Pipe, head: dict[str, Any], data: bytes | bytearray = b"") -> None:
+def send(pipe: FileIO, head: dict[str, Any], data: bytes | bytearray = b"") -> None:
     """Write a message: the length of its head, the head as JSON, and the bytes of a file.
-
-    Args:
-        pipe: The pipe.
-        head: The head; JSON values.
-        data: The file.
 
     Raises:
         OSError: If the other side has closed the pipe.
@@ -65,15 +46,8 @@ def send(pipe: Pipe, head: dict[str, Any], data: bytes | bytearray = b"") -> Non
             rest = rest[pipe.write(rest) or 0 :]
 
 
-def receive(pipe: Pipe, most: int) -> tuple[dict[str, Any], bytes]:
-    """Read a message.
-
-    Args:
-        pipe: The pipe.
-        most: The maximum of bytes of the head, and of the file.
-
-    Returns:
-        The head and the file.
+def receive(pipe: FileIO, most: int) -> tuple[dict[str, Any], bytes]:
+    """Read the head of a message, and its file, each of at most `most` bytes.
 
     Raises:
         EOFError: If the other side has closed the pipe.
@@ -83,7 +57,7 @@ def receive(pipe: Pipe, most: int) -> tuple[dict[str, Any], bytes]:
     return head, _exactly(pipe, int(head["length"]), most)
 
 
-def _exactly(pipe: Pipe, size: int, most: int) -> bytes:
+def _exactly(pipe: FileIO, size: int, most: int) -> bytes:
     if not 0 <= size <= most:
         raise ValueError(f"{size} bytes are more than {most}")
     data = bytearray()
@@ -100,7 +74,7 @@ def _limit(form: Form) -> None:
     import resource  # exists where fork exists
 
     for kind, value in (
-        (resource.RLIMIT_AS, memory_for(form)),
+        (resource.RLIMIT_AS, _BASE_BYTES + _BYTES_PER_PIXEL * form.pixels),
         (resource.RLIMIT_CPU, math.ceil(time.process_time()) + CPU_SECONDS),
         (resource.RLIMIT_CORE, 0),
     ):
@@ -108,27 +82,13 @@ def _limit(form: Form) -> None:
             resource.setrlimit(kind, (value, resource.getrlimit(kind)[1]))
 
 
-def serve(source: Pipe, sink: Pipe) -> None:
-    """Decode images until the other side closes the pipe.
-
-    Args:
-        source: Requests are read from here.
-        sink: Responses are written here.
-    """
-    Image.init()
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each thread would have a memory arena of its own
-    send(sink, {"ready": True})
-    while _decode_in_fork(source, sink) if hasattr(os, "fork") else _decode_next(source, sink):
-        pass
-
-
-def _decode_in_fork(source: Pipe, sink: Pipe) -> bool:
+def _decode_in_fork(source: FileIO, sink: FileIO) -> bool:
     """Wait for images, and decode some, in a fork of this process."""
     pid = os.fork()
     if pid == 0:
         code = _FAILED
         try:
-            more = all(_decode_next(source, sink, _limit) for _ in range(_IMAGES_PER_FORK))
+            more = all(_decode_next(source, sink, is_limited=True) for _ in range(_IMAGES_PER_FORK))
             code = 0 if more else _NO_MORE
         finally:
             os._exit(code)
@@ -140,19 +100,14 @@ def _decode_in_fork(source: Pipe, sink: Pipe) -> bool:
     return True
 
 
-_FAILED, _NO_MORE = 1, 2
-_IMAGES_PER_FORK = 50  # a new fork takes some milliseconds, and page faults
-
-
-def _decode_next(
-    source: Pipe, sink: Pipe, limit: Callable[[Form], None] = lambda form: None
-) -> bool:
+def _decode_next(source: FileIO, sink: FileIO, *, is_limited: bool = False) -> bool:
     try:
         head, data = receive(source, sys.maxsize)
     except EOFError:
         return False
     form = Form(**head["form"])
-    limit(form)
+    if is_limited:
+        _limit(form)
     made = encode(data, (0, 0), head["name"], form)
     if not isinstance(made, Encoded):
         send(sink, {"error": str(made)})
@@ -164,10 +119,15 @@ def _decode_next(
 
 
 def main() -> None:
-    """Run the process: it reads images from standard input and writes to standard output."""
-    with io.FileIO(0, "rb", closefd=False) as source, io.FileIO(os.dup(1), "wb") as sink:
+    """Decode images from standard input to standard output until the other side closes it."""
+    with FileIO(0, "rb", closefd=False) as source, FileIO(os.dup(1), "wb") as sink:
         os.dup2(2, 1)  # what a library prints is not part of the protocol
-        serve(source, sink)
+        Image.init()
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each thread would have a memory arena of its own
+        send(sink, {"ready": True})
+        decode = _decode_in_fork if hasattr(os, "fork") else _decode_next
+        while decode(source, sink):
+            pass
 
 
 if __name__ == "__main__":

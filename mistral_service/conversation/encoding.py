@@ -37,12 +37,7 @@ _SMALL_BYTES = 256 * 1024
 
 _READ = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "ICO", "PPM")
 # What Mistral's API takes, and how a complete file of each type ends (WebP has a length field).
-_ENDS: dict[str, bytes] = {
-    "JPEG": b"\xff\xd9",
-    "PNG": b"IEND\xaeB`\x82",
-    "GIF": b";",
-    "WEBP": b"",
-}
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";", "WEBP": b""}
 # Fields that are needed to decode a file; all other fields that Pillow finds are metadata.
 _DECODING_FIELDS = frozenset(
     {"jfif", "jfif_version", "jfif_unit", "jfif_density", "adobe", "adobe_transform", "dpi"}
@@ -84,14 +79,7 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An encoded image.
-
-    Parameters:
-        data: The file.
-        mime_type: Its MIME type.
-        size: Width and height.
-        unchanged: Whether it is the file that was given.
-    """
+    """An encoded image; `unchanged` if it is the file that was given."""
 
     data: bytes
     mime_type: str
@@ -120,9 +108,8 @@ def encode(
     """
     try:
         data = bytes(data)  # a numpy array as its bytes
-        if name and name.startswith("image/"):
-            return _encoded(data, form)
-        return _raw(data, size, name, form)
+        is_file = name is not None and name.startswith("image/")
+        return _encoded(data, form) if is_file else _raw(data, size, name, form)
     except ImageError as e:
         why = str(e)
     except Exception as e:

@@ -27,6 +27,7 @@ class FairThreads:
         self._threads = threads
         self._name = name
         self._lock = threading.Lock()
+        self._lost: frozenset[Future[Any]] = frozenset()
         self._reset()
         if hasattr(os, "register_at_fork"):
             # With the lock held, so that the child does not inherit a half-made change.
@@ -37,15 +38,9 @@ class FairThreads:
             )
 
     def submit(self, session: object, work: Callable[..., T], *args: Any) -> Future[T]:
-        """Queue a job of a session.
+        """Queue a job of a session, which is hashed by identity.
 
-        Args:
-            session: The owner of the job; hashed by identity, and referenced until the job is done.
-            work: The function that runs in a thread.
-            args: Its arguments.
-
-        Returns:
-            The future of its result. A job that is cancelled while it waits does not run.
+        A job that is cancelled while it waits does not run.
         """
         future: Future[T] = Future()
         with self._lock:
@@ -70,13 +65,11 @@ class FairThreads:
         self._waiting: dict[object, deque[tuple[Future[Any], Callable[..., Any], Any]]] = {}
         self._running: dict[object, Future[Any]] = {}
         self._slow: WeakSet[object] = WeakSet()
-        self._lost: frozenset[Future[Any]] = frozenset()
 
     def _after_fork(self) -> None:
         unfinished = {future for jobs in self._waiting.values() for future, _, _ in jobs}
-        lost = self._lost.union(unfinished, self._running.values())
+        self._lost = self._lost.union(unfinished, self._running.values())
         self._reset()
-        self._lost = lost
         self._lock.release()
 
     def _start(self) -> None:
@@ -101,9 +94,7 @@ class FairThreads:
                 return session
         return None
 
-    def _run(
-        self, session: object, future: Future[Any], work: Callable[..., Any], args: Any
-    ) -> None:
+    def _run(self, session: object, future: Future[T], work: Callable[..., T], args: Any) -> None:
         began = time.monotonic()
         try:
             if future.set_running_or_notify_cancel():

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from mistral_service.conversation.conversion import Conversion, Message, Messages, without
-from mistral_service.conversation.foreign_blocks import ForeignCall, ForeignResult
 from mistral_service.conversation.foreign_media import get, mapping_of, text_part
 from mistral_service.conversation.foreign_parts import OWN_KINDS, content_of, kind_of, pieces_of
+from mistral_service.conversation.foreign_readers import ForeignCall, ForeignResult, call
 from mistral_service.conversation.parts import is_text
-from mistral_service.conversation.plain import as_json
 from mistral_service.wire.trees import object_of
 
 # Roles that need no conversion; the last is that of a stored thought.
@@ -39,41 +38,18 @@ def in_mistrals_form(messages: Messages, conversion: Conversion) -> Messages:
     if conversion.in_mistrals_form:
         return messages
     conversion.in_mistrals_form = True
-    start = 0
-    for message in messages:
-        if not (_is_text_message(message) or _is_native(message)):
-            break
-        start += 1
-    else:
+    if not any(map(is_foreign, messages)):
         return messages  # The common case, decided without an allocation.
-    result = messages[:start]
     converter = _Converter(conversion)
-    for message in messages[start:]:
-        if _is_native(message):
-            converter.ids.end_group()
-            result.append(message)
-        else:
-            result += converter.convert(message)
-    return result
-
-
-def is_foreign(message: Any) -> bool:
-    """Whether a message may be in the form of another API."""
-    return not _is_native(message)
+    return [new for message in messages for new in converter.convert(message)]
 
 
 def readable(message: Any) -> Message | None:
-    """The part of another provider's own message that other models can read.
+    """The part of another provider's own message that other models can read; None without any.
 
     Thoughts, signatures and the like only concern that provider and its model, and so do its
-    instructions.
-
-    Args:
-        message: A message in the form of OpenAI, Anthropic, Google, or another: a mapping, or an
-            object with attributes of the same names. It is left as it is.
-
-    Returns:
-        A message that `in_mistrals_form` takes; None if there is nothing that others can read.
+    instructions. The message is a mapping, or an object with attributes of the same names; the
+    result is one that `in_mistrals_form` takes.
     """
     if _is_thought(message):
         return None
@@ -97,35 +73,27 @@ def _is_thought(value: Any) -> bool:
     return (isinstance(kind, str) and kind in _THOUGHTS) or get(value, "thought") is True
 
 
-def _is_text_message(message: Any) -> bool:
-    """Whether a message has a role and text only, as most have."""
-    return (
-        message.__class__ is dict
-        and len(message) == 2
-        and message.get("content").__class__ is str
-        and message.get("role") in _ROLES
-    )
-
-
-def _is_native(message: Any) -> bool:
-    """Whether a message has nothing of another API; checked for every message of every request."""
+def is_foreign(message: Any) -> bool:
+    """Whether a message may be in another API's form; checked for all messages of a request."""
     if message.__class__ is not dict or message.get("role") not in _ROLES:
+        return True
+    content = message.get("content")
+    if content.__class__ is str and len(message) == 2:
         return False
     if "parts" in message or "function_call" in message or "tool_plan" in message:
-        return False
-    content = message.get("content")
-    if content.__class__ is str or content is None:
         return True
-    if content.__class__ is not list:
+    if content.__class__ is str or content is None:
         return False
+    if content.__class__ is not list:
+        return True
     for part in content:
         if part.__class__ is dict:
             kind = part.get("type")
             if kind.__class__ is not str or kind not in OWN_KINDS:
-                return False
+                return True
         elif part.__class__ is not str:
-            return False
-    return True
+            return True
+    return False
 
 
 class _Converter:
@@ -133,16 +101,19 @@ class _Converter:
 
     def __init__(self, conversion: Conversion) -> None:
         self._conversion = conversion
-        self.ids = _Ids()
+        self._ids = _Ids()
 
     def convert(self, message: Any) -> Messages:
         """A message as one or several in Mistral's form: the same object, if it is that already."""
+        if not is_foreign(message):
+            self._ids.end_group()
+            return [message]
         pieces, kinds = _pieces(message)
         role = _role(message, pieces)
         given = cast("Message", message)
         own = given if isinstance(message, dict) else mapping_of(message)
         if not any(isinstance(piece, ForeignCall | ForeignResult) for piece in pieces):
-            self.ids.end_group()
+            self._ids.end_group()
             return self._in_one(given, {**own, "role": role}, pieces, kinds)
         made = self._in_several("user" if role == "tool" else role, pieces)
         if calls := own.get("tool_calls"):
@@ -160,7 +131,8 @@ class _Converter:
             return [message]
         if kinds:
             new = without(new, "parts", "type", "tool_plan", "content")
-            new["content"] = parts[0]["text"] if len(parts) == 1 and _is_text(parts[0]) else parts
+            text = object_of(parts[0]).get("text") if len(parts) == 1 else None
+            new["content"] = text if isinstance(text, str) and is_text(parts[0]) else parts
             has_more = any(new.get(name) for name in ("tool_calls", "refusal", "audio"))
             if not parts and new["role"] in ("user", "assistant") and not has_more:
                 reason = f"left out {_named(kinds)}: nothing that another model can read"
@@ -174,19 +146,16 @@ class _Converter:
         last: Message | None = None  # The message that the next piece may join.
         for piece in pieces:
             if isinstance(piece, ForeignResult):
-                last = {
-                    "role": "tool",
-                    "tool_call_id": self.ids.of_result(piece),
-                    "content": piece.content,
-                }
+                call_id = self._ids.of_result(piece)
+                last = {"role": "tool", "tool_call_id": call_id, "content": piece.content}
                 made.append(last)
             elif isinstance(piece, ForeignCall):
                 if last is None or last["role"] != "assistant":
                     last = {"role": "assistant"}
                     made.append(last)
-                last.setdefault("tool_calls", []).append(self.ids.of_call(piece))
+                last.setdefault("tool_calls", []).append(self._ids.of_call(piece))
             else:
-                self.ids.end_group()
+                self._ids.end_group()
                 if last is None or last["role"] != role or "tool_calls" in last:
                     last = {"role": role, "content": []}
                     made.append(last)
@@ -265,11 +234,9 @@ def _pieces(message: Any) -> tuple[list[Any], Sequence[str]]:
                 kinds[kind_of(part) or "an object"] = None
                 pieces += read
     # OpenAI's legacy form.
-    if name := get(call := get(message, "function_call"), "name"):
+    if name := get(made := get(message, "function_call"), "name"):
         kinds["function_call"] = None
-        arguments = get(call, "arguments")
-        text = arguments if isinstance(arguments, str) else as_json(arguments or {})
-        pieces.append(ForeignCall("", str(name), text))
+        pieces.append(call("", str(name), get(made, "arguments") or {}))
     if get(message, "role") == "function" and not any(isinstance(p, ForeignResult) for p in pieces):
         kinds["function"] = None
         returned = content if isinstance(content, str) else pieces
@@ -288,11 +255,6 @@ def _role(message: Any, pieces: Sequence[Any]) -> Any:
         return "user" if get(message, "parts") is not None else None
     calls = any(isinstance(piece, ForeignCall | ForeignResult) for piece in pieces)
     return "assistant" if calls or kind.startswith("output_") else "user"
-
-
-def _is_text(part: Any) -> bool:
-    fields = object_of(part)
-    return is_text(fields) and isinstance(fields.get("text"), str)
 
 
 def _named(kinds: Sequence[str]) -> str:

@@ -68,13 +68,7 @@ def url_parts(url: Any, media_type: Any, name: Any = None) -> list[Part]:
 
 
 def data_parts(media_type: Any, data: Any, name: Any = None) -> list[Part]:
-    """An image, sound, text or document from its bytes.
-
-    Args:
-        media_type: The MIME type.
-        data: The bytes, or their base64 text.
-        name: The name of the file.
-    """
+    """An image, sound, text or document from its bytes, or their base64 text."""
     kind = media_type if isinstance(media_type, str) and "/" in media_type else "application/pdf"
     encoded = _base64(data)
     if not encoded:

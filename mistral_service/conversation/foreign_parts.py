@@ -4,18 +4,18 @@ A part may be a mapping, or an object of a client library.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
-from mistral_service.conversation import foreign_blocks as blocks
-from mistral_service.conversation import foreign_keys as keys
-from mistral_service.conversation.foreign_blocks import (
+from mistral_service.conversation import foreign_readers as readers
+from mistral_service.conversation.foreign_media import get, mapping_of, text_part, text_parts
+from mistral_service.conversation.foreign_readers import (
     ForeignCall,
     ForeignResult,
     Nested,
     Piece,
     Pieces,
 )
-from mistral_service.conversation.foreign_media import get, mapping_of, text_part, text_parts
 from mistral_service.conversation.plain import as_json
 
 FAILED = "[Error] "
@@ -28,64 +28,50 @@ OWN_KINDS = frozenset(
 
 _MAX_DEPTH = 4
 
-_Reader = Callable[[Any, Any], Pieces]
+_Reader = Callable[[Any], Pieces]
 
 _BY_KIND: Mapping[str, _Reader] = {
     # Anthropic's Messages
-    "tool_use": blocks.tool_use,
-    "server_tool_use": blocks.tool_use,
-    "mcp_tool_use": blocks.tool_use,
-    "tool_result": blocks.tool_result,
-    "image": blocks.image,
-    "document": blocks.document,
-    "search_result": blocks.search_result,
-    "redacted_thinking": blocks.nothing,
+    **dict.fromkeys(("tool_use", "server_tool_use", "mcp_tool_use"), readers.tool_use),
+    "tool_result": readers.tool_result,
+    "image": readers.anthropic_image,
+    "document": readers.anthropic_document,
+    "search_result": readers.search_result,
+    "redacted_thinking": readers.nothing,
     # OpenAI's Responses
-    "input_text": blocks.text,
-    "output_text": blocks.text,
-    "input_image": blocks.input_image,
-    "computer_screenshot": blocks.input_image,
-    "input_file": blocks.input_file,
-    "reasoning": blocks.nothing,
-    "item_reference": blocks.reference,
+    **dict.fromkeys(("input_text", "output_text"), lambda part: text_parts(get(part, "text"))),
+    **dict.fromkeys(("input_image", "computer_screenshot"), readers.input_image),
+    "input_file": readers.input_file,
+    "reasoning": readers.nothing,
+    "item_reference": readers.reference,
     # Pipecat's
-    "file_base64": blocks.pipecats_file,
-    "file_url": blocks.pipecats_file,
+    **dict.fromkeys(("file_base64", "file_url"), readers.pipecats_file),
 }
 
 # Families of types: `web_search_tool_result`, `function_call`, `shell_call_output`.
 _BY_ENDING: Mapping[str, _Reader] = {
-    "_tool_result": blocks.tool_result,
-    "_call": blocks.called_item,
-    "_call_output": blocks.returned_item,
+    "_tool_result": readers.tool_result,
+    "_call": readers.called_item,
+    "_call_output": readers.returned_item,
 }
 
 _BY_KEY: Mapping[str, _Reader] = {
     # Google's, in snake case and camel case
-    "function_call": keys.google_call,
-    "functionCall": keys.google_call,
-    "function_response": keys.google_result,
-    "functionResponse": keys.google_result,
-    "inline_data": keys.google_data,
-    "inlineData": keys.google_data,
-    "file_data": keys.google_file,
-    "fileData": keys.google_file,
-    "executable_code": keys.google_code,
-    "executableCode": keys.google_code,
-    "code_execution_result": keys.google_outcome,
-    "codeExecutionResult": keys.google_outcome,
+    **dict.fromkeys(("function_call", "functionCall"), readers.tool_use),
+    **dict.fromkeys(("function_response", "functionResponse"), readers.google_result),
+    **dict.fromkeys(("inline_data", "inlineData"), readers.google_data),
+    **dict.fromkeys(("file_data", "fileData"), readers.google_file),
+    **dict.fromkeys(("executable_code", "executableCode"), readers.google_code),
+    **dict.fromkeys(("code_execution_result", "codeExecutionResult"), readers.google_code),
     # Bedrock's Converse
-    "toolUse": keys.bedrock_call,
-    "toolResult": keys.bedrock_result,
-    "image": keys.bedrock_media("image"),
-    "document": keys.bedrock_media("document"),
-    "video": keys.bedrock_media("video"),
-    "json": keys.bedrock_json,
-    "guardContent": keys.bedrock_guarded,
-    "reasoningContent": blocks.nothing,
-    "cachePoint": blocks.nothing,
+    "toolUse": readers.tool_use,
+    "toolResult": readers.tool_result,
+    **{kind: partial(readers.bedrock_media, kind) for kind in ("image", "document", "video")},
+    "json": lambda value: text_parts(as_json(value)),
+    "guardContent": lambda value: text_parts(get(get(value, "text"), "text")),
+    **dict.fromkeys(("reasoningContent", "cachePoint"), readers.nothing),
     # Both
-    "text": keys.google_text,
+    "text": text_parts,
 }
 
 
@@ -95,15 +81,10 @@ def kind_of(part: Any) -> str:
 
 
 def pieces_of(part: Any) -> Sequence[Any] | None:
-    """Convert a part to Mistral's form.
+    """Convert a part to parts that `convert_part` takes, calls, and results.
 
-    Args:
-        part: A part in any form.
-
-    Returns:
-        Parts that `convert_part` takes, calls, and results whose content is text or such parts,
-        in their order: none if the part only concerns an API and its own model. None if it is of no
-        known API.
+    There are none if the part only concerns an API and its own model. The content of a result is
+    text or such parts. None is returned for a part of no known API.
     """
     read = _read(part)
     if read is None:
@@ -114,63 +95,58 @@ def pieces_of(part: Any) -> Sequence[Any] | None:
             content = content_of(piece.content)
             content = _as_failed(content) if piece.failed else content
             pieces.append(ForeignResult(piece.id, piece.name, content))
-        elif isinstance(piece, Nested):
-            pieces += _parts_in(piece.content, ())
         else:
-            pieces.append(piece)
+            pieces += _parts_in(piece.content) if isinstance(piece, Nested) else [piece]
     return pieces
 
 
 def content_of(value: Any) -> str | list[Any]:
-    """Convert what a function has returned.
+    """Convert what a function has returned to text, or to parts that `convert_part` takes.
 
-    Args:
-        value: Text, parts in any form, or any other value.
-
-    Returns:
-        Text, or parts that `convert_part` takes. Any other value becomes JSON text.
+    Any value that is neither becomes JSON text.
     """
     if value is None:
         return ""
     if isinstance(value, Mapping) and kind_of(value):
         value = [value]
     if isinstance(value, list | tuple) and any(map(_is_part, cast("Sequence[Any]", value))):
-        return _parts_in(value, ())
+        return _parts_in(value)
     return value if isinstance(value, str) else as_json(value)
 
 
-def _parts_in(value: Any, around: tuple[int, ...]) -> list[Any]:
+def _parts_in(value: Any, around: tuple[int, ...] = ()) -> list[Any]:
     """The parts of a nested content; calls and results in it become JSON text."""
     if isinstance(value, str):
         return text_parts(value)
-    if not isinstance(value, list | tuple):
-        return [] if value is None else [text_part(as_json(value))]
-    if id(cast("object", value)) in around or len(around) >= _MAX_DEPTH:
+    if value is None:
+        return []
+    here = id(value)
+    if not isinstance(value, list | tuple) or here in around or len(around) >= _MAX_DEPTH:
         return [text_part(as_json(value))]
     parts: list[Any] = []
     for part in cast("Sequence[Any]", value):
         read = _read(part)
-        if read is None:
-            parts.append(
-                part
-                if isinstance(part, str) or _is_own(part)
-                else text_part(as_json(_without_encrypted(part)))
-            )
+        if read is None and (isinstance(part, str) or _is_own(part)):
+            parts.append(part)
+        elif read is None:
+            parts.append(text_part(as_json(_without_encrypted(part))))
         elif any(isinstance(piece, ForeignCall | ForeignResult) for piece in read):
             parts.append(text_part(as_json(part)))
         else:
             for piece in read:
-                if isinstance(piece, Nested):
-                    parts += _parts_in(piece.content, (*around, id(cast("object", value))))
-                else:
-                    parts.append(piece)
+                nested = isinstance(piece, Nested)
+                parts += _parts_in(piece.content, (*around, here)) if nested else [piece]
     return parts
 
 
 def _read(part: Any) -> Sequence[Piece] | None:
     kind, reader = _found(part)
+    if reader is not None and reader is _BY_KEY.get(kind):
+        # Google marks a thought next to its text.
+        is_thought = kind == "text" and get(part, "thought") is True
+        return () if is_thought else reader(get(part, kind))
     if reader is not None:
-        return reader(get(part, kind), part) if reader is _BY_KEY.get(kind) else reader(part, part)
+        return reader(part)
     if isinstance(part, str | Mapping) or not _is_own(part):
         return None
     return [mapping_of(part)]  # an object of Anthropic's or OpenAI's client
@@ -182,14 +158,11 @@ def _found(part: Any) -> tuple[str, _Reader | None]:
     kind = get(part, "type")
     if not isinstance(kind, str):
         # A mapping has few keys, an object has any.
-        keys_of = cast("Mapping[str, Any]", part) if isinstance(part, Mapping) else _BY_KEY
-        for key in keys_of:
-            if key in _BY_KEY and get(part, key) is not None:
-                return key, _BY_KEY[key]
-        return "", None
-    reader = _BY_KIND.get(kind)
-    if reader is None:
-        reader = next((read for end, read in _BY_ENDING.items() if kind.endswith(end)), None)
+        keys = cast("Mapping[str, Any]", part) if isinstance(part, Mapping) else _BY_KEY
+        kind = next((key for key in keys if key in _BY_KEY and get(part, key) is not None), "")
+        return kind, _BY_KEY.get(kind)
+    endings = (read for end, read in _BY_ENDING.items() if kind.endswith(end))
+    reader = _BY_KIND.get(kind) or next(endings, None)
     return (kind if reader else ""), reader
 
 

@@ -11,16 +11,10 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def size_before_opening(data: bytes) -> Size | None:
-    """Read the size of a WebP or an ICO.
+    """The size of a WebP or an ICO; None for other types, and for a broken header.
 
     Pillow opens most files without decoding them. For a WebP it allocates two canvases of the full
     size; an ICO is decoded.
-
-    Args:
-        data: An encoded file.
-
-    Returns:
-        Width and height; None for other types, and for a broken header.
     """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _size_of_webp(data[12:30])

@@ -3,15 +3,18 @@
 import asyncio
 import base64
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
+from typing import Generic, TypeVar
 
-from mistral_service.conversation.data_urls import MAX_URL_LENGTH, read_data_url
+from mistral_service.conversation.data_urls import MAX_URL_LENGTH, read_data_url, url_key
 from mistral_service.conversation.encoding import Encoded, Form
 from mistral_service.conversation.fair import FairThreads
 from mistral_service.conversation.isolation import DecoderUnavailable, encode
 from mistral_service.conversation.parts import ImageError
-from mistral_service.conversation.url_cache import LRUCache, UrlMapping, url_key
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 # For the whole process: a hundred calls share two threads, which leaves the CPU to their audio.
 _THREADS = FairThreads(2, "images")
@@ -35,6 +38,33 @@ def _done(prepared: _Prepared) -> Future[_Prepared]:
 _UNCHANGED = _done(None)
 
 
+class LRUCache(Generic[K, V]):
+    """A mapping that evicts the least recently used entry when it is full."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._entries: dict[K, V] = {}
+
+    def get(self, key: K) -> V | None:
+        """The value of a key, which becomes the most recently used; None if there is none."""
+        value = self.pop(key)
+        if value is not None:
+            # Under this key object, not an equal one: the context has it too.
+            self._entries[key] = value
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        """Store a value, and evict the least recently used one if the cache is full."""
+        self.pop(key)
+        self._entries[key] = value
+        if len(self._entries) > self._most:
+            del self._entries[next(iter(self._entries))]
+
+    def pop(self, key: K) -> V | None:
+        """Remove a value, if there is one."""
+        return self._entries.pop(key, None)
+
+
 class ImageCache:
     """Prepares images for requests, and caches the latest.
 
@@ -53,33 +83,20 @@ class ImageCache:
         self.oversized = ImageError(f"its URL has more than {MAX_URL_LENGTH:,} characters")
         self._untried = ImageError(f"{_MAX_BROKEN:,} other images of this request are broken")
         # For a broken image the URL is not stored: Python's keyed 64-bit hash identifies it.
-        self._errors: LRUCache[int, ImageError] = LRUCache(_ERRORS_CACHED)
-        self._prepared: LRUCache[tuple[Hashable, Form], Future[_Prepared]] = LRUCache(
-            _IMAGES_CACHED
-        )
-        self._frames: LRUCache[bytes, Encoded | ImageError] = LRUCache(_FRAMES_CACHED)
+        self._errors = LRUCache[int, ImageError](_ERRORS_CACHED)
+        self._prepared = LRUCache[tuple[Hashable, Form], Future[_Prepared]](_IMAGES_CACHED)
+        self._frames = LRUCache[bytes, Encoded | ImageError](_FRAMES_CACHED)
 
     async def encode_frame(
         self, data: bytes, size: tuple[int, int], name: str | None, form: Form
     ) -> Encoded | ImageError:
-        """Encode a frame; one that is identical to a recent frame is not encoded again.
-
-        Args:
-            data: Raw pixels, or an encoded file.
-            size: Width and height of raw pixels.
-            name: The pixel format, or the MIME type of an encoded file.
-            form: The form in which it is sent.
-
-        Returns:
-            The image, or why there is none.
-        """
+        """As `encode` does; a frame that is identical to a recent one is not encoded again."""
 
         def work() -> tuple[Encoded | ImageError, str]:
             digest = hashlib.blake2b(f"{size} {name} {form}".encode())
             digest.update(data)
             key = digest.digest()
-            made = self._frames.get(key)
-            if made is None:
+            if (made := self._frames.get(key)) is None:
                 made = encode(data, size, name, form)
                 self._frames.put(key, made)
             return made, "" if isinstance(made, ImageError) else _url_of(made)
@@ -92,7 +109,7 @@ class ImageCache:
 
     async def prepare(
         self, urls: Sequence[str], most: int, form: Form
-    ) -> Mapping[str, str | ImageError]:
+    ) -> dict[Hashable, str | ImageError]:
         """Prepare the images of a request.
 
         Args:
@@ -101,29 +118,31 @@ class ImageCache:
             form: The form in which they are sent.
 
         Returns:
-            For each URL what is sent in its place (the same object, if nothing changes), or why it
-            cannot be sent. Those beyond the limit are absent.
+            By the `url_key` of each URL what is sent in its place (the same object, if nothing
+            changes), or why it cannot be sent. Those beyond the limit are absent.
         """
-        sent = UrlMapping[str | ImageError]()
+        sent: dict[Hashable, str | ImageError] = {}
         good, broken, rest = 0, 0, urls
         while rest and good < most and broken < _MAX_BROKEN:
             wanted = min(most - good, _MAX_BROKEN - broken)
             batch, rest = rest[:wanted], rest[wanted:]
             for url, future in [(url, self._prepare(url, form)) for url in batch]:
+                key = url_key(url)
                 # Shielded: after an interruption, the next turn uses the result.
                 if not future.done():
                     await asyncio.shield(asyncio.wrap_future(future))
                 prepared = future.result()
-                sent[url] = url if prepared is None else prepared
+                sent[key] = url if prepared is None else prepared
                 if isinstance(prepared, ImageError):
                     broken += 1
-                    self._cache_error(url, form, prepared)
+                    self._prepared.pop((key, form))
+                    if not isinstance(prepared, DecoderUnavailable):
+                        self._errors.put(hash((key, form)), prepared)
                 else:
                     good += 1
         if broken >= _MAX_BROKEN:
             for url in rest:
-                if url not in sent:
-                    sent[url] = self._untried
+                sent.setdefault(url_key(url), self._untried)
         return sent
 
     def close(self) -> None:
@@ -141,12 +160,6 @@ class ImageCache:
             future = _THREADS.submit(self, _prepare, url, form)
             self._prepared.put(key, future)
         return future
-
-    def _cache_error(self, url: str, form: Form, error: ImageError) -> None:
-        key = (url_key(url), form)
-        self._prepared.discard(key)
-        if not isinstance(error, DecoderUnavailable):
-            self._errors.put(hash(key), error)
 
 
 def _prepare(url: str, form: Form) -> _Prepared:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mistral_service.conversation.conversion import Conversion, Message, Messages
-from mistral_service.conversation.data_urls import MAX_URL_LENGTH
+from mistral_service.conversation.conversion import Conversion, Message, Messages, differ
+from mistral_service.conversation.data_urls import MAX_URL_LENGTH, url_key
 from mistral_service.conversation.foreign import in_mistrals_form
 from mistral_service.conversation.parts import (
     EARLIER_IMAGE,
@@ -15,7 +15,7 @@ from mistral_service.conversation.parts import (
     has_content,
     image_in,
 )
-from mistral_service.wire.trees import list_of, object_of
+from mistral_service.wire.trees import object_of
 
 
 def images_within_the_budget(messages: Messages, conversion: Conversion) -> Messages:
@@ -31,12 +31,13 @@ def images_within_the_budget(messages: Messages, conversion: Conversion) -> Mess
     for index in _with_parts_newest_first(messages):
         message = messages[index]
         if index < start:
-            quota.exhaust()
+            quota.images_left = 0
         parts = [quota.take(part) for part in reversed(message["content"])][::-1]
-        if any(new is not old for new, old in zip(parts, message["content"], strict=True)):
+        if differ(parts, message["content"]):
             new = {**message, "content": parts}
-            reason = "; ".join(quota.take_reasons())
+            reason = "; ".join(quota.reasons)
             result[index] = conversion.record_change("R10", message, reason, new)
+            quota.reasons.clear()
     return result
 
 
@@ -70,16 +71,9 @@ class _ImageQuota:
 
     def __init__(self, conversion: Conversion) -> None:
         self._conversion = conversion
-        self._images_left = conversion.budget.images
+        self.images_left = conversion.budget.images
         self._bytes_left = conversion.budget.total_bytes
-        self._reasons: dict[str, None] = {}
-
-    def exhaust(self) -> None:
-        self._images_left = 0
-
-    def take_reasons(self) -> list[str]:
-        reasons, self._reasons = list(self._reasons), {}
-        return reasons
+        self.reasons: dict[str, None] = {}  # why the last message changed, in order
 
     def take(self, part: Any) -> Any:
         """A part as it is sent: an image within the quota, or a text in its place."""
@@ -89,32 +83,32 @@ class _ImageQuota:
         if self._conversion.sees is False:
             self._conversion.unseen_images += 1
             return self._placeholder(UNSEEN_IMAGE, "left out an image: the model has no vision")
-        if self._images_left == 0:
+        if self.images_left == 0:
             return self._placeholder(EARLIER_IMAGE, _FOR_NEWER)
         if len(url) > MAX_URL_LENGTH:
             sent = self._conversion.oversized
         else:
-            sent = self._conversion.images.get(url, url)
+            sent = self._conversion.images.get(url_key(url), url)
         if isinstance(sent, ImageError):
             self._conversion.image_errors.append(sent)
             return self._placeholder(UNREADABLE_IMAGE, f"left out an image: {sent}")
         size = len(sent) if sent.startswith("data:") else 0
-        is_newest = self._images_left == self._conversion.budget.images
+        is_newest = self.images_left == self._conversion.budget.images
         if size > max(0, self._bytes_left) and not is_newest:  # the newest is always sent
-            self.exhaust()
+            self.images_left = 0
             return self._placeholder(EARLIER_IMAGE, _FOR_NEWER)
-        self._images_left -= 1
+        self.images_left -= 1
         self._bytes_left -= size
         if sent is url:
             return part
-        self._reasons["scaled an image to what the model sees"] = None
+        self.reasons["scaled an image to what the model sees"] = None
         inner = image_in(part) or {}
         image = inner["image_url"]
         made = {**inner, "image_url": sent if isinstance(image, str) else {**image, "url": sent}}
         return made if inner is part else {**part, "content": made}
 
     def _placeholder(self, text: str, reason: str) -> Part:
-        self._reasons[reason] = None
+        self.reasons[reason] = None
         return {"type": "text", "text": text}
 
 
@@ -153,14 +147,5 @@ def _url_of(part: Any) -> str | None:
 
 def has_images(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether there are images in a conversation, in the form of any API."""
-    for message in in_mistrals_form([dict(message) for message in messages], Conversion()):
-        if any(map(_has_image, list_of(message.get("content")))):
-            return True
-    return False
-
-
-def _has_image(part: Any) -> bool:
-    fields = object_of(part)
-    if fields.get("type") in ("file_base64", "file_url"):
-        return str(object_of(fields.get("file")).get("mime_type")).startswith("image/")
-    return fields.get("type") == "image_url"
+    formed = in_mistrals_form([dict(message) for message in messages], Conversion())
+    return bytes_of_images(formed) > 0

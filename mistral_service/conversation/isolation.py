@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Generator
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -46,93 +47,72 @@ def encode(
     if getattr(sys, "frozen", False) or not sys.executable:
         return encoding.encode(data, size, name, form)  # no Python to start
     try:
-        decoder = _idle.pop()
-    except IndexError:
-        decoder = _Decoder()
-    made = decoder.encode(data, name, form)
-    _idle.append(decoder)
+        process: Any = _idle_process() or _started()
+    except (OSError, ValueError, EOFError) as e:
+        return DecoderUnavailable(
+            f"the process that decodes it cannot be started ({e or 'it ended'})"
+        )
+    try:
+        with _killed_after(_WALL_SECONDS, process):
+            send(process.stdin, {"form": asdict(form), "name": name}, data)
+            head, file = receive(process.stdout, MAX_IMAGE_BYTES)
+        made = _response(head, data, file)
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
+        _end(process)
+        return ImageError(_reason_of_signal(0))
+    _idle.append(process)
     return made
 
 
-class _Decoder:
-    """One subprocess, started when it is needed, and restarted after it has ended."""
+_Process = subprocess.Popen[bytes]
+_processes: set[_Process] = set()
+_idle: list[_Process] = []
 
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        _decoders.append(self)
 
-    def encode(self, data: bytes | bytearray, name: str, form: Form) -> Encoded | ImageError:
-        if self._process is not None and self._process.poll() is not None:
-            self.end()
-        try:
-            self._start()
-        except (OSError, ValueError, EOFError) as e:
-            self.end()
-            return DecoderUnavailable(
-                f"the process that decodes it cannot be started ({e or 'it ended'})"
-            )
-        try:
-            head, made = self._exchange({"form": asdict(form), "name": name}, data)
-            return _response(head, data, made)
-        except (OSError, ValueError, EOFError, KeyError, TypeError):
-            self.end()
-            return ImageError(_reason_of_signal(0))
+def _idle_process() -> _Process | None:
+    with contextlib.suppress(IndexError):
+        while (process := _idle.pop()).poll() is not None:
+            _end(process)
+        return process
+    return None
 
-    def _start(self) -> None:
-        if self._process is not None:
-            return
-        # The same import path as here, and without the current directory (-P).
-        environ = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        environ |= {"PYTHONPATH": os.pathsep.join(sys.path), "MALLOC_ARENA_MAX": "1"}
-        process = self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "mistral_service.conversation.decoder"],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environ,
-            process_group=0 if os.name == "posix" else None,  # Ctrl-C is for the bot alone
-        )
-        with self._within(_START_SECONDS):
+
+def _started() -> _Process:
+    # The same import path as here, and without the current directory (-P).
+    environ = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    environ |= {"PYTHONPATH": os.pathsep.join(sys.path), "MALLOC_ARENA_MAX": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "mistral_service.conversation.decoder"],
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environ,
+        process_group=0 if os.name == "posix" else None,  # Ctrl-C is for the bot alone
+    )
+    _processes.add(process)
+    try:
+        with _killed_after(_START_SECONDS, process):
             receive(cast(Any, process.stdout), 1000)
-
-    def _exchange(
-        self, head: dict[str, Any], data: bytes | bytearray
-    ) -> tuple[dict[str, Any], bytes]:
-        process: Any = self._process
-        with self._within(_WALL_SECONDS):
-            send(process.stdin, head, data)
-            return receive(process.stdout, MAX_IMAGE_BYTES)
-
-    @contextlib.contextmanager
-    def _within(self, seconds: float) -> Any:
-        timer = threading.Timer(seconds, _kill, [self._process])
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-    def end(self) -> None:
-        """Kill the process and its forks."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.stdin.close()  # pyright: ignore[reportOptionalMemberAccess]
-            _kill(process)
-            process.wait()
-            process.stdout.close()  # pyright: ignore[reportOptionalMemberAccess]
-
-    def forget(self) -> None:
-        """Drop the process after a fork of the bot: it belongs to the parent."""
-        process, self._process = self._process, None
-        if process is not None:
-            for pipe in (process.stdin, process.stdout):
-                pipe.close()  # pyright: ignore[reportOptionalMemberAccess]
-            process.returncode = 0  # so that `Popen` does not wait for it
+    except (OSError, ValueError, EOFError):
+        _end(process)
+        raise
+    return process
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+@contextlib.contextmanager
+def _killed_after(seconds: float, process: _Process) -> Generator[None]:
+    timer = threading.Timer(seconds, _kill, [process])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _kill(process: _Process) -> None:
+    """Kill a process and its forks."""
     if os.name == "posix":
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -140,8 +120,13 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-_decoders: list[_Decoder] = []
-_idle: list[_Decoder] = []
+def _end(process: Any) -> None:
+    if process in _processes:
+        _processes.discard(process)
+        process.stdin.close()
+        _kill(process)
+        process.wait()
+        process.stdout.close()
 
 
 def _response(head: dict[str, Any], data: bytes | bytearray, made: bytes) -> Encoded | ImageError:
@@ -155,9 +140,8 @@ def _response(head: dict[str, Any], data: bytes | bytearray, made: bytes) -> Enc
     unchanged = bool(head.get("unchanged"))
     if head["type"] not in _ENCODED_TYPES or bool(made) == unchanged:
         raise ValueError("invalid response")
-    return Encoded(
-        bytes(data) if unchanged else made, str(head["type"]), (width, height), unchanged=unchanged
-    )
+    file = bytes(data) if unchanged else made
+    return Encoded(file, str(head["type"]), (width, height), unchanged)
 
 
 _TOO_MUCH_MEMORY = "decoding it takes more memory than an image may use"
@@ -170,14 +154,19 @@ def _reason_of_signal(number: int) -> str:
 
 
 def _end_all() -> None:
-    for decoder in _decoders:
-        decoder.end()
+    _idle.clear()
+    for process in list(_processes):
+        _end(process)
 
 
 def _forget_all() -> None:
-    for decoder in _decoders:
-        decoder.forget()
-    _decoders.clear()
+    """After a fork of the bot, the processes belong to the parent."""
+    process: Any
+    for process in _processes:
+        process.stdin.close()
+        process.stdout.close()
+        process.returncode = 0  # so that `Popen` does not wait for it
+    _processes.clear()
     _idle.clear()
 
 

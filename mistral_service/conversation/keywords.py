@@ -9,8 +9,9 @@ import re
 import warnings
 from typing import Any, cast
 
+from mistral_service.conversation.conversion import without
 from mistral_service.conversation.plain import BadSchema, is_json
-from mistral_service.conversation.type_names import Schema, any_of, schema_of
+from mistral_service.conversation.type_names import Schema, any_of, kinds_of, schema_of
 
 OMITTED = object()
 """In place of a keyword's value: the keyword is left out."""
@@ -60,11 +61,9 @@ _MAX_MENTION = 200
 
 
 def repair_keyword(key: str, value: Any) -> Any:
-    """The value of a keyword as Mistral takes it, or `OMITTED`.
+    """The value of a keyword, from `to_json_value`, as Mistral takes it, or `OMITTED`.
 
-    Args:
-        key: The keyword; an unknown one is kept if its value is JSON.
-        value: Its value, as `to_json_value` returns it.
+    An unknown keyword is kept if its value is JSON.
 
     Raises:
         BadSchema: If it is an `enum` or a `const` that JSON cannot represent.
@@ -97,15 +96,7 @@ def repair_keyword(key: str, value: Any) -> Any:
 
 
 def reconcile(given: Schema, schema: Schema) -> Schema:
-    """Reconcile the keywords of one schema with each other.
-
-    Args:
-        given: The schema as it was given.
-        schema: The same, with each keyword repaired.
-
-    Returns:
-        The schema as it is sent.
-    """
+    """The repaired keywords of a schema, made to agree with each other and with those `given`."""
     for bound, strict in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
         if flag(given.get(strict)) and bound in schema:  # as in draft 4
             schema[strict] = schema.pop(bound)
@@ -174,7 +165,7 @@ def with_json_type(given: Schema) -> Schema:
     if "type" not in given:
         return given
     kinds = given["type"]
-    rest = {key: value for key, value in given.items() if key != "type"}
+    rest = without(given, "type")
     if kinds is None:
         return rest
     meant: list[Schema] = []
@@ -190,12 +181,6 @@ def with_json_type(given: Schema) -> Schema:
     if "anyOf" in typed and "anyOf" in rest:
         raise BadSchema(f"type is {_quoted(kinds)} together with anyOf, and one of them is allowed")
     return {**typed, **rest}
-
-
-def kinds_of(schema: Schema) -> list[str]:
-    """The types of a repaired schema."""
-    kinds: Any = schema.get("type", [])
-    return cast("list[str]", kinds) if isinstance(kinds, list) else [kinds]
 
 
 def flag(value: Any) -> bool | None:
@@ -278,20 +263,18 @@ def _agree_on_type(schema: Schema) -> None:
     schema["type"] = any_of([{"type": min(_types_of(value))} for value in values])["type"]
 
 
+_TYPES: dict[type[Any], set[str]] = {
+    type(None): {"null"},
+    bool: {"boolean"},
+    int: {"integer", "number"},
+    float: {"number"},
+    str: {"string"},
+    list: {"array"},
+    dict: {"object"},
+}
+
+
 def _types_of(value: Any) -> set[str]:
     """The types of JSON schema that a value has."""
-    match value:
-        case None:
-            return {"null"}
-        case bool():
-            return {"boolean"}
-        case int():
-            return {"integer", "number"}
-        case float():
-            return {"integer", "number"} if value.is_integer() else {"number"}
-        case str():
-            return {"string"}
-        case list():
-            return {"array"}
-        case _:
-            return {"object"}
+    is_whole = isinstance(value, float) and value.is_integer()
+    return _TYPES[int if is_whole else type(value)]

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
+from mistral_service.wire.trees import object_of
+
 Part = dict[str, Any]
 
 EARLIER_IMAGE = "[image from earlier]"
@@ -15,9 +17,7 @@ UNSEEN_IMAGE = "[image that you cannot see]"
 """Replaces an image in a request to a model without vision."""
 
 _MAX_LOGGED = 100
-
 _MAX_NAME = 200
-
 _DETAILS = ("low", "auto", "high")
 _CITED = ("tool", "title", "url", "favicon", "description")
 
@@ -51,20 +51,14 @@ def refusal_or_transcript(message: Mapping[str, Any]) -> str:
     """The text of an assistant message with empty content: its refusal or audio transcript."""
     if message["role"] != "assistant" or has_content(message.get("content")):
         return ""
-    audio = message.get("audio")
-    text = message.get("refusal") or _mapping(audio).get("transcript")
+    text = message.get("refusal") or _mapping(message.get("audio")).get("transcript")
     return text if isinstance(text, str) else ""
 
 
 def convert_part(part: Any) -> Part | None:
-    """One part of a content in Mistral's form.
+    """A part in OpenAI's or Mistral's form as Mistral takes it; None if it is empty.
 
-    Args:
-        part: A part in OpenAI's or Mistral's form.
-
-    Returns:
-        The part, the same object if nothing needs to change; None if it is empty. A part of an
-        unknown type becomes text.
+    It is the same object if nothing needs to change. A part of an unknown type becomes text.
     """
     if isinstance(part, str):
         return {"type": "text", "text": part} if part.strip() else None
@@ -101,23 +95,14 @@ def is_text(part: Part) -> bool:
     return part.get("type") == "text"
 
 
-def is_image(part: Part) -> bool:
-    """Whether a part is an image."""
-    return part.get("type") == "image_url"
-
-
 def image_in(part: Part) -> Part | None:
     """The image of a part: the part itself, or the content of a resource; None without one."""
-    inner: Any = part.get("content") if part.get("type") == "resource" else part
-    return cast("Part", inner) if _mapping(inner).get("type") == "image_url" else None
+    inner = object_of(part.get("content")) if part.get("type") == "resource" else part
+    return inner if inner.get("type") == "image_url" else None
 
 
 def link_or_resource_as_text(part: Part) -> Part:
-    """A resource of text, or a link, as a text part; other parts as they are.
-
-    Args:
-        part: A part in Mistral's form.
-    """
+    """A resource of text, or a link, as a text part; other parts of Mistral's as they are."""
     if part.get("type") == "resource" and is_text(part["content"]):
         return part["content"]
     if part.get("type") == "resource_link":
@@ -126,15 +111,10 @@ def link_or_resource_as_text(part: Part) -> Part:
 
 
 def for_server(part: Part, kinds: frozenset[str] | None) -> Part | None:
-    """A part in a form that a server takes which does not know all of Mistral's types.
+    """A part of Mistral's in a form that a server takes which knows only some `kinds`.
 
-    Args:
-        part: A part in Mistral's form.
-        kinds: The types that the server knows; None for all.
-
-    Returns:
-        The part, the image or text in it, or a text that names what cannot be sent; None for
-        thoughts and references.
+    It is the part, the image or text in it, or a text that names what cannot be sent; None for
+    thoughts and references.
     """
     if kinds is None or part["type"] in kinds:
         return part
@@ -190,33 +170,25 @@ def _text(part: Part) -> Part | None:
 def _image(part: Part) -> Part | None:
     """Mistral takes the bare URL as well; vLLM takes the object only."""
     image = part.get("image_url")
-    if isinstance(image, str):
-        return {"type": "image_url", "image_url": {"url": image}}
-    fields = _mapping(image)
+    fields = {"url": image} if isinstance(image, str) else _mapping(image)
     if not isinstance(fields.get("url"), str):
         return None
     kept = {"url": fields["url"]}
     if fields.get("detail") in _DETAILS:
         kept["detail"] = fields["detail"]
-    same = kept == fields and len(part) == 2
-    return part if same else {"type": "image_url", "image_url": kept}
+    return _with_only(part, image_url=kept)
 
 
 def _audio(part: Part) -> Part | None:
     """OpenAI wraps the base64 text in an object, Mistral does not."""
     audio = part.get("input_audio")
-    if isinstance(audio, Mapping):
-        audio = _mapping(audio).get("data")
-    if not isinstance(audio, str) or not audio:
-        return None
-    same = part.get("input_audio") == audio and len(part) == 2
-    return part if same else {"type": "input_audio", "input_audio": audio}
+    audio = _mapping(audio).get("data", audio)
+    return _with_only(part, input_audio=audio) if isinstance(audio, str) and audio else None
 
 
 def _document(part: Part) -> Part | None:
     url = part.get("document_url")
-    if isinstance(url, Mapping):
-        url = _mapping(url).get("url")
+    url = _mapping(url).get("url", url)
     if not isinstance(url, str):
         return None
     name = part.get("document_name")
@@ -230,7 +202,7 @@ def _resource(part: Part) -> Part | None:
     uri = part.get("uri", embedded.get("uri"))
     content: Any = part.get("content", embedded.get("text"))
     inner = convert_part(content)
-    if inner is None or not (is_text(inner) or is_image(inner)):
+    if inner is None or inner["type"] not in ("text", "image_url"):
         return _link({"type": "resource_link", "uri": uri})
     if not isinstance(uri, str):
         return inner
@@ -283,17 +255,14 @@ def _with_only(part: Part, **fields: Any) -> Part:
 
 def _file(part: Part) -> Part | None:
     """OpenAI's `file` is Mistral's `document_url`, or a `file` by its id."""
-    if isinstance(part.get("file_id"), str):
-        return part if len(part) == 2 else {"type": "file", "file_id": part["file_id"]}
     file = _mapping(part.get("file"))
-    if isinstance(file.get("file_data"), str):
-        document: Part = {"type": "document_url", "document_url": file["file_data"]}
-        if file.get("filename"):
-            document["document_name"] = str(file["filename"])
-        return document
-    if isinstance(file.get("file_id"), str):
-        return {"type": "file", "file_id": file["file_id"]}
-    return None
+    file_id = part.get("file_id")
+    if not isinstance(file_id, str) and isinstance(file.get("file_data"), str):
+        name = file.get("filename")
+        named = {"document_name": str(name)} if name else {}
+        return {"type": "document_url", "document_url": file["file_data"], **named}
+    file_id = file_id if isinstance(file_id, str) else file.get("file_id")
+    return _with_only(part, file_id=file_id) if isinstance(file_id, str) else None
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ Size = tuple[int, int]
 
 
 def image_of(data: bytes, size: Size, name: str | None) -> Image.Image:
-    """Make an image of raw pixels.
+    """Make an image of raw pixels, in one of the modes `RGB`, `L` and `YCbCr`, or Pillow's `name`.
 
     Args:
         data: The pixels, row by row without gaps, planes one after the other.
@@ -19,9 +19,6 @@ def image_of(data: bytes, size: Size, name: str | None) -> Image.Image:
         name: The pixel format in any spelling: `RGB`, `bgr24`, `RGBA`, `I420`, `NV12`, `gray`,
             `GRAY16LE`, …, or one of Pillow's modes. The letters have the order of the bytes. None
             infers it from the number of bytes. An alpha channel is ignored: cameras have none.
-
-    Returns:
-        The image, in one of the modes `RGB`, `L` and `YCbCr`, or in Pillow's mode of that name.
 
     Raises:
         ImageError: If there is no such format, or too few or too many bytes for the size.

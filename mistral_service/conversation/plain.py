@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
@@ -26,15 +27,11 @@ class BadSchema(ValueError):
     """A schema that cannot be sent; the message has the path, the value and what is allowed."""
 
 
+@dataclass(frozen=True)
 class NotJson:
-    """Marks a value that JSON cannot represent, such as NaN or an object of some class.
+    """Marks a value that JSON cannot represent, such as NaN or an object of some `kind`."""
 
-    Attributes:
-        kind: What the value was.
-    """
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    kind: str
 
     def __repr__(self) -> str:
         return self.kind
@@ -44,13 +41,7 @@ def to_json_value(value: Any) -> Any:
     """Convert a value to JSON values, with `NotJson` where JSON cannot represent it.
 
     Enums become their values, sets and tuples lists, dates their ISO form, pydantic models their
-    schema, Python's types their name.
-
-    Args:
-        value: The value; left as it is.
-
-    Returns:
-        The same, made of new dicts and lists.
+    schema, Python's types their name. Dicts and lists are new ones.
 
     Raises:
         BadSchema: If it contains itself, is nested deeper than `MAX_DEPTH`, has more than
@@ -92,18 +83,19 @@ class _Reader:
         if depth > MAX_DEPTH:
             raise BadSchema(f"it is nested deeper than {MAX_DEPTH} levels, the maximum")
         value = _as_json_type(value)
+        here = id(value)
         if not isinstance(value, Mapping | list):
             return value
-        if id(cast("object", value)) in self._inside:
+        if here in self._inside:
             raise BadSchema("it contains itself")
-        self._inside.add(id(cast("object", value)))
+        self._inside.add(here)
         try:
             if isinstance(value, list):
                 return [self.read(each, depth + 1) for each in cast("list[Any]", value)]
             given = cast("Mapping[Any, Any]", value)
             return {_name(key): self.read(given[key], depth + 1) for key in given}
         finally:
-            self._inside.discard(id(cast("object", value)))
+            self._inside.discard(here)
 
 
 def _as_json_type(value: Any) -> Any:
@@ -116,7 +108,8 @@ def _as_json_type(value: Any) -> Any:
         case str():
             return str.__str__(value)
         case int():
-            return NotJson("<an integer too long>") if _is_long(value) else int(value)
+            is_long = value.bit_length() > _MAX_INTEGER_BITS
+            return NotJson("<an integer too long>") if is_long else int(value)
         case float():
             return float(value) if math.isfinite(value) else NotJson(str(float(value)))
         case Mapping() | list():
@@ -143,16 +136,12 @@ def _as_json_type(value: Any) -> Any:
             return value.model_json_schema()
         case type() if issubclass(value, Enum):
             return [member.value for member in value]
-        case type() if get_origin(value) is None:
+        case _ if get_origin(value) is not None:
+            return repr(value)  # a type with arguments: `list[str]` or `Optional[int]`
+        case type():
             return cast("type[Any]", value).__name__
         case _:
-            # A type with arguments, `list[str]` or `Optional[int]`, is converted to its name.
-            described = get_origin(value) is not None
-            return repr(value) if described else NotJson(f"<{type(value).__name__}>")
-
-
-def _is_long(value: int) -> bool:
-    return value.bit_length() > _MAX_INTEGER_BITS
+            return NotJson(f"<{type(value).__name__}>")
 
 
 def _name(key: Any) -> str:

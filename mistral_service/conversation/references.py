@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -14,23 +15,18 @@ _IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else")
 def resolve_reference(
     reference: str, around: Sequence[Node]
 ) -> tuple[Node | bool, tuple[Node, ...]] | None:
-    """Resolve a reference.
+    """The target of a `$ref`, and the schemas around the target; None if there is no target.
 
     A schema that is embedded in another one has its own `$defs`, to which its references point; and
     some generators move the definitions and leave the references. So the pointer is resolved from
     the whole schema first, then from each schema around the reference, and at last the definitions
-    are searched for its last name.
-
-    Args:
-        reference: The value of `$ref`.
-        around: The schemas around the reference, the whole one first.
-
-    Returns:
-        Its target, and the schemas around the target; None if there is no target.
+    are searched for its last name. `around` are the schemas around the reference, the whole one
+    first.
     """
     bases = [around[0], *reversed(around[1:])]
     address, _, pointer = reference.partition("#")
-    names = [_unescaped(name) for name in pointer.split("/")[1:]]
+    # As RFC 6901 escapes them.
+    names = [unquote(n).replace("~1", "/").replace("~0", "~") for n in pointer.split("/")[1:]]
     if not address and (not pointer or pointer.startswith("/")):
         for base in bases:
             if (found := _follow(base, names)) is not None:
@@ -54,25 +50,15 @@ def definition_name(reference: str, taken: Mapping[str, Any]) -> str:
 
 
 def circular_definition(definitions: Mapping[str, Any]) -> str | None:
-    """Find a definition that is only defined by itself.
+    """A definition among the `$defs` of a schema that is only defined by itself; None without one.
 
-    Args:
-        definitions: The `$defs` of a schema.
-
-    Returns:
-        Its name; None if there is none. A recursive type, such as a tree, is not circular.
+    A recursive type, such as a tree, is not circular.
     """
     edges = {name: set(_in_place(schema)) for name, schema in definitions.items()}
-    for start in edges:
-        seen: set[str] = set()
-        queue = [start]
-        while queue:
-            for name in edges.get(queue.pop(), ()):
-                if name == start:
-                    return start
-                if name not in seen:
-                    seen.add(name)
-                    queue.append(name)
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as e:
+        return e.args[1][0]
     return None
 
 
@@ -101,10 +87,5 @@ def _follow(base: Node, names: Sequence[str]) -> tuple[Node | bool, tuple[Node, 
             return None
         if isinstance(found, dict):
             around.append(cast("Node", found))
-    if isinstance(found, bool):
-        return found, tuple(around)
-    return (cast("Node", found), tuple(around)) if isinstance(found, dict) else None
-
-
-def _unescaped(name: str) -> str:
-    return unquote(name).replace("~1", "/").replace("~0", "~")
+    is_schema = isinstance(found, bool | dict)
+    return (cast("Node | bool", found), tuple(around)) if is_schema else None

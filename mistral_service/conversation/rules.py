@@ -9,7 +9,7 @@ with its reason.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any
 
 from mistral_service.conversation.calls import (
@@ -18,7 +18,7 @@ from mistral_service.conversation.calls import (
     ids_of_nine_characters,
     results_follow_their_calls,
 )
-from mistral_service.conversation.conversion import Conversion, Message, Messages, without
+from mistral_service.conversation.conversion import Conversion, Message, Messages, differ, without
 from mistral_service.conversation.foreign import in_mistrals_form
 from mistral_service.conversation.images import images_within_the_budget
 from mistral_service.conversation.parts import (
@@ -48,9 +48,7 @@ INSTRUCTION = "[Instruction] "
 """Marks an instruction that comes after the leading system block (R1)."""
 
 _FIELDS: dict[Any, frozenset[str]] = {
-    "system": frozenset({"role", "content"}),
-    "developer": frozenset({"role", "content"}),
-    "user": frozenset({"role", "content"}),
+    **dict.fromkeys(("system", "developer", "user"), frozenset({"role", "content"})),
     "assistant": frozenset({"role", "content", "tool_calls", "prefix"}),
     "tool": frozenset({"role", "content", "tool_call_id"}),
 }
@@ -67,28 +65,24 @@ def only_fields_of_the_schema(messages: Messages, conversion: Conversion) -> Mes
     """
     result: Messages = []
     for message in messages:
-        fields = _FIELDS.get(message.get("role"))
-        if (
-            fields is not None
-            and fields.issuperset(message)
-            and not _OPTIONAL.intersection(message)
-        ):
-            pass  # The common case, decided without an allocation.
-        elif fields is None:
-            text = f"[{message.get('role')}] {text_of(message.get('content'))}"
-            reason = f"kept a message of the role {message.get('role')!r} as text"
-            message = conversion.record_change(
-                "R9", message, reason, {"role": "user", "content": text}
-            )
-        else:
+        role = message.get("role")
+        fields = _FIELDS.get(role)
+        if fields is None:
+            new: Message = {
+                "role": "user",
+                "content": f"[{role}] {text_of(message.get('content'))}",
+            }
+            reason = f"kept a message of the role {role!r} as text"
+            message = conversion.record_change("R9", message, reason, new)
+        elif not fields.issuperset(message) or not _OPTIONAL.isdisjoint(message):
             other = message.keys() - fields
-            empty = [name for name in _OPTIONAL if not message.get(name, True)]
-            if other or empty:
-                kept = without(message, *other, *empty)
+            other |= {name for name in _OPTIONAL if not message.get(name, True)}
+            if other:
+                new = without(message, *other)
                 if text := refusal_or_transcript(message):
-                    kept["content"] = text
-                reason = f"left out {', '.join(sorted([*other, *empty]))}"
-                message = conversion.record_change("R9", message, reason, kept)
+                    new["content"] = text
+                reason = f"left out {', '.join(sorted(other))}"
+                message = conversion.record_change("R9", message, reason, new)
         result.append(message)
     return result
 
@@ -120,14 +114,12 @@ def parts_where_they_may_stand(messages: Messages, conversion: Conversion) -> Me
             parts = [link_or_resource_as_text(part) for part in parts]
             shown = [part for part in parts if not _may_stand(part, message["role"])]
             parts = [part for part in parts if _may_stand(part, message["role"])]
-        if all(is_text(part) for part in parts):
+        if all(map(is_text, parts)):
             # Text alone is sent as a string: the templates of older models know no lists.
             text = "\n".join(part["text"] for part in parts)
             reason = "joined its text parts into one text"
             message = conversion.record_change("R15", message, reason, {**message, "content": text})
-        elif len(parts) != len(given) or any(
-            new is not old for new, old in zip(formed, given, strict=True)
-        ):
+        elif differ(parts, given):
             reason = "converted its parts to Mistral's form"
             message = conversion.record_change("R9", message, reason, {**message, "content": parts})
         result.append(message)
@@ -155,16 +147,13 @@ def instructions_where_they_stand(messages: Messages, conversion: Conversion) ->
             conversion.record("R1", message, f"left out an empty {role} message")
             continue
         elif not leading:
-            text = INSTRUCTION + text_of(message["content"])
             reason = f"kept a {role} message at its position as an instruction of the user"
-            message = conversion.record_change(
-                "R1", message, reason, {"role": "user", "content": text}
-            )
+            new: Message = {"role": "user", "content": INSTRUCTION + text_of(message["content"])}
+            message = conversion.record_change("R1", message, reason, new)
         elif role == "developer":
             reason = "made a leading developer message part of the system block"
-            message = conversion.record_change(
-                "R14", message, reason, {**message, "role": "system"}
-            )
+            new = {**message, "role": "system"}
+            message = conversion.record_change("R14", message, reason, new)
         result.append(message)
     return result
 
@@ -177,12 +166,8 @@ def empty_messages_go(messages: Messages, conversion: Conversion) -> Messages:
     """
     result: Messages = []
     for message in messages:
-        content = message.get("content")
-        if (
-            not (content.strip() if isinstance(content, str) else content)
-            and message["role"] in ("assistant", "user")
-            and not message.get("tool_calls")
-        ):
+        speaks = message["role"] in ("assistant", "user") and not message.get("tool_calls")
+        if speaks and not has_content(message.get("content")):
             conversion.record("R7", message, f"left out an empty {message['role']} message")
         else:
             result.append(message)
@@ -196,23 +181,18 @@ def words_and_calls_stand_apart(messages: Messages, conversion: Conversion) -> M
     """
     result: Messages = []
     for message in messages:
-        if (
-            not message.get("tool_calls")
-            or not message.get("content")
-            or _only_thinks(message["content"])
-        ):
+        content = message.get("content")
+        if not (message.get("tool_calls") and content) or _only_thinks(content):
             result.append(message)
-        elif has_content(message["content"]):
+        elif has_content(content):
             reason = "split text and calls into two messages"
-            result.append(
-                conversion.record_change("R8", message, reason, without(message, "tool_calls"))
-            )
+            words = without(message, "tool_calls")
+            result.append(conversion.record_change("R8", message, reason, words))
             result.append(conversion.inherit_index(message, without(message, "content", "prefix")))
         else:
             reason = "left out the blank content of a message with calls"
-            result.append(
-                conversion.record_change("R8", message, reason, without(message, "content"))
-            )
+            calls = without(message, "content")
+            result.append(conversion.record_change("R8", message, reason, calls))
     return result
 
 
@@ -260,9 +240,8 @@ def neighbours_merge(messages: Messages, conversion: Conversion) -> Messages:
     for message in messages:
         last = together[-1] if together else None
         if last is not None and last["role"] == message["role"] and _may_merge(last, message):
-            conversion.record(
-                "R12", message, f"merged it into the {message['role']} message before it"
-            )
+            reason = f"merged it into the {message['role']} message before it"
+            conversion.record("R12", message, reason)
         elif together:
             result.append(_merged(together, conversion))
             together = []
@@ -277,9 +256,7 @@ def the_user_begins(messages: Messages, conversion: Conversion) -> Messages:
     Prevents "conversation roles must alternate" of self-hosted templates, and "Expected last role
     User or Tool".
     """
-    start = next(
-        (i for i, message in enumerate(messages) if message["role"] != "system"), len(messages)
-    )
+    start = sum(1 for _ in takewhile(lambda message: message["role"] == "system", messages))
     if start < len(messages) and messages[start]["role"] == "user":
         return messages
     opening: Message = {"role": "user", "content": OPENING}
@@ -340,12 +317,7 @@ def apply_rules(messages: Sequence[Message], conversion: Conversion | None = Non
     The conversion is idempotent, and a turn added at the end changes nothing before the last turn,
     so that Mistral's prompt cache is hit.
 
-    Args:
-        messages: The messages; neither the list nor a message in it is changed.
-        conversion: What is known of the request; it records every change.
-
-    Returns:
-        The messages to send: at least one.
+    Neither the list nor a message in it is changed. At least one message is returned.
     """
     conversion = conversion or Conversion()
     if not conversion.begun:
@@ -361,9 +333,7 @@ def _may_stand(part: Part, role: str) -> bool:
 
 
 def _only_thinks(content: Any) -> bool:
-    return isinstance(content, list) and all(
-        part.get("type") == "thinking" for part in as_parts(content)
-    )
+    return not isinstance(content, str) and all(part["type"] == "thinking" for part in content)
 
 
 def _is_assistant_text(message: Message) -> bool:
@@ -378,12 +348,8 @@ def _merged(together: Messages, conversion: Conversion) -> Message:
     texts = list(takewhile(lambda content: isinstance(content, str), contents))
     content: Any = "\n\n".join(texts)
     if len(texts) < len(contents):
-        content = as_parts(content)
-        for each in contents[len(texts) :]:
-            content += as_parts(each)
-    made: Message = {}
-    for message in together:
-        made |= message
+        content = list(chain(as_parts(content), *map(as_parts, contents[len(texts) :])))
+    made = {name: value for message in together for name, value in message.items()}
     if "prefix" not in together[-1]:
         made.pop("prefix", None)
     return conversion.inherit_index(together[0], {**made, "content": content})

@@ -9,13 +9,13 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, cast
 
+from mistral_service.conversation.conversion import without
 from mistral_service.conversation.keywords import (
     ANNOTATIONS,
     NULL,
     OMITTED,
     flag,
     is_usable,
-    kinds_of,
     nullable,
     reconcile,
     repair_keyword,
@@ -29,8 +29,9 @@ from mistral_service.conversation.references import (
     definition_name,
     resolve_reference,
 )
-from mistral_service.conversation.type_names import Schema, schema_of
+from mistral_service.conversation.type_names import Schema, kinds_of, schema_of
 from mistral_service.conversation.wrapping import is_bare, wrapped, wrapped_twice
+from mistral_service.wire.trees import object_of
 
 MAX_NESTED = 40
 """Nesting depth of schemas: validators written in Python fail from about 80 on."""
@@ -61,14 +62,11 @@ def repair_schema(parameters: Any) -> Schema:
     """Convert the schema of a function's arguments to a form that Mistral takes.
 
     References are inlined; definitions that contain themselves, and all of them where the schema
-    would grow beyond `MAX_INLINED`, stay under `$defs`.
+    would grow beyond `MAX_INLINED`, stay under `$defs`. A valid schema allows what it did.
 
     Args:
         parameters: The schema, a mapping of arguments to schemas without the object around it, or
             nothing for a function without arguments; left as it is.
-
-    Returns:
-        The schema of an object, made of new dicts and lists. A valid schema allows what it did.
 
     Raises:
         BadSchema: If it is not clear what is meant.
@@ -148,10 +146,10 @@ class _SchemaRepair:
         if name := circular_definition(self._definitions):
             raise BadSchema(f"{name} is only defined by itself")
         head = {"type": "object", "properties": made.get("properties", {})}
-        whole = {**head, **{key: value for key, value in made.items() if key not in head}}
+        whole = {**head, **without(made, *head)}
         if self._given.get("type") == "object" and "properties" not in self._given:
             # A whole schema was given without them, and stays without.
-            whole = {key: value for key, value in whole.items() if key != "properties" or value}
+            whole = whole if whole["properties"] else without(whole, "properties")
         return {**whole, "$defs": self._definitions} if self._definitions else whole
 
     # --- one schema ---
@@ -230,12 +228,12 @@ class _SchemaRepair:
         if key in _OPEN:
             return self._open(key, value, around, within)
         if key in _SINGLE:
-            single = None if value is None else self._schema(value, around, within, part=part)
-            return {} if single is None else {key: single}
+            return {} if value is None else {key: self._schema(value, around, within, part=part)}
         if key in _MAPPINGS:
             return self._mapping(key, value, around, within)
         if key == "dependentRequired":
-            return {key: _lists_of_names(value)}
+            names = object_of(value).items()
+            return {key: {name: _names(each) for name, each in names if isinstance(each, list)}}
         if key == "additionalItems":  # converted with `items`
             return {}
         made = repair_keyword(key, value)
@@ -286,10 +284,9 @@ class _SchemaRepair:
             made["properties"] = schemas
         elif "properties" in given and "object" in (kinds_of(given) or ["object"]):
             made["properties"] = {}
-        if "properties" in made and not part and not made.keys() & _MORE_PROPERTIES:
-            more: Any = made.get("additionalProperties", False)
-            if more is False:
-                required = [name for name in required if name in made["properties"]]
+        is_closed = made.get("additionalProperties", False) is False
+        if "properties" in made and is_closed and not (part or made.keys() & _MORE_PROPERTIES):
+            required = [name for name in required if name in made["properties"]]
         if required or isinstance(given.get("required"), list):
             made["required"] = list(dict.fromkeys(required))
         patterns: Any = given.get("patternProperties")
@@ -321,34 +318,32 @@ class _SchemaRepair:
             raise self._error(f"$ref is {reference!r:.100}, which does not exist in the schema")
         target, there = found
         if isinstance(target, bool):
-            rest = {key: value for key, value in given.items() if key != "$ref"}
+            rest = without(given, "$ref")
             merged: Schema = rest if target else {**rest, "not": {}}
             return self._node(merged, around, within, top=top, part=part)
-        siblings = {
-            key: value
-            for key, value in given.items()
-            if key not in ("$ref", "$defs", "definitions") and value != target.get(key, OMITTED)
-        }
+        own = without(given, "$ref", "$defs", "definitions").items()
+        siblings = {key: value for key, value in own if value != target.get(key, OMITTED)}
         if not top and (self._in_defs is None or id(target) in self._in_defs):
             referred = {"$ref": f"#/$defs/{self._define(target, reference, there)}"}
             return self._joined(referred, siblings, around, within)
         if id(target) in within:
             raise _Recursive(id(target))
         inside = (*within, id(target))
-        own = {"required"} if flag(siblings.get("required")) is not None else set[str]()
-        if any(key in target and key not in (*ANNOTATIONS, *own) for key in siblings):
+        is_flag = flag(siblings.get("required")) is not None
+        replaced = {*ANNOTATIONS, "required"} if is_flag else ANNOTATIONS
+        if (siblings.keys() - replaced) & target.keys():
             return self._joined(self._schema(target, there, inside), siblings, around, within)
         # The schemas around both, so that the references in both can be resolved.
         around = (there[0], *around, *there[1:])
         merged = {**target, **siblings}
-        if own:
+        if is_flag:
             merged["required"] = target.get("required")
         return self._node(merged, around, inside, top=top, part=part)
 
     def _joined(self, made: Schema, siblings: Schema, around: Around, within: Within) -> Schema:
         """A finished schema, with the keywords next to a reference to it."""
         none = flag(siblings.get("nullable"))
-        rest = {key: value for key, value in siblings.items() if key != "nullable"}
+        rest = without(siblings, "nullable")
         others = self._node(rest, around, within, part=True) if rest else {}
         notes, constraints = split_annotations(others)
         joined = {"allOf": [made, constraints], **notes} if constraints else {**made, **notes}
@@ -382,10 +377,3 @@ class _WithPath(BadSchema):
 
 def _names(values: Any) -> list[str]:
     return list(dict.fromkeys(name for name in values if isinstance(name, str)))
-
-
-def _lists_of_names(value: Any) -> dict[str, list[str]]:
-    if not isinstance(value, dict):
-        return {}
-    given = cast("Schema", value)
-    return {name: _names(each) for name, each in given.items() if isinstance(each, list)}

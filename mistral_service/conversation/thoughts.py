@@ -34,14 +34,10 @@ def thoughts_return_to_their_place(messages: Messages, conversion: Conversion) -
             continue
         if thoughts and message.get("role") == "assistant" and conversion.takes_thoughts:
             thinking = [{"type": "text", "text": text} for text in thoughts]
-            content = [
-                {"type": "thinking", "thinking": thinking},
-                *as_parts(message.get("content")),
-            ]
+            thought = {"type": "thinking", "thinking": thinking}
             reason = "put the thought before the text or call that follows it"
-            message = conversion.record_change(
-                "R15", message, reason, {**message, "content": content}
-            )
+            new = {**message, "content": [thought, *as_parts(message.get("content"))]}
+            message = conversion.record_change("R15", message, reason, new)
         thoughts = []
         result.append(message)
     return result

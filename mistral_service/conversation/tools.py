@@ -13,6 +13,7 @@ from mistral_service.conversation.foreign import in_mistrals_form
 from mistral_service.conversation.keywords import OMITTED, flag, repair_keyword
 from mistral_service.conversation.plain import BadSchema, is_json, to_json_value
 from mistral_service.conversation.schemas import repair_schema
+from mistral_service.wire.trees import object_of
 
 Tool = dict[str, Any]
 
@@ -25,18 +26,15 @@ MAX_TOOLS_BYTES = 2_000_000
 # A larger set is checked in a thread: it would block the event loop for some milliseconds.
 _LARGE = 16_000
 
-BUILT_IN = frozenset({"image_generation", "document_library", "connector"})
-"""Types of tools that Mistral runs itself in a chat."""
-
-_ELSEWHERE = ("web_search", "web_search_premium", "code_interpreter")
-"""Those that Mistral runs in its conversations and agents, but no longer in a chat."""
-
-# The options of each in Mistral's closed schema, and the required one.
-_OPTIONS = {
-    "image_generation": {"tool_configuration"},
-    "document_library": {"library_ids", "tool_configuration"},
-    "connector": {"connector_id", "authorization", "tool_configuration"},
+# The types of tools that Mistral runs itself in a chat: the options of each in its closed schema,
+# and the required one.
+_BUILT_IN = {
+    "connector": ("connector_id", "authorization", "tool_configuration"),
+    "document_library": ("library_ids", "tool_configuration"),
+    "image_generation": ("tool_configuration",),
 }
+# Those that it runs in its conversations and agents, but no longer in a chat.
+_ELSEWHERE = ("web_search", "web_search_premium", "code_interpreter")
 _REQUIRED = {
     "document_library": ("library_ids", list, "a list of the libraries' ids"),
     "connector": ("connector_id", str, "the connector's id"),
@@ -76,21 +74,13 @@ class OfferedTools:
         return OfferedTools(tools, dict(self.names), list(self.faults))
 
     def choice(self, choice: Any) -> Any:
-        """Convert the choice of tools to Mistral's form.
+        """`auto`, `any`, `required` or `none` as it is; a function by its name as it is sent.
 
-        Args:
-            choice: `auto`, `any`, `required`, `none`, or a named function.
-
-        Returns:
-            The same, with the function's name as it is sent; `auto` for a function that is not
-            offered, which Mistral would refuse.
+        It is `auto` for a function that is not offered, which Mistral would refuse.
         """
         if not isinstance(choice, Mapping):
             return choice
-        named = cast("Tool", choice)
-        function = named.get("function") or named
-        name = cast("Tool", function).get("name") if isinstance(function, Mapping) else None
-        sent = safe_name(name) if isinstance(name, str) else ""
+        sent = safe_name(_name_in(choice) or "")
         if not any(tool.get("function", {}).get("name") == sent for tool in self.tools):
             return "auto"
         return {"type": "function", "function": {"name": sent}}
@@ -99,16 +89,10 @@ class OfferedTools:
 def convert_tools(tools: Sequence[Any]) -> OfferedTools:
     """Convert tools to Mistral's form, and leave out those that Mistral would refuse.
 
-    Names are respelled where Mistral does not take them, schemas repaired where it is clear what is
-    meant (`mistral_service.conversation.schemas`), unknown fields left out. The result is cached as
-    long as the set of tools does not change.
-
-    Args:
-        tools: Functions in OpenAI's form, and Mistral's built-in tools by their type; left as they
-            are.
-
-    Returns:
-        What can be offered, and what is wrong with the rest.
+    They are functions in any API's form, and Mistral's built-in tools by their type. Names are
+    respelled where Mistral does not take them, schemas repaired where it is clear what is meant
+    (`mistral_service.conversation.schemas`), unknown fields left out. The result is cached as long
+    as the set of tools does not change.
 
     Raises:
         ToolsNotPassable: If more than `MAX_TOOLS` can be offered.
@@ -119,23 +103,16 @@ def convert_tools(tools: Sequence[Any]) -> OfferedTools:
 async def convert_tools_in_thread(tools: Sequence[Any]) -> OfferedTools:
     """As `convert_tools`, but a large set that is not cached is converted in a thread.
 
-    Args:
-        tools: As for `convert_tools`.
-
-    Returns:
-        As `convert_tools`.
-
     Raises:
         ToolsNotPassable: If there are too many, or they are too large in total.
     """
-    others: list[Any] = []
-    key = _key_of(tools, others)
+    key, others = _key_of(tools)
     if key is not None and len(key) > MAX_TOOLS_BYTES:
         raise ToolsNotPassable(
             f"The tools have {len(key):,} bytes as JSON, and {MAX_TOOLS_BYTES:,} are the most that "
             "are allowed: offer fewer, or such as need fewer words."
         )
-    if key is None or (len(key) > _LARGE and key not in _cache):
+    if key is None or _takes_long(key):
         return _within_limit(await asyncio.to_thread(_convert_cached, tools, key, others))
     return _within_limit(_convert_cached(tools, key, others))
 
@@ -151,8 +128,7 @@ def _within_limit(offered: OfferedTools) -> OfferedTools:
 
 def convert_all_tools(tools: Sequence[Any]) -> OfferedTools:
     """Convert tools to Mistral's form as `convert_tools` does, without a limit of their number."""
-    others: list[Any] = []
-    return _convert_cached(tools, _key_of(tools, others), others)
+    return _convert_cached(tools, *_key_of(tools))
 
 
 def tools_to_show(tools: list[Any]) -> list[Any]:
@@ -160,17 +136,18 @@ def tools_to_show(tools: list[Any]) -> list[Any]:
 
     A connector's credentials are redacted.
     """
-    others: list[Any] = []
-    key = _key_of(tools, others)
-    if key is not None and len(key) > _LARGE and key not in _cache:
+    key, others = _key_of(tools)
+    if key is not None and _takes_long(key):
         return [_redacted(tool) for tool in from_json(key)]
     return [_redacted(tool) for tool in _convert_cached(tools, key, others).tools]
 
 
 def _redacted(tool: Any) -> Any:
-    if not isinstance(tool, dict) or "authorization" not in tool:
-        return cast("Any", tool)
-    return {**cast("Tool", tool), "authorization": "…"}
+    return {**tool, "authorization": "…"} if "authorization" in object_of(tool) else tool
+
+
+def _takes_long(key: bytes) -> bool:
+    return len(key) > _LARGE and key not in _cache
 
 
 def _convert_cached(tools: Sequence[Any], key: bytes | None, others: list[Any]) -> OfferedTools:
@@ -193,10 +170,6 @@ def choice_now(choice: Any, messages: Sequence[Mapping[str, Any]]) -> Any:
 
     A choice that forces a call applies to the first request of a turn. After the call's result it
     would force another, in an endless loop: from then on the model chooses.
-
-    Args:
-        choice: `auto`, `any`, `required`, `none`, or a named function; None for no choice.
-        messages: The messages of the request, in their order.
     """
     if choice in (None, "auto", "none"):
         return choice
@@ -206,11 +179,13 @@ def choice_now(choice: Any, messages: Sequence[Mapping[str, Any]]) -> Any:
     return "auto" if "tool" in roles[since + 1 :] else choice
 
 
-def _key_of(tools: Sequence[Any], others: list[Any]) -> bytes | None:
-    """The cache key of a set of tools, its JSON; None for one that cannot be serialised.
+def _key_of(tools: Sequence[Any]) -> tuple[bytes | None, list[Any]]:
+    """The cache key of a set of tools, its JSON, and the objects that are in it by their id().
 
-    Tools may be changed in place, and `==` takes True for 1, so their text is compared.
+    Tools may be changed in place, and `==` takes True for 1, so their text is compared. The key is
+    None for a set that cannot be serialised.
     """
+    others: list[Any] = []
 
     def identity(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -219,9 +194,10 @@ def _key_of(tools: Sequence[Any], others: list[Any]) -> bytes | None:
         return f"{id(value):#x}"
 
     try:
-        return to_json(tools, fallback=identity, inf_nan_mode="constants", bytes_mode="base64")
+        key = to_json(tools, fallback=identity, inf_nan_mode="constants", bytes_mode="base64")
     except ValueError:
-        return None
+        return None, others
+    return key, others
 
 
 def _convert(tools: Sequence[Any]) -> OfferedTools:
@@ -230,12 +206,11 @@ def _convert(tools: Sequence[Any]) -> OfferedTools:
     for place, tool in enumerate(tools, 1):
         try:
             made, name = _convert_one(tool, given)
-        except BadSchema as e:
-            offered.faults.append(ToolFault(_name_in(tool) or f"tool {place}", str(e)))
         except Exception as e:
             # A schema may contain any object. Whatever it raises when it is read, the other
             # functions are offered.
-            reason = f"it cannot be read ({type(e).__name__}: {e})"
+            unread = f"it cannot be read ({type(e).__name__}: {e})"
+            reason = str(e) if isinstance(e, BadSchema) else unread
             offered.faults.append(ToolFault(_name_in(tool) or f"tool {place}", reason))
         else:
             offered.tools.append(made)
@@ -251,11 +226,11 @@ def _convert_one(tool: Any, given: set[str]) -> tuple[Tool, str | None]:
     if not isinstance(tool, Mapping):
         raise BadSchema(f"it is {tool!r:.60}, and a mapping is allowed")
     kind = cast("Tool", tool).get("type") or "function"
-    if isinstance(kind, str) and kind in BUILT_IN:
+    if isinstance(kind, str) and kind in _BUILT_IN:
         return _built_in(cast("Tool", tool), kind), None
     function = _function_in(tool)
     if kind != "function" or function is None:
-        allowed = f"function, {', '.join(sorted(BUILT_IN))} are allowed"
+        allowed = f"function, {', '.join(_BUILT_IN)} are allowed"
         if kind in _ELSEWHERE:
             allowed += " in a chat: Mistral runs this one in its conversations and agents"
         raise BadSchema(f"its type is {kind!r:.60}, and {allowed}")
@@ -269,9 +244,8 @@ def _convert_one(tool: Any, given: set[str]) -> tuple[Tool, str | None]:
 
 def _built_in(tool: Tool, kind: str) -> Tool:
     """A tool that Mistral runs itself, with its options."""
-    made: Any = to_json_value(
-        {name: tool[name] for name in ("type", *_OPTIONS[kind]) if name in tool}
-    )
+    given = {name: tool[name] for name in ("type", *_BUILT_IN[kind]) if name in tool}
+    made: Any = to_json_value(given)
     if not is_json(made):
         raise BadSchema("it has a value that JSON cannot represent")
     if needed := _REQUIRED.get(kind):
@@ -297,10 +271,7 @@ def _function(function: Tool, name: str) -> Tool:
 
 
 def _function_in(tool: Any) -> Tool | None:
-    """The mapping that describes a tool's function.
-
-    With the Responses API, Anthropic and MCP it is the tool itself.
-    """
+    """What describes a tool's function: with Anthropic and MCP, the tool itself."""
     if not isinstance(tool, Mapping):
         return None
     known = cast("Tool", tool)

@@ -18,15 +18,8 @@ _SPELLINGS = {
     "null": "null none nil nonetype void undefined",
 }
 _NAMES = {name: kind for kind, names in _SPELLINGS.items() for name in names.split()}
-_FORMATS = {
-    "date": "date",
-    "datetime": "date-time",
-    "date-time": "date-time",
-    "time": "time",
-    "uuid": "uuid",
-    "email": "email",
-    "uri": "uri",
-    "url": "uri",
+_FORMATS = {"datetime": "date-time", "url": "uri"} | {
+    name: name for name in ("date", "date-time", "time", "uuid", "email", "uri")
 }
 _ANY = frozenset({"any", "unknown", "mixed", "*", "", "type_unspecified"})
 
@@ -36,14 +29,10 @@ _PREFIXES = re.compile(r"\b(typing|builtins|collections\.abc|datetime|uuid|decim
 
 
 def schema_of(name: str) -> Schema | None:
-    """The schema of a type's name.
+    """The schema of a type's name, empty for any type; None if the name is unknown.
 
-    Args:
-        name: `string`, or what others call it: `str`, `STRING`, `<class 'str'>`, `List[str]`,
-            `str | None`, `string[]`.
-
-    Returns:
-        The schema, empty for any type; None if the name is unknown.
+    It is `string`, or what others call it: `str`, `STRING`, `<class 'str'>`, `List[str]`,
+    `str | None`, `string[]`.
     """
     text = name.strip()
     if len(text) > _MAX_LENGTH:
@@ -58,8 +47,7 @@ def any_of(schemas: Sequence[Schema]) -> Schema:
     if not all(schemas) or not schemas:
         return {}
     if all(schema.keys() == {"type"} for schema in schemas):
-        kinds = [kind for schema in schemas for kind in _listed(schema["type"])]
-        kinds = list(dict.fromkeys(kinds))
+        kinds = list(dict.fromkeys(kind for schema in schemas for kind in kinds_of(schema)))
         return {"type": kinds[0] if len(kinds) == 1 else kinds}
     return schemas[0] if len(schemas) == 1 else {"anyOf": list(schemas)}
 
@@ -120,5 +108,7 @@ def _split(text: str, mark: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _listed(kind: Any) -> list[Any]:
-    return cast("list[Any]", kind) if isinstance(kind, list) else [kind]
+def kinds_of(schema: Schema) -> list[str]:
+    """The types of a repaired schema."""
+    kinds: Any = schema.get("type", [])
+    return cast("list[str]", kinds) if isinstance(kinds, list) else [kinds]

@@ -2,6 +2,7 @@
 
 from typing import Any, cast
 
+from mistral_service.conversation.conversion import without
 from mistral_service.conversation.keywords import KEYWORDS
 from mistral_service.conversation.type_names import Schema, schema_of
 
@@ -15,22 +16,19 @@ _SCHEMA_KEYS = frozenset(
 # Keywords of an object's schema whose value may be a mapping.
 _MAPPINGS = frozenset(
     {
-        *("$defs", "definitions", "patternProperties", "dependentSchemas", "dependencies"),
-        *("dependentRequired", "additionalProperties", "unevaluatedProperties", "propertyNames"),
-        *("not", "if", "then", "else", "example", "discriminator", "xml", "externalDocs"),
+        *("properties", "patternProperties", "additionalProperties", "unevaluatedProperties"),
+        *("propertyNames", "$defs", "definitions", "not", "if", "then", "else", "example"),
+        *("dependentSchemas", "dependencies", "dependentRequired"),
+        *("discriminator", "xml", "externalDocs"),
     }
 )
 
 
 def wrapped(given: Schema) -> Schema:
-    """Add the object around a function's arguments that some frameworks leave out.
+    """The schema of an object, added around a mapping of arguments to their schemas.
 
-    Args:
-        given: The schema of an object, or a mapping of arguments to their schemas. An argument may
-            have the name of a keyword, `description` above all.
-
-    Returns:
-        The schema of an object.
+    Some frameworks leave it out. An argument may have the name of a keyword, `description` above
+    all.
     """
     loose = {key: value for key, value in given.items() if _is_argument(key, value, given)}
     properties: Any = given.get("properties")
@@ -51,18 +49,11 @@ def is_bare(given: Schema) -> bool:
 
 
 def wrapped_twice(given: Schema) -> Schema | None:
-    """The inner of two objects, where a whole schema was given as `properties`.
-
-    Args:
-        given: The schema of an object.
-
-    Returns:
-        The inner schema; None if the schema is not doubled.
-    """
+    """The inner of two objects, where a whole schema was given as `properties`; None without."""
     inner: Any = given.get("properties")
     if not _is_schema(inner) or not isinstance(inner.get("properties"), dict):
         return None
-    rest = {key: value for key, value in given.items() if key not in ("properties", "required")}
+    rest = without(given, "properties", "required")
     required: Any = inner.get("required") or given.get("required")
     return {**rest, **inner, **({"required": required} if required else {})}
 
@@ -76,8 +67,7 @@ def _is_argument(key: str, value: Any, schema: Schema) -> bool:
     """Whether a key of a schema cannot be a keyword, and its value is a schema."""
     if isinstance(value, str):
         return key not in KEYWORDS and "type" not in schema and schema_of(value) is not None
-    if not isinstance(value, dict) or key.startswith(("$", "x-")):
-        return False
-    if key == "properties" or key in _MAPPINGS:
+    is_name = key not in _MAPPINGS and not key.startswith(("$", "x-"))
+    if not is_name or not isinstance(value, dict):
         return False
     return bool(cast("Schema", value).keys() & _SCHEMA_KEYS) or (not value and key not in KEYWORDS)

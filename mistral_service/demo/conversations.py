@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from aioice import ice
 from aiortc.sdp import candidate_from_sdp
 from loguru import logger
 from pipecat.runner.types import SmallWebRTCRunnerArguments
@@ -35,8 +36,8 @@ MOST_MEDIA = 8
 
 _LOOK_S = 0.5
 
-
 Bot = Callable[[SmallWebRTCRunnerArguments], Awaitable[None]]
+"""Called once for every connection; returns when the conversation has ended."""
 
 
 class Refused(Exception):
@@ -64,13 +65,6 @@ class Conversations:
     def __init__(
         self, bot: Bot, *, most_calls: int = MOST_CALLS, connect_s: float = CONNECT_S
     ) -> None:
-        """Prepare for calls.
-
-        Args:
-            bot: Called once for every connection; returns when the conversation has ended.
-            most_calls: Calls at a time.
-            connect_s: Seconds without a connection after which a call ends.
-        """
         self._bot = bot
         self._most_calls = most_calls
         self._connect_s = connect_s
@@ -81,13 +75,7 @@ class Conversations:
         return len(self._calls)
 
     async def offer(self, request: SmallWebRTCRequest) -> dict[str, str]:
-        """Answer an offer: a new call, or another one within a call.
-
-        Args:
-            request: The offer; `pc_id` names the call if it is within one.
-
-        Returns:
-            The answer: `sdp`, `type`, `pc_id`.
+        """Answer an offer, of a new call or within the one that `pc_id` names.
 
         Raises:
             Refused: If all lines are taken (503), the offer cannot be read (400), or the call has
@@ -189,6 +177,18 @@ class Conversations:
                 {"label": "rtvi-ai", "type": "error", "data": {"error": said, "fatal": True}}
             )
             await asyncio.sleep(LAST_WORDS_S)  # the page hears it, and hangs up
+
+
+def offer_loopback_when_alone() -> None:
+    """Let WebRTC connect over 127.0.0.1 when no other interface is up.
+
+    aioice never offers the loopback address, so an aeroplane or an isolated container would be
+    left without a single candidate. Where another address exists, nothing changes.
+    """
+    original = ice.get_host_addresses
+    ice.get_host_addresses = lambda use_ipv4, use_ipv6: (
+        original(use_ipv4=use_ipv4, use_ipv6=use_ipv6) or ["127.0.0.1"]
+    )
 
 
 def _check(request: SmallWebRTCRequest) -> None:

@@ -49,36 +49,28 @@ class FaultyEndpoint:
     """The strict endpoint over an engine, which breaks when it is asked to."""
 
     def __init__(self, engine: Engine, api_key: str, *, down_s: float = DOWN_S) -> None:
-        """Prepare the endpoint.
-
-        Args:
-            engine: What answers.
-            api_key: The one key that is right.
-            down_s: Seconds for which the fault `down` closes the port.
-        """
-        self._layer = FaultLayer(engine)
+        self.layer = FaultLayer(engine)
         self._api_key = api_key
         self._down_s = down_s
         self._goes_down = asyncio.Event()
         # The rules of Mistral's own API: those of chat templates would end calls on Pipecat's own
         # service for other reasons than the fault.
-        self.app: Starlette = create_app(self._layer, Checks(templates=False), api_key=api_key)
+        self.app: Starlette = create_app(self.layer, Checks(templates=False), api_key=api_key)
         self.app.router.routes.insert(0, Route("/faults", self._inject, methods=["POST"]))
 
-    @property
-    def waiting(self) -> bool:
-        """Whether a fault is asked for."""
-        return self._layer.waiting
-
     async def serve(self, listener: socket.socket) -> None:
-        """Serve until the process is asked to end, with breaks where the endpoint goes down.
-
-        Args:
-            listener: The socket to listen on.
-        """
+        """Serve until the process is asked to end, with breaks where the endpoint goes down."""
+        config = uvicorn.Config(
+            self.app,
+            log_level="critical",
+            lifespan="off",
+            ws="none",
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_graceful_shutdown=2,
+        )
         try:
             while True:
-                server = self._server()
+                server = uvicorn.Server(config)
                 serving = asyncio.create_task(server.serve(sockets=[listener]))
                 down = asyncio.create_task(self._goes_down.wait())
                 try:
@@ -91,19 +83,7 @@ class FaultyEndpoint:
                     server.should_exit = True
                     await serving
         finally:
-            await self._layer.close()
-
-    def _server(self) -> uvicorn.Server:
-        return uvicorn.Server(
-            uvicorn.Config(
-                self.app,
-                log_level="critical",
-                lifespan="off",
-                ws="none",
-                limit_concurrency=MOST_CONNECTIONS,
-                timeout_graceful_shutdown=2,
-            )
-        )
+            await self.layer.close()
 
     async def _break(
         self, server: uvicorn.Server, serving: asyncio.Task[None], listener: socket.socket
@@ -141,7 +121,7 @@ class FaultyEndpoint:
             return JSONResponse({"detail": 'A fault is {"kind": …, "call": …}.'}, 422)
         stack = contextlib.ExitStack()
         try:
-            injection = stack.enter_context(self._layer.inject(kind, call))
+            injection = stack.enter_context(self.layer.inject(kind, call))
         except NotInjected as e:
             return JSONResponse({"detail": str(e)}, 409)
         lines = self._report(injection, stack)
@@ -176,11 +156,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with bind("127.0.0.1", options.port) as listener:
             model = SmallModel(ModelEngine(options.model), calls=options.scripted_calls)
-
-            async def run() -> None:
-                await FaultyEndpoint(model, os.environ[API_KEY_VARIABLE]).serve(listener)
-
-            asyncio.run(run())
+            endpoint = FaultyEndpoint(model, os.environ[API_KEY_VARIABLE])
+            asyncio.run(endpoint.serve(listener))
     except (ModelNotLoaded, OSError) as e:
         print(e, file=sys.stderr)
         return 1

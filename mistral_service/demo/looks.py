@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
@@ -15,44 +14,31 @@ THUMBNAIL_SIDE = 320
 THUMBNAIL_QUALITY = 60
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """A frame of the camera on its way into the conversation.
+def sizes(size: tuple[int, int], length: int) -> dict[str, int]:
+    """Width, height and bytes of an image, as the page shows them."""
+    return {"width": size[0], "height": size[1], "bytes": length}
 
-    Parameters:
-        size: Width and height of the frame.
-        length: Its bytes, before it is encoded.
+
+def look_message(before: dict[str, int], url: str) -> dict[str, Any]:
+    """What the page shows: both sizes, and the image that is sent, small.
+
+    Args:
+        before: The `sizes` of the camera's frame, before it is encoded.
+        url: The image as it is sent: a data URL.
     """
-
-    size: tuple[int, int]
-    length: int
-
-    def message(self, url: str) -> dict[str, Any]:
-        """What the page shows: both sizes, and the image that is sent, small.
-
-        Args:
-            url: The image as it is sent: a data URL.
-        """
-        message: dict[str, Any] = {
-            "type": "look",
-            "before": {"width": self.size[0], "height": self.size[1], "bytes": self.length},
-        }
-        try:
-            data = base64.b64decode(url.partition(",")[2])
-            with Image.open(io.BytesIO(data)) as image:
-                width, height = image.size
-                small = image.convert("RGB")
-                small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-        except (ValueError, UnidentifiedImageError, OSError):
-            return message
-        jpeg = io.BytesIO()
-        small.save(jpeg, "JPEG", quality=THUMBNAIL_QUALITY)
-        shown = base64.b64encode(jpeg.getvalue()).decode()
-        return {
-            **message,
-            "after": {"width": width, "height": height, "bytes": len(data)},
-            "image": f"data:image/jpeg;base64,{shown}",
-        }
+    message = {"type": "look", "before": before}
+    try:
+        data = base64.b64decode(url.partition(",")[2])
+        with Image.open(io.BytesIO(data)) as image:
+            after = sizes(image.size, len(data))
+            small = image.convert("RGB")
+            small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    except (ValueError, UnidentifiedImageError, OSError):
+        return message
+    jpeg = io.BytesIO()
+    small.save(jpeg, "JPEG", quality=THUMBNAIL_QUALITY)
+    shown = base64.b64encode(jpeg.getvalue()).decode()
+    return {**message, "after": after, "image": f"data:image/jpeg;base64,{shown}"}
 
 
 def sent_image(messages: Sequence[Any]) -> str | None:

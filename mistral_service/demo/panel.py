@@ -23,10 +23,10 @@ from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.services.llm_service import LLMService
 
 from mistral_service import MistralLLMService
-from mistral_service.demo.changes import FIELDS, NotAChange, delta_of, shown
+from mistral_service.demo.changes import FIELDS, Refused, delta_of, shown
 from mistral_service.demo.report import bug_report, versions
 from mistral_service.demo.secrets import without_secrets
-from mistral_service.demo.story import TITLES, Story
+from mistral_service.demo.story import FAULTS, Story
 from mistral_service.demo.watch import OURS, THEIRS, CallWatch, Service, name_of
 
 FAULTS_URL = "MISTRAL_DEMO_FAULTS"
@@ -44,42 +44,15 @@ SETTLES_WITHIN_S = 90.0
 """Seconds that a running reply may take until changed settings are taken over."""
 
 
-class Refused(Exception):
-    """What the page asks for cannot be done; the message is the sentence for it."""
-
-
 class Panel:
-    """The panel of one call.
+    """The panel of one call, on the endpoint that the environment names."""
 
-    Attributes:
-        watch: What watches the call.
-    """
-
-    def __init__(
-        self,
-        worker: PipelineWorker,
-        *,
-        faults_url: str | None = None,
-        api_key: str = "",
-        engine: str = "",
-    ) -> None:
-        """Attach to a call.
-
-        Args:
-            worker: The worker of the call.
-            faults_url: Where the local endpoint takes faults; None where another one answers.
-            api_key: Its key.
-            engine: What answers, in one line.
-        """
+    def __init__(self, worker: PipelineWorker) -> None:
         self._worker = worker
-        self._faults_url = faults_url
-        self._api_key = api_key
-        self._engine = engine
+        self._faults_url = os.environ.get(FAULTS_URL)
         self._call = uuid.uuid4().hex
         self._following: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.watch = CallWatch(self._send)
-        self.watch.on_story_over = self._stop_following
+        self.watch = CallWatch(self._send, self._stop_following)
         self._switcher = next(_of(LLMSwitcher, worker.pipeline), None)
         self._services: list[Service] = list(_of(LLMService, worker.pipeline))
         for service in self._services:
@@ -101,7 +74,7 @@ class Panel:
             raise Refused("This bot has no language model of Pipecat's kind.")
         return self._services[0]
 
-    async def name_the_call(self) -> None:
+    async def name_the_call(self, *_: Any) -> None:
         """Have each request name its call, so that a fault meets this one alone."""
         if self._faults_url is None:
             return
@@ -115,13 +88,6 @@ class Panel:
 
     async def answer(self, kind: str, data: Any) -> dict[str, Any]:
         """Do what the page asks for.
-
-        Args:
-            kind: `panel`, `break`, `settings`, `service` or `report`.
-            data: What belongs to it.
-
-        Returns:
-            The answer.
 
         Raises:
             Refused: If it cannot be done.
@@ -141,13 +107,11 @@ class Panel:
             case _:
                 raise Refused(f"The panel knows no {kind[:40]!r}.")
 
-    async def close(self) -> None:
+    async def close(self, *_: Any) -> None:
         """End with the call: a fault that still waits is dropped."""
         self._stop_following()
-        tasks = [*self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._following is not None:
+            await asyncio.gather(self._following, return_exceptions=True)
 
     def _state(self) -> dict[str, Any]:
         settings = self.service.settings
@@ -163,12 +127,12 @@ class Panel:
     async def _break(self, kind: Any) -> dict[str, Any]:
         if self._faults_url is None:
             raise Refused(NO_FAULTS)
-        if not isinstance(kind, str) or kind not in TITLES:
-            raise Refused(f"There is no such fault: it is one of {', '.join(TITLES)}.")
+        if not isinstance(kind, str) or kind not in FAULTS:
+            raise Refused(f"There is no such fault: it is one of {', '.join(FAULTS)}.")
         if self.watch.story and not self.watch.story.is_over:
             raise Refused("The last fault is still under way: speak, and it goes on.")
         session = aiohttp.ClientSession(
-            headers={"Authorization": f"Bearer {self._api_key}"},
+            headers={"Authorization": f"Bearer {os.environ.get('MISTRAL_API_KEY', '')}"},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=2),
         )
         try:
@@ -184,9 +148,9 @@ class Panel:
             raise
         story = Story(len(self.watch.stories) + 1, kind, name_of(self.service))
         self.watch.stories.append(story)
-        self._following = following = self._start(self._follow(story, session, response))
+        self._following = asyncio.create_task(self._follow(story, session, response))
         if kind == "down":
-            await asyncio.wait({following}, timeout=2)  # its report ends when the port closes
+            await asyncio.wait({self._following}, timeout=2)  # its report ends as the port closes
         return {"number": story.number}
 
     async def _follow(
@@ -207,10 +171,7 @@ class Panel:
 
     async def _change(self, sent: dict[str, Any]) -> dict[str, Any]:
         service = self.service
-        try:
-            delta = delta_of(sent, cast(Any, service.settings))
-        except NotAChange as e:
-            raise Refused(str(e)) from e
+        delta = delta_of(sent, cast(Any, service.settings))
         wanted = delta.given_fields()
         self.watch.refusal, self.watch.awaits_settings = None, True
         await self._worker.queue_frame(LLMUpdateSettingsFrame(delta=delta, service=service))
@@ -247,7 +208,7 @@ class Panel:
     def _report(self) -> str:
         settings = {name_of(s): repr(s.settings) for s in self._services}
         report = bug_report(
-            engine=self._engine,
+            engine=os.environ.get(ENGINE, ""),
             installed=versions(),
             settings=settings,
             faults=[f"{story.service}: {story.headline}" for story in self.watch.stories],
@@ -258,16 +219,9 @@ class Panel:
     async def _send(self, message: dict[str, Any]) -> None:
         await self._worker.rtvi.send_server_message(message)
 
-    def _start(self, doing: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.create_task(doing)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
     def _stop_following(self) -> None:
         if self._following is not None:
             self._following.cancel()
-            self._following = None
 
 
 def _of(kind: type[Any], processor: FrameProcessor) -> Iterator[Any]:
@@ -280,21 +234,11 @@ def _of(kind: type[Any], processor: FrameProcessor) -> Iterator[Any]:
 
 async def setup_pipeline_worker(worker: PipelineWorker) -> None:
     """Pipecat's hook: attach a panel to the call."""
-    panel = Panel(
-        worker,
-        faults_url=os.environ.get(FAULTS_URL),
-        api_key=os.environ.get("MISTRAL_API_KEY", ""),
-        engine=os.environ.get(ENGINE, ""),
-    )
+    panel = Panel(worker)
     worker.add_observer(panel.watch)
-
-    @worker.event_handler("on_pipeline_started")
-    async def on_pipeline_started(*_: Any) -> None:
-        await panel.name_the_call()
-
-    @worker.event_handler("on_pipeline_finished")
-    async def on_pipeline_finished(*_: Any) -> None:
-        await panel.close()
+    events = cast(Any, worker)
+    events.add_event_handler("on_pipeline_started", panel.name_the_call)
+    events.add_event_handler("on_pipeline_finished", panel.close)
 
     @worker.rtvi.event_handler("on_client_message")
     async def on_client_message(rtvi: Any, message: Any) -> None:

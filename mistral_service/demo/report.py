@@ -23,11 +23,8 @@ COUNTS = ("attempts", "hedges", "hedges_won", "resumes", "fallbacks", "faults")
 class TurnTrace:
     """One turn, step by step.
 
-    Parameters:
-        began: When, on the clock of `now` everywhere below.
-        service: Which service ran it.
-        steps: Seconds from the beginning, and what happened.
-        figures: What it took, as the page shows it.
+    Its steps have the seconds since it `began`, on the clock of `now` everywhere below. Its figures
+    are what it took, as the page shows it.
     """
 
     began: float
@@ -72,15 +69,7 @@ def bug_report(
     faults: Iterable[str],
     turns: Iterable[TurnTrace],
 ) -> str:
-    """A report in Markdown.
-
-    Args:
-        engine: What answered, in one line.
-        installed: Versions by package.
-        settings: The settings of each service, by its name.
-        faults: What was broken on purpose, and what became of it, a line each.
-        turns: The last turns.
-    """
+    """A report in Markdown: versions by package, settings by service, and a line for each fault."""
     parts = ["## What happened", "", "(Write here what you saw, and what you expected.)", ""]
     parts += ["## Versions", "", *(f"- {name} {value}" for name, value in installed.items())]
     parts += [f"- answers come from {engine}", "", "## Settings", ""]

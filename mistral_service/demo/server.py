@@ -14,7 +14,12 @@ from fastapi.staticfiles import StaticFiles
 from pipecat.transports.smallwebrtc.request_handler import IceCandidate, SmallWebRTCRequest
 from pydantic import BaseModel, Field
 
-from mistral_service.demo.conversations import Bot, Conversations, Refused
+from mistral_service.demo.conversations import (
+    Bot,
+    Conversations,
+    Refused,
+    offer_loopback_when_alone,
+)
 from mistral_service.local.guard import BODY_SECONDS, guard
 
 PAGE = Path(__file__).parent / "page"
@@ -56,7 +61,7 @@ def create_app(
     Args:
         bot: Holds one conversation over the connection in its runner arguments.
         status: What `GET /api/status` tells of the engine.
-        host: The address that the server listens on; see `guard`.
+        host: The address that the server listens on; see `guard`, as for the next.
         allow_hosts: Further names under which the page may be opened, as of a tunnel.
         conversations: What holds the calls; by default eight at a time.
         body_seconds: Seconds that a client has to send a body.
@@ -134,4 +139,5 @@ def serve(
     allow_hosts: Sequence[str] = (),
 ) -> None:
     """Serve until SIGINT or SIGTERM, then close every conversation and raise KeyboardInterrupt."""
+    offer_loopback_when_alone()
     server_of(create_app(bot, status, host=host, allow_hosts=allow_hosts)).run(sockets=[sock])

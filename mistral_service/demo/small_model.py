@@ -22,9 +22,10 @@ from mistral_service.wire.trees import last_of, object_of, objects_of
 
 SCRIPTED = "This answer is scripted: the offline model has no eyes."
 
-_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {"a": 1, "an": 1, **{word: number for number, word in enumerate(_WORDS)}}
 _UNITS = {"second": 1, "minute": 60, "hour": 3600}
-_AMOUNT = rf"\d{{1,4}}|an?|{'|'.join(_NUMBERS)}"
+_AMOUNT = rf"\d{{1,4}}|{'|'.join(_NUMBERS)}"
 _DURATION = re.compile(rf"\b({_AMOUNT})\W+({'|'.join(_UNITS)})s?\b", re.I)
 _TIMER = re.compile(r"\b(timer|alarm|countdown|wake me)\b", re.I)
 _NOTE = re.compile(
@@ -42,12 +43,7 @@ class SmallModel:
     """An engine that helps a small model: see this module."""
 
     def __init__(self, engine: Engine, *, calls: bool) -> None:
-        """Lie over a model.
-
-        Args:
-            engine: The model.
-            calls: Whether functions are called for it. False leaves functions to the model.
-        """
+        """Lie over a model, and call functions for it, or (`calls=False`) leave them to it."""
         self._engine = engine
         self._calls = calls
         self._serial = 0
@@ -57,7 +53,8 @@ class SmallModel:
         reply = image_reply(request)
         if reply is None and self._calls:
             reply = scripted_reply(request)
-            request = without_functions(request)
+            # A model that cannot call would only be confused by them.
+            request = {k: v for k, v in request.items() if k not in ("tools", "tool_choice")}
         self._serial = (self._serial + 1) % 1000
         if reply is not None:
             for piece in reply.pieces(self._serial):
@@ -116,12 +113,9 @@ def call_for(question: str) -> Json | None:
 def seconds_in(text: str) -> int:
     """The duration in a sentence, "one minute and 30 seconds"; ten seconds where there is none."""
     total = 0
-    for amount, unit in _DURATION.findall(text):
-        word = amount.lower()
-        number = (
-            1 if word in ("a", "an") else _NUMBERS.index(word) if word in _NUMBERS else int(word)
-        )
-        total += number * _UNITS[unit.lower()]
+    for amount, unit in _DURATION.findall(text.lower()):
+        number = _NUMBERS[amount] if amount in _NUMBERS else int(amount)
+        total += number * _UNITS[unit]
     return total or 10
 
 
@@ -169,11 +163,6 @@ def described(url: str) -> str:
         return "The image that arrived cannot be read."
     tone = "dark" if light < 85 else "light" if light > 170 else "neither light nor dark"
     return f"The image that arrived has {width} by {height} pixels, and is {tone}."
-
-
-def without_functions(request: Json) -> Json:
-    """The request, without what a model that cannot call would only be confused by."""
-    return {k: v for k, v in request.items() if k not in ("tools", "tool_choice")}
 
 
 def continued(request: Json) -> Json:

@@ -14,42 +14,18 @@ State = Literal["waiting", "struck", "met", "failed", "silent", "aloud", "droppe
 """`met`: the caller hears the reply. `failed`: an error was reported. `silent`: neither. `aloud`:
 what was meant for a machine is spoken."""
 
-TITLES = {
-    "cut": "Cut",
-    "hang": "The reply hangs",
-    "429": "429, the model is full",
-    "503": "503, the service is unavailable",
-    "empty": "An empty reply",
-    "text-call": "A function's call as text",
-    "down": "The endpoint is down",
+FAULTS = {
+    "cut": ("Cut", "cuts the stream after {words}"),
+    "hang": ("The reply hangs", "lets the reply hang"),
+    "429": ("429, the model is full", "answers 429"),
+    "503": ("503, the service is unavailable", "answers 503"),
+    "empty": ("An empty reply", "sends an empty reply"),
+    "text-call": ("A function's call as text", "sends a function's call as text"),
+    "down": ("The endpoint is down", "is down"),
 }
-"""The faults, as the page names them."""
-
-_REPORTS = {
-    "cut": "cuts the stream after {words}",
-    "hang": "lets the reply hang",
-    "429": "answers 429",
-    "503": "answers 503",
-    "empty": "sends an empty reply",
-    "text-call": "sends a function's call as text",
-    "down": "is down",
-}
-"""What the endpoint does, as a step of the story."""
+"""The faults, as the page names them, and what the endpoint does, as a step of the story."""
 
 _WORDS = re.compile(r"\S+")
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One thing that happened.
-
-    Parameters:
-        at: When, on the clock of `now` everywhere below.
-        text: What, in words.
-    """
-
-    at: float
-    text: str
 
 
 @dataclass
@@ -60,6 +36,7 @@ class Story:
         number: Which fault of the call it is, from 1.
         kind: Which fault, of `faults.KINDS`.
         service: Which service met it: `mistral_service`, or Pipecat's own.
+        lines: What happened, in words, and when, on the clock of `now` everywhere below.
     """
 
     number: int
@@ -70,7 +47,7 @@ class Story:
     words: int = 0
     requests: int = 0
     handlings: int = 0
-    lines: list[Line] = field(default_factory=list[Line])
+    lines: list[tuple[float, str]] = field(default_factory=list[tuple[float, str]])
     before: str = ""
     after: str = ""
     done: str = ""
@@ -91,7 +68,7 @@ class Story:
     @property
     def headline(self) -> str:
         """What happened, in one line."""
-        title = TITLES[self.kind]
+        title, _ = FAULTS[self.kind]
         if self.kind == "cut" and self.struck_at is not None:
             title = f"Cut after {counted(self.words, 'word')}"
         if self.state == "waiting":
@@ -101,7 +78,7 @@ class Story:
     def message(self, now: float) -> dict[str, Any]:
         """The story for the page, times relative to the fault."""
         zero = self.struck_at if self.struck_at is not None else now
-        lines = sorted(self.lines, key=lambda line: line.at)
+        lines = sorted(self.lines, key=lambda line: line[0])
         return {
             "type": "fault",
             "number": self.number,
@@ -109,7 +86,7 @@ class Story:
             "service": self.service,
             "state": self.state,
             "headline": self.headline,
-            "lines": [{"at": round(line.at - zero, 2), "text": line.text} for line in lines],
+            "lines": [{"at": round(at - zero, 2), "text": text} for at, text in lines],
             "age": round(now - zero, 2),
         }
 
@@ -122,8 +99,8 @@ class Story:
         self.struck_at = min(now, self.struck_at if self.struck_at is not None else now)
         if self.state == "waiting":
             self.state = "struck"
-        report = _REPORTS[self.kind].format(words=counted(words, "word"))
-        self._note(now, f"the endpoint {report}")
+        _, report = FAULTS[self.kind]
+        self._note(now, f"the endpoint {report.format(words=counted(words, 'word'))}")
         held = [happened for at, happened in self._held if at >= now]
         self._held.clear()
         for happened in held:
@@ -152,8 +129,7 @@ class Story:
         if self.kind == "cut" and not self.done:
             self.before += text  # as far as it came, or of a reply before the fault
             return
-        if self.struck_at is None:
-            self._held.append((now, lambda: self.spoke(now, text)))
+        if self._holds(now, lambda: self.spoke(now, text)):
             return
         self.after += text
         if self.answered_at is None and text.strip():
@@ -164,9 +140,7 @@ class Story:
 
     def called_function(self, now: float, name: str) -> None:
         """A function of the bot runs."""
-        if self.struck_at is None:
-            self._held.append((now, lambda: self.called_function(now, name)))
-        if self.struck_at is None or self.is_over:
+        if self._holds(now, lambda: self.called_function(now, name)) or self.is_over:
             return
         self._note(now, f"the service runs {name}")
         if self.kind == "text-call":
@@ -175,9 +149,7 @@ class Story:
 
     def failed(self, now: float, sentence: str) -> None:
         """The service reported an error."""
-        if self.struck_at is None:
-            self._held.append((now, lambda: self.failed(now, sentence)))
-        if self.struck_at is None or self.is_over:
+        if self._holds(now, lambda: self.failed(now, sentence)) or self.is_over:
             return
         self.state = "failed"
         self.outcome = f"an error after {self._seconds(now)}: {sentence}"
@@ -187,8 +159,7 @@ class Story:
         """The turn ended."""
         if hedged:
             self.hedged = True
-        if self.struck_at is None:
-            self._held.append((now, lambda: self.ended(now)))
+        if self._holds(now, lambda: self.ended(now)):
             return
         if not self.is_over:
             self.state = "silent"
@@ -209,6 +180,12 @@ class Story:
         if self.state == "waiting":
             self.state = "dropped"
             self.outcome = why
+
+    def _holds(self, now: float, happened: Callable[[], None]) -> bool:
+        """Hold back what happens until the endpoint has reported the fault."""
+        if self.struck_at is None:
+            self._held.append((now, happened))
+        return self.struck_at is None
 
     def _tell(self) -> None:
         """Put together how the fault was met, as far as it is known."""
@@ -239,7 +216,7 @@ class Story:
         return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
 
     def _note(self, now: float, text: str) -> None:
-        self.lines.append(Line(now, text))
+        self.lines.append((now, text))
 
 
 def repeated(before: str, after: str) -> int:

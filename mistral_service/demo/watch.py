@@ -27,7 +27,7 @@ from pipecat.services.llm_service import LLMService
 from pipecat.utils.errors import ErrorCategory
 
 from mistral_service import MistralLLMService, MistralTurnMetrics
-from mistral_service.demo.looks import Look, sent_image
+from mistral_service.demo.looks import look_message, sent_image, sizes
 from mistral_service.demo.report import COUNTS, MOST_TURNS, TurnTrace
 from mistral_service.demo.secrets import without_secrets
 from mistral_service.demo.story import Story
@@ -54,23 +54,19 @@ class CallWatch(BaseObserver):
         awaits_settings: Whether settings are to be taken over, or refused.
     """
 
-    def __init__(self, send: Send) -> None:
-        """Watch a call.
-
-        Args:
-            send: Sends a message to the page.
-        """
+    def __init__(self, send: Send, on_story_over: Callable[[], None]) -> None:
+        """Watch a call; `send` sends a message to the page."""
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self._send = send
         self.turns: deque[TurnTrace] = deque(maxlen=MOST_TURNS)
         self.stories: list[Story] = []
         self.refusal: str | None = None
         self.awaits_settings = False
-        self.on_story_over: Callable[[], None] = lambda: None
+        self._on_story_over = on_story_over
         self._turn: TurnTrace | None = None
         self._hedged = False
         self._running = False
-        self._look: Look | None = None
+        self._look: dict[str, int] | None = None
         self._last_message: dict[str, Any] = {}
 
     @property
@@ -103,7 +99,7 @@ class CallWatch(BaseObserver):
         if isinstance(source, LLMService):
             await self._from_service(cast(Service, source), frame, data.direction)
         elif isinstance(frame, UserImageRawFrame) and frame.append_to_context:
-            self._look = Look(frame.size, len(frame.image))
+            self._look = sizes(frame.size, len(frame.image))
         elif isinstance(frame, LLMContextFrame):
             await self._show_look(frame)
         elif isinstance(frame, InterruptionFrame):
@@ -197,14 +193,14 @@ class CallWatch(BaseObserver):
     async def _story_went_on(self) -> None:
         await self.send_story()
         if self.story and self.story.is_over:
-            self.on_story_over()
+            self._on_story_over()
 
     async def _show_look(self, frame: LLMContextFrame) -> None:
         """Show the page the image that is sent, once it is in the context."""
         if self._look is None or (url := sent_image(frame.context.get_messages())) is None:
             return
         look, self._look = self._look, None
-        await self._send(await asyncio.to_thread(look.message, url))
+        await self._send(await asyncio.to_thread(look_message, look, url))
 
     def _note(self, text: str) -> None:
         if self._turn is not None:

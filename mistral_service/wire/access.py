@@ -1,4 +1,7 @@
-"""The API key and the base URL: where they come from, and whether they are valid."""
+"""The API key and the base URL: where they come from, and whether they are valid.
+
+`owner` is the class, and `name` the argument, that an error names.
+"""
 
 import os
 import re
@@ -17,12 +20,7 @@ _LONG = 16
 
 
 def key_for(owner: str, api_key: str | None, name: str = "api_key") -> str:
-    """The API key.
-
-    Args:
-        owner: The class that needs it, for the error.
-        api_key: The key that was given; without one, the environment variable `MISTRAL_API_KEY`.
-        name: The name of the argument, for the error.
+    """The API key: the one given or, without one, the environment's `MISTRAL_API_KEY`.
 
     Raises:
         ValueError: If there is none, or it has invalid characters. It is not quoted.
@@ -38,23 +36,6 @@ def key_for(owner: str, api_key: str | None, name: str = "api_key") -> str:
     return key
 
 
-def check_key(owner: str, name: str, key: str | None) -> str | None:
-    """Validate an API key.
-
-    Args:
-        owner: The class that needs it, for the error.
-        name: The name of the argument, for the error.
-        key: The key; None and "" mean no key, and are valid.
-
-    Returns:
-        The stripped key; None if there is none.
-
-    Raises:
-        ValueError: If it has invalid characters. It is not quoted.
-    """
-    return _stripped(owner, name, key) or None
-
-
 def _stripped(owner: str, name: str, key: object) -> str:
     if key is None:
         return ""
@@ -68,23 +49,6 @@ def _stripped(owner: str, name: str, key: object) -> str:
     return text
 
 
-def address_for(owner: str, base_url: str | None) -> str:
-    """The base URL of the endpoint.
-
-    Args:
-        owner: The class that needs it, for the error.
-        base_url: The address that was given. If it is None or the default, the environment variable
-            `MISTRAL_BASE_URL`, if set, replaces it.
-
-    Raises:
-        ValueError: If it is no http(s) address.
-    """
-    if not base_url or base_url == DEFAULT_BASE_URL:
-        base_url = os.environ.get("MISTRAL_BASE_URL") or DEFAULT_BASE_URL
-    check_address(owner, "base_url", base_url)
-    return base_url
-
-
 def connections_for(
     owner: str,
     own: tuple[str | None, str | None],
@@ -95,7 +59,8 @@ def connections_for(
 
     Args:
         owner: The class that needs them, for the error.
-        own: The key and the address of the primary endpoint.
+        own: The key and the address of the primary endpoint. If the address is None or the default,
+            the environment variable `MISTRAL_BASE_URL`, if set, replaces it.
         fallback: Those of the fallback endpoint; its key defaults to the primary one.
         options: Further arguments of both clients, such as `default_headers`.
 
@@ -106,22 +71,25 @@ def connections_for(
     Raises:
         ValueError: If there is no key, or a key, address or header is invalid.
     """
-    key = key_for(owner, own[0])
-    connection = {**options, "api_key": key, "base_url": address_for(owner, own[1])}
+    key, base_url = key_for(owner, own[0]), own[1]
+    if not base_url or base_url == DEFAULT_BASE_URL:
+        base_url = os.environ.get("MISTRAL_BASE_URL") or DEFAULT_BASE_URL
+    check_address(owner, "base_url", base_url)
     check_address(owner, "fallback_base_url", fallback[1])
-    check_headers(owner, options.get("default_headers"))
-    theirs = check_key(owner, "fallback_api_key", fallback[0]) or key
+    # The values of headers are not quoted, since they may contain a gateway's key.
+    if (header := bad_header(options.get("default_headers") or {})) is not None:
+        raise ValueError(
+            f"{owner}(default_headers=…): the header {header!r} is not valid: a name has ASCII "
+            "letters, digits and hyphens, a value ASCII characters without line breaks."
+        )
+    connection = {**options, "api_key": key, "base_url": base_url}
+    theirs = _stripped(owner, "fallback_api_key", fallback[0]) or key
     there = {**connection, "api_key": theirs, "base_url": fallback[1]}
     return connection, there if fallback[1] else None
 
 
 def check_address(owner: str, name: str, url: str | None) -> None:
-    """Validate an address.
-
-    Args:
-        owner: The class that needs it, for the error.
-        name: The name of the argument, for the error.
-        url: The address; None and "" mean no address, and are valid.
+    """Validate an address; None and "" mean no address, and are valid.
 
     Raises:
         ValueError: If it is no http(s) address.
@@ -134,11 +102,7 @@ def check_address(owner: str, name: str, url: str | None) -> None:
 
 
 def redacted_url(url: str) -> str:
-    """An address without its possible secrets: user, password and query.
-
-    Args:
-        url: The address, or what was given as one.
-    """
+    """An address, or what was given as one, without its possible secrets: user, password, query."""
     scheme, mark, rest = url.partition("://")
     if not mark or not scheme.isalnum():  # a password may have any character
         scheme, mark, rest = "", "", url
@@ -160,32 +124,8 @@ def _is_address(url: str) -> bool:
         return False
 
 
-def check_headers(
-    owner: str, headers: Mapping[str, Any] | None, name: str = "default_headers"
-) -> None:
-    """Validate headers.
-
-    Args:
-        owner: The class that sends them, for the error.
-        headers: The headers. Their values are not quoted, since they may contain a gateway's key.
-        name: The name of the argument, for the error.
-
-    Raises:
-        ValueError: If a name or a value has characters that are not allowed in headers.
-    """
-    if (header := bad_header(headers or {})) is not None:
-        raise ValueError(
-            f"{owner}({name}=…): the header {header!r} is not valid: a name has ASCII letters, "
-            "digits and hyphens, a value ASCII characters without line breaks."
-        )
-
-
 def bad_header(headers: Mapping[str, Any]) -> str | None:
-    """The name of the first invalid header; None if all are valid.
-
-    Args:
-        headers: The headers; the OpenAI client's values for "not given" are valid.
-    """
+    """The name of the first invalid header; the OpenAI client's "not given" is a valid value."""
     for name, value in headers.items():
         if not isinstance(cast("object", name), str) or not _HEADER_NAME.fullmatch(name):
             return str(name)

@@ -7,7 +7,7 @@ value of the wrong type counts as missing. A payload that cannot be parsed at al
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 from mistral_service.wire.encoding import MAX_EVENT_VALUES, decode
@@ -46,16 +46,10 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The tokens that a reply cost.
+    """The tokens that a reply cost; None where the server does not report a number.
 
-    Parameters:
-        prompt_tokens: Tokens of the request.
-        completion_tokens: Tokens of the reply, thinking included.
-        total_tokens: Both together.
-        cached_tokens: Those of the request that came from the cache; None if not reported.
-        reasoning_tokens: Those of the reply spent on thinking; None if not reported.
-        prompt_audio_seconds: Seconds of sound in the request; None if not reported.
-        service_tier: The tier that answered, as Mistral calls it; None if not reported.
+    Those of the prompt may have come from the cache (`cached_tokens`), and those of the completion
+    been spent on thinking (`reasoning_tokens`). `service_tier` is the tier that answered.
     """
 
     prompt_tokens: int = 0
@@ -69,21 +63,12 @@ class Usage:
     @classmethod
     def total(cls, usages: Sequence["Usage"]) -> "Usage":
         """The sum of the tokens of several replies; a field that no reply has reported is None."""
-
-        def reported(name: str) -> int | None:
-            values = [getattr(usage, name) for usage in usages]
-            known = [value for value in values if value is not None]
-            return sum(known) if known else None
-
-        return cls(
-            sum(usage.prompt_tokens for usage in usages),
-            sum(usage.completion_tokens for usage in usages),
-            sum(usage.total_tokens for usage in usages),
-            reported("cached_tokens"),
-            reported("reasoning_tokens"),
-            reported("prompt_audio_seconds"),
-            usages[-1].service_tier if usages else None,
-        )
+        sums: dict[str, int] = {}
+        for name in (each.name for each in fields(cls) if each.name != "service_tier"):
+            known = [n for usage in usages if (n := getattr(usage, name)) is not None]
+            if known:
+                sums[name] = sum(known)
+        return cls(**sums, service_tier=usages[-1].service_tier if usages else None)
 
 
 @dataclass(slots=True)  # not frozen: one is made for every token, and that takes twice as long
@@ -117,9 +102,6 @@ class Chunk:
 def read_payloads(payloads: list[bytes]) -> tuple[list[Chunk], bool, MistralError | None]:
     """Parse the payloads of some events, up to the end of the reply or an error.
 
-    Args:
-        payloads: JSON text, or `[DONE]`.
-
     Returns:
         The chunks; whether `[DONE]` came; and the error, if there was one before the reply had
         ended.
@@ -143,30 +125,8 @@ def end_of(chunks: Iterable[Chunk]) -> str | None:
     return next((chunk.finish_reason for chunk in chunks if chunk.finish_reason), None)
 
 
-def parse_chunk(payload: bytes | str) -> Chunk:
-    """Parse the payload of one event.
-
-    Args:
-        payload: JSON text, UTF-8 if bytes.
-
-    Returns:
-        The chunk.
-
-    Raises:
-        MistralError: If the payload is not a JSON object, or contains an error.
-    """
-    return _chunk_or_raise(*read_payload(payload))
-
-
 def read_payload(payload: bytes | str) -> tuple[Chunk | None, MistralError | None]:
-    """Parse the payload of one event, which may be a chunk that also contains an error.
-
-    Args:
-        payload: JSON text, UTF-8 if bytes.
-
-    Returns:
-        The chunk and the error; one of them may be None.
-    """
+    """Parse the payload of one event: a chunk, an error, or a chunk that also contains an error."""
     try:
         data = decode(payload, MAX_EVENT_VALUES)
     except ValueError:
@@ -180,27 +140,17 @@ def read_payload(payload: bytes | str) -> tuple[Chunk | None, MistralError | Non
 def chunk_from_mapping(data: Mapping[str, Any]) -> Chunk:
     """Parse one chunk that is already decoded from JSON.
 
-    Args:
-        data: The chunk's JSON object.
-
-    Returns:
-        The chunk.
-
     Raises:
         MistralError: If the object is an error, or contains one.
     """
-    return _chunk_or_raise(*read_mapping(data))
+    chunk, error = read_mapping(data)
+    if error is not None:
+        raise error
+    return chunk or Chunk()
 
 
 def read_mapping(data: Mapping[str, Any]) -> tuple[Chunk | None, MistralError | None]:
-    """As `read_payload`, for a payload that is already decoded from JSON.
-
-    Args:
-        data: The JSON object.
-
-    Returns:
-        The chunk and the error; one of them may be None.
-    """
+    """As `read_payload`, for a payload that is already decoded from JSON."""
     choices = list_of(data.get("choices"))
     usage = _usage(data["usage"]) if data.get("usage") else None
     choice = object_of(choices[0]) if choices else {}
@@ -219,12 +169,6 @@ def read_mapping(data: Mapping[str, Any]) -> tuple[Chunk | None, MistralError | 
         return _chunk(data, choice, delta, usage), None
     chunk = _chunk(data, choice, delta, usage) if choices or usage else None
     return chunk, MistralError.from_stream(failure)
-
-
-def _chunk_or_raise(chunk: Chunk | None, error: MistralError | None) -> Chunk:
-    if error is not None:
-        raise error
-    return chunk or Chunk()
 
 
 def _chunk(
@@ -285,12 +229,7 @@ def _thought(delta: Mapping[str, Any]) -> tuple[str, bool]:
 
 
 def thought_of(value: object, depth: int = 4) -> str:
-    """The text of reasoning: a string, an object that contains it, or a list of such.
-
-    Args:
-        value: The reasoning.
-        depth: The maximum number of levels.
-    """
+    """The text of reasoning: a string, an object that contains it, or a list of such."""
     if isinstance(value, str):
         return value
     if not depth:
@@ -309,11 +248,7 @@ def cites(part: Part) -> bool:
 
 
 def is_encrypted(value: object) -> bool:
-    """Whether reasoning is encrypted.
-
-    Args:
-        value: An object, or a list of them.
-    """
+    """Whether reasoning, an object or a list of them, is encrypted."""
     if isinstance(value, list):
         return any(is_encrypted(item) for item in map(object_of, cast("list[object]", value)))
     held = object_of(value)

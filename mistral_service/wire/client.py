@@ -11,14 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mappin
 from typing import Any, cast
 
 from loguru import logger
-from openai import (
-    DEFAULT_TIMEOUT,
-    NOT_GIVEN,
-    AsyncOpenAI,
-    AsyncStream,
-    Omit,
-    Timeout,
-)
+from openai import DEFAULT_TIMEOUT, NOT_GIVEN, AsyncOpenAI, AsyncStream, Omit, Timeout
 from openai._types import NotGiven
 from openai.types.chat import ChatCompletionChunk
 
@@ -196,15 +189,7 @@ async def _rest(reads: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
 async def fetch_reply(
     client: AsyncOpenAI, params: Mapping[str, Any], *, connect: float | None = None
 ) -> Chunk:
-    """Send a request and wait for its whole reply.
-
-    Args:
-        client: The client whose connections and key are used.
-        params: As for `open_reply`.
-        connect: As for `open_reply`.
-
-    Returns:
-        The reply, as one chunk.
+    """Send a request as `open_reply`, and wait for its whole reply, as one chunk.
 
     Raises:
         openai.APIError: If the request is refused, or no answer comes within `WHOLE_REPLY_S`.
@@ -227,17 +212,9 @@ async def fetch_object(
     connect: float | None = None,
     read: float | None = None,
 ) -> dict[str, Any]:
-    """Send a request to an endpoint that answers with one JSON object.
+    """Send a request as `open_reply`, to an endpoint that answers with one JSON object.
 
-    Args:
-        client: The client whose connections and key are used.
-        path: The endpoint.
-        params: As for `open_reply`.
-        connect: As for `open_reply`.
-        read: Seconds to wait for the answer, unless the client's own limit was set.
-
-    Returns:
-        The object.
+    The answer may take `read` seconds, unless the client's own limit was set.
 
     Raises:
         openai.APIError: If the request is refused, or no answer comes.
@@ -267,23 +244,15 @@ async def fetch_object(
 
 
 async def fetch_models(client: AsyncOpenAI, seconds: float) -> Catalogue:
-    """Fetch the list of models with their capabilities.
-
-    Args:
-        client: The client whose connections and key are used.
-        seconds: The time limit.
-
-    Returns:
-        The catalogue; empty if the answer is no list of models.
+    """Fetch the models with their capabilities; none if the answer is no list of models.
 
     Raises:
         openai.APIError: If the request is refused, or no answer comes.
         TimeoutError: If the answer takes longer.
     """
+    options = _common_options(client)
     async with asyncio.timeout(seconds):
-        response = await client.get(
-            "/models", options=_common_options(client), cast_to=httpx.Response
-        )
+        response = await client.get("/models", options=options, cast_to=httpx.Response)
     try:
         catalogue = Catalogue.from_reply(decode(response.content))
     except ValueError:  # invalid JSON

@@ -41,9 +41,6 @@ async def decompressed(
         most: The maximum of bytes of the body, compressed and decompressed.
         cut: Whether the body ends at the limit, or where it is invalid, without an error.
 
-    Yields:
-        The bytes.
-
     Raises:
         BodyTooLong: If there are more than `most`.
         DecompressionError: If the encoding is unsupported, or there are several, or the body is
@@ -113,8 +110,8 @@ class _Decoder:
 
 
 def _decoder(encoding: str) -> _Decoder | None:
-    names = [name for part in encoding.split(",") if (name := part.strip().lower())]
-    names = [name for name in names if name != "identity"]
+    names = [part.strip().lower() for part in encoding.split(",")]
+    names = [name for name in names if name not in ("", "identity")]
     if not names:
         return None
     if names in (["gzip"], ["x-gzip"]):

@@ -25,14 +25,10 @@ _SMALL = 8 * 1024
 
 
 def encode(body: dict[str, Any]) -> bytes:
-    """Encode a body as UTF-8.
+    """Encode a body as JSON in UTF-8.
 
-    Args:
-        body: The body.
-
-    Returns:
-        Its JSON. A lone surrogate, which UTF-8 cannot encode, becomes "?": a broken transcript may
-        contain one, which would fail its turn and, since it is in the history, every later one.
+    A lone surrogate, which UTF-8 cannot encode, becomes "?": a broken transcript may contain one,
+    which would fail its turn and, since it is in the history, every later one.
 
     Raises:
         TypeError: If JSON cannot represent something in it.
@@ -44,14 +40,7 @@ def encode(body: dict[str, Any]) -> bytes:
 
 
 def decode(payload: bytes | str, most: int = MAX_VALUES) -> Any:
-    """Decode a payload.
-
-    Args:
-        payload: JSON text, UTF-8 if bytes.
-        most: The maximum number of values.
-
-    Returns:
-        The decoded value.
+    """Decode JSON text, UTF-8 if bytes.
 
     Raises:
         ValueError: If it is no JSON, is nested too deeply, or has more than `most` values.
@@ -75,11 +64,7 @@ def join_surrogates(text: str) -> str:
 
 
 def values_in(payload: bytes | str) -> int:
-    """An upper bound of the values in a JSON text: its commas and brackets, also within strings.
-
-    Args:
-        payload: JSON text.
-    """
+    """An upper bound of the values in a JSON text: its commas and brackets, also within strings."""
     if isinstance(payload, str):
         return sum(map(payload.count, ",[{"))
     return sum(map(payload.count, (b",", b"[", b"{")))

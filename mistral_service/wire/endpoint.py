@@ -36,29 +36,16 @@ _REFUSED = (Reason.REQUEST, Reason.HISTORY)
 
 
 class Endpoint:
-    """One address.
-
-    Attributes:
-        server: The kind of server.
-    """
+    """One address (`place`, without secrets), and the kind of server there."""
 
     def __init__(self, place: str) -> None:
-        """Begin with what the address shows.
-
-        Args:
-            place: The address, without secrets.
-        """
         self.place = place
         self.server = self._by_address = by_address(place)
         self._is_set = False
         self._learned: dict[str, Server] = {}
 
     def set(self, server: Server) -> None:
-        """Set the kind of server: it is not recognised any more, but still learns from refusals.
-
-        Args:
-            server: One of `SERVERS`.
-        """
+        """Set the kind of server: it is not recognised any more, but still learns from refusals."""
         if self._is_set and server != self.server:
             logger.warning(
                 f"{self.place} was set to {self.server.name} before, and is {server.name} now, for "
@@ -71,12 +58,7 @@ class Endpoint:
     def recognise(
         self, catalogue: Catalogue | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Recognise the server by an answer, if neither its address nor a user has named it.
-
-        Args:
-            catalogue: The list of models.
-            headers: The headers of any answer.
-        """
+        """Recognise the server by an answer, if neither its address nor a user has named it."""
         if self._is_set or self._by_address.name != "unknown":
             return
         found = by_headers(headers or {})
@@ -96,14 +78,9 @@ class Endpoint:
     async def send(
         self, body: Mapping[str, Any], post: Callable[[dict[str, Any]], Awaitable[T]]
     ) -> T:
-        """Send a body in the form that the server accepts, and adapt it after a refusal.
+        """Send a body for Mistral in the form that the server accepts.
 
-        Args:
-            body: The body for Mistral.
-            post: Sends a body; called again after each refusal that shows another form.
-
-        Returns:
-            What `post` returned.
+        `post` is called again after each refusal that shows another form.
 
         Raises:
             openai.APIError: As `post`, if there is no other form to try.

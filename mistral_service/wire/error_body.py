@@ -52,9 +52,7 @@ _MESSAGE = (
     *("message", "detail", "msg", "errormessage", "errordescription", "description"),
     *("faultstring", "htmlmessage", "error", "errors", "title"),
 )
-_MORE = (
-    *("details", "innererror", "cause", "metadata", "providerspecificfields", "extra", "headers"),
-)
+_MORE = ("details", "innererror", "cause", "metadata", "providerspecificfields", "extra", "headers")
 _OF_AN_ERROR = (
     *("error", "errors", "detail", "message", "msg", "errormessage", "fault", "htmlmessage"),
 )
@@ -96,17 +94,12 @@ class ErrorBody:
 
     @classmethod
     def read(cls, body: object, headers: Mapping[str, str] | None = None) -> "ErrorBody":
-        """Parse a body.
-
-        Args:
-            body: Bytes, text, or decoded JSON.
-            headers: The answer's headers: some clouds put the type of the error there.
-        """
+        """Parse a body: bytes, text, or decoded JSON."""
         found = cls()
         if isinstance(body, bytes):
             body = body[:_MAX_CHARS].decode("utf-8-sig", "replace")
         found._read(body, 0)
-        for name in ("x-amzn-errortype", "x-ms-error-code"):
+        for name in ("x-amzn-errortype", "x-ms-error-code"):  # where some clouds put the type
             if value := (headers or {}).get(name):
                 found.names.add(value)
         return found
@@ -200,9 +193,9 @@ class ErrorBody:
         exceptions = [key for key in fields if key.endswith("exception")]
         self.names.update(key for key in exceptions if isinstance(fields[key], Mapping))
         nested = [*_OBJECTS, *exceptions]
-        for value in [fields.get(key) for key in nested]:
-            if not isinstance(value, str):
-                self._read(value, depth + 1)
+        for key in nested:
+            if not isinstance(fields.get(key), str):
+                self._read(fields.get(key), depth + 1)
         for key in (*_MESSAGE, *_MORE):
             value = fields.get(key)
             if isinstance(value, str) or (value and key not in nested):
@@ -255,11 +248,7 @@ class ErrorBody:
 
 
 def is_error(data: Mapping[str, Any]) -> bool:
-    """Whether an object that is no chunk of a reply is an error.
-
-    Args:
-        data: The object.
-    """
+    """Whether an object that is no chunk of a reply is an error."""
     fields = _fields(data)
     return (
         "error" in (data.get("object"), data.get("type"))
@@ -270,11 +259,7 @@ def is_error(data: Mapping[str, Any]) -> bool:
 
 
 def is_there(error: object) -> bool:
-    """Whether the value of `error` is an error: some servers send an empty one with every chunk.
-
-    Args:
-        error: The value.
-    """
+    """Whether the value of `error` is an error: some servers send an empty one with every chunk."""
     if isinstance(error, str):
         return error.strip().lower() not in ("", "none", "null")
     if isinstance(error, Mapping):

@@ -12,7 +12,7 @@ from typing import Any
 from mistral_service.wire.error_body import ErrorBody
 from mistral_service.wire.rate import RateBudget, retry_after
 from mistral_service.wire.reasons import Reason, reason_of
-from mistral_service.wire.secrets import Redactor, secrets_in
+from mistral_service.wire.secrets import Redactor
 
 # How the message begins, by reason: what happened, and what to check.
 _ADVICE: dict[Reason, str] = {
@@ -94,36 +94,19 @@ class MistralError(Exception):
         """Whether the same request may succeed a moment later."""
         return self.reason.retryable
 
-    def without(self, key: str) -> "MistralError":
-        """The same error, with the API key redacted from the server's message.
-
-        Args:
-            key: The key; one of less than eight characters is a placeholder, and not redacted.
-        """
-        return self.redacted(Redactor(secrets_in(key)))
-
     def redacted(self, redact: Redactor) -> "MistralError":
-        """The same error, with secrets redacted from the server's message.
-
-        Args:
-            redact: Redacts them from a text.
-        """
+        """The same error, with secrets redacted from the server's message."""
         names = ("detail", "code", "type", "correlation_id")
         texts: dict[str, str | None] = {name: getattr(self, name) for name in names}
-        return self._replaced({name: text and redact(text) for name, text in texts.items()})
+        return self._replaced(**{name: text and redact(text) for name, text in texts.items()})
 
     def with_detail(self, detail: str) -> "MistralError":
-        """The same error with another message.
+        """The same error, with another text in place of the server's message."""
+        return self._replaced(detail=detail)
 
-        Args:
-            detail: The text that replaces the server's message.
-        """
-        return self._replaced({"detail": detail})
-
-    def _replaced(self, changed: Mapping[str, Any]) -> "MistralError":
-        names = ("status_code", "code", "type", "retry_after", "correlation_id", "budget")
-        same = {name: getattr(self, name) for name in ("detail", *names)}
-        return MistralError(self.reason, **{**same, **changed})
+    def _replaced(self, **changed: Any) -> "MistralError":
+        names = ("detail", "status_code", "code", "type", "retry_after", "correlation_id", "budget")
+        return MistralError(self.reason, **{name: getattr(self, name) for name in names} | changed)
 
     def with_key_accepted_before(self) -> "MistralError":
         """The same error; if its reason is the key, it names what else may have caused it."""
@@ -145,9 +128,6 @@ class MistralError(Exception):
             status_code: The HTTP status, 400 or above.
             body: The body: bytes, text, or what JSON made of it.
             headers: The answer's headers; names in lower case, or a case-blind mapping.
-
-        Returns:
-            The error.
         """
         headers = headers or {}
         parsed = ErrorBody.read(body, headers)
@@ -206,11 +186,6 @@ class HeldBack(MistralError):
     """The rate limiter did not send a request, since the account's minute is used up."""
 
     def __init__(self, retry_after: float) -> None:
-        """Make the error.
-
-        Args:
-            retry_after: Seconds until the budget allows the request.
-        """
         super().__init__(
             Reason.RATE_LIMIT,
             "held back before it was sent, since the account's minute is used up",
@@ -218,11 +193,7 @@ class HeldBack(MistralError):
         )
 
     def redacted(self, redact: Redactor) -> MistralError:
-        """The same error: its text is ours.
-
-        Args:
-            redact: Redacts secrets from a text.
-        """
+        """The same error: its text is ours."""
         return self
 
 
@@ -234,12 +205,7 @@ def _time(seconds: float) -> str:
 
 
 def printable(text: str, most: int) -> str:
-    """A server's message in one line, with control characters escaped.
-
-    Args:
-        text: The message.
-        most: The maximum of characters; a longer text is cut and ends in "…".
-    """
+    """A server's message in one line of `most` characters, with control characters escaped."""
     text = " ".join(text[:_MAX_READ].split())
     if not text.isprintable():
         text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -9,22 +9,18 @@ from mistral_service.wire.secrets import Redactor, secrets_in, secrets_of
 
 
 def error_of(exception: Exception, asked: AsyncOpenAI | str = "") -> MistralError | None:
-    """Convert an exception of the client.
+    """Convert an exception of `wire/client.py`; None if it is none of Mistral or the network.
 
     Args:
-        exception: Any exception of `wire/client.py`.
+        exception: Any exception.
         asked: The client that sent the request, or its key alone: some servers repeat the request
             in their answer. Secrets in it are redacted (`wire/secrets.py`).
-
-    Returns:
-        The `MistralError`; None if the exception has nothing to do with Mistral or the network.
     """
     error = _converted(exception)
     if error is None:
         return None
-    return error.redacted(
-        Redactor(secrets_in(asked) if isinstance(asked, str) else secrets_of(asked))
-    )
+    secrets = secrets_in(asked) if isinstance(asked, str) else secrets_of(asked)
+    return error.redacted(Redactor(secrets))
 
 
 def place_of(client: AsyncOpenAI) -> str:
@@ -54,13 +50,14 @@ def _converted(exception: Exception) -> MistralError | None:
         connecting = type(exception.__cause__).__name__ == "ConnectTimeout"
         return MistralError(Reason.TIMEOUT, "no connection was established" if connecting else "")
     if isinstance(exception, APIConnectionError):
-        return _decoding_error(exception) or MistralError(Reason.UNREACHABLE, _cause(exception))
+        if "DecodingError" in _names(exception.__cause__):  # a whole reply: the server was reached
+            return MistralError(Reason.STREAM, str(exception.__cause__))
+        return MistralError(Reason.UNREACHABLE, _cause(exception))
     if isinstance(exception, APIError):
         return MistralError.from_stream(exception.body or exception.message)
     if isinstance(exception, RuntimeError) and "has been closed" in str(exception):
         return MistralError(Reason.UNREACHABLE, "the HTTP client was closed by its owner")
-    # httpx and its successor httpx2 have the same names of errors; `openai` uses one of them.
-    names = {base.__name__ for base in type(exception).__mro__}
+    names = _names(exception)
     if "TimeoutException" in names or isinstance(exception, TimeoutError):
         return MistralError(Reason.TIMEOUT)
     if "DecodingError" in names:
@@ -70,11 +67,9 @@ def _converted(exception: Exception) -> MistralError | None:
     return None
 
 
-def _decoding_error(exception: BaseException) -> MistralError | None:
-    """The error of a whole reply that could not be decompressed: the server was reached."""
-    cause = exception.__cause__
-    names = {base.__name__ for base in type(cause).__mro__}
-    return MistralError(Reason.STREAM, str(cause)) if "DecodingError" in names else None
+def _names(exception: object) -> set[str]:
+    """The names of its types: httpx and httpx2 have the same ones, and `openai` uses either."""
+    return {base.__name__ for base in type(exception).__mro__}
 
 
 def _cause(exception: BaseException) -> str:

@@ -80,25 +80,18 @@ class ReplyTooLong(httpx.TransportError):
 
 
 def http_client() -> Any:
-    """Make an HTTP client whose connections are shared with all others of its kind.
+    """Make a client for `AsyncOpenAI(http_client=…)` that shares its connections with its kind.
 
     Proxies and certificates come from the environment (`HTTPS_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`,
     …). Connections stay open between turns, so that no turn waits for a handshake; they are closed
-    with the last client. Redirects are not followed.
-
-    Returns:
-        A client for `AsyncOpenAI(http_client=…)`. It may be created before there is an event loop,
-        and used in several.
+    with the last client. Redirects are not followed. The client may be created before there is an
+    event loop, and used in several.
     """
     return DefaultAsyncHttpxClient(transport=_SharedTransport(), follow_redirects=False)
 
 
 def bound_replies(client: Any) -> None:
-    """Make another HTTP client decompress and bound its replies as ours does.
-
-    Args:
-        client: Any `httpx.AsyncClient`; the replies of ours are bounded already.
-    """
+    """Make any `httpx.AsyncClient` decompress and bound its replies as ours does."""
     hooks: Any = getattr(client, "event_hooks", None)
     if hooks is not None and _bound not in hooks["response"]:
         hooks["response"].append(_bound)
@@ -115,12 +108,9 @@ async def _bound(response: httpx.Response) -> None:
                     return data
             return b""
 
-        response.stream = _bounded_for(type(response).__module__.partition(".")[0])(
-            read,
-            stream.aclose,
-            response.request,
-            response.status_code,
-            response.headers,
+        bounded = _bounded_for(type(response).__module__.partition(".")[0])
+        response.stream = bounded(
+            read, stream.aclose, response.request, response.status_code, response.headers
         )
 
 

@@ -33,11 +33,7 @@ _ASSISTANT_PLACE = Place(role=_ASSISTANT)
 
 
 def place_of(delta: Mapping[str, Any]) -> Place | None:
-    """The place of a delta; None if the delta does not say.
-
-    Args:
-        delta: The delta, as it came.
-    """
+    """The place of a delta; None if the delta does not say."""
     index, role, answers = delta.get("index"), delta.get("role"), delta.get("tool_call_id")
     if index is None and not answers:
         if not role:
@@ -65,13 +61,9 @@ class Messages:
         self._roles: dict[int, str] = {}
 
     def advance(self, place: Place) -> bool:
-        """Record the place of the next delta.
+        """Record the place of the next delta; returns whether the assistant continues after a tool.
 
-        Args:
-            place: The place; without an index or a role, the message is the same as before.
-
-        Returns:
-            Whether the assistant continues after a tool's result.
+        Without an index or a role, the message is the same as before.
         """
         before = self.in_tool_result
         role = place.role or (_TOOL if place.answers else "")
@@ -86,14 +78,7 @@ class Messages:
 
 
 def joined(messages: Iterable[Any]) -> dict[str, Any]:
-    """Join the messages of a whole reply into one.
-
-    Args:
-        messages: The messages, as they came.
-
-    Returns:
-        The assistant's content in order, and the calls that no message answers.
-    """
+    """Join the messages of a whole reply: the assistant's content, and calls without an answer."""
     content: list[Any] = []
     calls: list[Any] = []
     progress = Messages()

@@ -21,12 +21,8 @@ _OPTIONAL_REASONING = re.compile(r"mistral-(small|medium)(-latest|-26\d\d|$)")
 def fastest_effort(model: str) -> str | None:
     """The `reasoning_effort` with which a model answers without reasoning.
 
-    Args:
-        model: The model's name.
-
-    Returns:
-        `none` for Mistral's models with optional reasoning; None, which omits the parameter, for
-        models that do not know it, or always reason.
+    It is `none` for Mistral's models with optional reasoning; None, which omits the parameter, for
+    models that do not know it, or always reason.
     """
     return "none" if _OPTIONAL_REASONING.match(model) else None
 
@@ -63,19 +59,14 @@ class ModelCard:
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> "ModelCard | None":
-        """Parse an entry of the list.
+        """Parse an entry of the list; None if it names no model.
 
-        Args:
-            data: The entry's JSON object; servers other than Mistral's have fewer fields.
-
-        Returns:
-            The card; None if the entry names no model.
+        The entries of servers other than Mistral's have fewer fields.
         """
         name = _text(data.get("id"))
         if name is None:
             return None
         can = object_of(data.get("capabilities"))
-        length = data.get("max_context_length")
         return cls(
             name,
             tuple(filter(None, map(_text, list_of(data.get("aliases"))))),
@@ -84,7 +75,7 @@ class ModelCard:
             _sees(data, can),
             _bool(can.get("reasoning")),
             _bool(can.get("completion_fim")),
-            tokens(length),
+            tokens(data.get("max_context_length")),
             _text(data.get("deprecation")),
             _text(data.get("deprecation_replacement_model")),
             _text(data.get("owned_by")),
@@ -111,27 +102,15 @@ class Catalogue:
 
     @classmethod
     def from_reply(cls, body: object) -> "Catalogue":
-        """Parse the reply.
+        """Parse the JSON of `GET /v1/models`: `{"data": [...]}`, or the bare list.
 
-        Args:
-            body: The decoded JSON of `GET /v1/models`: `{"data": [...]}`, or the bare list.
-
-        Returns:
-            The catalogue; empty for anything else.
+        The catalogue is empty for anything else.
         """
         entries = objects_of(object_of(body).get("data", body))
-        cards = (ModelCard.from_mapping(entry) for entry in entries)
-        return cls([card for card in cards if card is not None])
+        return cls([card for card in map(ModelCard.from_mapping, entries) if card is not None])
 
     def find(self, name: str) -> ModelCard | None:
-        """Find a model.
-
-        Args:
-            name: Its name, or an alias.
-
-        Returns:
-            Its card; None if the endpoint does not list it.
-        """
+        """The model of a name or an alias; None if the endpoint does not list it."""
         return self._by_name.get(name)
 
     @property

@@ -8,22 +8,12 @@ import math
 MAX_TOKENS = 10_000_000
 """Tokens of one request and its reply: forty times the longest context of Mistral's models."""
 
-MAX_PER_MINUTE = 1e12
-"""The maximum of requests or tokens in a rate header."""
-
 MAX_WAIT = 86_400.0
 """The maximum of seconds to wait: a day. A call is over long before."""
 
 
 def tokens(value: object) -> int | None:
-    """A number of tokens.
-
-    Args:
-        value: The value that the server sent.
-
-    Returns:
-        The number; None if it is no whole number from 0 to `MAX_TOKENS`.
-    """
+    """A number of tokens; None if it is no whole number from 0 to `MAX_TOKENS`."""
     if isinstance(value, float) and value.is_integer():
         value = int(value) if abs(value) <= MAX_TOKENS else None
     if not isinstance(value, int) or isinstance(value, bool):
@@ -31,28 +21,8 @@ def tokens(value: object) -> int | None:
     return value if 0 <= value <= MAX_TOKENS else None
 
 
-def rate(value: float | None, most: float = MAX_PER_MINUTE) -> float | None:
-    """A number of a rate header.
-
-    Args:
-        value: The value that the server sent, or None.
-        most: The maximum.
-
-    Returns:
-        The number; None if it is out of range.
-    """
-    return value if value is not None and 0 <= value <= most else None
-
-
 def wait(seconds: float | None) -> float | None:
-    """Seconds that a server asks to wait.
-
-    Args:
-        seconds: The value that the server sent, or None.
-
-    Returns:
-        The seconds, a day at most; None if it is no valid time.
-    """
+    """Seconds that a server asks to wait, a day at most; None if it is no valid time."""
     if seconds is None or math.isnan(seconds) or seconds < 0:
         return None
     return min(float(seconds), MAX_WAIT)

@@ -28,22 +28,13 @@ _MAX_TEMPERATURE = 1
 
 
 def is_between(headers: Mapping[str, Any], base_url: str) -> bool:
-    """Whether there is a Portkey gateway that rewrites bodies between a client and Mistral.
-
-    Args:
-        headers: The headers that every request of the client carries.
-        base_url: The address of its endpoint.
-    """
+    """Whether there is a Portkey gateway that rewrites bodies between a client and Mistral."""
     named = {name.lower() for name in headers}
     return not base_url.rstrip("/").endswith("/proxy") and any(name in named for name in _HEADERS)
 
 
 def as_it_passes(body: Mapping[str, Any], path: str) -> tuple[dict[str, Any], list[str]]:
     """Convert a body so that as many fields as possible arrive.
-
-    Args:
-        body: The body for Mistral.
-        path: The endpoint.
 
     Returns:
         The body for the gateway; and the names of the fields that will not arrive. They are sent

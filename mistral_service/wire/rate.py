@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from mistral_service.wire.numbers import MAX_TOKENS, rate, wait
+from mistral_service.wire.numbers import MAX_TOKENS, wait
 
 WINDOW = 60.0
 """Seconds of Mistral's rate window: its headers end in `-minute`."""
+
+_MAX_PER_MINUTE = 1e12
+"""The maximum of requests or tokens in a header: a larger number counts as missing."""
 
 _LOW = 0.1
 """The fraction of a limit below which the remainder counts as low."""
@@ -21,14 +24,9 @@ _LOW = 0.1
 
 @dataclass(frozen=True, slots=True)
 class RateBudget:
-    """The remaining requests and tokens of the minute.
+    """The limits of a minute, and what is left of them; None where the server does not say.
 
-    Parameters:
-        request_limit: Requests per minute; None if the server does not say, as below.
-        requests_left: Requests left.
-        token_limit: Tokens per minute.
-        tokens_left: Tokens left.
-        query_cost: Tokens that this request was charged.
+    `query_cost` are the tokens that this request was charged.
     """
 
     request_limit: float | None = None
@@ -39,24 +37,23 @@ class RateBudget:
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, str]) -> "RateBudget | None":
-        """Parse the headers of an answer.
+        """Parse the headers of an answer: names in lower case, or a case-blind mapping.
 
-        Args:
-            headers: The headers; names in lower case, or a case-blind mapping.
-
-        Returns:
-            The budget; None if there are no such headers.
+        The budget is None if there are no such headers.
         """
+
+        def sent(name: str, most: float = _MAX_PER_MINUTE) -> float | None:
+            value = _number(headers.get(f"x-ratelimit-{name}"))
+            return value if value is not None and value <= most else None
+
+        # No request is charged more than the limit: it would have been refused.
+        limit = _number(headers.get("x-ratelimit-limit-tokens-minute"))
         budget = cls(
-            rate(_number(headers.get("x-ratelimit-limit-req-minute"))),
-            rate(_number(headers.get("x-ratelimit-remaining-req-minute"))),
-            rate(limit := _number(headers.get("x-ratelimit-limit-tokens-minute"))),
-            rate(_number(headers.get("x-ratelimit-remaining-tokens-minute"))),
-            # No request is charged more than the limit: it would have been refused.
-            rate(
-                _number(headers.get("x-ratelimit-tokens-query-cost")),
-                min(MAX_TOKENS, limit or MAX_TOKENS),
-            ),
+            sent("limit-req-minute"),
+            sent("remaining-req-minute"),
+            sent("limit-tokens-minute"),
+            sent("remaining-tokens-minute"),
+            sent("tokens-query-cost", min(MAX_TOKENS, limit or MAX_TOKENS)),
         )
         return budget if budget != cls() else None
 
@@ -78,10 +75,7 @@ class RateBudget:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds after which the server allows a retry.
-
-    Args:
-        headers: The headers of a refusal.
+    """Seconds after which the server allows a retry, by the headers of a refusal.
 
     Returns:
         The value of `Retry-After`, a number or a date (relative to the server's own `Date`, so that

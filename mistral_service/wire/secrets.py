@@ -12,6 +12,8 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from string import ascii_lowercase, ascii_uppercase
 from typing import Any, cast
 from urllib.parse import quote, quote_plus, unquote
@@ -21,6 +23,7 @@ from weakref import WeakKeyDictionary
 from openai import AsyncOpenAI
 from yarl import URL
 
+from mistral_service.wire.encoding import decode
 from mistral_service.wire.trees import objects_of
 
 REDACTED = "[key]"
@@ -56,10 +59,7 @@ _FOLD = str.maketrans(ascii_uppercase, ascii_lowercase)
 class Secret:
     """A value that was sent.
 
-    Parameters:
-        value: The value.
-        in_part: Whether parts of eight characters or more are secret too: for a key, but not for
-            any header.
+    If `in_part`, parts of eight characters or more are secret too: of a key, but not of any header.
     """
 
     value: str
@@ -73,10 +73,8 @@ _extras: WeakKeyDictionary[AsyncOpenAI, deque[Mapping[str, Any]]] = WeakKeyDicti
 def remember(client: AsyncOpenAI, params: Mapping[str, Any]) -> None:
     """Remember what a request sends in addition to its client's headers and query.
 
-    Args:
-        client: The client that sends it.
-        params: The parameters of the request: `extra_headers`, `extra_query`, `extra_body`, and
-            the credentials of connectors in `tools`. They are examined when an error occurs.
+    These are the parameters in `_EXTRAS`, and the credentials of connectors in `tools`. They are
+    examined when an error occurs.
     """
     extras = {name: params[name] for name in _EXTRAS if params.get(name)}
     if credentials := _connector_credentials(params.get("tools")):
@@ -89,11 +87,7 @@ def remember(client: AsyncOpenAI, params: Mapping[str, Any]) -> None:
 
 
 def secrets_of(client: AsyncOpenAI) -> list[Secret]:
-    """The possible secrets in the requests of a client.
-
-    Args:
-        client: The client.
-    """
+    """The possible secrets in the requests of a client."""
     found = [*secrets_in(client.api_key), *_of_headers(client.default_headers)]
     found += _of_headers(client.default_query)
     found += _of_userinfo(str(client.base_url))
@@ -108,11 +102,7 @@ def secrets_of(client: AsyncOpenAI) -> list[Secret]:
 
 
 def secrets_in(key: str) -> list[Secret]:
-    """A key as a secret; none if it is too short to be one.
-
-    Args:
-        key: The key.
-    """
+    """A key as a secret; none if it is too short to be one."""
     return [Secret(key)] if len(key) >= _SHORTEST else []
 
 
@@ -127,11 +117,6 @@ class Redactor:
     """Redacts secrets from texts, in any encoding."""
 
     def __init__(self, secrets: Iterable[Secret]) -> None:
-        """Prepare the search.
-
-        Args:
-            secrets: The secrets.
-        """
         self._whole: set[str] = set()
         self._parts: set[str] = set()
         self._beginnings: set[str] = set()
@@ -144,14 +129,7 @@ class Redactor:
                 self._beginnings.update(form[:length] for length in range(4, _SHORTEST))
 
     def __call__(self, text: str) -> str:
-        """Redact a text of some hundred characters.
-
-        Args:
-            text: The text.
-
-        Returns:
-            The text, with `[key]` in place of each secret.
-        """
+        """A text of some hundred characters, with `[key]` in place of each secret."""
         folded = text.translate(_FOLD)
         marked = bytearray(len(text))
         for form in self._whole:
@@ -159,31 +137,23 @@ class Redactor:
             while at >= 0:
                 _mark(marked, at, len(form))
                 at = folded.find(form, at + 1)
-        if self._parts:
-            for at in range(len(text) - _SHORTEST + 1):
-                if folded[at : at + _SHORTEST] in self._parts:
-                    _mark(marked, at, _SHORTEST)
+        for at in range(len(text) - _SHORTEST + 1):
+            if folded[at : at + _SHORTEST] in self._parts:
+                _mark(marked, at, _SHORTEST)
         words = folded.removesuffix("…")
         if words != folded:
             # A text that was cut may end with the beginning of a secret.
             for length in range(4, _SHORTEST):
                 if words[-length:] in self._beginnings:
                     _mark(marked, len(words) - length, length)
-        return _replaced(text, marked) if any(marked) else text
+        pieces: list[str] = []
+        for is_marked, group in groupby(zip(marked, text, strict=True), key=itemgetter(0)):
+            pieces += [REDACTED] if is_marked else [character for _, character in group]
+        return "".join(pieces)
 
 
 def _mark(marked: bytearray, at: int, length: int) -> None:
     marked[at : at + length] = b"\1" * length
-
-
-def _replaced(text: str, marked: bytearray) -> str:
-    pieces: list[str] = []
-    for at, character in enumerate(text):
-        if not marked[at]:
-            pieces.append(character)
-        elif not at or not marked[at - 1]:
-            pieces.append(REDACTED)
-    return "".join(pieces)
 
 
 def _forms(value: str) -> set[str]:
@@ -276,6 +246,6 @@ def _json(value: str) -> Any:
     if not value.lstrip().startswith(("{", "[")):
         return None
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return decode(value)
+    except ValueError:
         return None

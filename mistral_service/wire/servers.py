@@ -115,15 +115,10 @@ _OF_CHOICE = re.compile(r"tool[_ ]choice|named tools", re.IGNORECASE)
 
 
 def check_server(owner: str, name: str, server: str | None) -> Server | None:
-    """Look up a server by its name.
-
-    Args:
-        owner: The class that is configured, for the error.
-        name: The name of the argument, for the error.
-        server: The name of the server; None if it is not set.
+    """Look up a server by its name; None if it is not set.
 
     Raises:
-        ValueError: If the name is unknown.
+        ValueError: If the name is unknown, with the class and the argument that were given it.
     """
     if server is None:
         return None
@@ -141,15 +136,7 @@ def by_address(url: str) -> Server:
 
 
 def by_models(owners: Iterable[str], *, has_capabilities: bool) -> Server | None:
-    """The server of a list of models.
-
-    Args:
-        owners: The `owned_by` of each model.
-        has_capabilities: Whether the list has capabilities, as Mistral's does.
-
-    Returns:
-        The server; None if the list does not show it.
-    """
+    """The server of a list of models, by the `owned_by` of each; None if that does not show it."""
     names = (_BY_OWNER.get(owner.lower()) for owner in owners)
     name = next(filter(None, names), "mistral" if has_capabilities else None)
     return SERVERS[name] if name else None
@@ -165,12 +152,7 @@ def by_headers(headers: Mapping[str, str]) -> Server | None:
 
 
 def adapt_body(body: Mapping[str, Any], server: Server) -> dict[str, Any]:
-    """Rewrite a body for a server.
-
-    Args:
-        body: The body for Mistral; left as it is.
-        server: What the server accepts.
-    """
+    """Rewrite a body for a server; the body for Mistral is left as it is."""
     left_out = {name for name in server.unknown_fields if not _is_chosen(name, body)}
     sent = {name: value for name, value in body.items() if name not in left_out}
     choice: Any = body.get("tool_choice")
@@ -198,15 +180,9 @@ def adapt_body(body: Mapping[str, Any], server: Server) -> dict[str, Any]:
 
 
 def revise_server(server: Server, body: Mapping[str, Any], message: str) -> Server | None:
-    """Learn from a refusal.
+    """What a server may accept instead of a body for Mistral, by all messages of its refusal.
 
-    Args:
-        server: What the server was expected to accept.
-        body: The body for Mistral, before `adapt_body`.
-        message: All messages of the refusal.
-
-    Returns:
-        What it may accept instead; None if the refusal has another cause.
+    None if the refusal has another cause.
     """
     sent = adapt_body(body, server)
     unknown = {name for name in OPTIONAL_FIELDS if _refuses(name, sent, message)}
@@ -233,10 +209,8 @@ def is_guess(before: Server, after: Server) -> bool:
 def merge_learned(server: Server, before: Server, after: Server) -> Server:
     """Apply what one request has learned to what is known now.
 
-    Args:
-        server: What is known now: other requests may have changed it meanwhile.
-        before: What was known when the request began.
-        after: What was known when the request was accepted.
+    Other requests may have changed that since `before`, when the request began. `after` is what was
+    known when it was accepted.
     """
     unknown = server.unknown_fields | (after.unknown_fields - before.unknown_fields)
     changed: dict[str, Any] = {

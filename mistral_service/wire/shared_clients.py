@@ -9,13 +9,7 @@ _references: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
 def retain_client(client: AsyncOpenAI) -> AsyncOpenAI:
-    """Add a reference to a client.
-
-    Args:
-        client: The client. Clients with the same HTTP client count as one.
-
-    Returns:
-        The client.
+    """Add a reference to a client, and return it. Clients with the same HTTP client count as one.
 
     Raises:
         ValueError: If it is closed already.
@@ -31,11 +25,7 @@ def retain_client(client: AsyncOpenAI) -> AsyncOpenAI:
 
 
 async def release_client(client: AsyncOpenAI) -> None:
-    """Remove a reference to a client, and close the client if it was the last.
-
-    Args:
-        client: The client that was retained.
-    """
+    """Remove a reference to a client, and close the client if it was the last."""
     key = _key(client)
     left = _references.get(key, 1) - 1
     if left > 0:

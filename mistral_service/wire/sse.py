@@ -47,10 +47,7 @@ class SSEDecoder:
         self._after_cr = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Decode the bytes of a read.
-
-        Args:
-            data: The bytes read, in any portion.
+        """Decode the bytes of a read, of any size.
 
         Returns:
             The payloads of the events completed by this read, in order: the bytes of their `data`
@@ -94,13 +91,10 @@ class SSEDecoder:
         return self._take(lines)
 
     def finish(self) -> list[bytes]:
-        """Decode the end of the stream.
+        """Decode the end of the stream: the payload of an unfinished event, if there is one.
 
         The standard drops an event without its closing blank line. A server that forgets that line
         has still sent the whole payload, and the last word would be missing: so the event counts.
-
-        Returns:
-            The payload of the unfinished event, if there is one.
         """
         rest, self._rest = bytes(self._rest), bytearray()
         return self._take([rest, b""])

@@ -7,15 +7,12 @@ NODE = 20
 
 
 def weight(value: Any, most: int, *, objects: bool = True) -> int:
-    """Estimate the size of a value, up to a limit.
+    """About the characters of a value as JSON; some number above `most` if it has more.
 
     Args:
         value: A JSON value, or nearly.
         most: The limit at which counting ends.
         objects: Whether the attributes of objects count.
-
-    Returns:
-        About its characters as JSON; some number above `most` if it is larger.
     """
     total, stack = 0, [value]
     while stack and total <= most:
@@ -46,9 +43,7 @@ def weight(value: Any, most: int, *, objects: bool = True) -> int:
 def is_endless(value: Any, levels: int = 1_000) -> bool:
     """Whether a value contains itself, or is nested deeper than JSON can be.
 
-    Args:
-        value: The value; some thousand of the values in it are examined.
-        levels: The maximum number of levels.
+    Ten times as many of the values in it as there may be levels are examined.
     """
     stack, left = [(value, 0)], 10 * levels
     while stack and left:

@@ -13,6 +13,7 @@ from images import BLUE, MIME, RED, file_of, halves, opened, photo, url_of
 from PIL import Image
 
 from mistral_service.conversation import image_cache as module
+from mistral_service.conversation.data_urls import url_key
 from mistral_service.conversation.encoding import Encoded, Form, encode, model_image_side
 from mistral_service.conversation.image_cache import ImageCache
 from mistral_service.conversation.parts import ImageError
@@ -378,7 +379,7 @@ async def test_after_an_interruption_the_work_is_found_done(encoded: list[int]):
     turn.cancel()
     await asyncio.gather(turn, return_exceptions=True)
     sent = await images.prepare([url], 8, FORM)
-    assert opened(sent[url]).size == (1540, 385)
+    assert opened(sent[url_key(url)]).size == (1540, 385)
     assert len(encoded) == 1
 
 

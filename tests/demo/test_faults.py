@@ -230,7 +230,7 @@ async def test_a_fault_ends_with_the_request_that_asked_for_it(served: Served):
     async with served.fault("503") as lines:
         assert await event(lines) == {"event": "waiting"}
     deadline = asyncio.get_running_loop().time() + 10
-    while served.endpoint.waiting:
+    while served.endpoint.layer.waiting:
         assert asyncio.get_running_loop().time() < deadline
         await asyncio.sleep(0.01)
     assert await served.say() == SENTENCE
@@ -271,4 +271,4 @@ async def test_the_route_refuses_what_it_should(
     async with served.client.post(url, json=body, headers=headers) as response:
         assert response.status == status
         assert (await response.json())["detail"]
-    assert not served.endpoint.waiting
+    assert not served.endpoint.layer.waiting

@@ -183,8 +183,8 @@ async def test_a_page_that_leaves_takes_its_fault_with_it(monkeypatch: pytest.Mo
     async with serving(Speaker()) as (endpoint, address):
         async with panel_call(address, monkeypatch) as call:
             await call.ask("break", kind="503")
-            assert endpoint.waiting
-        await call.until(lambda: not endpoint.waiting)
+            assert endpoint.layer.waiting
+        await call.until(lambda: not endpoint.layer.waiting)
 
 
 async def test_settings_change_in_mid_call(call: PanelCall):

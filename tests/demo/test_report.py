@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from mistral_service import MistralLLMService
-from mistral_service.demo.changes import NotAChange, delta_of, value_of
-from mistral_service.demo.looks import THUMBNAIL_SIDE, Look, sent_image
+from mistral_service.demo.changes import Refused, delta_of, value_of
+from mistral_service.demo.looks import THUMBNAIL_SIDE, look_message, sent_image, sizes
 from mistral_service.demo.report import MOST_STEPS, TurnTrace, bug_report, versions
 from mistral_service.demo.secrets import without_secrets
 
@@ -61,6 +61,7 @@ def test_no_secret_of_the_environment_is_left(monkeypatch: pytest.MonkeyPatch):
         ("max_tokens", "40", 40),
         ("max_tokens", "-1", -1),
         ("max_tokens", "4.5", "4.5"),
+        ("max_tokens", "+-4", "+-4"),
         ("fallback_models", "a, b,,", ["a", "b"]),
         ("fallback_models", "", []),
         ("model", " m ", "m"),
@@ -78,7 +79,7 @@ def test_only_what_differs_changes():
     delta = delta_of({"temperature": "0.3", "max_tokens": "50", "api_key": "x"}, now)
     assert delta.given_fields() == {"max_tokens": 50}
     for sent in ({}, {"temperature": "0.3"}, {"api_key": "x"}, "temperature", ["temperature"]):
-        with pytest.raises(NotAChange):
+        with pytest.raises(Refused):
             delta_of(sent, now)
 
 
@@ -89,7 +90,7 @@ def jpeg(width: int, height: int) -> str:
 
 
 def test_a_look_has_both_sizes_and_a_small_image():
-    message = Look((1920, 1080), 1920 * 1080 * 3).message(jpeg(1540, 866))
+    message = look_message(sizes((1920, 1080), 1920 * 1080 * 3), jpeg(1540, 866))
     assert message["before"] == {"width": 1920, "height": 1080, "bytes": 6_220_800}
     assert (message["after"]["width"], message["after"]["height"]) == (1540, 866)
     with Image.open(io.BytesIO(base64.b64decode(message["image"].partition(",")[2]))) as small:
@@ -99,7 +100,7 @@ def test_a_look_has_both_sizes_and_a_small_image():
 
 @pytest.mark.parametrize("url", ["", "data:image/jpeg;base64,AAAA"])
 def test_an_image_that_cannot_be_shown(url: str):
-    message = Look((10, 10), 300).message(url)
+    message = look_message(sizes((10, 10), 300), url)
     assert "image" not in message
 
 

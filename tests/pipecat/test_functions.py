@@ -11,26 +11,13 @@ from pipecat.frames.frames import (
     LLMFullResponseEndFrame,
     LLMMessagesAppendFrame,
 )
-from tool_calls import called, tools
+from tool_calls import called, registered, tools
 
 from mistral_service import MistralLLMService
 from mistral_service.local import Reply
 from mistral_service.pipecat.conversation import ContextConversation
 from mistral_service.pipecat.functions.results import answerable
 from mistral_service.reply.events import ToolCall
-
-
-def registered(service, result="done", **options) -> list[str]:
-    """Register two functions and return what will have run."""
-    ran: list[str] = []
-
-    async def handler(params) -> None:
-        ran.append(params.tool_call_id)
-        await params.result_callback(result)
-
-    for name in ("one", "two"):
-        service.register_function(name, handler, **options)
-    return ran
 
 
 async def test_a_repeated_call_is_answered_from_its_stored_result(serve, service_for):

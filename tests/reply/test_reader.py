@@ -11,11 +11,18 @@ from hypothesis import strategies as st
 
 from mistral_service.reply.events import Event, Finish, Text, Thought, ToolCall, Unreadable
 from mistral_service.reply.reader import ReplyReader
-from mistral_service.wire.chunks import Usage, parse_chunk
+from mistral_service.wire.chunks import Chunk, Usage, read_payload
 from mistral_service.wire.errors import MistralError, Reason
 from mistral_service.wire.sse import SSEDecoder
 
 CAPTURES = Path(__file__).parents[1] / "captures"
+
+
+def parse_chunk(payload: bytes | str) -> Chunk:
+    chunk, fault = read_payload(payload)
+    if chunk is None or fault is not None:
+        raise fault or AssertionError(payload)
+    return chunk
 
 
 def read(reads: list[bytes]) -> list[Event]:

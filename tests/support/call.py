@@ -63,17 +63,20 @@ class Call:
         self.service = service
         self.context = LLMContext(messages=list(messages), tools=options.pop("tools", []) or [])
         voice: Sequence[FrameProcessor] = options.pop("voice", ())
+        before: Sequence[FrameProcessor] = options.pop("before", ())
         self.frames: list[Frame] = []
         self.told: list[Frame] = []
         self.past: list[Frame] = []
         # Nobody speaks aloud, so nobody needs a model that hears when they have finished.
-        writes = LLMUserAggregatorParams(user_turn_strategies=ExternalUserTurnStrategies())
+        strategies = options.pop("user_turn_strategies", None) or ExternalUserTurnStrategies()
+        writes = LLMUserAggregatorParams(user_turn_strategies=strategies)
         self.aggregators = aggregators = LLMContextAggregatorPair(self.context, user_params=writes)
         self.worker = PipelineWorker(
             Pipeline(
                 [
                     aggregators.user(),
                     _Ear(FrameDirection.UPSTREAM, self.told),
+                    *before,
                     service,
                     _Ear(FrameDirection.DOWNSTREAM, self.frames),
                     *voice,

@@ -14,3 +14,16 @@ def tools(*names: str) -> list[FunctionSchema]:
 
 def called(name: str = "one", call_id: str = "abcdefgh1", **arguments) -> dict:
     return {"name": name, "id": call_id, "arguments": arguments}
+
+
+def registered(service, result="done", **options) -> list[str]:
+    """Register two functions and return what will have run."""
+    ran: list[str] = []
+
+    async def handler(params) -> None:
+        ran.append(params.tool_call_id)
+        await params.result_callback(result)
+
+    for name in ("one", "two"):
+        service.register_function(name, handler, **options)
+    return ran
