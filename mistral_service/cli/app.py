@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import aclosing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 from mistral_service import __version__
 from mistral_service.wire.access import DEFAULT_BASE_URL, redacted_url
 from mistral_service.wire.client import error_of
-from mistral_service.wire.models import DEFAULT_MODEL
+from mistral_service.wire.models import DEFAULT_MODEL, Catalogue
 
 try:
     import typer
@@ -96,7 +97,6 @@ def lint_command(
             help="JSON: a list of messages, or a request with messages and tools; - reads "
             "standard input.",
             metavar="FILE.json…",
-            show_default=False,
         ),
     ],
     as_json: AsJson = False,
@@ -125,17 +125,14 @@ def lint_command(
 def chat_command(
     words: Annotated[
         str | None,
-        typer.Argument(help="A single message; print its answer and exit.", show_default=False),
+        typer.Argument(help="A single message; print its answer and exit."),
     ] = None,
     base_url: BaseURL = DEFAULT_BASE_URL,
     model: ModelName = DEFAULT_MODEL,
     image: Annotated[
-        Path | None,
-        typer.Option(help="An image to attach to the first message.", show_default=False),
+        Path | None, typer.Option(help="An image to attach to the first message.")
     ] = None,
-    system: Annotated[
-        str | None, typer.Option(help="A system message.", show_default=False)
-    ] = None,
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     tools: Annotated[bool, typer.Option(help="Offer a clock and a calculator.")] = True,
 ) -> None:
     """Chat with a model in the terminal: streamed, with functions and images.
@@ -183,14 +180,14 @@ def _converse(chat: Chat, console: Console, runner: asyncio.Runner) -> None:
 def models_command(base_url: BaseURL = DEFAULT_BASE_URL, as_json: AsJson = False) -> None:
     """List the models that the key may use, and their capabilities."""
 
-    async def fetch() -> catalogue.Catalogue:
+    async def fetch() -> Catalogue:
         async with Endpoint.given(base_url).client() as client:
             return await client.models()
 
     with _errors_reported():
         found = asyncio.run(fetch())
         if as_json:
-            _print_json(catalogue.as_json(found))
+            _print_json([asdict(card) for card in found.cards])
         elif found.cards:
             catalogue.show(found, Console())
         else:
@@ -213,12 +210,10 @@ def conform_command(
         typer.Option(
             help="The report's file (default: conform-SERVER-DATE.json).",
             metavar="FILE",
-            show_default=False,
         ),
     ] = None,
     captures: Annotated[
-        Path | None,
-        typer.Option(help="Save the streams in this folder.", metavar="DIR", show_default=False),
+        Path | None, typer.Option(help="Save the streams in this folder.", metavar="DIR")
     ] = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the report as Markdown, for an issue.")
@@ -247,7 +242,7 @@ def conform_command(
                 shown=None if as_json or markdown else lambda row: conform.show(row, console),
             )
         )
-        file = report or conform.default_file(found)
+        file = report or Path(f"conform-{found.server}-{found.date}.json")
         text = json.dumps(found.as_json(), ensure_ascii=False, indent=1)
         conform.write(file, f"{text}\n")
         if as_json:

@@ -1,8 +1,5 @@
 """`mistral-service models`: the models that the key may use, and their capabilities."""
 
-import dataclasses
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -18,18 +15,8 @@ _ABILITIES = {
 }
 
 
-def as_json(catalogue: Catalogue) -> list[dict[str, Any]]:
-    """The list as JSON."""
-    return [dataclasses.asdict(card) for card in catalogue.cards]
-
-
 def show(catalogue: Catalogue, console: Console) -> None:
-    """Print the list as a table.
-
-    Args:
-        catalogue: The models.
-        console: Where to print.
-    """
+    """Print the list as a table."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("model", style="cyan", no_wrap=True)
     table.add_column("context", justify="right")

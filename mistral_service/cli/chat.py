@@ -19,7 +19,6 @@ from mistral_service.client import MistralClient
 from mistral_service.client.parameters import ChatParameters
 from mistral_service.conversation.conversion import Messages
 from mistral_service.reply.events import Finish, Text, Thought, ToolCall, Unreadable
-from mistral_service.wire.chunks import Usage
 from mistral_service.wire.models import fastest_effort
 
 _MAX_ROUNDS = 5
@@ -27,11 +26,7 @@ _MAX_IMAGE_BYTES = 10_000_000  # Mistral's own limit
 
 
 class Chat:
-    """A conversation with a model, printed as it goes.
-
-    Attributes:
-        messages: The conversation so far.
-    """
+    """A conversation with a model, printed as it goes."""
 
     def __init__(
         self,
@@ -42,16 +37,8 @@ class Chat:
         system: str | None = None,
         with_tools: bool = True,
     ) -> None:
-        """Begin a conversation.
-
-        Args:
-            client: The client.
-            model: The model.
-            console: Where to print.
-            system: A system message.
-            with_tools: Whether the model may call the clock and the calculator.
-        """
-        self.messages: Messages = [{"role": "system", "content": system}] if system else []
+        """Begin; with tools, the model may call the clock and the calculator."""
+        self._messages: Messages = [{"role": "system", "content": system}] if system else []
         self._client = client
         self._model = model
         self._console = console
@@ -61,11 +48,8 @@ class Chat:
     def show_image(self, path: Path) -> None:
         """Attach an image to the next message.
 
-        Args:
-            path: A PNG, JPEG, WebP or GIF file of at most 10 MB.
-
         Raises:
-            CommandError: If it is something else.
+            CommandError: If it is no PNG, JPEG, WebP or GIF file of at most 10 MB.
         """
         kind = mimetypes.guess_type(path.name)[0] or ""
         if kind not in ("image/png", "image/jpeg", "image/webp", "image/gif"):
@@ -82,9 +66,6 @@ class Chat:
     async def say(self, words: str) -> None:
         """Send a message, and print the answer.
 
-        Args:
-            words: The user's message.
-
         Raises:
             MistralError: If there is no reply, or it is cut.
         """
@@ -94,7 +75,7 @@ class Chat:
         if self._image is not None:
             content = [{"type": "text", "text": words}, self._image]
             self._image = None
-        self.messages.append({"role": "user", "content": content})
+        self._messages.append({"role": "user", "content": content})
         for _ in range(_MAX_ROUNDS):
             if not await self._answer():
                 return
@@ -105,7 +86,7 @@ class Chat:
         parameters: ChatParameters = {"tools": self._tools} if self._tools else {}
         if fastest_effort(self._model):
             parameters["reasoning_effort"] = "none"
-        reply = self._client.stream_chat(self.messages, model=self._model, **parameters)
+        reply = self._client.stream_chat(self._messages, model=self._model, **parameters)
         began = time.perf_counter()
         first: float | None = None
         said = ""
@@ -131,7 +112,7 @@ class Chat:
         finally:
             # An interrupted or broken reply counts as far as it was printed.
             if said:
-                self.messages.append({"role": "assistant", "content": said})
+                self._messages.append({"role": "assistant", "content": said})
                 self._console.print(end="" if said.endswith("\n") else "\n")
         if calls:
             self._run_calls(calls)
@@ -142,17 +123,17 @@ class Chat:
     def _run_calls(self, calls: list[ToolCall]) -> None:
         made = [
             {
-                "id": call.id or f"call{len(self.messages):05}{place}",
+                "id": call.id or f"call{len(self._messages):05}{place}",
                 "type": "function",
                 "function": {"name": call.name, "arguments": call.arguments or "{}"},
             }
             for place, call in enumerate(calls)
         ]
-        self.messages.append({"role": "assistant", "content": "", "tool_calls": made})
+        self._messages.append({"role": "assistant", "content": "", "tool_calls": made})
         for call, sent in zip(calls, made, strict=True):
             result = tools.call(call.name, call.arguments)
             self._console.print(Line(f"→ {_shown(call)} = {_printable(result)}", "magenta"))
-            self.messages.append({"role": "tool", "tool_call_id": sent["id"], "content": result})
+            self._messages.append({"role": "tool", "tool_call_id": sent["id"], "content": result})
 
     def _print(self, text: str, style: str = "") -> None:
         line = Line(_printable(text), style)
@@ -160,23 +141,19 @@ class Chat:
 
 
 def _footer(finish: Finish, first: float | None, took: float) -> str:
-    marks = [finish.model]
-    if finish.usage is not None:
-        marks.append(_tokens(finish.usage))
+    marks, usage = [finish.model], finish.usage
+    if usage is not None:
+        cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
+        marks.append(f"{usage.prompt_tokens}{cached} + {usage.completion_tokens} tokens")
     if first is not None:
         marks.append(f"first word {first:.2f} s")
-        if finish.usage is not None and finish.usage.completion_tokens > 1 and took > first:
-            speed = (finish.usage.completion_tokens - 1) / (took - first)
+        if usage is not None and usage.completion_tokens > 1 and took > first:
+            speed = (usage.completion_tokens - 1) / (took - first)
             marks.append(f"{speed:.0f} tokens a second" if speed < 1000 else "all at once")
     marks.append(f"{took:.2f} s in all")
     if finish.reason not in ("stop", "tool_calls", None):
         marks.append(f"ended by {finish.reason}")
     return "  " + " · ".join(marks)
-
-
-def _tokens(usage: Usage) -> str:
-    cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
-    return f"{usage.prompt_tokens}{cached} + {usage.completion_tokens} tokens"
 
 
 def _shown(call: ToolCall) -> str:

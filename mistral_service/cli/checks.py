@@ -9,9 +9,9 @@ import socket
 import ssl
 import statistics
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
@@ -51,15 +51,7 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check.
-
-    Parameters:
-        name: What was checked.
-        state: Its severity.
-        said: What was found.
-        advice: What to do about it, or empty.
-        seconds: The measured times.
-    """
+    """The result of one check; `seconds` are the measured times."""
 
     name: str
     state: State
@@ -69,22 +61,12 @@ class Finding:
 
     def as_json(self) -> dict[str, Any]:
         """The finding as JSON."""
-        return {
-            "name": self.name,
-            "state": self.state.value,
-            "said": self.said,
-            "advice": self.advice,
-            "seconds": [round(each, 4) for each in self.seconds],
-        }
+        seconds = [round(each, 4) for each in self.seconds]
+        return {**asdict(self), "state": self.state.value, "seconds": seconds}
 
 
 async def run_checks(endpoint: Endpoint, model: str, tries: int = 5) -> AsyncGenerator[Finding]:
-    """Check everything that a bot needs to speak.
-
-    Args:
-        endpoint: The endpoint.
-        model: The bot's model.
-        tries: How many replies are timed.
+    """Check everything that a bot needs to speak; `tries` replies are timed.
 
     Yields:
         The findings, as they come. Checks that depend on a failed one are skipped.
@@ -103,11 +85,11 @@ async def run_checks(endpoint: Endpoint, model: str, tries: int = 5) -> AsyncGen
         max_retries=0,
     ) as client:
         known = True
-        async for finding in _catalogue(client, endpoint.key, model):
+        async for finding in _catalogue(client, model):
             yield finding
             known = known and finding.state is not State.FAULT
         if known and tries:
-            yield await _first_words(client, endpoint.key, model, tries)
+            yield await _first_words(client, model, tries)
 
 
 def _versions() -> Finding:
@@ -138,26 +120,8 @@ async def _connection(endpoint: Endpoint) -> AsyncGenerator[Finding]:
         async with asyncio.timeout(_CONNECT_SECONDS):
             context = tls_context() if endpoint.is_encrypted else None
             _, writer = await asyncio.open_connection(endpoint.host, endpoint.port, ssl=context)
-    except ssl.SSLCertVerificationError as e:
-        advice = "if a proxy opens TLS on the way, name its certificates in SSL_CERT_FILE"
-        yield Finding("TLS", State.FAULT, f"{where}: {e.verify_message}", advice)
-        return
-    except ssl.SSLError as e:
-        advice = "the port may not speak TLS: check the scheme and the port of the address"
-        yield Finding("TLS", State.FAULT, f"{where}: {e.reason or e}", advice)
-        return
-    except socket.gaierror:
-        advice = "check the name's spelling, and the network"
-        yield Finding("connection", State.FAULT, f"there is no host {endpoint.host}", advice)
-        return
-    except TimeoutError:
-        said = f"{where}: no connection within {_CONNECT_SECONDS:g} s"
-        advice = "check the network, a firewall, or a proxy that HTTPS_PROXY does not name"
-        yield Finding("connection", State.FAULT, said, advice)
-        return
     except OSError as e:
-        advice = "check the address: does anything listen there?"
-        yield Finding("connection", State.FAULT, f"{where}: {e.strerror or e}", advice)
+        yield _no_connection(e, endpoint.host, where)
         return
     took = time.perf_counter() - began
     try:
@@ -168,6 +132,26 @@ async def _connection(endpoint: Endpoint) -> AsyncGenerator[Finding]:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+
+def _no_connection(error: OSError, host: str, where: str) -> Finding:
+    name, said = "connection", f"{where}: {error.strerror or error}"
+    match error:
+        case ssl.SSLCertVerificationError():
+            name, said = "TLS", f"{where}: {error.verify_message}"
+            advice = "if a proxy opens TLS on the way, name its certificates in SSL_CERT_FILE"
+        case ssl.SSLError():
+            name, said = "TLS", f"{where}: {error.reason or error}"
+            advice = "the port may not speak TLS: check the scheme and the port of the address"
+        case socket.gaierror():
+            said = f"there is no host {host}"
+            advice = "check the name's spelling, and the network"
+        case TimeoutError():
+            said = f"{where}: no connection within {_CONNECT_SECONDS:g} s"
+            advice = "check the network, a firewall, or a proxy that HTTPS_PROXY does not name"
+        case _:
+            advice = "check the address: does anything listen there?"
+    return Finding(name, State.FAULT, said, advice)
 
 
 def _tls(endpoint: Endpoint, tls: ssl.SSLObject | None) -> Finding:
@@ -185,13 +169,13 @@ def _tls(endpoint: Endpoint, tls: ssl.SSLObject | None) -> Finding:
     return Finding("TLS", State.GOOD, said)
 
 
-async def _catalogue(client: AsyncOpenAI, key: str, model: str) -> AsyncGenerator[Finding]:
+async def _catalogue(client: AsyncOpenAI, model: str) -> AsyncGenerator[Finding]:
     """Check the key, the clock and the model, by `GET /v1/models`."""
     began = time.time()
     try:
         answer: Any = await client.models.with_raw_response.list(timeout=_CONNECT_SECONDS * 2)
     except Exception as e:
-        error = _error(e, key)
+        error = _error(e, client)
         if error.reason is Reason.KEY or error.reason is Reason.FORBIDDEN:
             advice = "make a new key at console.mistral.ai, and set MISTRAL_API_KEY"
             yield Finding("key", State.FAULT, str(error), advice)
@@ -266,7 +250,7 @@ def _abilities(name: str, card: ModelCard) -> Finding:
     return Finding("model", State.GOOD, said)
 
 
-async def _first_words(client: AsyncOpenAI, key: str, model: str, tries: int) -> Finding:
+async def _first_words(client: AsyncOpenAI, model: str, tries: int) -> Finding:
     """Measure the time to the first word, over the open connection."""
     params = {
         "model": model,
@@ -277,22 +261,11 @@ async def _first_words(client: AsyncOpenAI, key: str, model: str, tries: int) ->
     }
     seconds: list[float] = []
     for _ in range(tries):
-        began = time.perf_counter()
         try:
-            async with (
-                asyncio.timeout(_TRY_SECONDS),
-                aclosing(_events_of(client, params)) as events,
-            ):
-                async for event in events:
-                    if isinstance(event, Text | Thought):
-                        seconds.append(time.perf_counter() - began)
-                        break
-                else:
-                    raise MistralError(Reason.EMPTY)
-                async for _ in events:
-                    pass  # reading to the end keeps the connection for the next try
+            async with asyncio.timeout(_TRY_SECONDS):
+                seconds.append(await _first_word(client, params))
         except Exception as e:
-            said = f"try {len(seconds) + 1} of {tries}: {_error(e, key)}"
+            said = f"try {len(seconds) + 1} of {tries}: {_error(e, client)}"
             return Finding("first word", State.FAULT, said, seconds=tuple(seconds))
     median = statistics.median(seconds)
     said = f"after {median:.2f} s (median of {tries}, worst {max(seconds):.2f} s)"
@@ -302,23 +275,32 @@ async def _first_words(client: AsyncOpenAI, key: str, model: str, tries: int) ->
     return Finding("first word", State.GOOD, said, seconds=tuple(seconds))
 
 
-def _error(exception: Exception, key: str) -> MistralError:
-    error = error_of(exception, key)
-    if error is None:
-        raise exception
-    return error
-
-
-async def _events_of(client: AsyncOpenAI, params: Mapping[str, Any]) -> AsyncGenerator[Event]:
-    """The events of one reply, without retries, which would hide what is measured."""
+async def _first_word(client: AsyncOpenAI, params: Mapping[str, Any]) -> float:
+    """Seconds to the first word of a reply, without retries, which would hide what is measured."""
+    began, first = time.perf_counter(), None
     reader = ReplyReader()
     stream = await open_reply(client, params)
     try:
+        # Reading to the end keeps the connection for the next try.
         async with aclosing(read_chunks(stream)) as reads:
             async for chunks in reads:
-                for event in reader.feed_all(chunks):
-                    yield event
+                if _has_words(reader.feed_all(chunks)) and first is None:
+                    first = time.perf_counter() - began
     finally:
         await stream.close()
-    for event in reader.finish():
-        yield event
+    if first is None and _has_words(reader.finish()):
+        first = time.perf_counter() - began
+    if first is None:
+        raise MistralError(Reason.EMPTY)
+    return first
+
+
+def _has_words(events: Iterable[Event]) -> bool:
+    return any(isinstance(event, Text | Thought) for event in events)
+
+
+def _error(exception: Exception, client: AsyncOpenAI) -> MistralError:
+    error = error_of(exception, client)
+    if error is None:
+        raise exception
+    return error

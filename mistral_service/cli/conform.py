@@ -8,17 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from mistral_service import __version__
+from mistral_service.cli import doctor
 from mistral_service.cli.endpoint import CommandError, Endpoint
 from mistral_service.conformance import identify, report
-from mistral_service.conformance.answer import bounded
 from mistral_service.conformance.probe import State
 from mistral_service.conformance.raw_client import RawClient
 from mistral_service.conformance.report import Report, Row, Scrub
 from mistral_service.conformance.run import CannotRun, Plan, Run
+from mistral_service.wire.errors import printable
 from mistral_service.wire.trees import object_of
 
 DEFAULT_BUDGET = 0.06
@@ -35,13 +35,7 @@ _MARKS = {
 
 
 def plan_sentence(plan: Plan, endpoint: Endpoint, budget: float) -> str:
-    """What a run would send, and its cost, in a sentence.
-
-    Args:
-        plan: The requests.
-        endpoint: The endpoint.
-        budget: Dollars that may be spent.
-    """
+    """What a run would send, and its cost, in a sentence; the budget is in dollars."""
     count = f"{len(plan.requests)} requests to {endpoint.host}"
     if endpoint.is_on_this_machine:
         return f"{count}, which is this machine."
@@ -53,10 +47,6 @@ def plan_sentence(plan: Plan, endpoint: Endpoint, budget: float) -> str:
 
 def confirm(said: str, console: Console) -> None:
     """Ask for confirmation.
-
-    Args:
-        said: What would be sent.
-        console: Where to ask.
 
     Raises:
         CommandError: If the answer is no, or there is no terminal to ask on.
@@ -76,9 +66,7 @@ def confirm(said: str, console: Console) -> None:
 def check_outputs(file: Path | None, captures: Path | None) -> None:
     """Check that the report and the captures can be written, before anything is spent.
 
-    Args:
-        file: The report's file; None writes into the current folder.
-        captures: The folder for captures, which is created.
+    Without a file, the report goes into the current folder. The folder for captures is created.
 
     Raises:
         CommandError: If one of them cannot be written.
@@ -107,16 +95,7 @@ async def run_probes(
     captures: Path | None = None,
     shown: Callable[[Row], None] | None = None,
 ) -> tuple[Report, str]:
-    """Send the probes, and report the findings.
-
-    Args:
-        endpoint: The endpoint.
-        model: The model.
-        plan: The requests.
-        budget: Dollars that may be spent.
-        most_requests: Requests that may be sent.
-        captures: The folder for captures of streams; None saves none.
-        shown: Called with each row as it comes.
+    """Send the probes, and report the findings; `shown` is called with each row as it comes.
 
     Returns:
         The report, and why the run ended early; empty where it did not.
@@ -137,14 +116,14 @@ async def run_probes(
             rows.append(report.row_of(probe, finding, scrub))
             if shown is not None:
                 shown(rows[-1])
-    says = identify.claimed_server(run.listed, endpoint.base_url)
+    says = identify.claimed_server(run.catalogue, endpoint.base_url)
     seen = identify.observed_server(run.plain, run.answers.get(("wrong type", 0)))
     differing = sum(row.state == State.DIFFERS.value for row in rows)
     found = Report(
         server=says if seen == "unknown" else seen,
         says=says,
         build=scrub.text(
-            bounded(str(object_of(run.plain.body).get("system_fingerprint") or ""), 60)
+            printable(str(object_of(run.plain.body).get("system_fingerprint") or ""), 60)
         ),
         where=report.public_place(endpoint.host),
         model=report.public_model(model),
@@ -164,32 +143,15 @@ async def run_probes(
 
 
 def show(row: Row, console: Console) -> None:
-    """Print one row of the table.
-
-    Args:
-        row: The row.
-        console: Where to print.
-    """
-    mark, colour = _MARKS[row.state]
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=1)
-    grid.add_column(width=23)
-    grid.add_column()
-    grid.add_row(Text(mark, f"bold {colour}"), Text(row.name, "bold"), Text(row.came))
+    """Print one row of the table."""
+    grid = doctor.marked_row(_MARKS[row.state], row.name, row.came, width=23)
     if row.state == State.DIFFERS.value:
-        grid.add_row("", "", Text(f"assumed: {row.assumed}", colour))
+        grid.add_row("", "", Text(f"assumed: {row.assumed}", _MARKS[row.state][1]))
     console.print(grid)
 
 
 def show_end(found: Report, file: Path, stopped: str, console: Console) -> None:
-    """Print the summary.
-
-    Args:
-        found: The report.
-        file: Where it was written.
-        stopped: Why the run ended early; empty where it did not.
-        console: Where to print.
-    """
+    """Print the summary; `stopped` says why the run ended early, and is empty where it did not."""
     cost = "" if found.dollars is None else f", ${_dollars(found.dollars)} by the price list"
     console.print()
     console.print(
@@ -219,11 +181,6 @@ def write(file: Path, text: str) -> None:
 def status_of(found: Report, stopped: str) -> int:
     """The exit status: 0 as assumed, 1 if something differs, 2 if it only ended early."""
     return 1 if found.differs else 2 if stopped else 0
-
-
-def default_file(found: Report) -> Path:
-    """The name of a report's file: `conform-vllm-2026-11-28.json`."""
-    return Path(f"conform-{found.server}-{found.date}.json")
 
 
 def _dollars(amount: float) -> str:

@@ -24,23 +24,13 @@ def healthy(findings: Sequence[Finding]) -> bool:
 
 
 async def show(findings: AsyncIterator[Finding], console: Console) -> list[Finding]:
-    """Print findings as they come.
-
-    Args:
-        findings: The findings.
-        console: Where to print.
-
-    Returns:
-        All findings.
-    """
+    """Print findings as they come; returns all of them."""
     shown: list[Finding] = []
     async for finding in findings:
         shown.append(finding)
-        mark, colour = _MARKS[finding.state]
-        row = _grid()
-        row.add_row(Text(mark, f"bold {colour}"), Text(finding.name, "bold"), Text(finding.said))
+        row = marked_row(_MARKS[finding.state], finding.name, finding.said, width=14)
         if finding.advice:
-            row.add_row("", "", Text(f"→ {finding.advice}", colour))
+            row.add_row("", "", Text(f"→ {finding.advice}", _MARKS[finding.state][1]))
         if finding.seconds:
             row.add_row("", "", _bars(finding.seconds))
         console.print(row)
@@ -55,11 +45,13 @@ async def show(findings: AsyncIterator[Finding], console: Console) -> list[Findi
     return shown
 
 
-def _grid() -> Table:
+def marked_row(mark: tuple[str, str], name: str, said: str, *, width: int) -> Table:
+    """A row of a mark with its colour, a name of some width, and what is said."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=1)
-    grid.add_column(width=14)
+    grid.add_column(width=width)
     grid.add_column()
+    grid.add_row(Text(mark[0], f"bold {mark[1]}"), Text(name, "bold"), Text(said))
     return grid
 
 

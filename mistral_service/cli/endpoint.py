@@ -17,36 +17,25 @@ class CommandError(Exception):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Mistral's address, and the key.
-
-    Parameters:
-        base_url: The address: `https://api.mistral.ai/v1`.
-        key: The key; never shown.
-    """
+    """Mistral's address, such as `https://api.mistral.ai/v1`, and the key, which is never shown."""
 
     base_url: str
     key: str = field(repr=False)
 
     @classmethod
-    def given(cls, base_url: str | None = None) -> "Endpoint":
-        """The endpoint that the command line and the environment name.
+    def given(cls, url: str) -> "Endpoint":
+        """The endpoint at an address, with the key of `MISTRAL_API_KEY`.
 
-        Args:
-            base_url: The address; by default `MISTRAL_BASE_URL`, or Mistral's own.
-
-        Returns:
-            The endpoint, with the key of `MISTRAL_API_KEY`. One on this machine needs no key.
+        One on this machine needs no key.
 
         Raises:
             CommandError: If the address or the key is invalid.
         """
-        url = base_url or os.environ.get("MISTRAL_BASE_URL") or DEFAULT_BASE_URL
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise CommandError(
-                f"{redacted_url(url)} is not the address of an endpoint: "
-                "it must begin with http:// or "
-                f"https://, like {DEFAULT_BASE_URL}."
+                f"{redacted_url(url)} is not the address of an endpoint: it must begin with "
+                f"http:// or https://, like {DEFAULT_BASE_URL}."
             )
         endpoint = cls(url.rstrip("/"), os.environ.get("MISTRAL_API_KEY", "").strip())
         if not endpoint.key and endpoint.is_on_this_machine:

@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,13 +23,7 @@ _COLOURS = {"+": "green", "-": "red", " ": "dim"}
 
 @dataclass(frozen=True)
 class Step:
-    """The changes of one rule.
-
-    Parameters:
-        changes: What it changed, and why; at least one.
-        before: The messages before it.
-        after: The messages after it.
-    """
+    """The changes of one rule, at least one, and the messages before and after it."""
 
     changes: list[Change]
     before: Messages
@@ -50,12 +44,12 @@ class Report:
     Parameters:
         steps: The rules that change something.
         messages: The messages that would be sent.
-        faults: The tools that would be left out, and why.
+        faults: The tools that would be left out.
     """
 
     steps: list[Step]
     messages: Messages
-    faults: list[ToolFault] = field(default_factory=list[ToolFault])
+    faults: list[ToolFault]
 
     @property
     def changes(self) -> list[Change]:
@@ -76,15 +70,12 @@ class Report:
 
 
 def read_history(text: str, name: str) -> tuple[Messages, list[Any]]:
-    """Read a history.
+    """The messages and the tools of a history.
 
     Args:
         text: JSON: a list of messages, or a request with `messages` (`input`, `contents` for the
             APIs that call them so) and perhaps `tools`.
         name: The name of the file, for errors.
-
-    Returns:
-        The messages and the tools.
 
     Raises:
         CommandError: If the text is something else.
@@ -122,15 +113,7 @@ def read_file(path: Path) -> str:
 
 
 def lint(messages: Messages, tools: Sequence[Any] = ()) -> Report:
-    """Apply the rules to a history, one at a time, and check its tools.
-
-    Args:
-        messages: The history, which is not changed.
-        tools: The tools of the request.
-
-    Returns:
-        The report.
-    """
+    """Apply the rules to a history, which is not changed, one at a time; and check its tools."""
     offered = convert_all_tools(tools)
     conversion = Conversion(has_tools=bool(offered.tools))
     conversion.begin(messages)
@@ -145,13 +128,7 @@ def lint(messages: Messages, tools: Sequence[Any] = ()) -> Report:
 
 
 def show(report: Report, name: str, console: Console) -> None:
-    """Print a report.
-
-    Args:
-        report: The report.
-        name: The name of the file.
-        console: Where to print.
-    """
+    """Print the report on a file."""
     for step in report.steps:
         for change in step.changes:
             console.print(

@@ -20,13 +20,7 @@ _LONGEST = 500
 
 
 def calculator(expression: str) -> str:
-    """Evaluate an arithmetic expression.
-
-    Args:
-        expression: Numbers, brackets and `+ - * / // % **`.
-
-    Returns:
-        The result.
+    """Evaluate an arithmetic expression of numbers, brackets and `+ - * / // % **`.
 
     Raises:
         ValueError: If it is not such an expression, or its result is out of bounds.
@@ -40,13 +34,7 @@ def calculator(expression: str) -> str:
 
 
 def time(zone: str = "UTC") -> str:
-    """The current date and time.
-
-    Args:
-        zone: A time zone of the IANA list: `Europe/Paris`.
-
-    Returns:
-        Date and time in ISO form.
+    """The current date and time in ISO form, in a time zone of the IANA list: `Europe/Paris`.
 
     Raises:
         ValueError: If there is no such zone.
@@ -95,15 +83,7 @@ TOOLS: list[dict[str, Any]] = [
 
 
 def call(name: str, arguments: str) -> str:
-    """Run a function call of the model.
-
-    Args:
-        name: The function's name.
-        arguments: Its arguments as JSON text.
-
-    Returns:
-        The result, or an error for the model to read.
-    """
+    """Run a function call of the model; returns the result, or an error for the model to read."""
     if name not in _FUNCTIONS:
         return f"error: there is no function {name}, only {', '.join(_FUNCTIONS)}"
     function, _, known, _ = _FUNCTIONS[name]

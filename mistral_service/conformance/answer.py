@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from mistral_service.turn.prices import Price
 from mistral_service.wire.chunks import Usage
 from mistral_service.wire.errors import printable
 from mistral_service.wire.trees import Json, first_of, last_of, list_of, object_of, objects_of
+
+MOST_SAID = 200
+"""Characters of a message that are kept."""
 
 _CHARACTERS_PER_TOKEN = 3
 _IMAGE_TOKENS = 300
@@ -26,7 +29,6 @@ class Request:
         key: Replaces the valid key.
         leave_after: Chunks of the stream after which the connection is closed.
         if_refused: Whether it is sent only if the request before it was refused.
-        headers: Further headers.
     """
 
     body: Json | None
@@ -35,7 +37,6 @@ class Request:
     key: str | None = None
     leave_after: int | None = None
     if_refused: bool = False
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def sent(self, model: str) -> Json:
         """The body with the model."""
@@ -46,10 +47,8 @@ class Request:
         """An upper estimate: tokens of the request, and the most of the reply."""
         if self.body is None or self.key is not None or self.model is not None:
             return 0, 0
-        prompt = 0
-        messages = self.body.get("messages")
-        for message in list_of(messages):
-            prompt += _TEMPLATE_TOKENS + _size(message)
+        messages = list_of(self.body.get("messages"))
+        prompt = sum(_TEMPLATE_TOKENS + _size(message) for message in messages)
         prompt += _size(self.body.get("tools") or [])
         replies = self.body.get("n") or 1
         return prompt, replies * (self.body.get("max_tokens") or 0)
@@ -78,10 +77,6 @@ class Refused:
     code: str | int | None = None
     type: str | None = None
     message: str = ""
-
-    def as_json(self) -> Json:
-        """The refusal as it stands in a report."""
-        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Json) -> "Refused":
@@ -154,10 +149,14 @@ class Answer:
         return object_of(first_of(self.choices).get("message"))
 
     @property
+    def streamed(self) -> list[Json]:
+        """The pieces of the choices of a stream, in order."""
+        return [piece for chunk in self.chunks for piece in objects_of(chunk.get("choices"))]
+
+    @property
     def deltas(self) -> list[Json]:
         """The deltas of the first choice of a stream, in order."""
-        choices = [choice for chunk in self.chunks for choice in objects_of(chunk.get("choices"))]
-        return [object_of(choice.get("delta")) for choice in choices if not choice.get("index")]
+        return [object_of(piece.get("delta")) for piece in self.streamed if not piece.get("index")]
 
     @property
     def text(self) -> str:
@@ -174,8 +173,7 @@ class Answer:
     @property
     def finish_reason(self) -> str | None:
         """Why the reply ended; None where it is not reported."""
-        streamed = [c for chunk in self.chunks for c in objects_of(chunk.get("choices"))]
-        reasons = [c.get("finish_reason") for c in streamed or self.choices]
+        reasons = [choice.get("finish_reason") for choice in self.streamed or self.choices]
         return next((str(reason) for reason in reversed(reasons) if reason), None)
 
     @property
@@ -188,7 +186,7 @@ class Answer:
 
 def _read(status: int, body: Any) -> Refused:
     if isinstance(body, str):
-        return Refused(status, "text", message=bounded(body))
+        return Refused(status, "text", message=printable(body, MOST_SAID))
     data = object_of(body)
     if isinstance(data.get("error"), dict):
         return _of_object(status, "error", object_of(data["error"]))
@@ -199,12 +197,12 @@ def _read(status: int, body: Any) -> Refused:
         kind = first.get("type")
         place = ".".join(str(each) for each in list_of(first.get("loc"))[1:])
         words = f"{place}: {said}" if place else _text(said)
-        return Refused(status, "detail", type=_name(kind), message=bounded(words))
+        return Refused(status, "detail", type=_name(kind), message=printable(words, MOST_SAID))
     if data.get("object") == "error":
         return _of_object(status, "object", data)
     if "message" in data:
         return _of_object(status, "message", data)
-    return Refused(status, "other", message=bounded(_text(body)))
+    return Refused(status, "other", message=printable(_text(body), MOST_SAID))
 
 
 def _of_object(status: int, form: str, data: Json) -> Refused:
@@ -214,13 +212,8 @@ def _of_object(status: int, form: str, data: Json) -> Refused:
         form,
         code if isinstance(code, str | int) else None,
         _name(data.get("type")),
-        bounded(_text(data.get("message"))),
+        printable(_text(data.get("message")), MOST_SAID),
     )
-
-
-def bounded(text: str, most: int = 200) -> str:
-    """A text on one line, without control characters, and no longer than `most` characters."""
-    return printable(text, most)
 
 
 def _size(value: Any) -> int:

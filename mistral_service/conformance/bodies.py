@@ -1,9 +1,10 @@
 """Building blocks of the probes' requests."""
 
-import struct
-import zlib
 from base64 import b64encode
 from collections.abc import Sequence
+from io import BytesIO
+
+from PIL import Image
 
 from mistral_service.conformance.answer import Json, Request
 
@@ -61,14 +62,9 @@ def stream(
 
 def png(width: int, height: int) -> str:
     """A black image, as a data URL; one bit a pixel."""
-    head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    rows = (b"\0" * (1 + (width + 7) // 8)) * height
-    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
-    data = b"\x89PNG\r\n\x1a\n"
-    for kind, content in chunks:
-        checked = kind + content
-        data += struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
-    return "data:image/png;base64," + b64encode(data).decode()
+    file = BytesIO()
+    Image.new("1", (width, height)).save(file, "PNG")
+    return "data:image/png;base64," + b64encode(file.getvalue()).decode()
 
 
 def images(sizes: Sequence[tuple[int, int]]) -> Json:

@@ -6,10 +6,10 @@ from mistral_service.conformance import predicates
 from mistral_service.conformance.answer import Answer, Request
 from mistral_service.conformance.bodies import USER, chat, images
 from mistral_service.conformance.probe import Finding, Probe, accepted, of_reply, refused_with
-from mistral_service.conformance.replies import PLAIN
+from mistral_service.conformance.replies import of_plain
 from mistral_service.wire.errors import MistralError
 from mistral_service.wire.reasons import Reason
-from mistral_service.wire.trees import Json, object_of, objects_of
+from mistral_service.wire.trees import object_of, objects_of
 
 NO_MODEL = "no-such-model-of-mistral-service"
 """A model that no server has."""
@@ -19,7 +19,7 @@ _PAGE = "faults.md"
 
 
 def _listed(answer: Answer) -> Finding:
-    cards = cards_of(answer)
+    cards = objects_of(object_of(answer.body).get("data", answer.body))
     owners = sorted({str(card.get("owned_by")) for card in cards})
     can = any(isinstance(card.get("capabilities"), dict) for card in cards)
     aliases = any(isinstance(card.get("aliases"), list) for card in cards)
@@ -27,12 +27,6 @@ def _listed(answer: Answer) -> Finding:
     said += f", aliases {'' if aliases else 'not '}reported"
     facts = {"capabilities": can, "aliases": aliases, "owners": owners[:3]}
     return Finding.of(can and aliases, said, **facts)
-
-
-def cards_of(answer: Answer) -> list[Json]:
-    """The entries of a list of models."""
-    body = answer.body
-    return objects_of(object_of(body).get("data", body))
 
 
 def _rates(answer: Answer) -> Finding:
@@ -58,14 +52,6 @@ def _no_such_model(answers: Sequence[Answer]) -> Finding:
     return Finding.of_refusal(refused, as_assumed=error.reason is Reason.UNKNOWN_MODEL)
 
 
-def _no_list(body: Json) -> bool:
-    return not isinstance(body.get("messages"), list)
-
-
-def _no_messages(body: Json) -> bool:
-    return body.get("messages") == []
-
-
 ENDPOINT: tuple[Probe, ...] = (
     Probe(
         "models",
@@ -74,19 +60,17 @@ ENDPOINT: tuple[Probe, ...] = (
         (Request(None, path="models"),),
         of_reply(_listed),
     ),
-    Probe(
+    of_plain(
         "rate headers",
         "Headers report how many requests and tokens are left in the minute.",
         "observability.md",
-        (PLAIN,),
-        of_reply(_rates),
+        _rates,
     ),
-    Probe(
+    of_plain(
         "correlation id",
         "The header `mistral-correlation-id` names the request.",
         _PAGE,
-        (PLAIN,),
-        of_reply(_correlated),
+        _correlated,
     ),
     Probe(
         "wrong key",
@@ -109,7 +93,7 @@ ENDPOINT: tuple[Probe, ...] = (
         _PAGE,
         (Request({"messages": "Hello.", "max_tokens": 1}),),
         refused_with(422),
-        _no_list,
+        lambda body: not isinstance(body.get("messages"), list),
     ),
     Probe(
         "no messages",
@@ -117,7 +101,7 @@ ENDPOINT: tuple[Probe, ...] = (
         _PAGE,
         (Request({"messages": [], "max_tokens": 1}),),
         refused_with(400, 422),
-        _no_messages,
+        lambda body: body.get("messages") == [],
     ),
     Probe(
         "unknown route",

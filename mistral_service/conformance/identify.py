@@ -1,39 +1,24 @@
 """Identifies the server, by what its list of models claims and by how it answers."""
 
 from mistral_service.conformance.answer import Answer
-from mistral_service.conformance.endpoint import cards_of
+from mistral_service.wire.models import Catalogue
 from mistral_service.wire.servers import by_address, by_headers, by_models
 
 _UNKNOWN = "unknown"
 _MISTRALS = ("mistral", "azure", "vertex")
 
 
-def claimed_server(listed: Answer, base_url: str) -> str:
-    """The server that an endpoint claims to be.
-
-    Args:
-        listed: The answer to `GET /v1/models`.
-        base_url: The endpoint's address.
-
-    Returns:
-        A name of `wire/servers.py`, or `unknown`.
-    """
-    cards = cards_of(listed) if listed.accepted else []
-    owners = [str(card.get("owned_by")) for card in cards]
-    can = any(isinstance(card.get("capabilities"), dict) for card in cards)
-    server = by_models(owners, has_capabilities=can)
+def claimed_server(listed: Catalogue, base_url: str) -> str:
+    """The server that an endpoint claims to be by its list of models: a name, or `unknown`."""
+    owners = [card.owned_by or "" for card in listed.cards]
+    server = by_models(owners, has_capabilities=listed.is_mistrals)
     return server.name if server is not None else by_address(base_url).name
 
 
 def observed_server(plain: Answer, wrong_type: Answer | None) -> str:
-    """The server that an endpoint is by its answers.
+    """The server that an endpoint is by its answers: a name, or `unknown`.
 
-    Args:
-        plain: The answer to a plain request.
-        wrong_type: The answer to a request whose messages are not a list, which all refuse.
-
-    Returns:
-        A name of `wire/servers.py`, or `unknown`.
+    It shows in the headers, and in how messages of a wrong type are refused, which all refuse.
     """
     if (server := by_headers(plain.headers)) is not None:
         return server.name
@@ -50,13 +35,7 @@ def observed_server(plain: Answer, wrong_type: Answer | None) -> str:
 
 
 def contradiction(says: str, seen: str, differing: int) -> str:
-    """A sentence about an endpoint that is not what it claims to be; empty where it is.
-
-    Args:
-        says: The server that it claims to be.
-        seen: The server that it is by its answers.
-        differing: How many probes differ.
-    """
+    """A sentence about an endpoint that is not what it claims to be; empty where it is."""
     if _UNKNOWN in (says, seen) or (says in _MISTRALS) == (seen in _MISTRALS):
         return ""
     return (

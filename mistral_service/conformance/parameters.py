@@ -58,10 +58,6 @@ def _valid_temperature(body: Json) -> bool:
     return body.get("temperature") is not None and not _high_temperature(body)
 
 
-def _other_effort(body: Json) -> bool:
-    return body.get("reasoning_effort") not in (None, "none", "high")
-
-
 PARAMETERS: tuple[Probe, ...] = (
     _accepts("temperature", 0.3, applies_to=_valid_temperature),
     _accepts("top_p", 0.9),
@@ -90,7 +86,7 @@ PARAMETERS: tuple[Probe, ...] = (
         _PAGE,
         (chat(USER, reasoning_effort="medium"),),
         refused_with(400, codes=("3051",)),
-        _other_effort,
+        lambda body: body.get("reasoning_effort") not in (None, "none", "high"),
     ),
     Probe(
         "prompt_mode",
@@ -98,7 +94,7 @@ PARAMETERS: tuple[Probe, ...] = (
         "`reasoning_effort`: 400.",
         _PAGE,
         (chat(USER, prompt_mode="reasoning"),),
-        refused_with(*(400, 422), may=True),
+        refused_with(400, 422, may=True),
         predicates.has("prompt_mode"),
     ),
     Probe(

@@ -8,10 +8,10 @@ import json
 import re
 from base64 import b64decode
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import dropwhile, pairwise
 from typing import Any
 
-from mistral_service.wire.trees import Json, object_of, objects_of
+from mistral_service.wire.trees import Json, last_of, object_of, objects_of
 
 MOST_IMAGES = 8
 MOST_TOOLS = 128
@@ -42,14 +42,18 @@ def tools_of(body: Json) -> list[Json]:
     ]
 
 
+def arguments_of(call: Json) -> Any:
+    """The arguments of a call, decoded; None where they are no JSON."""
+    arguments = object_of(call.get("function")).get("arguments")
+    try:
+        return json.loads(arguments) if isinstance(arguments, str) else arguments
+    except (ValueError, RecursionError):
+        return None
+
+
 def later_system(body: Json) -> bool:
     """R1: a system message after the leading ones."""
-    leading = True
-    for message in messages_of(body):
-        leading = leading and message.get("role") == "system"
-        if message.get("role") == "system" and not leading:
-            return True
-    return False
+    return "system" in dropwhile(lambda role: role == "system", _roles(body))
 
 
 def user_after_tool(body: Json) -> bool:
@@ -59,14 +63,11 @@ def user_after_tool(body: Json) -> bool:
 
 def stray_result(body: Json) -> bool:
     """R3: a result that follows neither a call nor another result."""
-    before: Json = {}
-    for message in messages_of(body):
-        if message.get("role") == "tool" and not (
-            before.get("role") == "tool" or before.get("tool_calls")
-        ):
-            return True
-        before = message
-    return False
+    return any(
+        message.get("role") == "tool"
+        and not (before.get("role") == "tool" or before.get("tool_calls"))
+        for before, message in pairwise([{}, *messages_of(body)])
+    )
 
 
 def unequal_results(body: Json) -> bool:
@@ -85,7 +86,7 @@ def unequal_results(body: Json) -> bool:
 
 def assistant_last(body: Json) -> bool:
     """R5: the last message is the assistant's, without a prefix."""
-    last = (messages_of(body) or [{}])[-1]
+    last = last_of(body.get("messages"))
     continued = last.get("prefix") or body.get("continue_final_message")
     return last.get("role") == "assistant" and not continued
 
@@ -157,7 +158,7 @@ def many_tools(body: Json) -> bool:
 def broken_arguments(body: Json) -> bool:
     """R11: arguments that are not a JSON object."""
     return any(
-        not isinstance(_decoded(_function(call).get("arguments")), dict)
+        not isinstance(arguments_of(call), dict)
         for message in messages_of(body)
         for call in _calls(message)
     )
@@ -184,14 +185,9 @@ def developer(body: Json) -> bool:
     return "developer" in _roles(body)
 
 
-def image_in_result(body: Json) -> bool:
-    """R15: content other than text in a result."""
-    return any(m.get("role") == "tool" and _has_media(m) for m in messages_of(body))
-
-
-def image_in_system(body: Json) -> bool:
-    """R15: content other than text in a system message."""
-    return any(m.get("role") == "system" and _has_media(m) for m in messages_of(body))
+def image_in(role: str) -> Callable[[Json], bool]:
+    """R15: content other than text in a message of a role."""
+    return lambda body: any(m.get("role") == role and _has_media(m) for m in messages_of(body))
 
 
 def has(name: str, *values: object) -> Callable[[Json], bool]:
@@ -217,16 +213,12 @@ def _spoken(body: Json) -> list[str]:
 
 
 def _has_prefix(body: Json) -> bool:
-    last = (messages_of(body) or [{}])[-1]
+    last = last_of(body.get("messages"))
     return last.get("role") == "assistant" and bool(last.get("prefix"))
 
 
 def _calls(message: Json) -> list[Json]:
     return objects_of(message.get("tool_calls"))
-
-
-def _function(call: Json) -> Json:
-    return object_of(call.get("function"))
 
 
 def _has_media(message: Json) -> bool:
@@ -249,12 +241,3 @@ def _longest_side(url: str) -> int:
         return 0
     size = head[_PNG_SIZE]
     return max(int.from_bytes(size[:4], "big"), int.from_bytes(size[4:], "big")) if size else 0
-
-
-def _decoded(arguments: Any) -> Any:
-    if not isinstance(arguments, str):
-        return arguments
-    try:
-        return json.loads(arguments)
-    except (ValueError, RecursionError):
-        return None

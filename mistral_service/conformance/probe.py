@@ -1,7 +1,7 @@
 """A probe: an assumption, the requests that test it, and how the answers are evaluated."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 
 from mistral_service.conformance.answer import Answer, Json, Refused, Request
@@ -42,7 +42,7 @@ class Finding:
     @classmethod
     def of_refusal(cls, refused: Refused, *, as_assumed: bool = False) -> "Finding":
         """A finding that the request was refused."""
-        return cls.of(as_assumed, str(refused), refused=refused.as_json())
+        return cls.of(as_assumed, str(refused), refused=asdict(refused))
 
 
 Evaluate = Callable[[Sequence[Answer]], Finding]
@@ -96,17 +96,14 @@ def refused_with(
 ) -> Evaluate:
     """The first request is refused, and the second, if there is one, is accepted.
 
-    Args:
-        statuses: The assumed statuses.
-        codes: The assumed codes; any where it is empty.
-        types: The assumed types; any where it is empty.
-        may: Whether acceptance is as assumed too: only some deployments refuse the request.
+    Without codes or types, any will do. With `may`, acceptance is as assumed too: only some
+    deployments refuse the request.
     """
 
     def evaluate(answers: Sequence[Answer]) -> Finding:
         refused = answers[0].refused
         said = "accepted" if refused is None else str(refused)
-        facts: Json = {} if refused is None else {"refused": refused.as_json()}
+        facts: Json = {} if refused is None else {"refused": asdict(refused)}
         good = may
         if refused is not None:
             good = (
@@ -118,7 +115,7 @@ def refused_with(
             if valid.refused is not None:
                 good = False
                 said += f"; mended, {valid.refused}"
-                facts["mended"] = valid.refused.as_json()
+                facts["mended"] = asdict(valid.refused)
         return Finding.of(good, said, **facts)
 
     return evaluate

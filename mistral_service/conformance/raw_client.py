@@ -3,21 +3,17 @@
 import asyncio
 import json
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from mistral_service.conformance.answer import Answer, Json, Request
 from mistral_service.wire.http import http_client
 from mistral_service.wire.rate import retry_after
 from mistral_service.wire.sse import SSEDecoder
+from mistral_service.wire.trees import objects_of
 
-REQUEST_SECONDS = 60.0
-"""Seconds that one request may take, to the end of its reply."""
-
-WAIT_SECONDS = 5.0
-"""Seconds to wait after a 429 without `Retry-After`."""
-
-MOST_WAIT_SECONDS = 65.0
-"""The longest wait, in seconds: Mistral's limits are for a minute."""
+_REQUEST_SECONDS = 60.0  # to the end of the reply
+_WAIT_SECONDS = 5.0  # after a 429 without `Retry-After`
+_MOST_WAIT_SECONDS = 65.0  # Mistral's limits are for a minute
 
 
 class RawClient:
@@ -25,33 +21,15 @@ class RawClient:
 
     Attributes:
         requests: Requests sent so far.
-        most_requests: Requests that may be sent.
+        most_requests: Requests that may be sent, retries included.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        key: str,
-        model: str,
-        *,
-        most_requests: int,
-        seconds: float = REQUEST_SECONDS,
-    ) -> None:
-        """Prepare.
-
-        Args:
-            base_url: The endpoint's address, with the version.
-            key: The key.
-            model: The model under test.
-            most_requests: Requests that may be sent, retries included.
-            seconds: Seconds that one request may take.
-        """
+    def __init__(self, base_url: str, key: str, model: str, *, most_requests: int) -> None:
         self.requests = 0
         self.most_requests = most_requests
         self._base_url = base_url.rstrip("/")
         self._key = key
         self._model = model
-        self._seconds = seconds
         self._client = http_client()
 
     async def __aenter__(self) -> "RawClient":
@@ -65,19 +43,15 @@ class RawClient:
     async def send(self, request: Request) -> Answer:
         """Send a request; retry once after a 429 or a closed connection.
 
-        Args:
-            request: The request.
-
-        Returns:
-            The answer. Network errors are answers with a `fault`, not exceptions.
+        Network errors are answers with a `fault`, not exceptions.
         """
         answer = await self._attempt(request)
         if self.requests >= self.most_requests:
             return answer
         if answer.status == 429:
             seconds = retry_after(answer.headers)
-            seconds = WAIT_SECONDS if seconds is None else seconds
-            if seconds <= MOST_WAIT_SECONDS:
+            seconds = _WAIT_SECONDS if seconds is None else seconds
+            if seconds <= _MOST_WAIT_SECONDS:
                 await asyncio.sleep(seconds)
                 answer = await self._attempt(request)
         elif answer.fault == _BROKEN:
@@ -88,14 +62,12 @@ class RawClient:
     async def _attempt(self, request: Request) -> Answer:
         self.requests += 1
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(_REQUEST_SECONDS):
                 return await self._answer(request)
-        except TimeoutError:
-            return Answer(fault=f"no answer within {self._seconds:g} s")
         except Exception as e:
             name = type(e).__name__
             if "Timeout" in name:
-                return Answer(fault=f"no answer within {self._seconds:g} s")
+                return Answer(fault=f"no answer within {_REQUEST_SECONDS:g} s")
             if "Connect" in name:
                 return Answer(fault="no connection")
             if type(e).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "aiohttp"):
@@ -104,7 +76,7 @@ class RawClient:
 
     async def _answer(self, request: Request) -> Answer:
         url = f"{self._base_url}/{request.path}"
-        headers = {"Authorization": f"Bearer {request.key or self._key}", **request.headers}
+        headers = {"Authorization": f"Bearer {request.key or self._key}"}
         content: bytes | None = None
         if request.body is not None:
             # Not escaped, so that line separators are sent verbatim.
@@ -130,30 +102,21 @@ _BROKEN = "the connection broke"
 async def _read_stream(
     response: Any, headers: Mapping[str, str], leave_after: int | None
 ) -> Answer:
-    decoder = SSEDecoder()
-    chunks: list[Json] = []
-    raw = bytearray()
-    done, garbled = False, 0
-
-    def take(payloads: list[bytes]) -> None:
-        nonlocal done, garbled
-        for payload in payloads:
-            chunk = _decoded(payload)
-            if isinstance(chunk, dict):
-                chunks.append(cast("Json", chunk))
-            elif payload.strip() == b"[DONE]":
-                done = True
-            else:
-                garbled += 1
-
+    decoder, raw, payloads = SSEDecoder(), bytearray(), list[bytes]()
     async for data in response.aiter_bytes():
         raw += data
-        take(decoder.feed(data))
-        if leave_after is not None and len(chunks) >= leave_after:
+        payloads += decoder.feed(data)
+        if leave_after is not None and len(_chunks(payloads)) >= leave_after:
             break
     else:
-        take(decoder.finish())
-    return Answer(response.status_code, headers, None, tuple(chunks), done, garbled, raw=bytes(raw))
+        payloads += decoder.finish()
+    chunks, done = _chunks(payloads), sum(each.strip() == b"[DONE]" for each in payloads)
+    garbled = len(payloads) - len(chunks) - done
+    return Answer(response.status_code, headers, None, chunks, done > 0, garbled, bytes(raw))
+
+
+def _chunks(payloads: list[bytes]) -> tuple[Json, ...]:
+    return tuple(objects_of([_decoded(payload) for payload in payloads]))
 
 
 def _decoded(data: bytes) -> Any:

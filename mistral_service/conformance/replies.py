@@ -1,20 +1,20 @@
 """The form of replies: chunks, usage, thoughts, prefixes, JSON, cached tokens."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mistral_service.conformance import predicates
-from mistral_service.conformance.answer import Answer, Json, Request, bounded
+from mistral_service.conformance.answer import Answer, Json, Request
 from mistral_service.conformance.bodies import CITY, USER, chat, said, stream
 from mistral_service.conformance.probe import (
     Evaluate,
     Finding,
     Predicate,
     Probe,
-    State,
     of_reply,
     refused_with,
 )
+from mistral_service.wire.errors import printable
 from mistral_service.wire.trees import first_of, object_of, objects_of
 
 _PAGE = "odd-replies.md"
@@ -66,12 +66,11 @@ def _first(answer: Answer) -> Finding:
 
 
 def _last(answer: Answer) -> Finding:
-    for chunk in answer.chunks:
-        for choice in objects_of(chunk.get("choices")):
-            if choice.get("finish_reason"):
-                content = _content_of(object_of(choice.get("delta")))
-                said = f"finish_reason {choice['finish_reason']!r}, content {content}"
-                return Finding.of(content == "empty", said, content=content)
+    for piece in answer.streamed:
+        if piece.get("finish_reason"):
+            content = _content_of(object_of(piece.get("delta")))
+            said = f"finish_reason {piece['finish_reason']!r}, content {content}"
+            return Finding.of(content == "empty", said, content=content)
     return Finding.of(False, "no chunk has a finish_reason", content="none")
 
 
@@ -101,9 +100,8 @@ def _usage(answer: Answer) -> Finding:
 
 
 def _done(answer: Answer) -> Finding:
-    return Finding.of(
-        answer.done, "[DONE] came" if answer.done else "no [DONE] came", done=answer.done
-    )
+    said = "[DONE] came" if answer.done else "no [DONE] came"
+    return Finding.of(answer.done, said, done=answer.done)
 
 
 def _whole(answer: Answer) -> Finding:
@@ -163,10 +161,10 @@ def _json(keys: set[str]) -> Evaluate:
             found = object_of(read)
         except ValueError:
             if answer.finish_reason == "length":
-                return Finding.unknown(f"cut before its end: {bounded(answer.text, 60)}")
-            return Finding.of(False, f"no JSON: {bounded(answer.text, 60)}")
+                return Finding.unknown(f"cut before its end: {printable(answer.text, 60)}")
+            return Finding.of(False, f"no JSON: {printable(answer.text, 60)}")
         good = found == read and keys <= found.keys()
-        return Finding.of(good, f"accepted, {bounded(json.dumps(read), 60)}")
+        return Finding.of(good, f"accepted, {printable(json.dumps(read), 60)}")
 
     return of_reply(evaluate)
 
@@ -181,53 +179,46 @@ def _cached(answers: Sequence[Answer]) -> Finding:
     if reported is None:
         return Finding.of(False, "cached tokens are not reported", reported=False)
     if not reported:
-        return Finding(State.NOT_KNOWN, "reported, but nothing was cached", {"reported": True})
+        return Finding.unknown("reported, but nothing was cached", reported=True)
     return Finding.of(
         True, f"{reported} of {usage.get('prompt_tokens')} tokens cached", reported=True
     )
 
 
 def _of_format(kind: str) -> Predicate:
-    def applies_to(body: Json) -> bool:
-        return object_of(body.get("response_format")).get("type") == kind
-
-    return applies_to
+    return lambda body: object_of(body.get("response_format")).get("type") == kind
 
 
 def _cacheable() -> Request:
     return chat(said("system", _LONG), USER, prompt_cache_key="mistral-service-conform-2")
 
 
+def of_plain(name: str, assumed: str, source: str, evaluate: Callable[[Answer], Finding]) -> Probe:
+    """A probe that reads the plain stream."""
+    return Probe(name, assumed, source, (PLAIN,), of_reply(evaluate))
+
+
 REPLIES: tuple[Probe, ...] = (
-    Probe(
+    of_plain(
         "first chunk",
         "The first chunk of a stream has the role `assistant` and an empty content.",
         _PAGE,
-        (PLAIN,),
-        of_reply(_first),
+        _first,
     ),
-    Probe(
-        "last chunk",
-        "The chunk with the finish_reason has an empty content.",
-        _PAGE,
-        (PLAIN,),
-        of_reply(_last),
-    ),
-    Probe(
+    of_plain("last chunk", "The chunk with the finish_reason has an empty content.", _PAGE, _last),
+    of_plain(
         "cut reply",
         "A reply that `max_tokens` cuts ends with the finish_reason `length`.",
         _PAGE,
-        (PLAIN,),
-        of_reply(_length),
+        _length,
     ),
-    Probe(
+    of_plain(
         "usage in a stream",
         "The tokens are reported in the chunk with the finish_reason, without being asked for.",
         "observability.md",
-        (PLAIN,),
-        of_reply(_usage),
+        _usage,
     ),
-    Probe("[DONE]", "A stream ends with `[DONE]`.", _PAGE, (PLAIN,), of_reply(_done)),
+    of_plain("[DONE]", "A stream ends with `[DONE]`.", _PAGE, _done),
     Probe(
         "whole reply",
         "A reply that is not streamed has text, a finish_reason and the tokens.",

@@ -3,13 +3,16 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from mistral_service.conformance.answer import Json, bounded
+from mistral_service.conformance.answer import MOST_SAID, Json
 from mistral_service.conformance.probe import Finding, Probe, State
+from mistral_service.wire.errors import printable
 from mistral_service.wire.secrets import Redactor, secrets_in
+from mistral_service.wire.trees import object_of
 
 KIND = "mistral-service conform"
 """The field `report` of a report."""
@@ -28,7 +31,9 @@ _IDS = re.compile(
     r"|\b(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{28,}\b"
 )
 _ADDRESS = re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+")
-_OWN_MODEL = re.compile(r"^ft:.*")
+
+
+_REPLY_ID = "f1e2d3c4b5a6978877665544332211aa"
 
 
 class NoReport(ValueError):
@@ -39,15 +44,10 @@ class Scrub:
     """Removes from a text what identifies the account and a private host."""
 
     def __init__(self, key: str, host: str) -> None:
-        """Prepare.
-
-        Args:
-            key: The key.
-            host: The endpoint's host; removed unless it is Mistral's, or this machine.
-        """
+        """Prepare; the host is removed unless it is Mistral's, or this machine."""
         self._strike = Redactor(secrets_in(key))
-        names = [re.escape(host)] if host and host not in _PUBLIC else []
-        self._host = re.compile("|".join(names), re.IGNORECASE) if names else None
+        is_private = host and host not in _PUBLIC
+        self._host = re.compile(re.escape(host), re.IGNORECASE) if is_private else None
 
     def text(self, text: str) -> str:
         """Redact a text of some hundred characters."""
@@ -59,7 +59,7 @@ class Scrub:
     def data(self, value: Any) -> Any:
         """Redact every text in JSON."""
         if isinstance(value, str):
-            return bounded(self.text(value))
+            return printable(self.text(value), MOST_SAID)
         if isinstance(value, Mapping):
             return {k: self.data(v) for k, v in cast("Mapping[str, Any]", value).items()}
         if isinstance(value, list | tuple):
@@ -69,15 +69,10 @@ class Scrub:
 
 @dataclass(frozen=True)
 class Row:
-    """One probe in a report.
+    """One probe in a report, and its finding: the fields of `Probe` and `Finding`.
 
     Parameters:
-        name: The probe.
-        assumed: The assumption.
-        source: The page of the documentation that relies on it.
         state: `as assumed`, `differs` or `not known`.
-        came: What the server answered, or why nothing is known.
-        facts: The same as data.
     """
 
     name: str
@@ -145,65 +140,53 @@ class Report:
     def from_file(cls, path: Path) -> "Report":
         """Read a report.
 
-        Args:
-            path: The file.
-
         Raises:
-            NoReport: If it is not a report, or has another version; the message says what is
-                expected.
+            NoReport: If it is not a report, or has another version.
         """
         wanted = f"a report that `{KIND} --report FILE` wrote, with `form` {FORM}"
+
+        def fault(why: str) -> NoReport:
+            return NoReport(f"{path} {why}: expected is {wanted}.")
+
         try:
-            if path.stat().st_size > _MOST_BYTES:
-                raise NoReport(f"{path} has more than {_MOST_BYTES} bytes: expected is {wanted}.")
-            data: object = json.loads(path.read_text(encoding="utf-8"))
+            is_large = path.stat().st_size > _MOST_BYTES
+            data: object = None if is_large else json.loads(path.read_text(encoding="utf-8"))
         except OSError as e:
-            raise NoReport(f"{path} cannot be read ({e.strerror}): expected is {wanted}.") from None
-        except (ValueError, RecursionError) as e:
-            if isinstance(e, NoReport):
-                raise
-            raise NoReport(f"{path} is not JSON: expected is {wanted}.") from None
-        if not isinstance(data, dict) or cast("Json", data).get("report") != KIND:
-            raise NoReport(f"{path} is no report: expected is {wanted}.")
-        read = cast("Json", data)
-        if read.get("form") != FORM:
-            raise NoReport(
-                f"{path} is a report of the form {read.get('form')!r}, which this version of "
-                f"mistral_service does not read: expected is {wanted}."
+            raise fault(f"cannot be read ({e.strerror})") from None
+        except (ValueError, RecursionError):
+            raise fault("is not JSON") from None
+        if is_large:
+            raise fault(f"has more than {_MOST_BYTES} bytes")
+        read = object_of(data)
+        if read.pop("report", None) != KIND:
+            raise fault("is no report")
+        if (form := read.pop("form", None)) != FORM:
+            raise fault(
+                f"is a report of the form {form!r}, which this version of mistral_service does not "
+                "read"
             )
-        try:
-            rows = tuple(Row(**row) for row in read["rows"])
-            rest = {k: v for k, v in read.items() if k not in ("report", "form", "rows")}
-            report = cls(**rest, rows=rows)
-            good = all(isinstance(row.facts, dict) for row in rows)  # pyright: ignore[reportUnnecessaryIsInstance]
-        except (TypeError, KeyError):
-            good, report = False, None
-        if report is None or not good:
-            raise NoReport(f"{path} has other fields than a report: expected is {wanted}.")
-        return report
+        with suppress(TypeError, KeyError):
+            rows = tuple(Row(**row) for row in read.pop("rows"))
+            if all(isinstance(row.facts, dict) for row in rows):  # pyright: ignore[reportUnnecessaryIsInstance]
+                return cls(**read, rows=rows)
+        raise fault("has other fields than a report")
 
 
 def row_of(probe: Probe, finding: Finding, scrub: Scrub) -> Row:
-    """A probe's row in a report.
-
-    Args:
-        probe: The probe.
-        finding: Its finding.
-        scrub: Removes what identifies the account.
-    """
+    """A probe's row in a report."""
     return Row(
         probe.name,
         probe.assumed,
         probe.source,
         finding.state.value,
-        bounded(scrub.text(finding.came), _MOST_CAME),
+        printable(scrub.text(finding.came), _MOST_CAME),
         scrub.data(finding.facts),
     )
 
 
 def public_model(model: str) -> str:
     """A model's name without the account that a fine-tuned one has in it."""
-    return _OWN_MODEL.sub("ft:…", model)
+    return "ft:…" if model.startswith("ft:") else model
 
 
 def public_place(host: str) -> str:
@@ -214,11 +197,7 @@ def public_place(host: str) -> str:
 
 
 def markdown(report: Report) -> str:
-    """A report in Markdown, for an issue.
-
-    Args:
-        report: The report.
-    """
+    """A report in Markdown, for an issue."""
     cost = [] if report.dollars is None else [f"${report.dollars:.4f}"]
     made = (f"mistral_service {report.version}", f"Python {report.python}", report.where)
     sent = (f"{report.requests} requests", f"{report.tokens} tokens", *cost)
@@ -231,14 +210,11 @@ def markdown(report: Report) -> str:
         "",
         "| | probe | assumed | what came |",
         "|---|---|---|---|",
-        *(_line(row) for row in report.rows),
     ]
+    for row in report.rows:
+        cells = (row.state, row.name, row.assumed, row.came)
+        lines.append(f"| {' | '.join(map(cell, cells))} |")
     return "\n".join(lines) + "\n"
-
-
-def _line(row: Row) -> str:
-    cells = (row.state, row.name, row.assumed, row.came)
-    return f"| {' | '.join(map(cell, cells))} |"
 
 
 def cell(text: str) -> str:
@@ -248,10 +224,6 @@ def cell(text: str) -> str:
 
 def captures(answers: Mapping[tuple[str, int], Any], scrub: Scrub) -> Iterator[tuple[str, str]]:
     """The streams of a run, in the form of `tests/captures/*.sse`.
-
-    Args:
-        answers: The answers, by the name of the probe and the position of the request.
-        scrub: Removes what identifies the account.
 
     Yields:
         The name of a file, and its text; each stream once.
@@ -265,16 +237,9 @@ def captures(answers: Mapping[tuple[str, int], Any], scrub: Scrub) -> Iterator[t
         for chunk in answer.chunks:
             if isinstance(chunk.get("id"), str) and chunk["id"]:
                 text = text.replace(chunk["id"], _REPLY_ID)
+        # The scrub takes any id for one that identifies somebody.
         lines = [
-            scrub.text(line) if _REPLY_ID not in line else _around(line, scrub)
-            for line in text.split("\n")
+            _REPLY_ID.join(map(scrub.text, line.split(_REPLY_ID))) for line in text.split("\n")
         ]
         word = re.sub(r"\W+", "_", name).strip("_")
         yield f"{word}{f'_{place + 1}' if place else ''}.sse", "\n".join(lines)
-
-
-_REPLY_ID = "f1e2d3c4b5a6978877665544332211aa"
-
-
-def _around(line: str, scrub: Scrub) -> str:
-    return _REPLY_ID.join(scrub.text(part) for part in line.split(_REPLY_ID))

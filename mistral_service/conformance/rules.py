@@ -1,5 +1,8 @@
 """R1 to R15: whether a request that breaks the rule is refused, and a valid one accepted."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from mistral_service.conformance import predicates
 from mistral_service.conformance.answer import Json, Request
 from mistral_service.conformance.bodies import (
@@ -26,27 +29,19 @@ def _rule(
     assumed: str,
     applies_to: Predicate,
     broken: Request,
-    valid: Request | None,
-    *statuses: int,
+    valid: Request | None = None,
+    *,
+    statuses: Sequence[int] = (400,),
     codes: tuple[str, ...] = (),
     types: tuple[str, ...] = (),
     may: bool = False,
-    needs: str | None = None,
-    opens: bool = False,
-    after: str | None = None,
+    **more: Any,
 ) -> Probe:
-    rule = name.partition(" ")[0]
-    return Probe(
-        name,
-        assumed,
-        f"rules.md#{rule.lower()}",
-        (broken,) if valid is None else (broken, valid),
-        refused_with(*(statuses or (400,)), codes=codes, types=types, may=may),
-        applies_to,
-        needs,
-        opens,
-        after,
-    )
+    """A probe of a rule: a request that breaks it, and perhaps one that does not."""
+    source = f"rules.md#{name.partition(' ')[0].lower()}"
+    requests = (broken,) if valid is None else (broken, valid)
+    evaluate = refused_with(*statuses, codes=codes, types=types, may=may)
+    return Probe(name, assumed, source, requests, evaluate, applies_to, **more)
 
 
 def _with_result(*after: Json) -> tuple[Json, ...]:
@@ -114,7 +109,7 @@ RULES: tuple[Probe, ...] = (
         predicates.empty_assistant,
         chat(USER, said("assistant", ""), USER),
         chat(USER, _HELLO, USER),
-        *(400, 500, 503),
+        statuses=(400, 500, 503),
         codes=("3240", "3600"),
         opens=True,
     ),
@@ -124,7 +119,6 @@ RULES: tuple[Probe, ...] = (
         "by others.",
         predicates.text_and_calls,
         chat(USER, {**called(_ID), "content": "Let me see."}, result(_ID), tools=[WEATHER]),
-        None,
         may=True,
     ),
     _rule(
@@ -132,8 +126,7 @@ RULES: tuple[Probe, ...] = (
         "A field that a message does not have is refused: 422, extra_forbidden.",
         predicates.message_field,
         chat(said("user", "Say yes.", name="anna")),
-        None,
-        422,
+        statuses=(422,),
         types=("extra_forbidden",),
     ),
     _rule(
@@ -150,7 +143,6 @@ RULES: tuple[Probe, ...] = (
         "An image with a side of more than 10,000 pixels is refused: 400.",
         predicates.long_image,
         chat(images([(10_001, 8)])),
-        None,
         needs="vision",
         after="small image",
     ),
@@ -166,8 +158,7 @@ RULES: tuple[Probe, ...] = (
         "More than 128 tools are refused: 400 or 422.",
         predicates.many_tools,
         chat(USER, tools=[tool(f"w{n}", {"type": "object"}) for n in range(129)]),
-        None,
-        *(400, 422),
+        statuses=(400, 422),
     ),
     _rule(
         "R11 arguments",
@@ -175,8 +166,7 @@ RULES: tuple[Probe, ...] = (
         "others.",
         predicates.broken_arguments,
         chat(USER, called(_ID, arguments="{broken"), result(_ID), tools=[WEATHER]),
-        None,
-        *(400, 422, 500),
+        statuses=(400, 422, 500),
         may=True,
     ),
     _rule(
@@ -184,7 +174,6 @@ RULES: tuple[Probe, ...] = (
         "A schema with `$schema` is refused by some models, since no grammar is made of it: 400.",
         predicates.schema_id,
         chat(USER, tools=[tool("weather", {"$schema": "http://json-schema.org/draft-07", **CITY})]),
-        None,
         may=True,
     ),
     _rule(
@@ -218,25 +207,23 @@ RULES: tuple[Probe, ...] = (
         predicates.developer,
         chat(said("developer", "Be brief."), USER),
         chat(said("system", "Be brief."), USER),
-        422,
+        statuses=(422,),
     ),
     _rule(
         "R15 tool",
         "An image in a function's result is refused: 400 or 422.",
-        predicates.image_in_result,
+        predicates.image_in("tool"),
         chat(USER, called(_ID), result(_ID, _shown(_SMALL)), tools=[WEATHER]),
-        None,
-        *(400, 422),
+        statuses=(400, 422),
         needs="vision",
         after="small image",
     ),
     _rule(
         "R15 system",
         "An image in a system message is refused: 400 or 422.",
-        predicates.image_in_system,
+        predicates.image_in("system"),
         chat(said("system", _shown(_SMALL)), USER),
-        None,
-        *(400, 422),
+        statuses=(400, 422),
         needs="vision",
         after="small image",
     ),

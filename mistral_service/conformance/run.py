@@ -4,7 +4,7 @@ import difflib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
-from mistral_service.conformance.answer import Answer, Json, Request
+from mistral_service.conformance.answer import Answer, Request
 from mistral_service.conformance.bodies import USER, chat
 from mistral_service.conformance.probe import Finding, Probe
 from mistral_service.conformance.probes import PROBES
@@ -12,7 +12,8 @@ from mistral_service.conformance.raw_client import RawClient
 from mistral_service.turn.prices import PRICES, Price
 from mistral_service.wire.chunks import Usage
 from mistral_service.wire.errors import MistralError
-from mistral_service.wire.models import Catalogue
+from mistral_service.wire.models import Catalogue, ModelCard
+from mistral_service.wire.numbers import tokens
 from mistral_service.wire.reasons import Reason
 
 _DEAREST = max(PRICES.values(), key=lambda price: price.input + price.output)
@@ -46,12 +47,7 @@ class Plan:
 
     @classmethod
     def of(cls, model: str, probes: Sequence[Probe] = PROBES) -> "Plan":
-        """The plan for a model.
-
-        Args:
-            model: Its name.
-            probes: The probes.
-        """
+        """The plan for a model."""
         return cls(tuple(probes), PRICES.get(model, _DEAREST), model in PRICES)
 
     @property
@@ -78,24 +74,17 @@ class Run:
         tokens: Tokens so far, of requests and replies.
         answers: The answers, by the name of the probe and the position of the request.
         stopped: Why the remaining probes were not sent; empty where all were.
-        listed: The answer to `GET /v1/models`.
+        catalogue: The models that the endpoint lists.
         plain: The answer to the plainest request.
     """
 
     def __init__(self, client: RawClient, model: str, plan: Plan, *, budget: float) -> None:
-        """Prepare.
-
-        Args:
-            client: Sends the requests.
-            model: The model.
-            plan: The requests.
-            budget: Dollars that may be spent.
-        """
+        """Prepare; the budget is in dollars."""
         self.spent = 0.0
         self.stopped = ""
         self.tokens = 0
         self.answers: dict[tuple[str, int], Answer] = {}
-        self.listed = Answer()
+        self.catalogue = Catalogue()
         self.plain = Answer()
         self._client = client
         self._model = model
@@ -104,7 +93,7 @@ class Run:
         self._unanswered = 0
         self._refused: set[str] = set()
         self._answered: dict[int, Answer] = {}
-        self._can: Json = {}
+        self._card: ModelCard | None = None
 
     async def begin(self) -> None:
         """Check that the endpoint can be probed.
@@ -112,15 +101,14 @@ class Run:
         Raises:
             CannotRun: If the key is refused, the model does not exist, or nothing answers.
         """
-        self.listed = await self._client.send(Request(None, path="models"))
-        if self.listed.status is None:
-            raise CannotRun(f"The endpoint cannot be reached: {self.listed.fault}.")
-        _check_key(self.listed)
-        catalogue = Catalogue.from_reply(self.listed.body if self.listed.accepted else None)
-        self._can = _capabilities(self.listed, self._model)
-        if catalogue.is_mistrals and catalogue.find(self._model) is None:
-            names = [card.id for card in catalogue.cards]
-            raise CannotRun(_no_model(self._model, names))
+        listed = await self._client.send(Request(None, path="models"))
+        if listed.status is None:
+            raise CannotRun(f"The endpoint cannot be reached: {listed.fault}.")
+        _check_key(listed)
+        self.catalogue = Catalogue.from_reply(listed.body if listed.accepted else None)
+        self._card = self.catalogue.find(self._model)
+        if self.catalogue.is_mistrals and self._card is None:
+            raise CannotRun(_no_model(self._model, self.catalogue))
         self.plain = await self._send(PLAINEST)
         if self.plain.status is None:
             raise CannotRun(f"The plainest request gets no answer: {self.plain.fault}.")
@@ -128,7 +116,7 @@ class Run:
         if not self.plain.accepted:
             error = _error(self.plain)
             if error.reason is Reason.UNKNOWN_MODEL:
-                raise CannotRun(_no_model(self._model, [card.id for card in catalogue.cards]))
+                raise CannotRun(_no_model(self._model, self.catalogue))
             raise CannotRun(f"The plainest request is refused, so nothing can be probed: {error}")
         if not self.plain.choices:
             raise CannotRun(
@@ -137,16 +125,12 @@ class Run:
             )
 
     async def findings(self) -> AsyncGenerator[tuple[Probe, Finding]]:
-        """Send every probe.
-
-        Yields:
-            Each probe with its finding, in order.
-        """
+        """Send every probe, in order; yields each with its finding."""
         for probe in self._plan.probes:
             yield probe, await self._finding(probe)
 
     async def _finding(self, probe: Probe) -> Finding:
-        if probe.needs is not None and self._can.get(probe.needs) is False:
+        if probe.needs is not None and getattr(self._card, probe.needs, None) is False:
             return Finding.unknown(_WITHOUT[probe.needs])
         if probe.after is not None and probe.after in self._refused:
             return Finding.unknown(f"{probe.after} is refused already")
@@ -212,25 +196,14 @@ def _error(answer: Answer) -> MistralError:
     return MistralError.from_response(answer.status or 500, answer.body, answer.headers)
 
 
-def _no_model(model: str, names: Sequence[str]) -> str:
+def _no_model(model: str, catalogue: Catalogue) -> str:
+    names = [card.id for card in catalogue.cards]
     close = difflib.get_close_matches(model, names, 1, 0.5)
     advice = f": did you mean {close[0]}?" if close else ""
     listed = f" (it lists {', '.join(names[:5])})" if names and not close else ""
     return f"The endpoint has no model {model}{advice or listed + '.'}"
 
 
-def _capabilities(listed: Answer, model: str) -> Json:
-    """The model's capabilities by the list; empty where it is not on the list."""
-    card = Catalogue.from_reply(listed.body if listed.accepted else None).find(model)
-    if card is None:
-        return {}
-    return {
-        "vision": card.vision,
-        "reasoning": card.reasoning,
-        "function_calling": card.function_calling,
-    }
-
-
 def _count(value: object, estimate: int) -> int:
-    good = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    return value if good and isinstance(value, int) else estimate
+    count = tokens(value)
+    return estimate if count is None else count

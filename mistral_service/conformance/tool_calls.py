@@ -1,14 +1,13 @@
 """Function calls: which `tool_choice` is accepted, and how calls are streamed."""
 
-import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from mistral_service.conformance import predicates
 from mistral_service.conformance.answer import Answer, Json, Request
 from mistral_service.conformance.bodies import WEATHER, chat, said, stream
-from mistral_service.conformance.probe import Evaluate, Finding, Probe, of_reply
+from mistral_service.conformance.probe import Finding, Probe, of_reply
 from mistral_service.wire.trees import object_of, objects_of
 
 _PAGE = "odd-replies.md#function-calls"
@@ -20,26 +19,15 @@ _NINE = re.compile(r"[a-zA-Z0-9]{9}")
 _ONE = said("user", "How is the weather in Paris?")
 
 
-_EvaluateCalls = Callable[[Sequence[Json], Answer], Finding]
-
-
-def _of_calls(evaluate: _EvaluateCalls) -> Evaluate:
-    def of_answer(answer: Answer) -> Finding:
-        if not answer.calls:
-            return Finding.unknown(f"the model called nothing ({answer.finish_reason})")
-        return evaluate(answer.calls, answer)
-
-    return of_reply(of_answer)
-
-
-def _whole(calls: Sequence[Json], _: Answer) -> Finding:
-    whole = all(_name(call) and isinstance(_arguments(call), dict) for call in calls)
+def _whole(answer: Answer) -> Finding:
+    calls = answer.calls
+    whole = all(_name(call) and isinstance(predicates.arguments_of(call), dict) for call in calls)
     named = sum(bool(_name(call)) for call in calls)
     said = "each call whole" if whole else f"{len(calls)} pieces of {named} calls"
     return Finding.of(whole, said, pieces=not whole)
 
 
-def _together(_: Sequence[Json], answer: Answer) -> Finding:
+def _together(answer: Answer) -> Finding:
     counts = [
         sum(bool(_name(c)) for c in objects_of(delta.get("tool_calls"))) for delta in answer.deltas
     ]
@@ -50,15 +38,15 @@ def _together(_: Sequence[Json], answer: Answer) -> Finding:
     return Finding.of(len(counts) == 1, said, together=len(counts) == 1)
 
 
-def _indices(calls: Sequence[Json], _: Answer) -> Finding:
-    given = [call.get("index") for call in calls if _name(call)]
+def _indices(answer: Answer) -> Finding:
+    given = [call.get("index") for call in answer.calls if _name(call)]
     good = given == list(range(len(given)))
     said = f"index {', '.join(map(str, given))}"
     return Finding.of(good, said, index="none" if None in given else "counted" if good else "same")
 
 
-def _ids(calls: Sequence[Json], _: Answer) -> Finding:
-    ids = [str(call.get("id")) for call in calls if _name(call)]
+def _ids(answer: Answer) -> Finding:
+    ids = [str(call.get("id")) for call in answer.calls if _name(call)]
     good = all(_NINE.fullmatch(each) for each in ids)
     kind = "nine letters and digits" if good else f"{len(ids[0])} characters, {_shape(ids[0])}"
     return Finding.of(good, kind, ids="nine" if good else _shape(ids[0]))
@@ -69,7 +57,7 @@ def _shape(text: str) -> str:
     return re.sub(r"[0-9a-zA-Z]{9,}", "…", text)
 
 
-def _ended(calls: Sequence[Json], answer: Answer) -> Finding:
+def _ended(answer: Answer) -> Finding:
     reason = answer.finish_reason
     if reason == "length":
         return Finding.unknown("cut before its end")
@@ -98,14 +86,6 @@ def _name(call: Json) -> Any:
     return object_of(call.get("function")).get("name")
 
 
-def _arguments(call: Json) -> Any:
-    arguments = object_of(call.get("function")).get("arguments")
-    try:
-        return json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
-        return None
-
-
 def _choice(
     choice: object, assumed: str, evaluate: Callable[[Answer], Finding], *, name: str = ""
 ) -> Probe:
@@ -115,9 +95,14 @@ def _choice(
     return Probe(name, assumed, "functions.md", (body,), of_reply(evaluate), applies_to)
 
 
-def _streamed(name: str, assumed: str, evaluate: _EvaluateCalls) -> Probe:
+def _streamed(name: str, assumed: str, evaluate: Callable[[Answer], Finding]) -> Probe:
+    def of_calls(answer: Answer) -> Finding:
+        if not answer.calls:
+            return Finding.unknown(f"the model called nothing ({answer.finish_reason})")
+        return evaluate(answer)
+
     requests = (_CALLS, _CALLS_REQUIRED)
-    return Probe(name, assumed, _PAGE, requests, _of_calls(evaluate), needs="function_calling")
+    return Probe(name, assumed, _PAGE, requests, of_reply(of_calls), needs="function_calling")
 
 
 TOOL_CALLS: tuple[Probe, ...] = (

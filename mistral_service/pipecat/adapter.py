@@ -37,6 +37,7 @@ from mistral_service.conversation.tools import (
     tools_to_show,
 )
 from mistral_service.wire.request import function_names
+from mistral_service.wire.trees import list_of, object_of
 
 T = TypeVar("T")
 
@@ -52,12 +53,18 @@ class MistralLLMAdapter(OpenAILLMAdapter):
 
     Messages go through the rules of `mistral_service.conversation.rules`, tools through
     `mistral_service.conversation.tools`. The context itself is never changed.
+
+    Attributes:
+        conversion: What the rules did for the last request. Its `changes` say what was changed and
+            why; `call_ids` and `names` lead back from what was sent to Mistral to what stands in
+            the context.
+        images: The images that were made ready.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.images = ImageCache()
-        self._last_conversion = Conversion()
+        self.conversion = Conversion()
         self._tool_faults: set[ToolFault] = set()
         # A summary may be asked for while a turn runs: each task has its own last request.
         self._conversion_of_task: ContextVar[Conversion] = ContextVar("conversion_of_task")
@@ -68,18 +75,9 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         return OWN
 
     @property
-    def conversion(self) -> Conversion:
-        """What the rules did for the last request.
-
-        Its `changes` say what was changed and why; `call_ids` and `names` lead back from what
-        was sent to Mistral to what stands in the context.
-        """
-        return self._last_conversion
-
-    @property
     def conversion_of_this_task(self) -> Conversion:
         """What the rules did for the last request that this task has made."""
-        return self._conversion_of_task.get(self._last_conversion)
+        return self._conversion_of_task.get(self.conversion)
 
     async def get_llm_invocation_params(
         self,
@@ -137,12 +135,12 @@ class MistralLLMAdapter(OpenAILLMAdapter):
         run_work = asyncio.to_thread if _is_large(messages) else _here
         messages, urls = await run_work(self._look_at, messages, conversion)
         choice = choice_now(choice, messages)
-        if sees is not False and urls:
+        if urls:
             conversion.images = await self.images.prepare(urls, conversion.budget.images, form)
         messages = await run_work(apply_rules, messages, conversion)
         if messages[-1].get("prefix"):
             conversion.prefix = text_of(messages[-1]["content"])
-        self._last_conversion = conversion
+        self.conversion = conversion
         self._conversion_of_task.set(conversion)
         for change in conversion.changes[:_MOST_LOGGED]:
             logger.opt(lazy=True).debug("{}", lambda change=change: f"Message rules: {change}")
@@ -160,11 +158,7 @@ class MistralLLMAdapter(OpenAILLMAdapter):
     def from_standard_tools(self, tools: Any) -> list[Any] | NotGiven | None:
         """Convert tools to the form in which they are sent; spans show it.
 
-        Args:
-            tools: The tools of a context.
-
-        Returns:
-            The tools that are offered; what is no list, such as no tools, as it is.
+        What is no list, such as no tools, is returned as it is.
         """
         given = super().from_standard_tools(tools)
         return tools_to_show(given) if isinstance(given, list) else given
@@ -206,12 +200,8 @@ class MistralLLMAdapter(OpenAILLMAdapter):
     def get_messages_for_logging(self, context: LLMContext) -> list[dict[str, Any]]:
         """Get the messages for a log or a span, without the bytes of images and files.
 
-        Args:
-            context: The conversation; left as it is.
-
-        Returns:
-            The messages, all of them mappings that JSON can hold: Pipecat's tracing gives up a span
-            whose messages are not.
+        All of them are mappings that JSON can hold: Pipecat's tracing gives up a span whose
+        messages are not.
         """
         given = context.get_messages()
         if any(is_foreign(m) for m in given if not isinstance(m, LLMSpecificMessage)):
@@ -242,31 +232,21 @@ class MistralLLMAdapter(OpenAILLMAdapter):
     def _look_at(
         self, messages: list[Message], conversion: Conversion
     ) -> tuple[list[Message], list[str]]:
-        """Count the bytes of images.
-
-        Returns:
-            The messages, none in the form of another API, and the URLs of images to be sent.
-        """
+        """Count the bytes of images; returns Mistral's form, and the URLs of images to be sent."""
         messages = in_mistrals_form(messages, conversion)
         self.images.bytes_in_context = bytes_of_images(messages)
-        return messages, images_to_send(
-            messages, conversion
-        ) if conversion.sees is not False else []
+        urls = [] if conversion.sees is False else images_to_send(messages, conversion)
+        return messages, urls
 
     def _messages(
         self, context: LLMContext, instruction: str | None, conversion: Conversion
     ) -> list[Message]:
-        messages: list[Message] = []
-        places: list[int] = []
-        if instruction:
-            messages.append({"role": "system", "content": instruction})
-            places.append(-1)
+        placed = [(-1, {"role": "system", "content": instruction})] if instruction else []
         for index, message in enumerate(context.get_messages()):
-            plain = self._plain(message)
-            if plain is not None:
-                messages.append(plain)
-                places.append(index)
-        conversion.begin(messages, places)
+            if (plain := self._plain(message)) is not None:
+                placed.append((index, plain))
+        messages: list[Message] = [message for _, message in placed]
+        conversion.begin(messages, [index for index, _ in placed])
         return messages
 
     def _plain(self, message: LLMContextMessage) -> Message | None:
@@ -278,10 +258,10 @@ class MistralLLMAdapter(OpenAILLMAdapter):
             plain = cast("Message", own) if isinstance(own, dict) and "role" in own else None
             return plain or thought_of(own)
         plain = cast("Message", message)
-        content = plain.get("content")
-        if not isinstance(content, list) or not any(map(_is_file, cast("list[Any]", content))):
+        content = list_of(plain.get("content"))
+        if not any(map(_is_file, content)):
             return plain
-        return {**plain, "content": [self._part(part) for part in cast("list[Message]", content)]}
+        return {**plain, "content": [self._part(part) for part in content]}
 
     def _part(self, part: Message) -> Message:
         """Pipecat's own kinds of file parts in OpenAI's or Mistral's form."""
@@ -308,13 +288,10 @@ def _is_large(messages: list[Message]) -> bool:
     size = len(messages)
     if size <= _LARGE:
         for message in messages:
-            content, calls = message.get("content"), message.get("tool_calls")
+            content = message.get("content")
             if not isinstance(content, str) and is_foreign(message):
                 return True  # Its images are large, as likely as not.
-            if isinstance(content, list):
-                size += len(cast("list[Any]", content))
-            if isinstance(calls, list):
-                size += len(cast("list[Any]", calls))
+            size += len(list_of(content)) + len(list_of(message.get("tool_calls")))
     return size > _LARGE
 
 
@@ -323,10 +300,7 @@ async def _here(work: Callable[..., T], *given: Any) -> T:
 
 
 def _is_file(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") in (  # pyright: ignore[reportUnknownMemberType]
-        "file_base64",
-        "file_url",
-    )
+    return object_of(part).get("type") in ("file_base64", "file_url")
 
 
 def _is_plain_text(mime_type: str) -> bool:

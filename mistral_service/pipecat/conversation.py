@@ -14,11 +14,7 @@ from mistral_service.turn.router import Needs
 
 @dataclass(frozen=True, slots=True)
 class ContextConversation:
-    """A context; those that are made of it are new contexts.
-
-    Parameters:
-        context: The context, which is never changed.
-    """
+    """A context, which is never changed; those that are made of it are new contexts."""
 
     context: LLMContext
 
@@ -43,25 +39,22 @@ class ContextConversation:
         The rules send the words as a prefix where the API takes one. With functions it does not,
         and the model is asked to go on.
         """
-        context = self.context
-        longer = cast("list[Any]", continued(cast(Any, context.get_messages()), words))
-        return ContextConversation(LLMContext(longer, context.tools, context.tool_choice))
+        return self._with(continued(cast(Any, self.context.get_messages()), words))
 
     def reminded(self, note: str, words: str) -> "ContextConversation":
         """The context with an instruction behind it, and before that the words of the reply."""
         instruction = {"role": "developer", "content": note}
         said = [{"role": "assistant", "content": words}] if words.strip() else []
-        return self._with(*said, instruction)
+        return self._with([*self.context.get_messages(), *said, instruction])
 
     def without_functions(self) -> "ContextConversation":
         """The context in which the model has to answer in words."""
-        context = self.context
-        return ContextConversation(LLMContext(context.get_messages(), context.tools, "none"))
+        return self._with(self.context.get_messages(), "none")
 
-    def _with(self, *messages: Mapping[str, Any]) -> "ContextConversation":
+    def _with(self, messages: Sequence[Any], choice: Any = None) -> "ContextConversation":
         context = self.context
-        longer = [*context.get_messages(), *cast("list[Any]", messages)]
-        return ContextConversation(LLMContext(longer, context.tools, context.tool_choice))
+        choice = choice or context.tool_choice
+        return ContextConversation(LLMContext([*messages], context.tools, choice))
 
 
 def messages_of(context: LLMContext) -> list[dict[str, Any]]:

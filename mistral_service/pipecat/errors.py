@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from pipecat.frames.frames import ErrorFrame
 from pipecat.utils.errors import ErrorCategory
 
-from mistral_service.conversation.conversion import Conversion, ToolFault
+from mistral_service.conversation.conversion import Conversion
 from mistral_service.conversation.parts import ImageError
 from mistral_service.conversation.tools import ToolsNotPassable
 from mistral_service.wire.errors import MistralError, Reason
@@ -56,40 +56,24 @@ class ErrorReporter:
     """
 
     def __init__(self, report: Callable[..., Awaitable[None]], name: str) -> None:
-        """Begin with nothing reported.
-
-        Args:
-            report: Pushes an error, as Pipecat's `push_error`.
-            name: The service's name, for the log.
-        """
         self.report = report
         self._name = name
-        self._tools: set[ToolFault] = set()
-        self._blind_models: set[str] = set()
+        self._reported: set[str] = set()
 
     def __str__(self) -> str:
         return self._name
 
     async def report_conversion(self, conversion: Conversion, model: str) -> None:
-        """Report the images and tools that a request has to do without.
-
-        Args:
-            conversion: What the rules did; each image and each fault of a tool is reported once.
-            model: The model that is asked; that it does not see is reported once.
-        """
+        """Report the images and tools that a request to a model has to do without."""
         for fault in conversion.image_errors:
             await self.report_image(fault)
-        if conversion.unseen_images and model not in self._blind_models:
-            self._blind_models.add(model)
-            await self.report(
+        if conversion.unseen_images:
+            await self._report_once(
                 f"{model} does not see images, so it is sent the words alone: choose a model "
-                "with vision, such as mistral-small-latest.",
-                category=ErrorCategory.APPLICATION,
+                "with vision, such as mistral-small-latest."
             )
         for fault in conversion.tool_faults:
-            if fault not in self._tools:
-                self._tools.add(fault)
-                await self.report(str(fault), category=ErrorCategory.APPLICATION)
+            await self._report_once(str(fault))
 
     async def report_image(self, fault: ImageError) -> None:
         """Report an image that was left out."""
@@ -100,3 +84,8 @@ class ErrorReporter:
                 exception=fault,
                 category=ErrorCategory.APPLICATION,
             )
+
+    async def _report_once(self, fault: str) -> None:
+        if fault not in self._reported:
+            self._reported.add(fault)
+            await self.report(fault, category=ErrorCategory.APPLICATION)

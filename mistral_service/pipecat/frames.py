@@ -17,12 +17,7 @@ class FrameWriter:
     """Writes what a reply says and thinks as frames."""
 
     def __init__(self, state: ServiceState, on_text: Callable[[str], None] | None = None) -> None:
-        """Write for a service.
-
-        Args:
-            state: The service.
-            on_text: Learns the words that were pushed.
-        """
+        """Write for a service; `on_text` learns the words that were pushed."""
         self._state = state
         self._service = state.service
         self._on_text = on_text
@@ -73,10 +68,6 @@ class FrameWriter:
 
         Thinking is output, but no answer: it ends the time to first byte and leaves that to the
         first answer running.
-
-        Args:
-            text: Words of the thought.
-            keep: Whether the thought is kept in the context.
         """
         await self._on_output()
         await self._push_text()

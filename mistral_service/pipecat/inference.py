@@ -22,13 +22,6 @@ class Inference:
     def __init__(
         self, requests: RequestBuilder, router: Router, admission: Admission | None
     ) -> None:
-        """Ask for a service.
-
-        Args:
-            requests: Builds the requests.
-            router: Chooses whom to ask.
-            admission: Asks the rate limiter, if there is one.
-        """
         self._requests = requests
         self._router = router
         self._admission = admission
@@ -43,31 +36,23 @@ class Inference:
         schema: dict[str, Any] | None = None,
         system_instruction: str | None = None,
     ) -> str | None:
-        """Ask.
+        """Ask, as `MistralLLMService.run_inference` does.
 
         Args:
             context: What to ask; left as it is.
             limits: How long an attempt may take, and how many there are.
             seconds: For all of it; by default `WHOLE_REPLY_S`.
-            max_tokens: The most tokens of the reply; by default the settings' limit.
+            max_tokens: By default the settings' limit.
             schema: A JSON schema that the reply follows.
             system_instruction: Takes the place of the settings' instruction.
-
-        Returns:
-            The reply's words; None if it has none.
-
-        Raises:
-            MistralError: If no attempt succeeds in time.
         """
-        overrides: dict[str, Any] = {}
-        if max_tokens is not None:
-            overrides["max_tokens"] = max_tokens
+        overrides: dict[str, Any] = {} if max_tokens is None else {"max_tokens": max_tokens}
         if schema is not None:
             named = {"name": "response", "schema": schema, "strict": True}
             overrides["response_format"] = {"type": "json_schema", "json_schema": named}
         asked = self._ask(context, limits, overrides, system_instruction)
-        whole = WHOLE_REPLY_S if seconds is None else seconds
-        return await within(whole, asked, "the whole reply did not come")
+        seconds = WHOLE_REPLY_S if seconds is None else seconds
+        return await within(seconds, asked, "the whole reply did not come")
 
     async def _ask(
         self,

@@ -1,12 +1,14 @@
 """What a turn took, as Pipecat's metrics."""
 
 from dataclasses import asdict
+from typing import Any
 
 from pipecat.frames.frames import MetricsFrame
 from pipecat.metrics.metrics import LLMTokenUsage, MetricsData
 from pipecat.services.openai.llm import OpenAILLMService
 
-from mistral_service.turn.state import TurnCounts
+from mistral_service.turn.prices import total
+from mistral_service.turn.state import TurnState
 from mistral_service.wire.chunks import Usage
 
 
@@ -33,38 +35,20 @@ class MistralTurnMetrics(MetricsData):
     cost: float | None = None
 
 
-async def report_usage(service: OpenAILLMService, usages: list[Usage]) -> None:
-    """Report the tokens of a turn, all its attempts together.
-
-    Args:
-        service: Whose turn it was.
-        usages: The tokens of each attempt that reported them.
-    """
-    if not usages:
-        return
-    usage = Usage.total(usages)
-    await service.start_llm_usage_metrics(
-        LLMTokenUsage(
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            total_tokens=usage.total_tokens,
-            cache_read_input_tokens=usage.cached_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
+async def report_turn(service: OpenAILLMService, turn: TurnState[Any], model: str) -> None:
+    """Report what a turn took, all its attempts together; the model is that of the settings."""
+    if turn.usages:
+        usage = Usage.total(turn.usages)
+        await service.start_llm_usage_metrics(
+            LLMTokenUsage(
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=usage.completion_tokens,
+                total_tokens=usage.total_tokens,
+                cache_read_input_tokens=usage.cached_tokens,
+                reasoning_tokens=usage.reasoning_tokens,
+            )
         )
-    )
-
-
-async def report_turn(
-    service: OpenAILLMService, counts: TurnCounts, model: str, cost: float | None
-) -> None:
-    """Report what a turn took.
-
-    Args:
-        service: Whose turn it was.
-        counts: What it took.
-        model: The model of the settings.
-        cost: What it cost in dollars; None where that is not known.
-    """
     if service.can_generate_metrics() and service.metrics_enabled:
-        data = MistralTurnMetrics(processor=service.name, model=model, cost=cost, **asdict(counts))
+        counts, cost = asdict(turn.counts), total(turn.costs)
+        data = MistralTurnMetrics(processor=service.name, model=model, cost=cost, **counts)
         await service.push_frame(MetricsFrame(data=[data]))

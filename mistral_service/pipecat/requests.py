@@ -27,19 +27,7 @@ from mistral_service.wire.models import fastest_effort
 class RequestBuilder:
     """Builds the parameters of each request from the context and the settings."""
 
-    def __init__(
-        self,
-        state: ServiceState,
-        router: Router,
-        errors: ErrorReporter,
-    ) -> None:
-        """Build for a service.
-
-        Args:
-            state: The service, whose `build_chat_completion_params` users override.
-            router: Which model is asked.
-            errors: Where images and tools that are left out are reported.
-        """
+    def __init__(self, state: ServiceState, router: Router, errors: ErrorReporter) -> None:
         self._state = state
         self._service = state.service
         self._router = router
@@ -60,9 +48,7 @@ class RequestBuilder:
     ) -> dict[str, Any]:
         """The parameters of a request, from those of the context and the settings.
 
-        Args:
-            params_from_context: `messages`, `tools` and `tool_choice`, made from the context.
-            service_tier: The service tier where the settings name none.
+        `service_tier` holds where the settings name none.
         """
         settings = self._state.settings
         params: dict[str, Any] = {
@@ -86,13 +72,9 @@ class RequestBuilder:
     async def build(
         self, context: LLMContext, system_instruction: str | None = None
     ) -> dict[str, Any]:
-        """Build the parameters of a request.
-
-        Args:
-            context: The conversation; left as it is.
-            system_instruction: Takes the place of the settings' instruction.
-        """
+        """Build the parameters of a request; the instruction replaces that of the settings."""
         from_context = await self._from_context(context, system_instruction)
+        # Users override it.
         params: dict[str, Any] = cast(Any, self._service).build_chat_completion_params(from_context)
         messages = messages_of(context)
 
@@ -112,10 +94,8 @@ class RequestBuilder:
     ) -> AsyncStream[ChatCompletionChunk]:
         """Send a context, and wait for the reply to begin.
 
-        Args:
-            context: The conversation; left as it is.
-            retry_after: Seconds without an answer after which it is sent once more, as Pipecat's
-                `retry_on_timeout` says; None for never.
+        After `retry_after` seconds without an answer it is sent once more, as Pipecat's
+        `retry_on_timeout` says; None for never.
         """
         params = await self.build(context)
         client = self._router.client(self._router.route)

@@ -32,11 +32,6 @@ class Speculation:
     """
 
     def __init__(self, state: ServiceState) -> None:
-        """Watch a service.
-
-        Args:
-            state: The service.
-        """
         self._state = state
         self._service: Any = state.service
         self._turn_has_ended = False

@@ -24,15 +24,10 @@ def log_exception(message: str, error: BaseException, *, level: str = "ERROR") -
 
 
 def traceback_of(error: BaseException) -> str:
-    """The traceback of an exception as text.
+    """What Python prints of an exception by default, 20,000 characters of it at most.
 
-    Args:
-        error: The exception, with its causes.
-
-    Returns:
-        What Python prints of it by default: files, lines, source, types and messages, at most
-        20,000 characters of it. Control characters other than line breaks and tabs are escaped, so
-        that a message cannot move the cursor of a terminal.
+    Control characters other than line breaks and tabs are escaped, so that a message cannot move
+    the cursor of a terminal.
     """
     found = traceback.TracebackException.from_exception(error, capture_locals=False, compact=True)
     text = "".join(found.format()).rstrip("\n")

@@ -5,6 +5,7 @@ Pipecat's `traced_llm` names the span `llm` and sets model, parameters, messages
 under `mistral.…`. Called only where tracing is on, so that OpenTelemetry is not loaded before.
 """
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mistral_service.turn.prices import total
@@ -18,23 +19,15 @@ if TYPE_CHECKING:
 
 
 def trace_turn(turn: "TurnState[Any]") -> None:
-    """Set what a turn took as attributes of the current span.
-
-    Args:
-        turn: The turn, at its end, however it has ended.
-    """
-    counts, changes = turn.counts, turn.conversion.changes
+    """Set what a turn took as attributes of the current span, however it has ended."""
+    changes = turn.conversion.changes
     attributes: dict[str, AttributeValue] = {
-        "mistral.attempts": counts.attempts,
-        "mistral.hedges": counts.hedges,
-        "mistral.hedges_won": counts.hedges_won,
-        "mistral.resumes": counts.resumes,
-        "mistral.fallbacks": counts.fallbacks,
-        "mistral.faults": counts.faults,
+        **{f"mistral.{name}": count for name, count in asdict(turn.counts).items()},
         "mistral.repaired_messages": len({change.index for change in changes}),
     }
     if changes:
-        attributes["mistral.rules"] = sorted({change.rule for change in changes}, key=_number)
+        rules = sorted({change.rule for change in changes}, key=lambda rule: int(rule[1:]))
+        attributes["mistral.rules"] = rules
     if turn.correlation_id:
         attributes["mistral.correlation_id"] = turn.correlation_id
     if turn.model:
@@ -46,12 +39,7 @@ def trace_turn(turn: "TurnState[Any]") -> None:
 
 
 def trace_fault(error: MistralError, handled: Handled) -> None:
-    """Add an event to the current span: a fault, and what was done about it.
-
-    Args:
-        error: The fault.
-        handled: What was done.
-    """
+    """Add an event to the current span: a fault, and what was done about it."""
     _span().add_event(
         "mistral.fault",
         {
@@ -65,11 +53,7 @@ def trace_fault(error: MistralError, handled: Handled) -> None:
 
 
 def trace_error(error: MistralError) -> None:
-    """Set what ended a turn as attributes of the current span.
-
-    Args:
-        error: The error that is reported.
-    """
+    """Set what ended a turn as attributes of the current span."""
     _span().set_attributes(_described(error))
 
 
@@ -80,10 +64,6 @@ def _described(error: MistralError) -> "dict[str, AttributeValue]":
     if error.correlation_id:
         described["mistral.correlation_id"] = error.correlation_id
     return described
-
-
-def _number(rule: str) -> int:
-    return int(rule[1:])
 
 
 def _span():

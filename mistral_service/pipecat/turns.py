@@ -9,7 +9,7 @@ from pipecat.frames.frames import LLMRunFrame
 from mistral_service.pipecat.conversation import ContextConversation
 from mistral_service.pipecat.frames import FrameWriter
 from mistral_service.pipecat.functions.calls import FunctionCalls
-from mistral_service.pipecat.metrics import report_turn, report_usage
+from mistral_service.pipecat.metrics import report_turn
 from mistral_service.pipecat.requests import RequestBuilder
 from mistral_service.pipecat.state import ServiceState
 from mistral_service.pipecat.tracing import trace_fault, trace_turn
@@ -18,7 +18,7 @@ from mistral_service.reply.rounds import MAX_ROUNDS
 from mistral_service.settings import MistralLLMSettings, given
 from mistral_service.turn.admission import Admission
 from mistral_service.turn.ports import TurnPorts
-from mistral_service.turn.prices import Price, total
+from mistral_service.turn.prices import Price
 from mistral_service.turn.race import Stream
 from mistral_service.turn.retries import Handled
 from mistral_service.turn.router import Router
@@ -50,11 +50,6 @@ class TurnEvents:
     """Reports what happens in the turns of a service: events, metrics, spans."""
 
     def __init__(self, state: ServiceState) -> None:
-        """Report for a service.
-
-        Args:
-            state: The service.
-        """
         self._state = state
         self._service = state.service
 
@@ -80,21 +75,13 @@ class TurnEvents:
         """Report what a turn took."""
         if self._state.is_traced:
             trace_turn(turn)
-        await report_usage(self._service, turn.usages)
-        model = str(self._state.settings.model)
-        await report_turn(self._service, turn.counts, model, total(turn.costs))
+        await report_turn(self._service, turn, str(self._state.settings.model))
 
 
 class RecordedTurns:
     """Records the turns of a service."""
 
     def __init__(self, recorder: ConversationRecorder, state: ServiceState) -> None:
-        """Record for a service.
-
-        Args:
-            recorder: Records the conversation.
-            state: The service.
-        """
         self._recorder = recorder
         self._state = state
         self._service: Any = state.service
@@ -140,18 +127,7 @@ def turn_runner(
     recorded: RecordedTurns | None,
     prices: Mapping[str, Price],
 ) -> TurnRunner[ContextConversation]:
-    """Make what runs the turns of a service.
-
-    Args:
-        state: The service.
-        open_stream: Sends a conversation, and returns the stream of the reply.
-        requests: Builds the requests.
-        router: Chooses whom to ask.
-        functions: Runs functions.
-        admission: Asks the rate limiter; None without one.
-        recorded: Records the turns; None where they are not recorded.
-        prices: What tokens cost.
-    """
+    """Make what runs the turns of a service, of the parts that `TurnPorts` describes."""
     return TurnRunner(
         TurnPorts(
             name=str(state),

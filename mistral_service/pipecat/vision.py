@@ -3,7 +3,7 @@
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 
 from pipecat.frames.frames import Frame, LLMMessagesAppendFrame, UserImageRawFrame
 from pipecat.processors.frame_processor import FrameDirection
@@ -36,13 +36,7 @@ class VisionInput:
         pass_on: Callable[[Frame, FrameDirection], Awaitable[None]],
         errors: ErrorReporter,
     ) -> None:
-        """Prepare for the frames of one service.
-
-        Args:
-            state: The service.
-            pass_on: Processes a frame as Pipecat does.
-            errors: Where images that are left out are reported.
-        """
+        """Prepare for one service; `pass_on` processes a frame as Pipecat does."""
         self._state = state
         self._service = state.service
         self._pass_on = pass_on
@@ -56,17 +50,8 @@ class VisionInput:
         self._too_many_kept: ImageError | None = None
         self.on_their_way: set[asyncio.Task[None]] = set()
 
-    def takes(self, frame: Frame) -> bool:
-        """Whether a frame is an image for the context."""
-        return isinstance(frame, UserImageRawFrame) and bool(frame.append_to_context)
-
     def take(self, frame: UserImageRawFrame, direction: FrameDirection) -> None:
-        """Make an image ready in a task, then pass it on: an interruption does not wait for it.
-
-        Args:
-            frame: The frame.
-            direction: Where it goes.
-        """
+        """Make an image ready in a task, then pass it on: an interruption does not wait for it."""
         size = len(frame.image)
         fault = None
         if (
@@ -77,8 +62,7 @@ class VisionInput:
             frame, size, fault = copy.copy(frame), 0, self._too_many_waiting
             frame.image = b""
         self._waiting_bytes += size
-        making = self._make_ready(frame, direction, fault)
-        task = cast("asyncio.Task[None]", self._service.create_task(making))  # pyright: ignore[reportUnknownMemberType]
+        task = self._state.create_task(self._make_ready(frame, direction, fault), "make_ready")
         self.on_their_way.add(task)
 
         def done(task: asyncio.Task[None]) -> None:
@@ -90,7 +74,7 @@ class VisionInput:
     async def close(self) -> None:
         """Let go of frames that are still on their way."""
         for task in list(self.on_their_way):
-            await self._service.cancel_task(task)  # pyright: ignore[reportUnknownMemberType]
+            await self._state.cancel_task(task)
         adapter: Any = self._service.get_llm_adapter()
         if isinstance(adapter, MistralLLMAdapter):
             adapter.images.close()

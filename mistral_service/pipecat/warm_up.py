@@ -16,12 +16,7 @@ _SECONDS = 10.0
 
 
 async def warm_up(router: Router, errors: ErrorReporter) -> None:
-    """Ask each endpoint for its models, which opens the connection and checks the key.
-
-    Args:
-        router: Whose endpoints are asked, and who learns what they say.
-        errors: Where a wrong key or model is reported.
-    """
+    """Ask each endpoint for its models, which opens the connection and checks the key."""
     await _ask(OWN, router, errors)
     if router.clients.has_fallback:
         await _ask(FALLBACK, router, errors)

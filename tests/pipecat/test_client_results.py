@@ -136,6 +136,4 @@ async def test_a_function_that_the_client_runs_is_answered_by_it(serve, service_
         await says("llm-function-call-result", **told, result={"city": "Rome"})
         await until(lambda: ear.words == "You are in Rome.")
         assert results(context) == ['{"city": "Rome"}']
-        await until(
-            lambda: not service._function_calls.registry.running
-        )  # it waits for nothing any more
+        await until(lambda: not service._function_call_tasks)  # it waits for nothing any more

@@ -796,7 +796,9 @@ async def test_a_handler_that_is_thrown_away_ends_in_silence():
     async def returned(_params, _value) -> None:
         raise AssertionError
 
-    thrown_away = ReturningHandler(never, returned).invoke({}, cast(Any, None))
+    thrown_away = ReturningHandler(never, returned, lambda params: params).invoke(
+        {}, cast(Any, None)
+    )
 
     async def begins() -> None:
         thrown_away.send(None)

@@ -18,7 +18,6 @@ from mistral_service.pipecat.conversation import ContextConversation, messages_o
 from mistral_service.pipecat.functions.client_results import ClientResults
 from mistral_service.pipecat.functions.idempotency import idempotency_key, is_idempotent
 from mistral_service.pipecat.functions.pending import PendingCalls
-from mistral_service.pipecat.functions.registry import FunctionRegistry, fields_of
 from mistral_service.pipecat.functions.results import TOO_LARGE, answerable, readable, settles
 from mistral_service.pipecat.functions.sequence import CallSequence
 from mistral_service.pipecat.functions.slow import SlowFunctions
@@ -41,13 +40,6 @@ class FunctionCalls:
     Pipecat does what it does for every service: registry, parallel and sequential runs,
     cancellation, groups, events. What is added is the ledger, an answer for falsy results, and a
     result in time.
-
-    Attributes:
-        ledger: What is remembered of this conversation's calls.
-        registry: Pipecat's functions, and the calls that run.
-        slow: What is said while a function is slow.
-        sequence: The order of calls where they do not run in parallel.
-        pending: The calls without a result.
     """
 
     def __init__(
@@ -56,25 +48,18 @@ class FunctionCalls:
         recorder: ConversationRecorder | None,
         default_timeout: float | None,
     ) -> None:
-        """Run the functions of a service.
-
-        Args:
-            state: The service.
-            recorder: Records the conversation; None where it is not recorded.
-            default_timeout: See `PendingCalls`.
-        """
+        """Run the functions of a service; `default_timeout` is that of `PendingCalls`."""
         self._state = state
         self._service = state.service
         self._recorder = recorder
         self.ledger = CallLedger()
-        self.registry = FunctionRegistry(state.service)
-        self.slow = SlowFunctions(state, self.registry)
-        self.sequence = CallSequence(state.service, self.registry)
-        self.pending = PendingCalls(state, self.registry, default_timeout)
+        self.slow = SlowFunctions(state)
+        self.sequence = CallSequence(state)
+        self.pending = PendingCalls(state, default_timeout)
         # What the model reads of calls that do not run, by the call's id.
         self._synthetic_results: dict[str, str] = {}
         self._conversation_id = getattr(recorder, "id", "") or secrets.token_hex(16)
-        self._client_results = ClientResults(self.registry.running_call, self._take_client_result)
+        self._client_results = ClientResults(state.running_call, self._take_client_result)
 
     # What a turn asks for.
 
@@ -94,7 +79,7 @@ class FunctionCalls:
     ) -> Plan:
         """Decide about the calls of one reply, as `CallLedger.plan` does, knowing the context."""
         self.ledger.learn(conversation.messages)
-        running = {item.tool_call_id for item in self.registry.running.values()}
+        running = {item.tool_call_id for item in self._state.running_calls.values()}
         return self.ledger.plan(calls, running, left_out, offered=offered)
 
     def forget(self, calls: Sequence[PlannedCall]) -> None:
@@ -151,8 +136,8 @@ class FunctionCalls:
 
     def _is_idempotent(self, name: str) -> bool:
         """Whether a function is safe to run twice: marked so, none at all, or one that cancels."""
-        item = self.registry.find(name)
-        return item is None or self.registry.is_cancel_tool(name) or is_idempotent(item.handler)
+        item = self._state.find_function(name)
+        return item is None or self._state.is_cancel_tool(name) or is_idempotent(item.handler)
 
     # What Pipecat's hooks do.
 
@@ -161,12 +146,7 @@ class FunctionCalls:
         calls: Sequence[FunctionCallFromLLM],
         run: Callable[[Sequence[FunctionCallFromLLM]], Awaitable[None]],
     ) -> None:
-        """Run functions, but none whose call has its result in the context already.
-
-        Args:
-            calls: The calls, all of one context.
-            run: Runs them, as Pipecat does.
-        """
+        """Run calls of one context, but none that has its result there already."""
         if not calls:
             return
         self._client_results.watch(self._service.pipeline_worker.pipeline)
@@ -192,26 +172,16 @@ class FunctionCalls:
         call: FunctionCallRunnerItem,
         run: Callable[[FunctionCallRunnerItem], Awaitable[None]],
     ) -> None:
-        """Run one call, or answer it without.
-
-        Args:
-            call: The call.
-            run: Runs its handler, as Pipecat does.
-        """
+        """Run one call as Pipecat does, or answer it without its handler."""
         result = self._synthetic_results.pop(call.tool_call_id, None)
         if result is None:
             self.pending.prepare(call)
             await self.sequence.run(call, lambda: self.pending.run(call, lambda: run(call)))
             return
-        await self._service.broadcast_frame(  # pyright: ignore[reportUnknownMemberType]
-            FunctionCallInProgressFrame,
-            **fields_of(call),
-            cancel_on_interruption=True,
-            group_id=call.group_id,
+        await self._state.broadcast_call(
+            FunctionCallInProgressFrame, call, cancel_on_interruption=True, group_id=call.group_id
         )
-        await self._service.broadcast_frame(  # pyright: ignore[reportUnknownMemberType]
-            FunctionCallResultFrame, **fields_of(call), result=result
-        )
+        await self._state.broadcast_call(FunctionCallResultFrame, call, result=result)
 
     async def broadcast(
         self,
@@ -219,13 +189,7 @@ class FunctionCalls:
         fields: dict[str, Any],
         broadcast: Callable[..., Awaitable[None]],
     ) -> None:
-        """Broadcast a frame; a falsy result, unless it is an update on the way, gets an answer.
-
-        Args:
-            frame_cls: The kind of frame.
-            fields: Its fields.
-            broadcast: Broadcasts it, as Pipecat does.
-        """
+        """Broadcast a frame; a falsy result, unless it is an update on the way, gets an answer."""
         call_id = str(fields.get("tool_call_id"))
         if frame_cls is FunctionCallResultFrame:
             is_final, result = settles(frame_cls, fields), fields.get("result")
@@ -253,6 +217,6 @@ class FunctionCalls:
             await self._recorder.on_function_result(call_id, result)
 
     async def _take_client_result(self, call: FunctionCallRunnerItem, result: Any) -> None:
-        await self._service.broadcast_frame(  # pyright: ignore[reportUnknownMemberType]
-            FunctionCallResultFrame, **fields_of(call), result=result, run_llm=call.run_llm
+        await self._state.broadcast_call(
+            FunctionCallResultFrame, call, result=result, run_llm=call.run_llm
         )

@@ -7,7 +7,7 @@ those whose handler is marked with `answered_by_client`.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from loguru import logger
 from pipecat.frames.frames import FunctionCallResultFrame, OutputTransportMessageUrgentFrame
@@ -15,10 +15,13 @@ from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.processors.frameworks.rtvi import RTVIProcessor
 from pipecat.services.llm_service import FunctionCallRunnerItem
 
-Handler = TypeVar("Handler", bound=Callable[..., Any])
+from mistral_service.pipecat.functions.idempotency import F, is_marked, marked
+from mistral_service.wire.trees import object_of
+
+_MARK = "answered_by_client"
 
 
-def answered_by_client(handler: Handler) -> Handler:
+def answered_by_client(handler: F) -> F:
     """Mark a handler whose function the client runs: the client's result counts.
 
     Such a handler returns without a result. Needed where the client learns of the call by RTVI's
@@ -30,9 +33,7 @@ def answered_by_client(handler: Handler) -> Handler:
     Returns:
         The same.
     """
-    function: Any = getattr(handler, "__func__", handler)  # a method's own attributes are read-only
-    function.answered_by_client = True
-    return handler
+    return marked(handler, _MARK)
 
 
 class ClientResults:
@@ -43,12 +44,7 @@ class ClientResults:
         running: Callable[[str], FunctionCallRunnerItem | None],
         take: Callable[[FunctionCallRunnerItem, Any], Awaitable[None]],
     ) -> None:
-        """Prepare.
-
-        Args:
-            running: The call of an id, if the service runs it.
-            take: Takes a result that counts.
-        """
+        """Prepare; `running` finds the call of an id, `take` takes a result that counts."""
         self._running = running
         self._take = take
         self._watched: set[int] = set()
@@ -60,9 +56,9 @@ class ClientResults:
         for processor in _all(pipeline):
             if isinstance(processor, RTVIProcessor) and id(processor) not in self._watched:
                 self._watched.add(id(processor))
-                add = cast("Callable[[str, Any], None]", cast(Any, processor).add_event_handler)
-                add("on_before_process_frame", self._passes)
-                add("on_before_push_frame", self._pushes)
+                rtvi: Any = processor
+                rtvi.add_event_handler("on_before_process_frame", self._passes)
+                rtvi.add_event_handler("on_before_push_frame", self._pushes)
 
     async def _passes(self, _: Any, frame: Any) -> None:
         if isinstance(frame, FunctionCallResultFrame):
@@ -70,7 +66,9 @@ class ClientResults:
 
     async def _pushes(self, _: Any, frame: Any) -> None:
         if isinstance(frame, OutputTransportMessageUrgentFrame):
-            self._asks(frame.message)
+            sent = object_of(frame.message)
+            if sent.get("type") == "llm-function-call":
+                self._asked.add(str(sent["data"]["tool_call_id"]))
         elif isinstance(frame, FunctionCallResultFrame):
             if frame.id in self._passing:
                 self._passing.discard(frame.id)
@@ -79,17 +77,9 @@ class ClientResults:
                 frame.tool_call_id = ""
                 await self._judge(call, frame.result)
 
-    def _asks(self, message: Any) -> None:
-        if isinstance(message, dict):
-            sent = cast("dict[str, Any]", message)
-            if sent.get("type") == "llm-function-call":
-                self._asked.add(str(sent["data"]["tool_call_id"]))
-
     async def _judge(self, call: FunctionCallRunnerItem, result: Any) -> None:
-        handler: Any = call.registry_item.handler
-        function = getattr(handler, "function", handler)
-        asked = call.tool_call_id in self._asked or hasattr(function, "answered_by_client")
-        if not asked:
+        asked = call.tool_call_id in self._asked
+        if not asked and not is_marked(call.registry_item.handler, _MARK):
             logger.warning(
                 f"A client sent a result for {call.function_name}, which runs on the server: it is "
                 "dropped. Mark the handler with answered_by_client if the client runs the function."

@@ -30,7 +30,7 @@ class ReturningHandler(DirectFunctionWrapper):
         self,
         handler: Any,
         returned: Callable[[Any, object], Awaitable[None]],
-        with_key: Callable[[PipecatFunctionCallParams], FunctionCallParams] | None = None,
+        with_key: Callable[[PipecatFunctionCallParams], FunctionCallParams],
     ) -> None:
         """Wrap a handler.
 
@@ -38,7 +38,7 @@ class ReturningHandler(DirectFunctionWrapper):
             handler: A function of `FunctionCallParams`, or Pipecat's wrapper of a direct function;
                 coroutine functions and plain ones alike.
             returned: What is called with a value that the handler has returned, unless it is None.
-            with_key: What adds the idempotency key to Pipecat's parameters; None adds none.
+            with_key: What adds the idempotency key to Pipecat's parameters.
         """
         self._handler: Any = handler
         self._returned = returned
@@ -49,10 +49,6 @@ class ReturningHandler(DirectFunctionWrapper):
     async def invoke(self, args: Mapping[str, Any], params: PipecatFunctionCallParams) -> None:
         """Run the handler.
 
-        Args:
-            args: The arguments of the call.
-            params: What Pipecat gives to handlers.
-
         Raises:
             RuntimeError: If something else than the call itself cancelled the handler, or it raises
                 what Pipecat does not catch or cannot print.
@@ -60,7 +56,7 @@ class ReturningHandler(DirectFunctionWrapper):
             Exception: What the handler raises.
         """
         task = _current_task()
-        params = self._with_key(params) if self._with_key else params
+        params = self._with_key(params)
         try:
             value: object = (
                 self._handler.invoke(args, params) if self._direct else self._handler(params)
@@ -103,22 +99,12 @@ def _printed(error: BaseException) -> str | None:
 
 
 def default_timeout(seconds: float | None | NotGiven) -> float | None:
-    """The limit of functions that an interruption cancels, where the bot and they set none.
-
-    Args:
-        seconds: What the bot has set for all functions, if anything.
-    """
+    """The limit of functions that an interruption cancels, where the bot and they set none."""
     return FUNCTION_CALL_TIMEOUT if isinstance(seconds, NotGiven) else None
 
 
 def check_timeout(seconds: Any) -> float | None:
-    """Hold a time limit of functions against what it may be.
-
-    Args:
-        seconds: The limit; None and 0 stand for none, as in Pipecat.
-
-    Returns:
-        The limit.
+    """Check a time limit of functions; None and 0 stand for none, as in Pipecat.
 
     Raises:
         BadSetting: If it is anything but a number of seconds from 0.

@@ -44,19 +44,25 @@ def idempotent(handler: F) -> F:
         @idempotent
         async def get_weather(params: FunctionCallParams, city: str): ...
     """
-    setattr(getattr(handler, "__func__", handler), _MARK, True)  # a method has none of its own
-    return handler
+    return marked(handler, _MARK)
 
 
 def is_idempotent(handler: object) -> bool:
-    """Whether a handler has the mark of `idempotent`.
+    """Whether a handler, or what it wraps, has the mark of `idempotent`."""
+    return is_marked(handler, _MARK)
 
-    Args:
-        handler: The handler, or what wraps it.
-    """
+
+def marked(handler: F, mark: str) -> F:
+    """Mark a handler, a direct function or a method; returns the same."""
+    setattr(getattr(handler, "__func__", handler), mark, True)  # a method has none of its own
+    return handler
+
+
+def is_marked(handler: object, mark: str) -> bool:
+    """Whether a handler, or what it wraps, has a mark."""
     found: Any = handler
     while found is not None:
-        if getattr(found, _MARK, False):
+        if getattr(found, mark, False):
             return True
         if isinstance(found, functools.partial):
             found = cast("functools.partial[Any]", found).func
@@ -67,16 +73,9 @@ def is_idempotent(handler: object) -> bool:
 
 
 def idempotency_key(conversation: str, name: str, arguments: str, repetition: int) -> str:
-    """The key of a call.
+    """The key of a call: 32 hexadecimal digits, which do not reveal the conversation's name.
 
-    Args:
-        conversation: A name of the conversation, the same on every machine.
-        name: The function.
-        arguments: Its arguments as text, the same for like calls.
-        repetition: Which of several like calls it is.
-
-    Returns:
-        32 hexadecimal digits, which do not reveal the conversation's name.
+    The arguments are a text that is the same for like calls; `repetition` counts those.
     """
     digest = hashlib.sha256(json.dumps([conversation, name, repetition]).encode())
     digest.update(arguments.encode(errors="surrogatepass"))

@@ -3,7 +3,6 @@
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import fields
 from typing import Any
 
 from loguru import logger
@@ -19,8 +18,7 @@ from mistral_service.conversation.calls import WAS_CANCELLED
 from mistral_service.pipecat.conversation import messages_of
 from mistral_service.pipecat.functions.handlers import ReturningHandler
 from mistral_service.pipecat.functions.idempotency import FunctionCallParams
-from mistral_service.pipecat.functions.registry import FunctionRegistry, fields_of
-from mistral_service.pipecat.state import ServiceState
+from mistral_service.pipecat.state import ServiceState, fields_of
 from mistral_service.turn.deadline import now
 
 NO_RESULT_IN_TIME = (
@@ -43,24 +41,10 @@ class PendingCalls:
         idempotency_keys: The keys of the calls that run, by the call's id.
     """
 
-    def __init__(
-        self,
-        state: ServiceState,
-        registry: FunctionRegistry,
-        default_timeout: float | None,
-    ) -> None:
-        """Prepare.
-
-        Args:
-            state: The service.
-            registry: Its functions.
-            default_timeout: Seconds for functions that an interruption cancels, where neither the
-                bot nor the function says otherwise.
-        """
+    def __init__(self, state: ServiceState, default_timeout: float | None) -> None:
+        """Prepare; `default_timeout` is that of `handlers.default_timeout`, in seconds."""
         self.idempotency_keys: dict[str, str] = {}
         self._state = state
-        self._service = state.service
-        self._registry = registry
         self._default_timeout = default_timeout
         # Calls whose handler has returned, and that have no result yet.
         self._unanswered: dict[str, asyncio.Event] = {}
@@ -68,7 +52,7 @@ class PendingCalls:
 
     def prepare(self, call: FunctionCallRunnerItem) -> None:
         """Prepare what is registered for a call, just before Pipecat looks it up."""
-        item = self._registry.find(call.function_name)
+        item = self._state.find_function(call.function_name)
         if item is None:
             return  # Pipecat answers such a call itself.
         call.registry_item = item
@@ -81,12 +65,7 @@ class PendingCalls:
             call.group_id += _ASYNC
 
     async def run(self, call: FunctionCallRunnerItem, run: Callable[[], Awaitable[None]]) -> None:
-        """Run a call, and wait for its result where the handler returns without one.
-
-        Args:
-            call: The call.
-            run: Runs its handler, as Pipecat does.
-        """
+        """Run a call, and wait for its result where the handler returns without one."""
         self.prepare(call)  # a flow may have registered the function anew while the call waited
         began = now()
         await run()
@@ -95,10 +74,12 @@ class PendingCalls:
         # The handler may have kept the callback. A task takes its place among those that Pipecat
         # cancels, so that a queue of calls goes on with the next one.
         answered = self._unanswered[call.tool_call_id] = asyncio.Event()
-        limit = self._registry.timeout_of(call)
+        limit = self._state.timeout_of(call)
         left = None if limit is None else began + limit - now()
-        waiting = self._registry.create_task(self._wait_for_result(call, answered, left))
-        tasks = self._registry.running
+        waiting = self._state.create_task(
+            self._wait_for_result(call, answered, left), "wait_for_result"
+        )
+        tasks = self._state.running_calls
         tasks.pop(asyncio.current_task(), None)
         tasks[waiting] = call
         waiting.add_done_callback(lambda done: tasks.pop(done, None))
@@ -116,23 +97,21 @@ class PendingCalls:
         Pipecat cancels the handler first and writes `CANCELLED` into the context. Here the result
         goes out first, since a handler may take its time to end, and says what has happened.
 
-        Args:
-            call: The call.
-            message: What the model reads; `{function_name}` and `{seconds}` are filled in.
+        In `message`, `{function_name}` and `{seconds}` are filled in.
         """
-        limit = self._registry.timeout_of(call) or 0.0
-        await self._service.broadcast_frame(  # pyright: ignore[reportUnknownMemberType]
+        limit = self._state.timeout_of(call) or 0.0
+        await self._state.broadcast_call(
             FunctionCallResultFrame,
-            **fields_of(call),
+            call,
             result=message.format(function_name=call.function_name, seconds=limit),
             run_llm=call.run_llm,
             error=f"TimeoutError: no result in {limit:g} s",
         )
-        tasks = self._registry.running
+        tasks = self._state.running_calls
         for task in [task for task, item in tasks.items() if item is call]:
             del tasks[task]
             if task is not None:
-                await self._registry.cancel_task(task)
+                await self._state.cancel_task(task)
         await self._state.emit(
             "on_function_calls_cancelled",
             [FunctionCallFromLLM(**fields_of(call), context=call.context)],
@@ -150,10 +129,6 @@ class PendingCalls:
         Words before a call are spoken before the context learns of it, and a cancellation overtakes
         them: it would be ignored there, and the call in progress for ever. A result stays behind.
 
-        Args:
-            call: The call.
-            report: Reports it, as Pipecat does.
-            run_llm: Whether the model is asked then.
         """
         has_begun = any(
             message.get("tool_call_id") == call.tool_call_id
@@ -161,9 +136,9 @@ class PendingCalls:
         )
         cancelled = await report(call, run_llm=run_llm)
         if not has_begun:
-            await self._service.broadcast_frame(  # pyright: ignore[reportUnknownMemberType]
+            await self._state.broadcast_call(
                 FunctionCallResultFrame,
-                **fields_of(call),
+                call,
                 result=WAS_CANCELLED,
                 properties=FunctionCallResultProperties(run_llm=run_llm),
             )
@@ -172,20 +147,19 @@ class PendingCalls:
     def _with_key(self, params: PipecatFunctionCallParams) -> FunctionCallParams:
         """What a handler gets, with the call's idempotency key."""
         key = self.idempotency_keys.get(params.tool_call_id) or uuid.uuid4().hex
-        given_by_pipecat: dict[str, Any] = {f.name: getattr(params, f.name) for f in fields(params)}
-        given_by_pipecat["idempotency_key"] = key
-        return FunctionCallParams(**given_by_pipecat)
+        with_key: dict[str, Any] = {**vars(params), "idempotency_key": key}
+        return FunctionCallParams(**with_key)
 
     async def _returned(self, params: FunctionCallParams, value: object) -> None:
         """Take what a handler has returned for the result, unless there is one."""
         name = params.function_name
-        call = self._registry.running_call(params.tool_call_id)
+        call = self._state.running_call(params.tool_call_id)
         if call is not None and call.settled:
             return
         if name not in self._warned_of_values:
             self._warned_of_values.add(name)
             logger.warning(
-                f"{self._service}: the handler of {name} returned a value without calling "
+                f"{self._state}: the handler of {name} returned a value without calling "
                 "result_callback. The value counts as the result. Pipecat's other services ignore "
                 "it: call `await params.result_callback(value)` in the handler."
             )
@@ -204,9 +178,9 @@ class PendingCalls:
             # First of all, so that a result that comes now is refused.
             call.settled = True
             logger.warning(
-                f"{self._service}: the handler of {call.function_name} returned without a result, "
-                f"and none came within {self._registry.timeout_of(call):g} s. A handler calls "
+                f"{self._state}: the handler of {call.function_name} returned without a result, "
+                f"and none came within {self._state.timeout_of(call):g} s. A handler calls "
                 "`await params.result_callback(value)`, or returns the value."
             )
             # In a task of its own: it cancels this one.
-            self._registry.create_task(self._registry.time_out(call), "function_call_timeout")
+            self._state.create_task(self._state.time_out(call), "function_call_timeout")

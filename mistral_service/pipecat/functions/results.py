@@ -24,15 +24,7 @@ TOO_LARGE = (
 
 
 def settles(frame_cls: type[Frame], fields: Mapping[str, Any]) -> bool:
-    """Whether a frame ends a call.
-
-    Args:
-        frame_cls: The kind of frame.
-        fields: Its fields.
-
-    Returns:
-        True for a cancellation and a result, False for news of a function that goes on.
-    """
+    """Whether a frame ends a call: a cancellation or a result, but no news on the way."""
     if frame_cls is FunctionCallResultFrame:
         properties = fields.get("properties")
         return properties is None or properties.is_final
@@ -46,9 +38,6 @@ def answerable(result: Any) -> Any:
     messages there are hears nothing where there are none. A falsy result is given a type that is
     true and otherwise equal to it. A function that wants no answer says so as always, with
     `FunctionCallResultProperties(run_llm=False)`.
-
-    Args:
-        result: What the function returned.
 
     Returns:
         The same if it is true; otherwise something true that reads the same in the context. What
@@ -73,9 +62,6 @@ def readable(result: Any) -> Any:
     """A result that Pipecat can write into the context, which it does as JSON.
 
     One that JSON cannot hold would be an error there, and the caller would hear nothing.
-
-    Args:
-        result: What the function returned.
 
     Returns:
         The same if JSON can hold it; otherwise the same with a text in place of what it cannot

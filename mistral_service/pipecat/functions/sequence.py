@@ -6,9 +6,8 @@ from contextlib import contextmanager
 
 from pipecat.frames.frames import FunctionCallInProgressFrame
 from pipecat.services.llm_service import FunctionCallRunnerItem
-from pipecat.services.openai.llm import OpenAILLMService
 
-from mistral_service.pipecat.functions.registry import FunctionRegistry, fields_of
+from mistral_service.pipecat.state import ServiceState
 
 
 class CallSequence:
@@ -20,15 +19,8 @@ class CallSequence:
     call cancels one that waits.
     """
 
-    def __init__(self, service: OpenAILLMService, registry: FunctionRegistry) -> None:
-        """Prepare.
-
-        Args:
-            service: The service, whose frames are broadcast.
-            registry: Its functions.
-        """
-        self._service = service
-        self._registry = registry
+    def __init__(self, state: ServiceState) -> None:
+        self._state = state
         self._lock = asyncio.Lock()
         self._pauses = 0
         self._resumed = asyncio.Event()
@@ -37,18 +29,13 @@ class CallSequence:
         self._waiting: set[str] = set()
 
     async def run(self, call: FunctionCallRunnerItem, run: Callable[[], Awaitable[None]]) -> None:
-        """Announce a call, and run it when those before it are done.
-
-        Args:
-            call: The call.
-            run: Runs it.
-        """
-        if self._registry.in_parallel or not self._service.has_function(call.function_name):
+        """Announce a call, and run it when those before it are done."""
+        if self._state.runs_in_parallel or self._state.find_function(call.function_name) is None:
             await run()
             return
-        await self._service.broadcast_frame(  # pyright: ignore[reportUnknownMemberType]
+        await self._state.broadcast_call(
             FunctionCallInProgressFrame,
-            **fields_of(call),
+            call,
             cancel_on_interruption=call.registry_item.cancel_on_interruption,
             group_id=call.group_id,
         )
@@ -81,7 +68,7 @@ class CallSequence:
 
     async def cancel_waiting(self) -> None:
         """Cancel the calls that wait, on an interruption: Pipecat misses the unregistered ones."""
-        await self._registry.cancel_calls(
+        await self._state.cancel_calls(
             lambda call: (
                 call.tool_call_id in self._waiting and call.registry_item.cancel_on_interruption
             ),

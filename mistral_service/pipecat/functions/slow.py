@@ -16,7 +16,6 @@ from pipecat.frames.frames import (
     TTSSpeakFrame,
 )
 
-from mistral_service.pipecat.functions.registry import FunctionRegistry
 from mistral_service.pipecat.functions.results import settles
 from mistral_service.pipecat.state import ServiceState
 from mistral_service.reply.speech import has_words
@@ -33,15 +32,8 @@ class SlowFunctions:
     behind the call, before the result is known.
     """
 
-    def __init__(self, state: ServiceState, registry: FunctionRegistry) -> None:
-        """Watch a service.
-
-        Args:
-            state: The service.
-            registry: Its functions.
-        """
+    def __init__(self, state: ServiceState) -> None:
         self._state = state
-        self._registry = registry
         self._said: list[str] = []  # since the last reply began
         self._waited_for: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -66,7 +58,7 @@ class SlowFunctions:
             self._wait_for(fields["function_calls"])
         elif settles(frame_cls, fields):
             self._waited_for.discard(str(fields.get("tool_call_id")))
-            if not self._waited_for or self._registry.answers_each_result:
+            if not self._waited_for or self._state.answers_each_result:
                 self._stop_waiting()
 
     def _spoke(self) -> bool:
@@ -76,7 +68,7 @@ class SlowFunctions:
     def _wait_for(self, calls: Sequence[FunctionCallFromLLM]) -> None:
         text = given(self._state.settings.slow_function_text)
         waited_for = {
-            call.tool_call_id for call in calls if not self._registry.is_async(call.function_name)
+            call.tool_call_id for call in calls if not self._state.is_async(call.function_name)
         }
         if not text or not waited_for or self._spoke():
             return
