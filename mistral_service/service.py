@@ -1,6 +1,7 @@
 """The Mistral LLM service: Pipecat's hooks, wired to the parts that do the work."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, cast
 
 from loguru import logger
@@ -35,7 +36,7 @@ from mistral_service.pipecat.functions.pending import NO_RESULT_IN_TIME
 from mistral_service.pipecat.inference import Inference
 from mistral_service.pipecat.requests import RequestBuilder
 from mistral_service.pipecat.speculation import Speculation
-from mistral_service.pipecat.state import ServiceState
+from mistral_service.pipecat.state import ServiceState, warn_of_unknown_arguments
 from mistral_service.pipecat.tracing import trace_error
 from mistral_service.pipecat.turns import RecordedTurns, turn_runner
 from mistral_service.pipecat.vision import VisionInput
@@ -149,10 +150,9 @@ class MistralLLMService(OpenAILLMService):
             (fallback_api_key, fallback_base_url),
             {name: kwargs.get(name) for name in ("organization", "project", "default_headers")},
         )
-        servers = (
-            check_server(owner, "server", server),
-            check_server(owner, "fallback_server", fallback_server),
-        )
+        check = partial(check_server, owner)
+        servers = check("server", server), check("fallback_server", fallback_server)
+        warn_of_unknown_arguments(type(self), kwargs)
         if model is not None:
             self._warn_init_param_moved_to_settings("model", "model")
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
@@ -249,7 +249,10 @@ class MistralLLMService(OpenAILLMService):
     def build_chat_completion_params(
         self, params_from_context: OpenAILLMInvocationParams
     ) -> dict[str, Any]:
-        """Make a request's parameters, under Mistral's names; override it to change them."""
+        """Make a request's parameters, under Mistral's names; override it to change them.
+
+        `params_from_context` has the `messages`, `tools` and `tool_choice` of the context.
+        """
         return self._requests.settings_params(params_from_context, self._service_tier)
 
     async def get_chat_completions(self, context: LLMContext) -> AsyncStream[ChatCompletionChunk]:

@@ -3,10 +3,12 @@
 import asyncio
 import os
 import socket
+from typing import Any
 
 import pytest
 from call import Call, established
 from fault_proxy import Ending, Place, Road, Trouble, response
+from logged import logged
 from loguru import logger
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
@@ -80,6 +82,26 @@ def test_a_missing_key_is_told_with_what_to_do(key):
 def test_an_address_that_is_none_is_told():
     with pytest.raises(ValueError, match=r"api\.example\.com.*http"):
         MistralLLMService(api_key="k", base_url="api.example.com/v1")
+
+
+def test_an_unknown_argument_is_named_and_ignored():
+    """As with Pipecat's service it is no error; there it is ignored without a word."""
+    with logged() as messages:
+        MistralLLMService(api_key="k", fallback_base_ur="http://a", run_in_parallel=False, name="a")
+    assert messages == [
+        "MistralLLMService has no argument 'fallback_base_ur', and ignores it. "
+        "Did you mean 'fallback_base_url'?"
+    ]
+
+
+def test_an_argument_of_a_subclass_is_known():
+    class Own(MistralLLMService):
+        def create_client(self, tenant: str = "", **kwargs: Any) -> Any:
+            return super().create_client(**kwargs)
+
+    with logged() as messages:
+        Own(api_key="k", tenant="a")
+    assert not messages
 
 
 def test_the_default_address_can_be_redirected(monkeypatch: pytest.MonkeyPatch):

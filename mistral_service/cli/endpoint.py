@@ -26,11 +26,12 @@ class Endpoint:
     def given(cls, url: str) -> "Endpoint":
         """The endpoint at an address, with the key of `MISTRAL_API_KEY`.
 
-        One on this machine needs no key.
+        One on this machine needs no key. An empty address is Mistral's own.
 
         Raises:
             CommandError: If the address or the key is invalid.
         """
+        url = url or DEFAULT_BASE_URL
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise CommandError(

@@ -1,9 +1,13 @@
 """What the parts of a service see of it: the one place that reads Pipecat's private state."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from difflib import get_close_matches
+from functools import cache
+from inspect import signature
 from typing import Any, cast
 
+from loguru import logger
 from pipecat.frames.frames import Frame
 from pipecat.services.llm_service import FunctionCallRegistryItem, FunctionCallRunnerItem
 from pipecat.services.openai.llm import OpenAILLMService
@@ -137,3 +141,19 @@ def fields_of(call: FunctionCallRunnerItem) -> dict[str, Any]:
         "tool_call_id": call.tool_call_id,
         "arguments": call.arguments,
     }
+
+
+def warn_of_unknown_arguments(service: type[OpenAILLMService], names: Iterable[str]) -> None:
+    """Warn of arguments of a service that nothing takes: Pipecat ignores them in silence."""
+    known = _arguments_of(service)
+    for name in sorted(set(names) - known):
+        meant = "".join(f" Did you mean {each!r}?" for each in get_close_matches(name, known, 1))
+        logger.warning(f"{service.__name__} has no argument {name!r}, and ignores it.{meant}")
+
+
+@cache
+def _arguments_of(service: type[OpenAILLMService]) -> frozenset[str]:
+    """The arguments of a service: of its class, of those under it, and of `create_client`."""
+    takers: list[Any] = [getattr(service, "create_client")]  # noqa: B009 - half typed
+    takers += [vars(each)["__init__"] for each in service.__mro__ if "__init__" in vars(each)]
+    return frozenset(name for each in takers for name in signature(each).parameters)

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import fields
 from typing import Any
 
 from loguru import logger
@@ -147,7 +148,8 @@ class PendingCalls:
     def _with_key(self, params: PipecatFunctionCallParams) -> FunctionCallParams:
         """What a handler gets, with the call's idempotency key."""
         key = self.idempotency_keys.get(params.tool_call_id) or uuid.uuid4().hex
-        with_key: dict[str, Any] = {**vars(params), "idempotency_key": key}
+        with_key: dict[str, Any] = {f.name: getattr(params, f.name) for f in fields(params)}
+        with_key["idempotency_key"] = key
         return FunctionCallParams(**with_key)
 
     async def _returned(self, params: FunctionCallParams, value: object) -> None:
