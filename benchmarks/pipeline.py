@@ -277,18 +277,21 @@ def most_sessions(delay: Callable[[int], float], first: int = 8) -> int:
     return good
 
 
-def sessions_table(base_url: str) -> None:
-    """Sessions that one core carries."""
+def sessions_table(base_url: str, candidates: Sequence[str]) -> None:
+    """Sessions that one core carries; of the candidates, the last is compared with."""
     print(f"| | sessions on one core, p99 under {DELAYED:.0f} ms | ratio |\n|---|---|---|")
     found = dict[str, int]()
-    for who in reversed(WHO):
+    for who in reversed(candidates):
 
         def delay(count: int, who: str = who) -> float:
             [[delay, _]] = measured("sentence_delay", base_url, count, who=[who])
             return delay
 
         found[who] = count = most_sessions(delay)
-        print(f"| {NAMES.get(who, who)} | {count} | {count / found['theirs']:.1f}× |", flush=True)
+        print(
+            f"| {NAMES.get(who, who)} | {count} | {count / found[candidates[-1]]:.1f}× |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
@@ -298,6 +301,7 @@ if __name__ == "__main__":
         "--sessions", type=int, default=4, help="calls in a process, for the CPU (default: 4)"
     )
     parser.add_argument("--only", choices=("cpu", "sessions"), help="one of the tables")
+    parser.add_argument("--who", nargs="+", choices=WHO, default=WHO, help="whose sessions")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
@@ -308,4 +312,4 @@ if __name__ == "__main__":
             if given.only != "sessions":
                 cpu_table(given.times, address, given.sessions)
             if given.only != "cpu":
-                sessions_table(address)
+                sessions_table(address, given.who)
