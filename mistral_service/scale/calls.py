@@ -230,6 +230,11 @@ class Calls:
     def __len__(self) -> int:
         return len(self._running)
 
+    @property
+    def free(self) -> int:
+        """How many more there may be."""
+        return self.limit - len(self._running) - self._reserved
+
     @contextlib.contextmanager
     def reserve(self) -> Generator[None]:
         """Reserve capacity for a call until it runs.
@@ -237,7 +242,7 @@ class Calls:
         Raises:
             Full: If there is none.
         """
-        if len(self._running) + self._reserved >= self.limit:
+        if self.free <= 0:
             raise Full
         self._reserved += 1
         try:

@@ -30,8 +30,9 @@ PAGE = Path(__file__).parents[1] / "demo" / "page"
 HANDSHAKE_TIMEOUT_S = 10.0
 """Seconds that a client has for its first message."""
 MAX_HANDSHAKES = 12
-"""Connections in the handshake, in addition to the calls; beyond it the oldest is evicted. A client
-sends its first message at once. Ray allows 16 requests in addition to the calls."""
+"""Connections in the handshake, in addition to those for which there is capacity: the callers of a
+dead machine come all at once. Beyond it the oldest is evicted; a client sends its first message at
+once. Ray allows 16 requests in addition to the calls."""
 
 # The page fetches nothing from other hosts, and no other site may frame it. It makes the worklets
 # that play sound itself.
@@ -97,7 +98,7 @@ def create_app(
             logger.warning(f"A request of Twilio's webhook is refused: {e}")
             return Response(str(e), status_code=403, media_type="text/plain")
 
-    pending = PendingHandshakes(MAX_HANDSHAKES)
+    pending = PendingHandshakes(lambda: calls.free + MAX_HANDSHAKES)
     handshakes = {
         "/call": BrowserHandshake(calls),
         "/twilio/media": TwilioHandshake(calls, webhook),

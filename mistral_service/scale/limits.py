@@ -6,7 +6,7 @@ honest client sends ends the call with a sentence.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -159,8 +159,8 @@ class Full(Exception):
 class PendingHandshakes:
     """Connections without a first message. The oldest is evicted where there are too many."""
 
-    def __init__(self, limit: int) -> None:
-        """Make it; `limit` connections may wait."""
+    def __init__(self, limit: Callable[[], int]) -> None:
+        """Make it; `limit` says how many connections may wait now."""
         self._limit = limit
         self._deadlines: dict[asyncio.Timeout, None] = {}
 
@@ -176,7 +176,7 @@ class PendingHandshakes:
         try:
             async with asyncio.timeout(seconds) as deadline:
                 self._deadlines[deadline] = None
-                if len(self._deadlines) > self._limit:
+                if len(self._deadlines) > self._limit():
                     oldest = next(iter(self._deadlines))
                     del self._deadlines[oldest]
                     oldest.reschedule(asyncio.get_running_loop().time())

@@ -141,9 +141,9 @@ async def test_lines_on_which_nothing_is_said_keep_no_one_out(protocol):
         mute = [
             await lines.enter_async_context(dial(host, "/call", protocol)) for _ in range(silent)
         ]
-        await until(
-            lambda: sum(m.state.name != "OPEN" for m in mute) >= silent - ingress.MAX_HANDSHAKES
-        )
+        # As many as there is capacity for, and some.
+        most = calls.limit + ingress.MAX_HANDSHAKES
+        await until(lambda: sum(m.state.name != "OPEN" for m in mute) >= silent - most)
         assert not len(calls)
         for _ in range(2):
             assert "id" in await hello(await lines.enter_async_context(dial(host)))
@@ -153,6 +153,19 @@ async def test_lines_on_which_nothing_is_said_keep_no_one_out(protocol):
         silent - ingress.MAX_HANDSHAKES
     )
     assert len(parrot.bodies) == 2
+
+
+async def test_no_caller_of_a_crowd_is_refused_while_there_is_capacity():
+    """All callers of a machine that has died come at once, and the first wait for the last."""
+    parrot, crowd = Parrot(), 40
+    calls = Calls(parrot, limit=crowd, recorders=Shelf())
+    async with door(calls) as host, contextlib.AsyncExitStack() as lines:
+        all_lines = [await lines.enter_async_context(dial(host)) for _ in range(crowd)]
+        answers = [await hello(line) for line in all_lines]
+        assert ["id" in answer for answer in answers] == [True] * crowd
+        assert len(calls) == crowd
+        async with dial(host) as late:
+            assert (await hello(late))["error"] == "All lines are taken: call again in a moment."
 
 
 async def test_a_line_that_says_nothing_in_time_is_closed(monkeypatch):
