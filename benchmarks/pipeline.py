@@ -2,8 +2,9 @@
 
 User aggregator, service, voice, assistant aggregator; RTVI and metrics are on, as they are by
 default in a bot. The voice cuts the reply into sentences and speaks none of them, so that what
-remains is the cost of text. The floor is the same pipeline with a processor in the place of the
-service that pushes the same frames at the same times and does nothing else.
+remains is the cost of text; with `--piper` it speaks. The floor is the same pipeline with a
+processor in the place of the service that pushes the same frames at the same times and does nothing
+else.
 
 Each figure is taken in a process of its own, all candidates at the same time, several times; the
 table has the medians, and the median of the ratios to Pipecat's own in the same round.
@@ -31,6 +32,8 @@ TOKENS, RATE = 200, 50.0
 IN_PACE = 0.9
 """Frames for a token of our service, one for each read, where each token is read alone."""
 WHO = ("token", "clause", "socket", "floor of token", "floor of clause", "theirs")
+PIPER = "PIPER"
+"""The environment variable that has Piper speak."""
 NAMES = {
     "token": 'ours, `text_frames="token"`',
     "clause": 'ours, `text_frames="clause"`',
@@ -136,12 +139,22 @@ async def call(who: str, base_url: str) -> AsyncIterator[Any]:
     from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
     from pipecat.workers.runner import WorkerRunner
 
-    class Voice(TTSService):
-        """Notes when sentences come, and says nothing."""
+    if piper := os.environ.get(PIPER):
+        from pipecat.services.piper.tts import PiperTTSService as Base
+
+        from mistral_service.demo.weights import PIPER_JOE
+
+        settings = Base.Settings(voice="en_US-joe-medium")
+        options = {"download_dir": PIPER_JOE.find(), "settings": settings}
+    else:
+        Base, settings = TTSService, TTSSettings(model=None, voice=None, language=None)
+        options = {"sample_rate": 16000, "settings": settings}
+
+    class Voice(Base):
+        """Notes when sentences come; says nothing, or speaks as Piper does."""
 
         def __init__(self) -> None:
-            settings = TTSSettings(model=None, voice=None, language=None)
-            super().__init__(sample_rate=16000, settings=settings)
+            super().__init__(**options)
             self.ended = asyncio.Event()
             self.sentences: list[tuple[float, float]] = []  # when it began at the server, and came
             self.frames = 0
@@ -150,7 +163,11 @@ async def call(who: str, base_url: str) -> AsyncIterator[Any]:
             at = re.match(r"\s*Train(\d+)", text)
             assert at is not None, text
             self.sentences.append((int(at[1]) / 1e6, time.monotonic()))
-            yield TTSAudioRawFrame(bytes(320), 16000, 1, context_id=context_id)
+            if piper:
+                async for frame in super().run_tts(text, context_id):
+                    yield frame
+            else:
+                yield TTSAudioRawFrame(bytes(320), 16000, 1, context_id=context_id)
 
         async def process_frame(self, frame: Any, direction: Any) -> None:
             await super().process_frame(frame, direction)
@@ -245,15 +262,17 @@ def measured(what: str, base_url: str, *more: int, who: Sequence[str] = WHO) -> 
     return [[float(number) for number in lines.splitlines()[-1].split()] for lines in printed]
 
 
-def cpu_table(times: int, base_url: str, sessions: int) -> None:
-    """CPU for a token."""
+def cpu_table(times: int, base_url: str, sessions: int, candidates: Sequence[str]) -> None:
+    """CPU for a token; of the candidates, the last is compared with."""
     print("| | CPU per token (µs) | ratio | frames per token |\n|---|---|---|---|")
     rounds = list[list[list[float]]]()
     while len(rounds) < times:
-        taken = measured("cpu_per_token", base_url, sessions)
-        if taken[0][1] > IN_PACE:  # else the machine was too busy for the server to keep its pace
+        taken = measured("cpu_per_token", base_url, sessions, who=candidates)
+        by_token = dict(zip(candidates, taken, strict=True)).get("token")
+        # Else the machine was too busy for the server to keep its pace.
+        if by_token is None or by_token[1] > IN_PACE:
             rounds.append(taken)
-    for at, who in enumerate(WHO):
+    for at, who in enumerate(candidates):
         cpu, frames = map(statistics.median, zip(*(each[at] for each in rounds), strict=True))
         ratio = statistics.median(each[at][0] / each[-1][0] for each in rounds)
         print(f"| {NAMES.get(who, who)} | {cpu:.0f} | {ratio:.2f}× | {frames:.2f} |", flush=True)
@@ -301,15 +320,20 @@ if __name__ == "__main__":
         "--sessions", type=int, default=4, help="calls in a process, for the CPU (default: 4)"
     )
     parser.add_argument("--only", choices=("cpu", "sessions"), help="one of the tables")
-    parser.add_argument("--who", nargs="+", choices=WHO, default=WHO, help="whose sessions")
+    parser.add_argument("--who", nargs="+", choices=WHO, default=WHO, help="the candidates")
+    parser.add_argument(
+        "--piper", action="store_true", help="have Piper speak, which takes its time"
+    )
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.piper:
+        os.environ[PIPER] = "1"
     if given.one:
         what, who, base_url, *more = given.one
         print(*asyncio.run(ONE[what](who, base_url, *map(int, more))))
     else:
         with server(tokens=TOKENS, rate=RATE, text="sentences") as address:
             if given.only != "sessions":
-                cpu_table(given.times, address, given.sessions)
+                cpu_table(given.times, address, given.sessions, given.who)
             if given.only != "cpu":
                 sessions_table(address, given.who)
