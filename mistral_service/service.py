@@ -318,13 +318,13 @@ class MistralLLMService(OpenAILLMService):
             error = error_of(e, self._client)
             if error is None:
                 raise
+            await self.cancel_ttfb_metrics()
+            if self._tracing_enabled:
+                trace_error(error)
             if self._state.is_speculating:
                 logger.info(f"{self}: a speculative turn failed, and is asked again: {error}")
                 await self._speculation.withdraw()
                 return
-            await self.cancel_ttfb_metrics()
-            if self._tracing_enabled:
-                trace_error(error)
             if error.status_code in (400, 413, 422):
                 # As Pipecat does: a file of this turn may be what was refused, now and ever.
                 context.remove_invalid_file_message()

@@ -4,7 +4,9 @@ import asyncio
 from typing import Any
 
 from pipecat.frames.frames import (
+    CancelFrame,
     EagerEndOfTurnCancelFrame,
+    EndFrame,
     Frame,
     InterruptionFrame,
     LLMContextFrame,
@@ -12,11 +14,20 @@ from pipecat.frames.frames import (
     UserStartedSpeakingFrame,
     UserStoppedSpeakingFrame,
 )
+from pipecat.processors.aggregators.llm_response_universal import LLMUserAggregator
 
-from mistral_service.pipecat.state import ServiceState
+from mistral_service.pipecat.state import ServiceState, all_processors
 
 _ASKED_WITHIN = 0.5
 """Seconds in which the user aggregator has asked again after a turn whose reply was withdrawn."""
+
+_SETTLES = (
+    LLMContextFrame,
+    InterruptionFrame,
+    UserStartedSpeakingFrame,
+    EndFrame,
+    CancelFrame,
+)
 
 
 class Speculation:
@@ -34,6 +45,7 @@ class Speculation:
     def __init__(self, state: ServiceState) -> None:
         self._state = state
         self._service: Any = state.service
+        self._watched: set[int] = set()
         self._turn_has_ended = False
         self._is_withdrawn = False
         self._asking: asyncio.Task[None] | None = None
@@ -46,21 +58,37 @@ class Speculation:
     def on_broadcast(self, frame_cls: type[Frame]) -> None:
         """Notice that the service, and not the user, withdraws a reply: Pipecat does for calls."""
         if frame_cls is EagerEndOfTurnCancelFrame:
+            self._watch()
             self._is_withdrawn = True
             self._ask_soon()
 
     def on_process(self, frame: Frame) -> None:
-        """Notice whether the turn whose reply was withdrawn is asked for again."""
+        """Notice whether the turn whose reply was withdrawn is asked for again, or over."""
         if isinstance(frame, UserStoppedSpeakingFrame):
             self._turn_has_ended = True
             self._ask_soon()
-        elif isinstance(frame, LLMContextFrame | InterruptionFrame | UserStartedSpeakingFrame):
+        elif isinstance(frame, _SETTLES):
             self._turn_has_ended &= not isinstance(frame, UserStartedSpeakingFrame)
             self.has_copy = isinstance(frame, LLMContextFrame) and frame.speculation
-            self._is_withdrawn = False
-            if self._asking is not None:
-                self._asking.cancel()
-                self._asking = None
+            self._settle()
+
+    def _watch(self) -> None:
+        # On its way here what the aggregator asks may take any time: retrieval, a memory.
+        for processor in all_processors(self._service.pipeline_worker.pipeline):
+            if isinstance(processor, LLMUserAggregator) and id(processor) not in self._watched:
+                self._watched.add(id(processor))
+                aggregator: Any = processor
+                aggregator.add_event_handler("on_before_push_frame", self._on_push)
+
+    async def _on_push(self, _: Any, frame: Frame) -> None:
+        if isinstance(frame, LLMContextFrame):
+            self._settle()
+
+    def _settle(self) -> None:
+        self._is_withdrawn = False
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
 
     def _ask_soon(self) -> None:
         if self._is_withdrawn and self._turn_has_ended and self._asking is None:

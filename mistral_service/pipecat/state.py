@@ -1,7 +1,7 @@
 """What the parts of a service see of it: the one place that reads Pipecat's private state."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import cache
 from inspect import signature
@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from loguru import logger
 from pipecat.frames.frames import Frame
+from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.services.llm_service import FunctionCallRegistryItem, FunctionCallRunnerItem
 from pipecat.services.openai.llm import OpenAILLMService
 
@@ -69,7 +70,7 @@ class ServiceState:
         await self._private._call_event_handler(event, *arguments)
 
     def create_task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Run work in a task of the service, which ends with it."""
+        """Run work in a task of the service."""
         return self._private.create_task(work, name)
 
     async def cancel_task(self, task: asyncio.Task[Any]) -> None:
@@ -141,6 +142,13 @@ def fields_of(call: FunctionCallRunnerItem) -> dict[str, Any]:
         "tool_call_id": call.tool_call_id,
         "arguments": call.arguments,
     }
+
+
+def all_processors(processor: FrameProcessor) -> Iterator[FrameProcessor]:
+    """A processor, such as a pipeline, and all that are in it."""
+    yield processor
+    for part in processor.processors:
+        yield from all_processors(part)
 
 
 def warn_of_unknown_arguments(service: type[OpenAILLMService], names: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ Handlers of three processors cost less than an observer, which gets every frame 
 through a queue of its own: a tenth of the cost of a spoken call.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 from pipecat.frames.frames import (
@@ -22,6 +22,8 @@ from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.processors.frameworks.rtvi.frames import RTVISendTextFrame
 from pipecat.services.tts_service import TTSService
 from pipecat.transports.base_output import BaseOutputTransport
+
+from mistral_service.pipecat.state import all_processors
 
 
 def add_taps(
@@ -62,7 +64,7 @@ def add_taps(
             on_context_updated()
 
     has_tts = False
-    for processor in _all(pipeline):
+    for processor in all_processors(pipeline):
         add = cast("Callable[[str, Any], None]", cast(Any, processor).add_event_handler)
         if isinstance(processor, LLMUserAggregator):
             add("on_before_process_frame", on_input)
@@ -72,9 +74,3 @@ def add_taps(
             add("on_after_push_frame", on_assistant_turn)
         has_tts = has_tts or isinstance(processor, TTSService)
     return has_tts
-
-
-def _all(processor: FrameProcessor) -> Iterator[FrameProcessor]:
-    yield processor
-    for part in processor.processors:
-        yield from _all(part)

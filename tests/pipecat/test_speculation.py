@@ -8,6 +8,7 @@ from pipecat.frames.frames import (
     EagerEndOfTurnCancelFrame,
     EagerTranscriptionFrame,
     Frame,
+    LLMContextFrame,
     LLMFullResponseEndFrame,
     LLMTextFrame,
     ProposedUserStartedSpeakingFrame,
@@ -15,6 +16,7 @@ from pipecat.frames.frames import (
     TranscriptionFrame,
     UserStoppedSpeakingFrame,
 )
+from pipecat.metrics.metrics import TTFBMetricsData
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.turns.user_turn_strategies import EagerUserTurnStrategies
 from tool_calls import called, registered, tools
@@ -114,6 +116,8 @@ async def test_a_fault_before_the_end_of_the_turn_is_no_error_yet(serve, service
         await call.end_turn()
         await call.until(lambda: call.words == "At ten.")
         assert not call.errors
+        ttfb = [data.value for data in call.metrics(TTFBMetricsData) if data.value]
+        assert len(ttfb) == 1  # of the answer alone
 
 
 async def test_a_fault_after_the_end_of_the_turn_is_an_error(serve, service_for):
@@ -155,6 +159,45 @@ async def test_a_turn_that_ends_while_its_reply_is_withdrawn_is_answered(serve, 
         await call.end_turn("Book it.")
         await call.until(lambda: "Done, at ten." in call.words)
     assert len(ran) == 1
+
+
+class Retrieval(FrameProcessor):
+    """Takes its time before each question of the user."""
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        if isinstance(frame, LLMContextFrame):
+            await asyncio.sleep(speculation._ASKED_WITHIN + 0.3)
+        await self.push_frame(frame, direction)
+
+
+async def test_what_is_asked_late_is_asked_once(serve, service_for):
+    mistral = serve(
+        Reply(status=422, body={"detail": "refused"}), Reply("At ten."), Reply("Again, at ten.")
+    )
+    async with SpokenTo(service_for(mistral), before=[Retrieval()]) as call:
+        await call.predict()
+        await call.until(lambda: mistral.exchanges and mistral.exchanges[0].ended)
+        await asyncio.sleep(0.1)
+        await call.end_turn()
+        await call.until(lambda: call.words)
+        await asyncio.sleep(2 * speculation._ASKED_WITHIN + 0.8)
+        assert call.words == "At ten."
+    assert len(mistral.exchanges) == 2
+
+
+async def test_a_call_that_ends_is_not_asked_for(serve, service_for):
+    mistral = serve(Reply(tool_calls=[called()]), Reply("Too late."))
+    late = LateWithdrawal()
+    service = service_for(mistral)
+    registered(service)
+    async with SpokenTo(service, tools=tools("one"), before=[late]) as call:
+        await call.predict("Book it.")
+        await call.until(lambda: late.held)
+        await call.end_turn("Book it.")
+        await call.until(lambda: service._speculation._asking)
+    assert service._speculation._asking is None
+    assert len(mistral.exchanges) == 1
 
 
 class TakenOver:

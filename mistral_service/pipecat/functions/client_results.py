@@ -6,7 +6,7 @@ it to run with RTVI's `llm-function-call` (Pipecat's `RTVIProcessor.handle_funct
 those whose handler is marked with `answered_by_client`.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from loguru import logger
@@ -16,6 +16,7 @@ from pipecat.processors.frameworks.rtvi import RTVIProcessor
 from pipecat.services.llm_service import FunctionCallRunnerItem
 
 from mistral_service.pipecat.functions.idempotency import F, is_marked, marked
+from mistral_service.pipecat.state import all_processors
 from mistral_service.wire.trees import object_of
 
 _MARK = "answered_by_client"
@@ -53,7 +54,7 @@ class ClientResults:
 
     def watch(self, pipeline: FrameProcessor) -> None:
         """Look at what the RTVI processors of a pipeline push, from now on."""
-        for processor in _all(pipeline):
+        for processor in all_processors(pipeline):
             if isinstance(processor, RTVIProcessor) and id(processor) not in self._watched:
                 self._watched.add(id(processor))
                 rtvi: Any = processor
@@ -88,9 +89,3 @@ class ClientResults:
             self._asked.discard(call.tool_call_id)
             call.settled = True
             await self._take(call, result)
-
-
-def _all(processor: FrameProcessor) -> Iterator[FrameProcessor]:
-    yield processor
-    for part in processor.processors:
-        yield from _all(part)
