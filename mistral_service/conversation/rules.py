@@ -136,19 +136,19 @@ def instructions_where_they_stand(messages: Messages, conversion: Conversion) ->
     """R1, R14: `system` stands only at the beginning, and there is no `developer` role.
 
     A leading `developer` message joins the system block. A later instruction stays at its position
-    as a user message, marked as an instruction. So does the last one where there are others and
-    nothing else: it is what the model is asked, as after a context was reset in mid-call. Prevents
-    400 code 3230 "Unexpected role 'system' after role …", and 422 for `developer`.
+    as a user message, marked as an instruction. So does the last `developer` message of the block
+    where instructions stand before it and no user speaks after it: it is what the model is asked,
+    as after a context was reset in mid-call. Prevents 400 code 3230 "Unexpected role 'system' after
+    role …", and 422 for `developer`.
     """
     result: Messages = []
     leading = True
-    alone = all(message["role"] in _INSTRUCTIONS for message in messages)
+    asked = _asked_by_developer(messages)
     for message in messages:
         role = message["role"]
-        if alone and result and role == "developer" and message is messages[-1]:
-            leading = False
+        leading = leading and role in _INSTRUCTIONS and message is not asked
         if role not in _INSTRUCTIONS:
-            leading = False
+            pass
         elif not has_content(message.get("content")):
             conversion.record("R1", message, f"left out an empty {role} message")
             continue
@@ -162,6 +162,15 @@ def instructions_where_they_stand(messages: Messages, conversion: Conversion) ->
             message = conversion.record_change("R14", message, reason, new)
         result.append(message)
     return result
+
+
+def _asked_by_developer(messages: Messages) -> Message | None:
+    """The instruction that the model is asked where no user speaks after it."""
+    block = list(takewhile(lambda message: message["role"] in _INSTRUCTIONS, messages))
+    if len(block) < len(messages) and messages[len(block)]["role"] == "user":
+        return None
+    told = [message for message in block if has_content(message.get("content"))]
+    return told[-1] if len(told) > 1 and told[-1]["role"] == "developer" else None
 
 
 def empty_messages_go(messages: Messages, conversion: Conversion) -> Messages:

@@ -12,7 +12,7 @@ from typing import Any
 from mistral_service.wire.error_body import ErrorBody
 from mistral_service.wire.rate import RateBudget, retry_after
 from mistral_service.wire.reasons import Reason, reason_of
-from mistral_service.wire.secrets import Redactor
+from mistral_service.wire.secrets import Redactor, secrets_in
 
 # How the message begins, by reason: what happened, and what to check.
 _ADVICE: dict[Reason, str] = {
@@ -93,6 +93,10 @@ class MistralError(Exception):
     def retryable(self) -> bool:
         """Whether the same request may succeed a moment later."""
         return self.reason.retryable
+
+    def without(self, key: str) -> "MistralError":
+        """The same error, with the API key redacted from the server's message."""
+        return self.redacted(Redactor(secrets_in(key)))
 
     def redacted(self, redact: Redactor) -> "MistralError":
         """The same error, with secrets redacted from the server's message."""

@@ -143,7 +143,7 @@ class Redactor:
         words = folded.removesuffix("…")
         if words != folded:
             # A text that was cut may end with the beginning of a secret.
-            for length in range(4, _SHORTEST):
+            for length in range(4, min(_SHORTEST, len(words) + 1)):
                 if words[-length:] in self._beginnings:
                     _mark(marked, len(words) - length, length)
         pieces: list[str] = []

@@ -167,18 +167,25 @@ def test_r1_a_later_instruction_keeps_its_place_as_the_users():
     ]
 
 
-def test_r14_the_last_of_several_instructions_alone_is_what_is_asked():
+@pytest.mark.parametrize(
+    "after",
+    [
+        [],
+        [{"role": "developer", "content": ""}],
+        [{"role": "assistant", "content": "For which day?"}, USER],
+        [called(), result(), USER],
+    ],
+)
+def test_r14_the_last_of_several_instructions_is_what_is_asked(after: list):
     """So are the messages of a flow that resets the context in mid-call: no one greets again."""
     role = {"role": "system", "content": "You are a waiter."}
     task = {"role": "developer", "content": "Ask for the day."}
-    assert apply_rules([role, task]) == [
-        role,
-        {"role": "user", "content": "[Instruction] Ask for the day."},
-    ]
-    answered = [role, task, {"role": "assistant", "content": "For which day?"}]
-    assert apply_rules([*answered, {"role": "user", "content": "Friday."}])[0]["content"] == (
-        "You are a waiter.\n\nAsk for the day."
-    )
+    asked = {"role": "user", "content": "[Instruction] Ask for the day."}
+    assert apply_rules([role, task, *after])[:2] == [role, asked]
+
+
+def test_r14_a_single_instruction_is_the_system_message():
+    task = {"role": "developer", "content": "Ask for the day."}
     assert apply_rules([task])[0] == {"role": "system", "content": "Ask for the day."}
 
 

@@ -65,8 +65,16 @@ def test_what_support_asks_for_is_kept():
 def test_a_key_is_struck_out_even_where_the_server_s_words_are_cut(before: int):
     key = "kD83hfPq0vTz71LmXw52RbNc69YsGaUj"
     said = {"message": "x" * (before - 1) + " " + key + " is not known"}
-    shown = str(error_of(MistralError.from_response(401, said), key))
+    shown = str(MistralError.from_response(401, said).without(key))
     assert not any(key[:length] in shown for length in range(5, len(key) + 1))
+
+
+@pytest.mark.parametrize("length", range(1, 9))
+def test_the_masked_beginning_of_a_key_may_be_all_that_is_said(length: int):
+    key = "kD83hfPq0vTz71LmXw52RbNc69YsGaUj"
+    error = error_of(MistralError.from_response(401, {"message": f"{key[:length]}…"}), key)
+    assert error is not None
+    assert error.detail == ("[key]…" if length >= 4 else f"{key[:length]}…")
 
 
 @pytest.mark.parametrize(
