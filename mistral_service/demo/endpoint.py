@@ -37,7 +37,7 @@ from mistral_service.local.app import create_app
 from mistral_service.local.checks import Checks
 from mistral_service.local.engine import ModelEngine, ModelNotLoaded
 from mistral_service.local.pieces import Engine
-from mistral_service.local.server import bind
+from mistral_service.local.server import KEEP_ALIVE_S, bind
 from mistral_service.wire.trees import object_of
 
 LONGEST_S = 120.0
@@ -65,6 +65,7 @@ class FaultyEndpoint:
             log_level="critical",
             lifespan="off",
             ws="none",
+            timeout_keep_alive=KEEP_ALIVE_S,
             limit_concurrency=MOST_CONNECTIONS,
             timeout_graceful_shutdown=2,
         )

@@ -17,6 +17,9 @@ from mistral_service.local.limits import RateLimits
 from mistral_service.local.pieces import Engine
 from mistral_service.local.script import Script
 
+KEEP_ALIVE_S = 75
+"""Seconds for which an idle connection stays open: longer than clients keep theirs (httpx 5 s,
+aiohttp 15 s), so that no request meets a connection that is just being closed."""
 MOST_CONNECTIONS = 1_000
 """Concurrent connections of the process, streams included; a further one gets 503. A model answers
 one request at a time, while the others wait."""
@@ -126,7 +129,13 @@ class LocalMistral:
         """Listen; returns when the endpoint answers requests."""
         listener = bind(*self._address)
         self._port = listener.getsockname()[1]
-        config = uvicorn.Config(self._app, log_level="critical", lifespan="off", ws="none")
+        config = uvicorn.Config(
+            self._app,
+            log_level="critical",
+            lifespan="off",
+            ws="none",
+            timeout_keep_alive=KEEP_ALIVE_S,
+        )
         self._server = server = uvicorn.Server(config)
         ready = threading.Event()
 
@@ -169,6 +178,7 @@ def serve(listener: socket.socket, app: ASGIApp, engine: Engine) -> None:
         log_level="warning",
         lifespan="off",
         ws="none",
+        timeout_keep_alive=KEEP_ALIVE_S,
         limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=2,
     )

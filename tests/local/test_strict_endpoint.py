@@ -1,6 +1,7 @@
 """The strict endpoint: it refuses what Mistral refuses, and answers as Mistral answers."""
 
 import base64
+import http.client
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -489,3 +491,13 @@ def test_the_official_client_reads_what_is_not_served(serve):
             model="mistral-ocr-latest",
             document={"type": "document_url", "document_url": "https://example.com/a.pdf"},
         )
+
+
+def test_a_connection_that_is_idle_for_longer_than_clients_wait_stays_open(serve):
+    """Else a request that meets its close is lost: httpx keeps connections for five seconds."""
+    connection = http.client.HTTPConnection("127.0.0.1", urlsplit(serve().base_url).port, timeout=5)
+    for pause in (6, 0):
+        connection.request("GET", "/v1/models", headers={"Authorization": "Bearer any"})
+        answer = connection.getresponse()
+        assert json.loads(answer.read())["data"]
+        time.sleep(pause)
