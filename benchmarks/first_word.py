@@ -23,6 +23,7 @@ from itertools import pairwise
 from typing import Any
 from urllib.request import urlopen
 
+from pipeline import running
 from speed import maker, server
 
 MODEL_S, RATE = 0.3, 50.0
@@ -69,14 +70,11 @@ async def call(who: str, base_url: str, *, eager: bool) -> AsyncIterator[tuple[A
     service = maker(who)(base_url)
 
     from pipecat.frames.frames import (
-        EndFrame,
         LLMContextFrame,
         LLMTextFrame,
         TTSAudioRawFrame,
         TTSStartedFrame,
     )
-    from pipecat.pipeline.pipeline import Pipeline
-    from pipecat.pipeline.worker import PipelineParams, PipelineWorker
     from pipecat.processors.aggregators.llm_context import LLMContext
     from pipecat.processors.aggregators.llm_response_universal import (
         LLMContextAggregatorPair,
@@ -88,7 +86,6 @@ async def call(who: str, base_url: str, *, eager: bool) -> AsyncIterator[tuple[A
         EagerUserTurnStrategies,
         ExternalUserTurnStrategies,
     )
-    from pipecat.workers.runner import WorkerRunner
 
     from mistral_service.demo.weights import PIPER_JOE
 
@@ -119,26 +116,8 @@ async def call(who: str, base_url: str, *, eager: bool) -> AsyncIterator[tuple[A
     user, assistant = LLMContextAggregatorPair(
         LLMContext(), user_params=LLMUserAggregatorParams(user_turn_strategies=strategies)
     )
-    worker = PipelineWorker(
-        Pipeline([user, Tap(), service, Tap(), voice, Tap(), assistant]),
-        params=PipelineParams(enable_metrics=True, enable_usage_metrics=True),
-        cancel_on_idle_timeout=False,
-    )
-    started = asyncio.Event()
-
-    @worker.event_handler("on_pipeline_started")
-    async def on_pipeline_started(_worker: Any, _frame: Any) -> None:
-        started.set()
-
-    runner = WorkerRunner(handle_sigint=False)
-    await runner.add_workers(worker)
-    running = asyncio.create_task(runner.run())
-    await started.wait()
-    try:
+    async with running([user, Tap(), service, Tap(), voice, Tap(), assistant]) as worker:
         yield worker, times
-    finally:
-        await worker.queue_frame(EndFrame())
-        await asyncio.wait_for(running, 30)
 
 
 async def turns(who: str, base_url: str, kind: str, count: int) -> list[list[float]]:

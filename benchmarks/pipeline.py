@@ -116,19 +116,46 @@ async def read_from(base_url: str) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
+async def running(processors: Sequence[Any]) -> AsyncIterator[Any]:
+    """A pipeline as people run it, RTVI and metrics on; yields its worker."""
+    from pipecat.frames.frames import EndFrame
+    from pipecat.pipeline.pipeline import Pipeline
+    from pipecat.pipeline.worker import PipelineParams, PipelineWorker
+    from pipecat.workers.runner import WorkerRunner
+
+    worker = PipelineWorker(
+        Pipeline(list(processors)),
+        params=PipelineParams(enable_metrics=True, enable_usage_metrics=True),
+        cancel_on_idle_timeout=False,
+    )
+    started = asyncio.Event()
+
+    @worker.event_handler("on_pipeline_started")
+    async def on_pipeline_started(_worker: Any, _frame: Any) -> None:
+        started.set()
+
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
+    task = asyncio.create_task(runner.run())
+    await started.wait()
+    try:
+        yield worker
+    finally:
+        await worker.queue_frame(EndFrame())
+        await asyncio.wait_for(task, 30)
+
+
+@asynccontextmanager
 async def call(who: str, base_url: str) -> AsyncIterator[Any]:
     """A call as people build it; yields its voice."""
     service = service_of(who, base_url)  # the log is off from here on
 
     from pipecat.frames.frames import (
-        EndFrame,
         LLMFullResponseEndFrame,
         LLMMessagesAppendFrame,
         LLMTextFrame,
         TTSAudioRawFrame,
     )
-    from pipecat.pipeline.pipeline import Pipeline
-    from pipecat.pipeline.worker import PipelineParams, PipelineWorker
     from pipecat.processors.aggregators.llm_context import LLMContext
     from pipecat.processors.aggregators.llm_response_universal import (
         LLMContextAggregatorPair,
@@ -137,7 +164,6 @@ async def call(who: str, base_url: str) -> AsyncIterator[Any]:
     from pipecat.services.settings import TTSSettings
     from pipecat.services.tts_service import TTSService
     from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
-    from pipecat.workers.runner import WorkerRunner
 
     if piper := os.environ.get(PIPER):
         from pipecat.services.piper.tts import PiperTTSService as Base
@@ -191,26 +217,8 @@ async def call(who: str, base_url: str) -> AsyncIterator[Any]:
     voice = Voice()
     writes = LLMUserAggregatorParams(user_turn_strategies=ExternalUserTurnStrategies())
     user, assistant = LLMContextAggregatorPair(LLMContext(), user_params=writes)
-    worker = PipelineWorker(
-        Pipeline([user, service, voice, assistant]),
-        params=PipelineParams(enable_metrics=True, enable_usage_metrics=True),
-        cancel_on_idle_timeout=False,
-    )
-    started = asyncio.Event()
-
-    @worker.event_handler("on_pipeline_started")
-    async def on_pipeline_started(_worker: Any, _frame: Any) -> None:
-        started.set()
-
-    runner = WorkerRunner(handle_sigint=False)
-    await runner.add_workers(worker)
-    running = asyncio.create_task(runner.run())
-    await started.wait()
-    try:
+    async with running([user, service, voice, assistant]) as worker:
         yield voice
-    finally:
-        await worker.queue_frame(EndFrame())
-        await asyncio.wait_for(running, 20)
 
 
 async def cpu_per_token(who: str, base_url: str, sessions: int = 1) -> list[float]:
