@@ -258,6 +258,9 @@ async def test_every_captured_stream_ends_in_speech_an_action_or_an_error(
         await call.until(
             lambda: call.count(LLMFullResponseEndFrame) and (call.words or call.errors)
         )
+        if name.startswith(("call", "parallel")):
+            # The results of the calls are answered, too.
+            await call.until(lambda: call.words.endswith("And that is all."))
     assert bool(ran) == name.startswith(("call", "parallel"))
     assert all(exchange.status == 200 for exchange in mistral.exchanges)
 

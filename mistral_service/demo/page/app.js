@@ -17,6 +17,7 @@ const STATES = {
   hearing: ["Listening", "Go on, I hear you."],
   thinking: ["Thinking", "The answer is being written."],
   speaking: ["Speaking", "Interrupt by speaking."],
+  pausing: ["Thinking", "The rest of the answer is on its way."],
   writing: ["Writing", "Interrupt by writing."],
   moving: ["Reconnecting: the call moves to another machine.", "One moment, please."],
 };
@@ -26,6 +27,8 @@ const transcript = new Transcript($("turns"));
 let state = "idle";
 let call = null;
 let botSpeaks = false;
+let replying = false; // the model's reply has begun, and not ended
+let unsaid = false; // the voice has words that it has not spoken
 let botLooks = false;
 let looksLater = false; // the camera is opened when it is asked for
 let botReads = false; // one may write to it
@@ -117,7 +120,7 @@ async function connect() {
     panel.hear(message);
   });
   call.addEventListener("moving", () => {
-    botSpeaks = false;
+    silence();
     transcript.pause();
     show("moving");
   });
@@ -140,7 +143,7 @@ async function connect() {
     $("camera").srcObject = null;
     $("camera").hidden = true;
     transcript.end();
-    botSpeaks = false;
+    silence();
     call = null;
     panel.end();
     show("idle");
@@ -181,6 +184,16 @@ async function see() {
   show(state);
 }
 
+/** Nothing of the reply is still to come. */
+function silence() {
+  botSpeaks = replying = unsaid = false;
+}
+
+/** The bot waited for the rest of its reply; it listens if there is none. */
+function restEnds() {
+  if (state === "pausing" && !replying && !unsaid) show("listening");
+}
+
 /** What one RTVI message means for the state and the transcript. */
 function hear({ type, data }) {
   switch (type) {
@@ -198,14 +211,20 @@ function hear({ type, data }) {
       transcript.userEnds();
       return show("thinking");
     case "bot-llm-started":
+      replying = true;
       return ["speaking", "writing"].includes(state) ? undefined : show("thinking");
     case "bot-llm-text":
+      unsaid ||= Boolean(data.text.trim());
       // Of a bot with a voice, the words come when they are said.
       if (!botReads || call.heard?.voiced) return;
       transcript.botWrites(data.text);
       return show("writing");
     case "bot-llm-stopped":
-      return state === "writing" ? show("listening") : undefined;
+      replying = false;
+      return state === "writing" ? show("listening") : restEnds();
+    case "bot-tts-stopped":
+      unsaid = false;
+      return restEnds();
     case "bot-started-speaking":
       botSpeaks = true;
       return show("speaking");
@@ -213,10 +232,13 @@ function hear({ type, data }) {
       return transcript.botSays(data);
     case "bot-stopped-speaking":
       botSpeaks = false;
-      return state === "speaking" ? show("listening") : undefined;
+      if (state !== "speaking") return;
+      return show(replying || unsaid ? "pausing" : "listening");
     case "bot-interrupted":
       // Also sent when the user speaks into the bot's silence.
-      return botSpeaks ? transcript.botInterrupted() : undefined;
+      if (botSpeaks) transcript.botInterrupted();
+      replying = unsaid = false;
+      return restEnds();
     case "server-message":
       if (data.type === "fault") transcript.cutAfter(data);
       return data.type === "latency" ? showLatency(data.seconds) : undefined;
@@ -230,7 +252,7 @@ function fail({ error, fatal }) {
   if (fatal) {
     complain("The call cannot go on: connect again when the problem is solved.");
     call.close();
-  } else if (state === "thinking") show("listening");
+  } else if (["thinking", "pausing"].includes(state)) show("listening");
 }
 
 const inSeconds = (value) => (value === undefined ? "—" : `${value.toFixed(2)} s`);

@@ -300,6 +300,47 @@ def test_one_can_write_where_the_page_came_without_tls():
         expect(page.locator(".bot p")).to_have_text("Good morning.")
 
 
+@pytest.mark.parametrize("ends", ["with words", "without", "with an error", "interrupted"])
+def test_a_bot_that_pauses_in_its_reply_does_not_listen_yet(ends: str):
+    goes_on = threading.Event()
+
+    async def pauses(line: Line) -> None:
+        await line.tell("bot-llm-started")
+        await line.tell("bot-llm-text", text="The moon ...")
+        await line.tell("bot-tts-started")
+        await line.tell("bot-started-speaking")
+        await line.output(1, "The moon ...")
+        await line.tell("bot-stopped-speaking")
+        await asyncio.to_thread(goes_on.wait, 60)
+        goes_on.clear()
+        if ends == "interrupted":
+            return await line.tell("bot-interrupted")
+        if ends == "with an error":
+            return await line.tell("error", error="Mistral does not answer.", fatal=False)
+        if ends == "with words":
+            await line.tell("bot-llm-text", text=" It has no air.")
+            await line.tell("bot-llm-stopped")
+            await line.tell("bot-started-speaking")
+            await line.output(2, "It has no air.")
+            await asyncio.to_thread(goes_on.wait, 60)
+            await line.tell("bot-tts-stopped")
+            return await line.tell("bot-stopped-speaking")
+        await line.tell("bot-tts-stopped")
+        await line.tell("bot-llm-stopped")
+
+    machines = Machines([pauses], text=True)
+    with machines.running() as address, browser() as chrome:
+        page = chrome.new_page()
+        call(page, address)
+        expect(page.get_by_role("status")).to_have_text("Thinking")
+        expect(page.locator("#hint")).to_have_text("The rest of the answer is on its way.")
+        goes_on.set()
+        if ends == "with words":
+            expect(page.get_by_role("status")).to_have_text("Speaking")
+            goes_on.set()
+        expect(page.get_by_role("status")).to_have_text("Listening")
+
+
 def test_what_a_voice_has_not_said_yet_was_not_heard(microphone: Path):
     async def breaks(line: Line) -> int:
         await line.tell("bot-llm-started")
