@@ -20,7 +20,7 @@ from mistral_service.scale.account import HEARTBEAT_S, SHARES, Account, parse_li
 from mistral_service.scale.connect import REDIS_ERRORS
 from mistral_service.scale.shared_log import SharedLog
 from mistral_service.scale.sliding_window import UNIT, SlidingWindow
-from mistral_service.scale.wait_queue import Waiter, WaitQueue
+from mistral_service.scale.wait_queue import SPACING_S, Waiter, WaitQueue
 from mistral_service.turn.shared_services import Rank, RequestEstimate
 from mistral_service.wire.errors import HeldBack, MistralError
 from mistral_service.wire.rate import WINDOW, RateBudget
@@ -32,9 +32,8 @@ somewhat closer to each other."""
 _TIMER_SLACK_S = 0.005
 """Seconds added to a wait, for a timer that fires a little early."""
 
-_SPACING_S, _MAX_SPACING_S = 0.06, 1.2
-"""Seconds between two waiters for the same capacity, and at most for all of them: together they
-would make a burst, which would come again with every window."""
+_MAX_SPACING_S = 1.2
+"""Seconds over which the waiters for the same capacity are spaced at most."""
 
 _EPOCH = time.time() - time.monotonic()
 
@@ -242,7 +241,7 @@ class SharedBudget:
         ahead = self._queue.ahead(waiter, now)
         wait = account.wait_time(now, waiter.units, waiter.rank, self.stats.processes, ahead)
         if ahead[0] and not waiter.held_back:
-            wait = max(wait, _TIMER_SLACK_S)  # a newcomer does not overtake waiters
+            wait = max(wait, SPACING_S)  # a newcomer comes one place after the last waiter
         return _spaced(wait, ahead[0])
 
     def _put(self, caller: Hashable, waiter: Waiter, wait: float) -> None:
@@ -346,7 +345,7 @@ def _caller(ask: RequestEstimate) -> Hashable:
 
 def _spaced(wait: float, ahead: int) -> float:
     """Seconds to wait, so that waiters come back one after the other."""
-    return wait + min(_SPACING_S * ahead, _MAX_SPACING_S) if wait > 0 else 0.0
+    return wait + min(SPACING_S * ahead, _MAX_SPACING_S) if wait > 0 else 0.0
 
 
 def _now() -> float:

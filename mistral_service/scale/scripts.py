@@ -119,8 +119,9 @@ end
 wait = math.min(wait, window)
 local pause = math.max(0, math.min((tonumber(facts[3] or 0) or 0) - now, tonumber(ARGV[12])))
 wait = math.max(wait, pause)
--- The waiters ahead fit as well, and come one after the other: a newcomer does not overtake them.
-if wait == 0 and ahead[1] > 0 and not mine then wait = 1 end
+-- The waiters ahead fit as well, and come one after the other: a newcomer comes one place after the
+-- last of them.
+if wait == 0 and ahead[1] > 0 and not mine then wait = tonumber(ARGV[13]) end
 if wait > 0 then
   local ends = now + math.min(wait + grace, lease)
   redis.call('HSET', line, id, table.concat({rank, text(since), text(units), text(ends)}, ':'))
@@ -139,7 +140,8 @@ return answer(0, 0)
 
 Arguments: window, id, rank, age (µs since the caller asked first), units, bound of requests, bound
 of units, the grace of a waiter that is late, the lease of a waiter without heartbeats, the limits
-(requests, tokens) from which the bounds were computed, the longest pause. Returns the µs to wait
+(requests, tokens) from which the bounds were computed, the longest pause, the µs between two
+waiters. Returns the µs to wait
 (0: admitted; -1: the limits have changed), the part of them that is a pause, how many requests go
 first, and the limits.
 """

@@ -20,7 +20,7 @@ from mistral_service.scale import scripts
 from mistral_service.scale.account import HEARTBEAT_S, MAX_PAUSE_S, NO_LIMIT
 from mistral_service.scale.connect import REDIS_ERRORS, Address, connect
 from mistral_service.scale.sliding_window import Entry
-from mistral_service.scale.wait_queue import GRACE_S, Waiter
+from mistral_service.scale.wait_queue import GRACE_S, SPACING_S, Waiter
 
 _TIMEOUT_S = 0.2
 """Seconds, twice, until Redis counts as down: it answers in one millisecond, and a caller waits."""
@@ -95,6 +95,7 @@ class SharedLog:
                 _microseconds(_LEASE_S),
                 *limits,
                 _microseconds(MAX_PAUSE_S),
+                _microseconds(SPACING_S),
             ],
         )
         seconds = None if wait == "-1" else int(wait) / 1e6

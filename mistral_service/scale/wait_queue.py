@@ -15,6 +15,10 @@ from mistral_service.turn.shared_services import Rank
 GRACE_S = 2.0
 """Seconds that a waiter may be late after the time at which it is to come back."""
 
+SPACING_S = 0.06
+"""Seconds between two waiters for the same capacity: together they would make a burst, which would
+come again with every window."""
+
 
 @dataclass(slots=True)
 class Waiter:

@@ -19,6 +19,7 @@ from mistral_service import MistralLLMService
 from mistral_service.local import Reply
 from mistral_service.pipecat.conversation import ContextConversation
 from mistral_service.scale.budget import SharedBudget
+from mistral_service.scale.wait_queue import SPACING_S
 from mistral_service.turn.shared_services import Rank, RequestEstimate
 from mistral_service.wire.errors import HeldBack, MistralError, Reason
 from mistral_service.wire.rate import RateBudget
@@ -218,26 +219,24 @@ async def test_equal_machines_get_equal_shares_whatever_their_clocks_say(skews: 
 
 @pytest.mark.parametrize("alone", [False, True])
 async def test_who_was_let_out_does_not_overtake_those_who_wait(redis: RedisServer, alone: bool):
-    order: list[int] = []
     url, count = (NOWHERE, 1) if alone else (redis.url, 3)
     async with processes(url, count) as budgets:
         await budgets[0].acquire(ask(LIMIT))
-
-        async def caller(number: int) -> None:
-            # All that wait have room in one moment, and room is left for more beside them.
-            for _ in range(3):
-                await let_out(budgets[number % count], ask(1_000, caller=f"caller {number}"))
-                order.append(number)
-
-        tasks: list[asyncio.Task[None]] = []
-        for number in range(6):
-            tasks.append(asyncio.create_task(caller(number)))
-            await until(lambda: sum(len(each._queue) for each in budgets) == len(tasks))
-        await asyncio.gather(*tasks)
-    # No one is let out again before all who waited longer.
-    for at, number in enumerate(order):
-        rounds = order[: at + 1].count(number)
-        assert all(order[: at + 1].count(other) >= rounds - 1 for other in range(6)), order
+        line = [(budgets[number % count], ask(1_000, caller=str(number))) for number in range(6)]
+        waits = [await held_back(*each) for each in line]
+        await asyncio.sleep(waits[0])
+        # All that wait have room in one moment, and room is left for more beside them. The first
+        # takes its own, and comes back after the last of the others; so does whoever is new.
+        (first, small), *others = line
+        await first.acquire(small)
+        newcomer = budgets[-1], ask(1_000, caller="new")
+        assert await held_back(first, small) >= len(others) * SPACING_S + SPACING_S
+        assert await held_back(*newcomer) >= len(line) * SPACING_S + SPACING_S
+        # One after the other is let out, at its first try.
+        for budget, what in [*others, line[0], newcomer]:
+            await budget.acquire(what)
+        # Where nothing waits, nothing is held back.
+        await first.acquire(small)
 
 
 async def test_a_pause_is_as_long_for_a_machine_whose_clock_is_wrong(
