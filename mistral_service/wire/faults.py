@@ -60,9 +60,9 @@ def _converted(exception: Exception) -> MistralError | None:
     names = _names(exception)
     if "TimeoutException" in names or isinstance(exception, TimeoutError):
         return MistralError(Reason.TIMEOUT)
-    if "DecodingError" in names:
+    if names & {"DecodingError", "TransportError"}:  # not wrapped: the answer had begun
         return MistralError(Reason.STREAM, str(exception))
-    if "TransportError" in names or isinstance(exception, ConnectionError | ssl.SSLError):
+    if isinstance(exception, ConnectionError | ssl.SSLError):
         return MistralError(Reason.UNREACHABLE, str(exception))
     return None
 

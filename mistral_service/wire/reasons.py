@@ -24,9 +24,9 @@ class Reason(Enum):
         QUOTA: The account has no credit left.
         CAPACITY: The model's servers are full; another model may be free.
         SERVER: The server failed.
-        UNREACHABLE: No connection, or it broke.
+        UNREACHABLE: No connection, or it broke before the answer.
         TIMEOUT: No answer in time.
-        STREAM: The stream contained something that is no chunk.
+        STREAM: The stream broke off, or contained something that is no chunk.
         EMPTY: The reply had no text and no function call.
         CALL: The model calls functions in a way that cannot be completed, also after a reminder.
         FORM: The reply does not have the requested form.

@@ -96,6 +96,13 @@ async def test_an_endless_refusal_is_cut_and_still_understood():
     assert len(str(error)) < 500
 
 
+async def test_a_reply_that_breaks_off_is_not_a_server_that_cannot_be_reached(serve):
+    error = await failure(serve(Reply("One two three four.", cut_after=2)).base_url)
+    assert error.reason is Reason.STREAM
+    assert str(error).startswith("Mistral's reply broke off with an error: ")
+    assert "base_url" not in str(error)
+
+
 async def test_an_event_without_an_end_is_given_up():
     with endless() as (base_url, _):
         error = await failure(base_url)
@@ -107,7 +114,7 @@ async def test_a_reply_without_an_end_is_given_up(monkeypatch):
     line = b'data: {"choices":[{"delta":{"content":"and on "}}]}\n\n'
     with endless(line=line * 1000) as (base_url, _):
         error = await failure(base_url)
-    assert error.reason is Reason.UNREACHABLE
+    assert error.reason is Reason.STREAM
     assert "more than 1000000 bytes" in error.detail
 
 
