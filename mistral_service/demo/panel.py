@@ -131,6 +131,10 @@ class Panel:
             raise Refused(f"There is no such fault: it is one of {', '.join(FAULTS)}.")
         if self.watch.story and not self.watch.story.is_over:
             raise Refused("The last fault is still under way: speak, and it goes on.")
+        # It takes down what happens from now on: a reply may meet the fault before the answer is here.
+        number = len(self.watch.stories) + 1
+        story = Story(number, kind, name_of(self.service), before=self.watch.said)
+        self.watch.stories.append(story)
         session = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {os.environ.get('MISTRAL_API_KEY', '')}"},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=2),
@@ -140,15 +144,12 @@ class Panel:
             response = await session.post(self._faults_url, json=asked)
             if response.status != 200:
                 raise Refused((await response.json())["detail"])
-        except aiohttp.ClientError as e:
+        except BaseException as e:
+            self.watch.stories.remove(story)
             await session.close()
-            raise Refused(DOWN) from e
-        except BaseException:
-            await session.close()
+            if isinstance(e, aiohttp.ClientError):
+                raise Refused(DOWN) from e
             raise
-        number = len(self.watch.stories) + 1
-        story = Story(number, kind, name_of(self.service), before=self.watch.said)
-        self.watch.stories.append(story)
         self._following = asyncio.create_task(self._follow(story, session, response))
         if kind == "down":
             await asyncio.wait({self._following}, timeout=2)  # its report ends as the port closes

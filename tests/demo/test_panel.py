@@ -1,10 +1,12 @@
 """The panel of the demo's page, in a real pipeline on both services, without a browser."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from panel_call import FALLBACK, KEY, PanelCall, panel_call, serving
 
@@ -80,6 +82,30 @@ async def test_the_service_survives_the_fault(call: PanelCall, kind: str, headli
     assert story["lines"][0]["text"].startswith(("the endpoint", "the service"))
     if kind != "text-call":
         assert call.words == SENTENCE
+
+
+async def test_a_fault_that_is_met_before_the_panel_hears_of_it_is_told_as_well(
+    call: PanelCall, monkeypatch: pytest.MonkeyPatch
+):
+    post = aiohttp.ClientSession.post
+    injected, met = asyncio.Event(), asyncio.Event()
+
+    async def post_slowly(session: aiohttp.ClientSession, *asked: Any, **options: Any) -> Any:
+        response = await post(session, *asked, **options)
+        injected.set()
+        await met.wait()
+        return response
+
+    monkeypatch.setattr(aiohttp.ClientSession, "post", post_slowly)
+    await call.send("client-message", {"t": "break", "d": {"kind": "cut"}})
+    await injected.wait()
+    await call.say("What is the moon?")
+    await call.until(lambda: call.words == SENTENCE and call.sent("turn"))
+    met.set()
+    story = await call.story("met")
+    headline = r"Cut after 5 words → resumed in \d+\.\d+ s, nothing repeated"
+    await call.until(lambda: re.fullmatch(headline, call.sent("fault")[-1]["headline"]))
+    assert story["number"] == 1
 
 
 async def test_a_cut_in_mid_reply_counts_what_was_said_before_it_was_asked_for(
