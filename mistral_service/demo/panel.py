@@ -131,7 +131,7 @@ class Panel:
             raise Refused(f"There is no such fault: it is one of {', '.join(FAULTS)}.")
         if self.watch.story and not self.watch.story.is_over:
             raise Refused("The last fault is still under way: speak, and it goes on.")
-        # It takes down what happens from now on: a reply may meet the fault before the answer is here.
+        # It begins now: a reply may meet the fault before the endpoint's answer is here.
         number = len(self.watch.stories) + 1
         story = Story(number, kind, name_of(self.service), before=self.watch.said)
         self.watch.stories.append(story)
