@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import uvicorn
 from fastapi import FastAPI, WebSocket
-from mistral_speech import MistralSpeech, pitch_in, pitch_of
+from mistral_speech import HUM_SECONDS, MistralSpeech, pitch_in, pitch_of
 from mistralai.client import sdkconfiguration
 from pipecat.audio.resamplers.soxr_stream_resampler import SOXRStreamAudioResampler
 from pipecat.audio.utils import create_stream_resampler, ulaw_to_pcm
@@ -200,7 +200,8 @@ async def test_a_caller_who_speaks_over_the_bot_is_heard(
     mistral: LocalMistral = serve(Reply(long), Reply(ANSWER))
     monkeypatch.setenv("MISTRAL_BASE_URL", mistral.base_url)
     async with telephone(bot) as caller:
-        await until(lambda: loudness(caller.heard) > 0.5 * LINE_RATE, 20)
+        # The first sentence has been said, and the second is being said.
+        await until(lambda: loudness(caller.heard) > 1.3 * HUM_SECONDS * LINE_RATE, 20)
         caller.speak()
         await until(lambda: len(mistral.exchanges) == 2, 20)
         await until(lambda: ANSWER in [body["input"] for body in speech.spoken], 20)
