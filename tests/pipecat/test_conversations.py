@@ -82,6 +82,7 @@ class Conversation(RuleBasedStateMachine):
         """Wait until nothing happens any more."""
         seen = (-1, -1)
         while (now := (len(self.call.frames), len(self.mistral.exchanges))) != seen:
+            await self.call.until(lambda: self.call.at_rest)
             seen = now
             await asyncio.sleep(0.25)
 

@@ -366,13 +366,20 @@ async def test_in_turn_also_the_calls_of_the_next_reply_wait(serve):
         Reply(tool_calls=[called()]), Reply(tool_calls=[called("two", "abcdefgh2")]), Reply("Both.")
     )
     service = service_of(mistral, limit=20, run_in_parallel=False)
-    slow = Slow()
+    slow, both_are_asked_for, began = Slow(), asyncio.Event(), []
+
+    async def waits(params) -> None:
+        began.append(params.tool_call_id)
+        await both_are_asked_for.wait()
+        await slow(params)
+
     for name in ("one", "two"):
-        service.register_function(name, slow, cancel_on_interruption=False)
+        service.register_function(name, waits, cancel_on_interruption=False)
     async with Call(service, tools=tools("one", "two")) as call:
         await call.say("Do one.")
         await call.say("And two.")
-        assert slow.began == ["abcdefgh1"]
+        assert began == ["abcdefgh1"]
+        both_are_asked_for.set()
         await call.until(lambda: slow.began == ["abcdefgh1", "abcdefgh2"])
     assert slow.most == 1
 

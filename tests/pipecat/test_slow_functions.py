@@ -245,7 +245,7 @@ async def test_it_is_not_said_where_no_caller_waits_in_silence(serve, why: str):
 
 async def test_what_is_said_meanwhile_takes_its_place(serve):
     mistral = serve(Reply(tool_calls=[called()]), Reply("I am still looking."), Reply("Done."))
-    service = slow_service(mistral, after=0.5)
+    service = slow_service(mistral, after=2.0)  # time enough for the other reply
     handler = Waits()
     service.register_function("one", handler)
     async with Call(service, tools=tools("one")) as call:
@@ -254,7 +254,7 @@ async def test_what_is_said_meanwhile_takes_its_place(serve):
         nudge = {"role": "developer", "content": "Tell the caller that you are still looking."}
         await call.worker.queue_frame(LLMMessagesAppendFrame([nudge], run_llm=True))
         await call.until(lambda: call.words == "I am still looking.")
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(2.3)
         handler.may.set()
         await call.until(lambda: call.words.endswith("Done."))
     assert said(call) == []

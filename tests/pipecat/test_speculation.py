@@ -111,8 +111,7 @@ async def test_a_fault_before_the_end_of_the_turn_is_no_error_yet(serve, service
     mistral = serve(Reply(status=422, body={"detail": "refused"}), Reply("At ten."))
     async with SpokenTo(service_for(mistral)) as call:
         await call.predict()
-        await call.until(lambda: mistral.exchanges and mistral.exchanges[0].ended)
-        await asyncio.sleep(0.1)
+        await call.until(lambda: call.count(EagerEndOfTurnCancelFrame))
         await call.end_turn()
         await call.until(lambda: call.words == "At ten.")
         assert not call.errors
@@ -177,8 +176,7 @@ async def test_what_is_asked_late_is_asked_once(serve, service_for):
     )
     async with SpokenTo(service_for(mistral), before=[Retrieval()]) as call:
         await call.predict()
-        await call.until(lambda: mistral.exchanges and mistral.exchanges[0].ended)
-        await asyncio.sleep(0.1)
+        await call.until(lambda: call.count(EagerEndOfTurnCancelFrame))
         await call.end_turn()
         await call.until(lambda: call.words)
         await asyncio.sleep(2 * speculation._ASKED_WITHIN + 0.8)

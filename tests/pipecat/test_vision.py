@@ -3,6 +3,7 @@
 import copy
 import gc
 import json
+import threading
 
 import psutil
 import pytest
@@ -32,6 +33,7 @@ from pipecat.processors.frame_processor import FrameDirection
 from pipecat.utils.errors import ErrorCategory
 
 from mistral_service import MistralLLMAdapter, MistralLLMService
+from mistral_service.conversation import image_cache
 from mistral_service.conversation.conversion import Conversion, ImageBudget
 from mistral_service.conversation.encoding import Form
 from mistral_service.conversation.parts import (
@@ -196,16 +198,19 @@ async def test_a_function_that_gets_a_broken_image_ends_and_the_model_is_told(se
     assert len(call.errors) == 1
 
 
-async def test_an_interruption_does_not_wait_for_a_image(serve, service_for):
+async def test_an_interruption_does_not_wait_for_a_image(serve, service_for, monkeypatch):
+    go, encode = threading.Event(), image_cache.encode
+    monkeypatch.setattr(image_cache, "encode", lambda *given: go.wait(60) and encode(*given))
     mistral = serve(Reply("A long story. " * 50, pause=0.05, times=None))
-    large = frame(photo(4000, 3000), run_llm=False)
+    given = frame(halves(), run_llm=False)
     async with Call(service_for(mistral)) as call:
         await call.begin("Tell me.")
         await call.until(lambda: call.words)
-        await call.worker.queue_frame(large)
+        await call.worker.queue_frame(given)
         await call.interrupt()
         await call.until(lambda: mistral.exchanges[0].left)
         assert not call.of(UserImageRawFrame)
+        go.set()
         await call.until(lambda: call.of(UserImageRawFrame))
     assert not call.errors
 

@@ -58,7 +58,8 @@ async def held(
             ended = len(call.words) + len(call.errors)
             await call.begin(text)
             await call.until(
-                lambda ended=ended: len(call.words) + len(call.errors) > ended, seconds
+                lambda ended=ended: call.at_rest and len(call.words) + len(call.errors) > ended,
+                seconds,
             )
             await asyncio.sleep(0.1)
     return call, functions

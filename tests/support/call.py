@@ -12,6 +12,7 @@ from pipecat.frames.frames import (
     Frame,
     InterruptionFrame,
     LLMFullResponseEndFrame,
+    LLMFullResponseStartFrame,
     LLMMessagesAppendFrame,
     LLMTextFrame,
     MetricsFrame,
@@ -147,6 +148,13 @@ class Call:
                 f"waited in vain; heard {self.frames[-12:]}, told {self.told[-5:]}"
             )
             await asyncio.sleep(0.005)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether every reply that has begun has ended, and no function runs."""
+        begun = self.count(LLMFullResponseStartFrame)
+        runs = self.aggregators.assistant().has_function_calls_in_progress
+        return begun == self.count(LLMFullResponseEndFrame) and not runs
 
     def count(self, kind: type[Frame]) -> int:
         """How many frames of a kind have come out downstream."""

@@ -1,6 +1,8 @@
 """A deadline that moves: it fires when it should, and only then."""
 
 import asyncio
+import threading
+import time
 
 import pytest
 
@@ -76,3 +78,22 @@ async def test_it_fits_into_another():
 
     with pytest.raises(TimeoutError):
         await wait()
+
+
+async def test_in_a_test_it_waits_for_a_loop_that_the_machine_holds_up():
+    """Such as the local endpoint's: a thread without a processor has not failed to answer."""
+    begun, ended = threading.Event(), []
+
+    async def is_held_up() -> None:
+        begun.set()
+        time.sleep(0.5)  # noqa: ASYNC251
+        ended.append("the other")
+
+    other = threading.Thread(target=lambda: asyncio.run(is_held_up()))
+    other.start()
+    await asyncio.to_thread(begun.wait)
+    with pytest.raises(TimeoutError), Deadline(soon(0.2)):
+        await asyncio.sleep(10)
+    ended.append("the deadline")
+    other.join()
+    assert ended == ["the other", "the deadline"]

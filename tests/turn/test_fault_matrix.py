@@ -247,6 +247,7 @@ def came(mistral: LocalMistral, request: pytest.FixtureRequest) -> dict[str, Any
     return asyncio.run(meet_all(asked, mistral))
 
 
+@pytest.mark.timeout(900)  # the first one waits for them all
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_ends_as_the_table_says(came: dict[str, float | BaseException], fault: Fault):
     result = came[fault.name]

@@ -1,24 +1,29 @@
 """A second request beside one that is late: when it goes out, and that the first to speak wins."""
 
 import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
+from by_hand import ByHand, Step
 from call import Call
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
+from pipecat.frames.frames import LLMUpdateSettingsFrame
 from waiting import until
 
-from mistral_service import MistralTurnMetrics
-from mistral_service.local import Reply
+from mistral_service import MistralLLMService, MistralTurnMetrics
+from mistral_service.local import LocalMistral, Reply
+from mistral_service.local.pieces import Delta, End, Refusal
 from mistral_service.reply.reader import ReplyReader
 from mistral_service.turn.hedge import FLOOR, Pace
 from mistral_service.turn.race import Request, first_to_speak
 from mistral_service.wire.rate import WINDOW, RateBudget, retry_after
 
 TOOL = FunctionSchema(name="one", description="For tests.", properties={}, required=[])
-SOON = {"hedge_after": 0.15, "first_token_timeout": 3}
+SOON = {"hedge_after": 0.3, "first_token_timeout": 3}
 
 # --- the decision ---------------------------------------------------------------------------------
 
@@ -118,45 +123,62 @@ async def test_the_first_to_speak_wins_and_the_other_is_closed(serve, service_fo
     assert (took.attempts, took.hedges, took.hedges_won, took.faults) == (2, 1, 1, 0)
 
 
-async def test_a_late_reply_may_still_win(serve, service_for):
-    mistral = serve(Reply("Just in time.", wait=0.4), Reply("Too late.", wait=5))
-    async with Call(service_for(mistral, **SOON)) as call:
-        assert await call.say("Hello.") == "Just in time."
-        await call.until(lambda: mistral.exchanges[1].left)
-        [took] = call.metrics(MistralTurnMetrics)
+@contextmanager
+def racing(*replies: Sequence[Step]) -> Iterator[LocalMistral]:
+    """An endpoint whose first reply begins when the second request is there, and not by time."""
+    first, *others = replies
+    both: list[Step] = [lambda: len(mistral.exchanges) == 2, *first]
+    with LocalMistral(ByHand(both, *others)) as mistral:
+        yield mistral
+
+
+async def test_a_late_reply_may_still_win(service_for):
+    with racing(["Just in time."], [lambda: False]) as mistral:
+        async with Call(service_for(mistral, **SOON)) as call:
+            assert await call.say("Hello.") == "Just in time."
+            await call.until(lambda: mistral.exchanges[1].left)
+            [took] = call.metrics(MistralTurnMetrics)
     assert (took.hedges, took.hedges_won) == (1, 0)
 
 
-async def test_a_call_that_both_make_runs_once(serve, service_for):
-    call_one = {"name": "one", "arguments": {}}
-    mistral = serve(
-        Reply(tool_calls=[call_one], wait=0.3), Reply(tool_calls=[call_one], wait=0.15), Reply("Ok")
-    )
-    service = service_for(mistral, **SOON)
+@pytest.mark.parametrize("at_once", ["both", "the second"])
+async def test_a_call_that_both_make_runs_once(service_for, at_once: str):
+    def made(call_id: str) -> Delta:
+        function = {"name": "one", "arguments": "{}"}
+        return Delta({"tool_calls": [{"index": 0, "id": call_id, "function": function}]})
+
+    late = [] if at_once == "both" else [lambda: ran]
+    replies = [
+        [*late, made("abcdefgh1"), End("tool_calls")],
+        [made("abcdefgh2"), End("tool_calls")],
+        ["Ok"],
+    ]
     ran: list[str] = []
 
     async def handler(params) -> None:
         ran.append(params.tool_call_id)
         await params.result_callback("done")
 
-    service.register_function("one", handler)
-    async with Call(service, tools=[TOOL]) as call:
-        assert await call.say("Do it.", turns=2) == "Ok"
+    with racing(*replies) as mistral:
+        service = service_for(mistral, **SOON)
+        service.register_function("one", handler)
+        async with Call(service, tools=[TOOL]) as call:
+            assert await call.say("Do it.", turns=2) == "Ok"
     assert len(ran) == 1
 
 
-async def test_a_fault_beside_a_second_request_costs_nothing(serve, service_for):
-    mistral = serve(Reply(status=500, body="oops", wait=0.3), Reply("Here.", wait=0.5))
-    service = service_for(mistral, **SOON)
+async def test_a_fault_beside_a_second_request_costs_nothing(service_for):
     done: list[str] = []
 
-    @service.event_handler("on_fault_handled")
     async def on_fault_handled(_service, _error, handled) -> None:
         done.append(handled.done)
 
-    async with Call(service) as call:
-        assert await call.say("Hello.") == "Here."
-        assert not call.errors
+    with racing([Refusal(500, "oops")], [lambda: done, "Here."]) as mistral:
+        service = service_for(mistral, **SOON)
+        service.add_event_handler("on_fault_handled", on_fault_handled)
+        async with Call(service) as call:
+            assert await call.say("Hello.") == "Here."
+            assert not call.errors
     assert done == ["outrun"]
     assert len(mistral.exchanges) == 2
 
@@ -186,8 +208,11 @@ async def test_no_second_request_where_none_is_wanted(serve, service_for, settin
 async def test_no_second_request_while_the_rate_budget_is_low(serve, service_for):
     low = headers(requests=60, requests_left=2)
     mistral = serve(Reply("One.", headers=low), Reply("Two.", wait=0.5), Reply("Three."))
-    async with Call(service_for(mistral, **SOON)) as call:
+    async with Call(service_for(mistral, hedging=False)) as call:
         assert await call.say("Hello.") == "One."
+        # What the answer said of the budget holds for the next turn, which is late.
+        delta = MistralLLMService.Settings(hedging=True, hedge_after=0.15)
+        await call.worker.queue_frame(LLMUpdateSettingsFrame(delta=delta))
         assert await call.say("And?") == "Two."
     assert len(mistral.exchanges) == 2
 
