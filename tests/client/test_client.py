@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import Any
 
@@ -366,15 +367,17 @@ async def test_a_server_that_is_silent_is_given_up_in_time():
         asked.append(writer)
         await asyncio.Event().wait()
 
-    limits = Limits(connect=1.0, first_token=0.2, stall=0.2, turn=1.5, thinking=2.0)
+    async def is_given_up(asking: Awaitable[object]) -> None:
+        with pytest.raises(MistralError) as raised:
+            await asyncio.wait_for(asking, 10)
+        assert raised.value.reason is Reason.TIMEOUT
+
+    limits = Limits(connect=1.0, first_token=1.0, stall=1.0, turn=2.5, thinking=4.0)
     async with (
         answering(silent) as address,
         MistralClient(api_key=KEY, base_url=address, limits=limits) as client,
     ):
-        for asking in (client.chat(USER), client.embed(["x"])):
-            with pytest.raises(MistralError) as raised:
-                await asyncio.wait_for(asking, 10)
-            assert raised.value.reason is Reason.TIMEOUT
+        await asyncio.gather(is_given_up(client.chat(USER)), is_given_up(client.embed(["x"])))
     assert len(asked) == 4
 
 
