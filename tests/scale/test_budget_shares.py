@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from call import Call
 from redis.asyncio import Redis
-from scale_redis import RedisServer, redis
+from scale_redis import RedisServer, redis, slow_redis_is_up
 from waiting import until
 
 from mistral_service import MistralLLMService
@@ -27,7 +27,9 @@ from mistral_service.wire.rate import RateBudget
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from fairness import LARGE, SMALL, together
 
-__all__ = ["redis"]
+__all__ = ["redis", "slow_redis_is_up"]
+
+pytestmark = pytest.mark.usefixtures("slow_redis_is_up")
 
 NOWHERE = "redis://127.0.0.1:1/0"
 LIMIT = 24_000

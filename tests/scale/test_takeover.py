@@ -14,7 +14,19 @@ from pipecat.frames.frames import (
     LLMRunFrame,
     LLMUpdateSettingsFrame,
 )
-from recorded import GREET, STORY, SYSTEM, Client, Machine, asked, recorders, redis, voice, written
+from recorded import (
+    ANSWERS_WITHIN,
+    GREET,
+    STORY,
+    SYSTEM,
+    Client,
+    Machine,
+    asked,
+    recorders,
+    redis,
+    voice,
+    written,
+)
 from tcp_relay import Wire
 from waiting import until
 
@@ -228,7 +240,7 @@ async def test_a_turn_costs_few_round_trips(serve, recorders):
 
 
 async def test_a_call_in_which_nobody_speaks_does_not_expire(serve, redis):
-    store = Store(redis.url)
+    store = Store(redis.url, timeout=ANSWERS_WITHIN)
     recorders = CallRecorders(store, keep_seconds=3.0, codec=Codec())
     mistral = serve(Reply("Hello."))
     async with Machine(mistral, await recorders.open()) as one:
@@ -466,7 +478,7 @@ async def test_what_the_client_keeps_is_known_to_the_next_machine(serve, recorde
     )
     wire = Wire(redis.port)
     async with wire:
-        store = Store(f"redis://127.0.0.1:{wire.port}/0")
+        store = Store(f"redis://127.0.0.1:{wire.port}/0", timeout=ANSWERS_WITHIN)
         cut_off = CallRecorders(store, codec=recorders.codec)
         async with Machine(mistral, await cut_off.open(), tools=tools(books)) as one:
             one.recorder.client = client = Client()
