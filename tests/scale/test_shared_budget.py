@@ -252,6 +252,21 @@ async def test_what_others_use_of_the_account_is_not_there_for_us(redis: RedisSe
         assert await let_out(budget, 3) <= 2
 
 
+@pytest.mark.parametrize("rounds", range(8))
+async def test_it_ends_at_whatever_moment_it_is_closed(
+    redis: RedisServer, rounds: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Python 3.11's `asyncio.wait_for`, which sends a command, may swallow a cancellation."""
+    monkeypatch.setattr(asyncio, "wait_for", asyncio.tasks.wait_for)  # Pipecat replaces it
+    budget = SharedBudget(redis.url)
+    await budget._log.heartbeat()  # it is connected
+    budget._heartbeat = asyncio.create_task(budget._send_heartbeats())
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        await budget.close()
+
+
 # --- without Redis --------------------------------------------------------------------------------
 
 
