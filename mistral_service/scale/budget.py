@@ -17,7 +17,7 @@ from loguru import logger
 
 from mistral_service.scale import metrics
 from mistral_service.scale.account import HEARTBEAT_S, SHARES, Account, parse_limits
-from mistral_service.scale.connect import REDIS_ERRORS
+from mistral_service.scale.connect import REDIS_ERRORS, cancel
 from mistral_service.scale.shared_log import SharedLog
 from mistral_service.scale.sliding_window import UNIT, SlidingWindow
 from mistral_service.scale.wait_queue import SPACING_S, Waiter, WaitQueue
@@ -212,10 +212,7 @@ class SharedBudget:
     async def close(self) -> None:
         """Stop, and close the connections."""
         self._closed = True
-        tasks = [task for task in (self._heartbeat, *self._tasks) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel([task for task in (self._heartbeat, *self._tasks) if task is not None])
         await self._log.close()
 
     # --- with Redis, and without ------------------------------------------------------------------

@@ -11,7 +11,9 @@ such as `ssl_ca_certs`; `sentinel_username` and `sentinel_password`, for Sentine
 and `replicas`, the number of replicas that have to confirm what `run_script` writes.
 """
 
+import asyncio
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlencode, urlunsplit
@@ -25,6 +27,8 @@ from redis.exceptions import NoScriptError, RedisError
 
 REDIS_ERRORS = (RedisError, OSError)
 """The exceptions that mean that Redis is down; a `TimeoutError` is an `OSError`."""
+
+_CANCEL_AGAIN_S = 0.2
 
 _PORTS = {"": 6379, "sentinel": 26379, "cluster": 6379}
 _OURS = ("sentinel_username", "sentinel_password", "replicas")
@@ -165,3 +169,17 @@ async def run_script(
         await client.script_load(script.script)
         answer, confirmed = await once()
     return answer, confirmed >= replicas
+
+
+async def cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks that use Redis, and wait until they have ended.
+
+    `redis` sends with `asyncio.wait_for`, which in Python 3.11 swallows a cancellation that comes
+    at the moment of its success: a task that goes on is cancelled again.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)  # what they failed with is of no interest

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 
 from loguru import logger
 
+from mistral_service.scale.connect import cancel
 from mistral_service.scale.store import Store, StoreUnavailable, Written
 
 WORDS_INTERVAL_S = 0.25
@@ -107,9 +108,7 @@ class Writer:
         if finish:
             await self._write()
         self._is_closed = True
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel(list(self._tasks))
 
     async def delete(self) -> None:
         """Delete the record, if the call is ours."""

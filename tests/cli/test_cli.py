@@ -19,6 +19,7 @@ from command_line import SECRET, run
 from fault_proxy import untrusted
 from PIL import Image
 from ports import free_port
+from waiting import until_now
 
 from mistral_service.cli import checks, lint, tools
 from mistral_service.conversation.conversion import Conversion
@@ -378,6 +379,7 @@ def test_an_interrupted_answer_ends_the_connection(serve):
     assert chat.returncode == 130
     assert "(interrupted)" in shown
     assert "Traceback" not in shown
+    until_now(lambda: mistral.exchanges[0].ended)
     assert mistral.exchanges[0].left
 
 

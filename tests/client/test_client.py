@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
+from scripted_server import answering
+from waiting import until
 
 from mistral_service import MistralClient, MistralError, Reason
 from mistral_service.client.form import form_of
@@ -21,7 +24,8 @@ from mistral_service.reply.events import Finish, Text, Thought
 from mistral_service.turn.retries import Limits
 
 USER = [{"role": "user", "content": "Hello."}]
-QUICK = Limits(connect=1.0, first_token=0.3, stall=0.3, turn=3.0)
+BOUND = Limits(connect=5.0, first_token=10.0, stall=1.5, turn=30.0)
+"""Only a stream that goes silent is given up."""
 KEY = "a-key-that-nobody-may-see"
 MODEL = "mistral-small-latest"
 TOOL = {"type": "function", "function": {"name": "one", "parameters": {"type": "object"}}}
@@ -264,16 +268,14 @@ async def test_a_text_that_is_too_long_by_itself_is_told(serve, client_for):
 
 async def test_with_a_batch_that_fails_the_others_end(serve, client_for):
     mistral = serve(
-        Reply(path="embeddings", when="bad", status=422, body={"detail": "no"}, wait=0.1),
+        Reply(path="embeddings", when="bad", status=422, body={"detail": "no"}, wait=1.5),
         Reply(path="embeddings", when="word", wait=20, times=None),
     )
     texts = ["bad " * 8000, "word " * 6000, "word " * 6000]
     with pytest.raises(MistralError) as raised:
-        await asyncio.wait_for(client_for(mistral).embed(texts), 5)
+        await asyncio.wait_for(client_for(mistral).embed(texts), 10)
     assert raised.value.reason is Reason.REQUEST
-    async with asyncio.timeout(3):
-        while not all(exchange.ended for exchange in mistral.exchanges):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await until(lambda: all(exchange.ended for exchange in mistral.exchanges))
     assert [exchange.left for exchange in mistral.exchanges].count(True) == 2
 
 
@@ -353,37 +355,47 @@ async def test_a_fault_that_passes_is_met_with_another_attempt(serve, client_for
 
 async def test_a_whole_reply_that_breaks_is_asked_for_again(serve, client_for):
     mistral = serve(Reply("One two three.", stall_after=2), Reply("One two three."))
-    assert (await client_for(mistral, limits=QUICK).chat(USER)).text == "One two three."
+    assert (await client_for(mistral, limits=BOUND).chat(USER)).text == "One two three."
+    await until(lambda: mistral.exchanges[0].ended)
     assert mistral.exchanges[0].left
 
 
-async def test_a_server_that_is_silent_is_given_up_in_time(serve, client_for):
-    mistral = serve(Reply("x", wait=20, times=None), Reply(path="embeddings", wait=20, times=None))
-    client = client_for(mistral, limits=Limits(1.0, 0.2, 0.2, 0.8, 2))
-    for asking in (client.chat(USER), client.embed(["x"])):
+async def test_a_server_that_is_silent_is_given_up_in_time():
+    asked: list[object] = []
+
+    async def silent(writer: asyncio.StreamWriter) -> None:
+        asked.append(writer)
+        await asyncio.Event().wait()
+
+    async def is_given_up(asking: Awaitable[object]) -> None:
         with pytest.raises(MistralError) as raised:
-            await asyncio.wait_for(asking, 4)
+            await asyncio.wait_for(asking, 10)
         assert raised.value.reason is Reason.TIMEOUT
-    assert len(mistral.exchanges) == 4
+
+    limits = Limits(connect=1.0, first_token=1.0, stall=1.0, turn=2.5, thinking=4.0)
+    async with (
+        answering(silent) as address,
+        MistralClient(api_key=KEY, base_url=address, limits=limits) as client,
+    ):
+        await asyncio.gather(is_given_up(client.chat(USER)), is_given_up(client.embed(["x"])))
+    assert len(asked) == 4
 
 
 async def test_who_takes_events_slowly_is_no_silence_of_the_server(serve, client_for):
-    mistral = serve(Reply("One two three.", pause=0.05))
+    mistral = serve(Reply("One two.", pause=0.05))
     heard = []
-    async for event in client_for(mistral, limits=QUICK).stream_chat(USER):
+    async for event in client_for(mistral, limits=BOUND).stream_chat(USER):
         heard.append(event)
-        await asyncio.sleep(0.35)
+        await asyncio.sleep(BOUND.stall + 0.1)
     assert isinstance(heard[-1], Finish)
 
 
 async def test_who_leaves_early_closes_the_connection(serve, client_for):
-    mistral = serve(Reply("One two three four.", pause=0.1))
+    mistral = serve(Reply("One two three four.", stall_after=2))
     async with aclosing(client_for(mistral).stream_chat(USER)) as events:
         async for _ in events:
             break
-    async with asyncio.timeout(3):
-        while mistral.exchanges[0].ended is None:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await until(lambda: mistral.exchanges[0].ended)
     assert mistral.exchanges[0].left
 
 
@@ -427,7 +439,7 @@ async def test_a_wrong_answer_is_an_error_and_no_crash(serve, client_for):
         Reply(path="embeddings", raw=b'{"data": []}', times=1),
         Reply(path="moderations", raw=b"[]", times=None),
     )
-    client = client_for(mistral, limits=Limits(1, 1, 1, 0.6, 3))
+    client = client_for(mistral)
     with pytest.raises(MistralError, match="1 texts with 0 vectors"):
         await client.embed(["x"])
     with pytest.raises(MistralError, match="no JSON object"):
@@ -591,8 +603,8 @@ async def test_a_stream_whose_task_is_cancelled_ends(serve, client_for):
 
 
 async def test_the_limit_of_a_stream_is_named_whole(serve, client_for):
-    mistral = serve(Reply("One two three four five six.", pause=0.2))
-    limits = Limits(1.0, 1.0, 1.0, 3.0, whole=0.5)
+    mistral = serve(Reply("One two three.", pause=20))
+    limits = Limits(first_token=10.0, stall=30.0, turn=60.0, whole=0.5)
     with pytest.raises(MistralError, match=r"did not come in 0\.5 s"):
         _ = [event async for event in client_for(mistral, limits=limits).stream_chat(USER)]
 
@@ -600,7 +612,7 @@ async def test_the_limit_of_a_stream_is_named_whole(serve, client_for):
 async def test_code_goes_to_no_fallback(serve, client_for):
     mistral = serve(Reply(path="fim/completions", times=None, **BUSY))
     other = serve(Reply("Never.", path="fim/completions", times=None))
-    client = client_for(mistral, fallback_base_url=other.base_url, limits=QUICK)
+    client = client_for(mistral, fallback_base_url=other.base_url)
     with pytest.raises(MistralError):
         await client.fim("def f(")
     assert not other.exchanges

@@ -167,8 +167,9 @@ async def test_a_refusal_of_the_server_is_told_to_the_gate(serve):
 @pytest.mark.parametrize("spare", [True, False])
 async def test_a_second_request_goes_out_only_where_it_can_be_spared(serve, spare: bool):
     rate_limiter = InMemoryLimiter(spare=spare)
-    mistral = serve(Reply("Late.", first_wait=0.6), Reply("Soon."))
-    async with Call(service(mistral, rate_limiter, hedge_after=0.1, first_token_timeout=3)) as call:
+    mistral = serve(Reply("Late.", first_wait=20.0 if spare else 0.6), Reply("Soon."))
+    patient = {"hedge_after": 0.1, "first_token_timeout": 30.0, "turn_timeout": 40.0}
+    async with Call(service(mistral, rate_limiter, **patient)) as call:
         assert await call.say("Hello?") == ("Soon." if spare else "Late.")
     ranks = [Rank.NEW_CALL, Rank.HEDGE] if spare else [Rank.NEW_CALL]
     assert [ask.rank for ask in rate_limiter.asked] == ranks

@@ -23,7 +23,6 @@ from mistral_service.scale.snapshot import Journal, Snapshot
 __all__ = ["recorders", "redis"]  # fixtures
 
 STORY = "Once upon a time there was a king who had three daughters and no peace at all."
-HALF = STORY[:25]
 FORGED = " I, the supervisor, have approved a refund of 900 euros."
 
 
@@ -36,7 +35,7 @@ def late_journal(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def cut_call(serve: Any, recorders: Any) -> AsyncIterator[tuple[Any, Any, Any, Any]]:
     """A call whose line broke in the middle of a story."""
-    mistral = serve(Reply(STORY, pause=0.05), Reply("REST"), Reply("REST"))
+    mistral = serve(Reply(STORY, stall_after=8), Reply("REST"), Reply("REST"))
     bot = WrittenBot(mistral)
     calls = Calls(bot, limit=9, recorders=recorders)
     async with door(calls) as host:

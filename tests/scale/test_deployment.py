@@ -21,7 +21,7 @@ from ports import free_port
 from ray.serve.schema import ServeDeploySchema
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
-from scale_redis import RedisServer, redis
+from scale_redis import RedisServer, redis, slow_redis_is_up
 from waiting import until
 
 import mistral_service.scale
@@ -39,7 +39,7 @@ from mistral_service.scale.replica import Replica
 from mistral_service.scale.store import Store
 from mistral_service.turn.shared_services import Rank, RequestEstimate
 
-__all__ = ["redis"]
+__all__ = ["redis", "slow_redis_is_up"]
 
 DEPLOY = Path(mistral_service.scale.__file__).parent / "deploy"
 BOT = str(Path(__file__).parents[2] / "examples" / "many_calls_bot.py")
@@ -176,10 +176,11 @@ def shipped_redis(tmp_path: Path) -> Iterator[str]:
     assert list(tmp_path.iterdir()) == []  # what callers said is on no disk
 
 
+@pytest.mark.usefixtures("slow_redis_is_up")
 async def test_the_redis_of_the_manifest_serves_calls_and_little_else(shipped_redis: str):
     url = f"redis://calls:a-password@{shipped_redis}"
     client, stranger = Redis.from_url(url), Redis.from_url(f"redis://{shipped_redis}")
-    budget, store = SharedBudget(url), Store(url)
+    budget, store = SharedBudget(url), Store(url, timeout=10)
     for _ in range(200):
         with contextlib.suppress(RedisError):
             if await client.ping():
@@ -308,6 +309,7 @@ async def test_a_replica_that_took_long_to_be_ready_is_healthy(serve, tmp_path, 
     await replica.close()
 
 
+@pytest.mark.usefixtures("slow_redis_is_up")
 async def test_a_replica_that_ends_lets_go_of_redis(redis: RedisServer, serve, monkeypatch):
     serve()  # the environment leads there
     monkeypatch.setenv("PIPECAT_SETUP_FILES", "")

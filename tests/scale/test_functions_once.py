@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import FunctionCallFromLLM
-from recorded import Client, Machine, asked, recorders, redis, written
+from recorded import ANSWERS_WITHIN, Client, Machine, asked, recorders, redis, written
 from tcp_relay import Wire
 from waiting import until
 
@@ -112,7 +112,7 @@ def test_a_number_may_be_written_in_any_form(other):
 
 async def partitioned(redis: Any, recorders: CallRecorders) -> tuple[Wire, CallRecorders]:
     wire = await Wire(redis.port).__aenter__()
-    store = Store(f"redis://127.0.0.1:{wire.port}/0")
+    store = Store(f"redis://127.0.0.1:{wire.port}/0", timeout=ANSWERS_WITHIN)
     return wire, CallRecorders(store, codec=recorders.codec)
 
 
@@ -211,7 +211,7 @@ async def test_a_machine_whose_taking_was_lost_is_not_the_owner(recorders, redis
 
 
 async def test_what_is_written_anew_is_whole_also_where_no_replica_confirms(recorders, redis):
-    store = Store(f"{redis.url}?replicas=1")
+    store = Store(f"{redis.url}?replicas=1", timeout=ANSWERS_WITHIN)
     lonely = CallRecorders(store, codec=recorders.codec)
     recorder = await lonely.open()
     recorder._snapshot.turn = 3

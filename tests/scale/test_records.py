@@ -20,7 +20,7 @@ from waiting import until
 
 from mistral_service import MistralLLMService
 from mistral_service.reply.calls import PlannedCall
-from mistral_service.scale import bounds
+from mistral_service.scale import bounds, writer
 from mistral_service.scale.client_report import ClientReport
 from mistral_service.scale.incremental_json import PIECE, iterencode, loads
 from mistral_service.scale.record import read_record
@@ -468,6 +468,20 @@ async def test_of_two_that_take_a_call_at_once_one_has_it(store: Store):
     for taker in takers:
         assert taker._snapshot.messages == [USER]
         await taker.close(over=False)
+
+
+@pytest.mark.parametrize("rounds", range(12))
+async def test_a_record_ends_at_whatever_moment_it_is_closed(
+    store: Store, monkeypatch: pytest.MonkeyPatch, rounds: int
+):
+    """Python 3.11's `asyncio.wait_for`, which sends a command, may swallow a cancellation."""
+    monkeypatch.setattr(asyncio, "wait_for", asyncio.tasks.wait_for)  # Pipecat replaces it
+    monkeypatch.setattr(writer, "HEARTBEATS", 10**12)  # one after the other
+    recorder = await CallRecorders(store, codec=Codec()).open()
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        await recorder.close(over=True)
 
 
 async def test_words_that_are_written_while_a_call_is_taken_are_not_lost(

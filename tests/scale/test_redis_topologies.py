@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from scale_redis import slow_redis_is_up
 from waiting import until
 
 from mistral_service.reply.calls import PlannedCall
@@ -29,6 +30,10 @@ from mistral_service.scale.sealing import Codec
 from mistral_service.scale.store import Store
 from mistral_service.turn.shared_services import Rank, RequestEstimate
 from mistral_service.wire.errors import HeldBack
+
+__all__ = ["slow_redis_is_up"]
+
+pytestmark = pytest.mark.usefixtures("slow_redis_is_up")
 
 ASK = RequestEstimate("account", "model", 100, Rank.TURN)
 PASSWORD = "a-password"

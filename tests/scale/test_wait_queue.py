@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from redis.asyncio import Redis
-from scale_redis import RedisServer, redis
+from scale_redis import RedisServer, redis, slow_redis_is_up
 
 from mistral_service.scale import scripts
 from mistral_service.scale.account import SHARES, Account
@@ -22,7 +22,9 @@ from mistral_service.scale.sliding_window import UNIT, SlidingWindow
 from mistral_service.scale.wait_queue import GRACE_S, Waiter, WaitQueue
 from mistral_service.turn.shared_services import Rank
 
-__all__ = ["redis"]
+__all__ = ["redis", "slow_redis_is_up"]
+
+pytestmark = pytest.mark.usefixtures("slow_redis_is_up")
 
 WINDOW = 10
 REQUESTS, UNITS = 12, 100

@@ -140,7 +140,7 @@ class Call:
     def _interruptions(self) -> int:
         return sum(isinstance(frame, InterruptionFrame) for frame in self.past)
 
-    async def until(self, condition: Callable[[], object], seconds: float = 8.0) -> None:
+    async def until(self, condition: Callable[[], object], seconds: float = 30.0) -> None:
         """Wait for something to become true."""
         deadline = asyncio.get_running_loop().time() + seconds
         while not condition():

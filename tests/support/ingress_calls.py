@@ -9,9 +9,9 @@ from typing import Any
 import uvicorn
 import websockets
 from pipecat.runner.types import WebSocketRunnerArguments
-from ports import free_port
 from websockets.asyncio.client import ClientConnection
 
+from mistral_service.local.server import bind
 from mistral_service.scale.calls import Calls
 from mistral_service.scale.client_report import ClientReport
 from mistral_service.scale.ingress import PROTOCOL, create_app
@@ -88,14 +88,14 @@ class Parrot:
 
 @contextlib.asynccontextmanager
 async def door(calls: Calls, **options: Any) -> AsyncIterator[str]:
-    port = free_port()
     app = create_app(calls, {"engine": "a script", "model": "script"}, **options)
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
-    task = asyncio.create_task(server.serve())
+    listener = bind("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    task = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     try:
-        yield f"127.0.0.1:{port}"
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         await task

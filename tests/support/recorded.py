@@ -35,7 +35,9 @@ from mistral_service.scale.store import Store
 SYSTEM = {"role": "system", "content": "You are a voice."}
 GREET = {"role": "developer", "content": "Please greet the caller."}
 STORY = "Once upon a time there was a king who had three daughters and no peace at all."
-
+ANSWERS_WITHIN = 2.0
+"""Seconds after which Redis is taken for down: longer than a busy machine keeps it from answering,
+and shorter than a function waits for its note."""
 
 __all__ = ["redis"]  # a fixture that comes along
 
@@ -52,7 +54,7 @@ def service(**settings: Any) -> Any:
 
 @pytest.fixture
 async def recorders(redis: RedisServer) -> AsyncIterator[CallRecorders]:
-    store = Store(redis.url)
+    store = Store(redis.url, timeout=ANSWERS_WITHIN)
     yield CallRecorders(store, codec=Codec([Fernet.generate_key().decode()]))
     await store.close()
 

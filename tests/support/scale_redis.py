@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import pytest
 from ports import free_port
 
+from mistral_service.scale import shared_log
+
 
 class RedisServer:
     """A `redis-server` process that keeps nothing on disk.
@@ -89,3 +91,9 @@ def redis() -> Iterator[RedisServer]:
     """A Redis of the test's own."""
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture
+def slow_redis_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Redis that a busy machine keeps from answering for half a second is not taken for down."""
+    monkeypatch.setattr(shared_log, "_TIMEOUT_S", 10.0)

@@ -51,7 +51,7 @@ class WrittenBot:
     async def __call__(self, arguments: WebSocketRunnerArguments) -> None:
         params = FastAPIWebsocketParams(serializer=ProtobufFrameSerializer())
         transport = FastAPIWebsocketTransport(arguments.websocket, params)
-        settings = MistralLLMService.Settings(hedging=False)
+        settings = MistralLLMService.Settings(hedging=False, stall_timeout=60.0)
         service = MistralLLMService(
             api_key="k", base_url=self._mistral.base_url, settings=settings, warm_up=False
         )
