@@ -69,8 +69,8 @@ LISTEN = """() => {
 }"""
 
 
-# Takes down how long the page means to wait between its attempts, in milliseconds. What it waits for
-# an answer, five seconds, is no such pause.
+# Takes down how long the page means to wait between its attempts, in milliseconds: what is shorter
+# than the five seconds that it waits for an answer.
 PAUSES = """
   const wait = window.setTimeout;
   const pauses = (window.pauses = []);
