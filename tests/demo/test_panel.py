@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from panel_call import FALLBACK, KEY, PanelCall, panel_call, serving
 
 from mistral_service.demo.bots import load_bot
 from mistral_service.local import Reply
+from mistral_service.pipecat.turns import TurnEvents
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SENTENCE = "The moon is a ball of rock that goes round the earth once in a month."
@@ -317,6 +319,23 @@ async def test_a_turn_is_shown_with_what_it_took(call: PanelCall):
     assert turn["prompt_tokens"] > 0
     assert turn["cost"] > 0
     assert turn["first_token"] <= turn["seconds"]
+
+
+async def test_a_loop_that_stalls_makes_no_turn_shorter(
+    call: PanelCall, monkeypatch: pytest.MonkeyPatch
+):
+    """What the panel watches, it watches later than it happens."""
+    begin = TurnEvents.on_begin
+
+    async def begin_and_stall(events: TurnEvents) -> None:
+        await begin(events)
+        time.sleep(0.3)  # noqa: ASYNC251
+
+    monkeypatch.setattr(TurnEvents, "on_begin", begin_and_stall)
+    await call.say("What is the moon?")
+    await call.until(lambda: call.sent("turn"))
+    [turn] = call.sent("turn")
+    assert 0.3 <= turn["first_token"] <= turn["seconds"]
 
 
 async def test_the_bug_report_has_versions_settings_and_turns_and_no_key(call: PanelCall):
