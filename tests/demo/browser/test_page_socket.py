@@ -451,7 +451,13 @@ def test_a_real_pipeline_is_written_to_and_interrupted():
             LLMContext(),
             user_params=LLMUserAggregatorParams(user_turn_strategies=ExternalUserTurnStrategies()),
         )
-        llm = MistralLLMService(api_key="any", base_url=mistral.base_url)
+        # However late it is, a reply is asked for once: the script has each of them once.
+        late = {"first_token_timeout": 60.0, "stall_timeout": 60.0, "turn_timeout": 120.0}
+        llm = MistralLLMService(
+            api_key="any",
+            base_url=mistral.base_url,
+            settings=MistralLLMService.Settings(hedging=False, **late),
+        )
         worker = PipelineWorker(
             Pipeline([transport.input(), user, llm, transport.output(), assistant])
         )
