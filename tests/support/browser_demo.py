@@ -92,7 +92,7 @@ class Demo:
         self.output = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.address = self._wait_for_address(60)
+        self.address = self._wait_for_address(180)
         self.start_seconds = time.monotonic() - start
 
     def __enter__(self) -> "Demo":
@@ -108,7 +108,7 @@ class Demo:
         children = psutil.Process(self._process.pid).children(recursive=True)
         start = time.monotonic()
         self._process.send_signal(signal.SIGINT)
-        status = self._process.wait(10)
+        status = self._process.wait(60)
         seconds = time.monotonic() - start
         self._reader.join(5)
         _, left = psutil.wait_procs(children, timeout=2)
