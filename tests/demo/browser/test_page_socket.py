@@ -259,7 +259,7 @@ def test_a_machine_that_lost_its_power_is_noticed(microphone: Path, text: bool):
     with machines.running() as address, browser(None if text else microphone) as chrome:
         page = chrome.new_page()
         call(page, address)
-        assert still_here.wait(20)
+        assert still_here.wait(60)
         if text:
             expect(page.locator(".bot p")).to_have_text("It has no air, and no weather.")
         expect(page.get_by_role("status")).not_to_have_text(MOVING)
@@ -447,7 +447,7 @@ def test_what_was_written_into_a_broken_line_is_not_lost():
         field = page.get_by_role("textbox", name="Or write")
         field.fill("Hello?")
         field.press("Enter")
-        assert taken_up.wait(20)
+        assert taken_up.wait(60)
         expect(field).to_have_value("Hello?")
         expect(page.get_by_role("status")).to_have_text("Listening")
 
