@@ -156,6 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
     threading.Thread(target=end_with_stdin, daemon=True).start()
     try:
         with bind("127.0.0.1", options.port) as listener:
+            print(f"Mistral endpoint: http://127.0.0.1:{listener.getsockname()[1]}/v1", flush=True)
             model = SmallModel(ModelEngine(options.model), calls=options.scripted_calls)
             endpoint = FaultyEndpoint(model, os.environ[API_KEY_VARIABLE])
             asyncio.run(endpoint.serve(listener))

@@ -2,6 +2,7 @@
 
 import collections
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -16,7 +17,6 @@ from urllib.parse import urlsplit
 
 from mistral_service.demo import DemoError
 from mistral_service.local.__main__ import API_KEY_VARIABLE
-from mistral_service.local.server import bind
 from mistral_service.wire.access import DEFAULT_BASE_URL
 from mistral_service.wire.models import DEFAULT_MODEL
 
@@ -24,6 +24,8 @@ LOCAL_LINE = "the local model, small and offline: it shows the plumbing, not the
 
 READY_POLL_S = 0.1
 STOP_TIMEOUT_S = 2.0
+_LISTENS = re.compile(r"Mistral endpoint: http://127\.0\.0\.1:(\d+)/v1$")
+"""What the child says as soon as it has a port."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,14 @@ class LocalEngine:
         passed on to stderr if `verbose`. `scripted_calls` are for a model that cannot call.
         """
         self.api_key = api_key or f"local-{secrets.token_urlsafe(16)}"
-        with bind("127.0.0.1", 0) as free:
-            self._port = int(free.getsockname()[1])
+        self._port = 0  # the child chooses one, and says which
         self._verbose = verbose
         self._said: collections.deque[str] = collections.deque(maxlen=20)
         environ = {key: value for key, value in os.environ.items() if key != "MISTRAL_API_KEY"}
         environ[API_KEY_VARIABLE] = self.api_key
         # The child reads a pipe that nothing is written to. It ends with this process, so the child
         # ends too, even where this one is killed and can end nothing itself.
-        options = ["--port", str(self._port), "--model", str(model)]
+        options = ["--port", "0", "--model", str(model)]
         options += ["--scripted-calls"] if scripted_calls else []
         self._process = subprocess.Popen(
             [sys.executable, "-m", "mistral_service.demo.endpoint", *options],
@@ -107,12 +108,12 @@ class LocalEngine:
 
     @property
     def base_url(self) -> str:
-        """Where the endpoint answers, as `MISTRAL_BASE_URL` wants it."""
+        """Where the endpoint answers, as `MISTRAL_BASE_URL` wants it; known once it is ready."""
         return f"http://127.0.0.1:{self._port}/v1"
 
     @property
     def faults_url(self) -> str:
-        """Where faults are asked for."""
+        """Where faults are asked for; known once it is ready."""
         return f"http://127.0.0.1:{self._port}/faults"
 
     def wait_until_ready(self, waiting: Callable[[], None]) -> None:
@@ -133,6 +134,8 @@ class LocalEngine:
             time.sleep(READY_POLL_S)
 
     def _answers(self) -> bool:
+        if not self._port:
+            return False
         request = urllib.request.Request(
             f"{self.base_url}/models", headers={"Authorization": f"Bearer {self.api_key}"}
         )
@@ -144,6 +147,9 @@ class LocalEngine:
 
     def _read(self, stream: IO[str]) -> None:
         for line in stream:
-            self._said.append(line.strip())
+            if found := _LISTENS.match(line):
+                self._port = int(found[1])
+            else:
+                self._said.append(line.strip())
             if self._verbose:
                 print(line, end="", file=sys.stderr)

@@ -88,9 +88,10 @@ class CallWatch(BaseObserver):
     async def on_fault_handled(self, service: Service, error: Any, handled: Any) -> None:
         """Take note of a fault that the service has met: a handler of its event."""
         sentence = without_secrets(str(error))
-        self._note(f"{handled.done}, request {handled.attempt} to {handled.model}: {sentence}")
+        now = _now()
+        self._note(now, f"{handled.done}, request {handled.attempt} to {handled.model}: {sentence}")
         if self.story:
-            self.story.handled(_now(), handled.done, handled.attempt, handled.model, sentence)
+            self.story.handled(now, handled.done, handled.attempt, handled.model, sentence)
             await self.send_story()
 
     async def on_push_frame(self, data: FramePushed) -> None:
@@ -98,22 +99,22 @@ class CallWatch(BaseObserver):
         if not data.first_push:
             return
         frame, source = data.frame, cast(Any, data.source)
+        now = _pushed(data)
         if isinstance(source, LLMService):
-            await self._from_service(cast(Service, source), frame, data.direction)
+            await self._from_service(cast(Service, source), frame, data.direction, now)
         elif isinstance(frame, UserImageRawFrame) and frame.append_to_context:
             self._look = sizes(frame.size, len(frame.image))
         elif isinstance(frame, LLMContextFrame):
             await self._show_look(frame)
         elif isinstance(frame, InterruptionFrame):
-            self._note("interrupted")
+            self._note(now, "interrupted")
             if self.story and self._running:
-                self.story.interrupted(_now())
+                self.story.interrupted(now)
                 await self._story_went_on()
 
     async def _from_service(
-        self, service: Service, frame: Frame, direction: FrameDirection
+        self, service: Service, frame: Frame, direction: FrameDirection, now: float
     ) -> None:
-        now = _now()
         match frame:
             case LLMFullResponseStartFrame():
                 self._turn = TurnTrace(now, name_of(service))
@@ -123,7 +124,7 @@ class CallWatch(BaseObserver):
                     self.story.before = ""
             case LLMTextFrame():
                 if self._turn and not self._turn.figures.get("words"):
-                    self._note("first words")
+                    self._note(now, "first words")
                 self.said += frame.text
                 if self._turn:
                     self._turn.count("words", len(frame.text.split()))
@@ -138,7 +139,7 @@ class CallWatch(BaseObserver):
                 if frame.category is ErrorCategory.APPLICATION and self.awaits_settings:
                     self.refusal = sentence  # of the settings, and of no turn
                     return
-                self._note(f"error: {sentence}")
+                self._note(now, f"error: {sentence}")
                 if self.story:
                     self.story.failed(now, sentence)
                     await self._story_went_on()
@@ -147,18 +148,18 @@ class CallWatch(BaseObserver):
                     if self.story:
                         self.story.called_function(now, call.function_name)
             case FunctionCallInProgressFrame() if direction is FrameDirection.DOWNSTREAM:
-                await self._function(frame.function_name, frame.arguments, None)
+                await self._function(now, frame.function_name, frame.arguments, None)
             case FunctionCallResultFrame() if direction is FrameDirection.DOWNSTREAM:
-                await self._function(frame.function_name, frame.arguments, frame.result)
+                await self._function(now, frame.function_name, frame.arguments, frame.result)
             case LLMFullResponseEndFrame():
-                self._note("end")
+                self._note(now, "end")
                 self._running, self.said = False, ""
                 await self._end(now)
             case _:
                 pass
 
-    async def _function(self, name: str, arguments: Any, result: Any) -> None:
-        self._note(f"{name} {'runs' if result is None else 'has returned'}")
+    async def _function(self, now: float, name: str, arguments: Any, result: Any) -> None:
+        self._note(now, f"{name} {'runs' if result is None else 'has returned'}")
         message = {"type": "function", "name": name, "arguments": arguments}
         await self._send(message if result is None else {**message, "result": result})
         await self.send_story()
@@ -205,9 +206,16 @@ class CallWatch(BaseObserver):
         look, self._look = self._look, None
         await self._send(await asyncio.to_thread(look_message, look, url))
 
-    def _note(self, text: str) -> None:
+    def _note(self, now: float, text: str) -> None:
         if self._turn is not None:
-            self._turn.note(_now(), text)
+            self._turn.note(now, text)
+
+
+def _pushed(data: FramePushed) -> float:
+    """When a frame was pushed: it is watched later, where the machine is busy."""
+    if not data.timestamp:
+        return _now()
+    return _now() - (data.source.get_clock().get_time() - data.timestamp) / 1e9
 
 
 def _now() -> float:

@@ -11,8 +11,10 @@ import sysconfig
 import tomllib
 import venv
 import zipfile
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -46,7 +48,7 @@ from uv import find_uv_bin
 
 from mistral_service.demo import DemoError, weights
 from mistral_service.demo.bots import load_bot
-from mistral_service.demo.engine import LOCAL_LINE, choose
+from mistral_service.demo.engine import LOCAL_LINE, LocalEngine, choose
 from mistral_service.demo.latency import TurnLatencyObserver, parts_of
 from mistral_service.demo.launch import quiet
 from mistral_service.demo.server import PAGE, create_app
@@ -152,6 +154,21 @@ def test_the_engine_ends_with_a_demo_that_is_killed():
     host.stdout.close()
     psutil.wait_procs([engine], timeout=20)
     assert not engine.is_running()
+
+
+def test_no_other_program_takes_the_port_of_the_engine_while_it_starts(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    popen, others = subprocess.Popen, ExitStack()
+
+    def start(command: list[str], **options: Any) -> Any:
+        port = int(command[command.index("--port") + 1])
+        others.enter_context(socket.create_server(("127.0.0.1", port)))
+        return popen(command, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with others, LocalEngine(weights.SMOLLM2.file()) as engine:
+        engine.wait_until_ready(lambda: None)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.package)

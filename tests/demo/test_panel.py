@@ -1,7 +1,9 @@
 """The panel of the demo's page, in a real pipeline on both services, without a browser."""
 
 import asyncio
+import contextlib
 import re
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from panel_call import FALLBACK, KEY, PanelCall, panel_call, serving
 
 from mistral_service.demo.bots import load_bot
 from mistral_service.local import Reply
+from mistral_service.pipecat.turns import TurnEvents
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SENTENCE = "The moon is a ball of rock that goes round the earth once in a month."
@@ -33,12 +36,18 @@ class Speaker:
     async def close(self) -> None: ...
 
 
-@pytest.fixture
-async def call(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PanelCall]:
+@contextlib.asynccontextmanager
+async def calling(monkeypatch: pytest.MonkeyPatch, **down: float) -> AsyncIterator[PanelCall]:
     async with (
-        serving(Speaker()) as (_, address),
+        serving(Speaker(), **down) as (_, address),
         panel_call(address, monkeypatch, tools=[bot().weather], **QUICK) as call,
     ):
+        yield call
+
+
+@pytest.fixture
+async def call(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PanelCall]:
+    async with calling(monkeypatch) as call:
         yield call
 
 
@@ -140,9 +149,10 @@ THEIRS = [
 
 @pytest.mark.parametrize(("kind", "state", "headline"), THEIRS)
 async def test_what_pipecats_own_does_with_it(
-    call: PanelCall, kind: str, state: str, headline: str
+    monkeypatch: pytest.MonkeyPatch, kind: str, state: str, headline: str
 ):
-    story = await broken(call, kind, pipecat=True)
+    async with calling(monkeypatch, down_s=600) as call:  # longer than it asks again
+        story = await broken(call, kind, pipecat=True)
     assert (story["state"], story["service"]) == (state, "Pipecat's own")
     assert re.fullmatch(headline, story["headline"]), story["headline"]
 
@@ -309,6 +319,23 @@ async def test_a_turn_is_shown_with_what_it_took(call: PanelCall):
     assert turn["prompt_tokens"] > 0
     assert turn["cost"] > 0
     assert turn["first_token"] <= turn["seconds"]
+
+
+async def test_a_loop_that_stalls_makes_no_turn_shorter(
+    call: PanelCall, monkeypatch: pytest.MonkeyPatch
+):
+    """What the panel watches, it watches later than it happens."""
+    begin = TurnEvents.on_begin
+
+    async def begin_and_stall(events: TurnEvents) -> None:
+        await begin(events)
+        time.sleep(0.3)  # noqa: ASYNC251
+
+    monkeypatch.setattr(TurnEvents, "on_begin", begin_and_stall)
+    await call.say("What is the moon?")
+    await call.until(lambda: call.sent("turn"))
+    [turn] = call.sent("turn")
+    assert 0.3 <= turn["first_token"] <= turn["seconds"]
 
 
 async def test_the_bug_report_has_versions_settings_and_turns_and_no_key(call: PanelCall):

@@ -200,7 +200,7 @@ def test_a_bot_that_does_not_notice_is_ended_all_the_same(demo):
 
 
 def test_one_whose_browser_is_there_goes_on_and_ends_when_it_leaves(demo):
-    here = demo(connect_s=3.0)
+    here = demo()
 
     async def call() -> None:
         peer = RTCPeerConnection()
@@ -216,8 +216,12 @@ def test_one_whose_browser_is_there_goes_on_and_ends_when_it_leaves(demo):
                     break
                 await asyncio.sleep(0.1)
             assert peer.connectionState == "connected"
-            await asyncio.sleep(5)
-            assert here.bots == 1  # longer than one that is not connected
+            assert await asyncio.to_thread(until, lambda: here.bots == 1)
+            # From here on, one that does not connect ends soon.
+            here.conversations._connect_s = 0.5
+            assert (await asyncio.to_thread(here.offer)).status == 200
+            assert await asyncio.to_thread(until, lambda: here.most == 2 and here.bots == 1)
+            assert peer.connectionState == "connected"
         await peer.close()
 
     asyncio.run(call())

@@ -51,6 +51,15 @@ MICROPHONE = """(() => {
   };
 })()"""
 
+# Takes down every state that the page shows: one that is short may pass between two looks.
+STATES = """addEventListener("DOMContentLoaded", () => {
+  const state = document.querySelector("#state");
+  window.states = [];
+  new MutationObserver(() => window.states.push(state.textContent)).observe(state, {
+    childList: true,
+  });
+})"""
+
 # Measures what comes out of the page's loudspeaker, with an analyser that is not the page's own.
 LISTEN = """() => {
   const context = new AudioContext();
@@ -83,7 +92,7 @@ class Demo:
         self.output = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.address = self._wait_for_address(60)
+        self.address = self._wait_for_address(180)
         self.start_seconds = time.monotonic() - start
 
     def __enter__(self) -> "Demo":
@@ -99,7 +108,7 @@ class Demo:
         children = psutil.Process(self._process.pid).children(recursive=True)
         start = time.monotonic()
         self._process.send_signal(signal.SIGINT)
-        status = self._process.wait(10)
+        status = self._process.wait(60)
         seconds = time.monotonic() - start
         self._reader.join(5)
         _, left = psutil.wait_procs(children, timeout=2)
@@ -196,6 +205,7 @@ def say(page: Page, sentence: str) -> None:
 def connect(page: Page, demo: Demo) -> None:
     """Call the demo's bot, with a microphone that hears what `say` says."""
     page.add_init_script(MICROPHONE)
+    page.add_init_script(STATES)
     page.goto(demo.address)
     page.get_by_role("button", name="Connect").click()
 
@@ -209,6 +219,11 @@ def greeted(page: Page) -> None:
 def state(page: Page, wanted: str) -> None:
     """Wait until the page shows a state, however long a busy machine takes for it."""
     expect(page.locator("#state")).to_have_text(wanted, timeout=60_000)
+
+
+def speaks(page: Page) -> None:
+    """Wait until the bot speaks, or has spoken; of a page that `connect` opened."""
+    page.wait_for_function("() => window.states.includes('Speaking')", timeout=60_000)
 
 
 @pytest.fixture(scope="module")

@@ -115,6 +115,7 @@ class Machines:
         bots: list[Bot],
         *,
         away: float = 0,
+        held: bool = False,
         keeps: bool = False,
         full: int = 0,
         pipeline: Callable[[WebSocket], Awaitable[None]] | None = None,
@@ -124,6 +125,9 @@ class Machines:
         self.refusal: tuple[str, int] | None = None
         self._away = away  # s, for which nobody answers after a break
         self._back = 0.0
+        self._open = threading.Event()
+        if not held:
+            self._open.set()
         self._keeps = keeps  # what the caller has asked, as the first message tells it
         self._full = full  # how many machines have no room, before one that has
         self._bots = iter(bots)
@@ -149,6 +153,8 @@ class Machines:
         assert websocket.scope["subprotocols"] == ["mistral-call.v1"]
         if time.monotonic() < self._back:
             return await websocket.close()  # before it is accepted: HTTP 403
+        while self.lines and not self._open.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         await websocket.accept("mistral-call.v1")
         hello = await websocket.receive_json()
         refusal = ("All lines are taken.", 1013) if self._full else self.refusal
@@ -173,6 +179,10 @@ class Machines:
             line.freeze()
             self._back = time.monotonic() + self._away
             await websocket.close(code)
+
+    def come_back(self) -> None:
+        """Answer those who call again, who are held on the line since a break (`held`)."""
+        self._open.set()
 
     @contextmanager
     def running(self) -> Iterator[str]:

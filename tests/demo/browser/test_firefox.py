@@ -12,9 +12,10 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 GREETING = "Good morning, this is the demo. How may I help you today?"
 STORY = (
-    "This is a long story of a river that flows through green hills and quiet towns. "
-    "In the first town there lives a miller, who has a donkey, and the donkey has a bell. "
-    "The bell rings every morning, when the sun comes up over the hills and the fields. "
+    # A long sentence: between two, a busy machine is silent while it makes the next.
+    "This is a long story of a river that flows through green hills and quiet towns, and in the "
+    "first town there lives a miller, who has a donkey, and the donkey has a bell, and the bell "
+    "rings every morning, when the sun comes up over the hills and the fields. "
 ) * 2
 QUESTION = "Wait, please. Why is the sky blue?"
 

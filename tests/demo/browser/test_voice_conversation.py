@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from browser_demo import AUDIBLE, LISTEN, Demo, browser, connect, say, spoken, state
+from browser_demo import AUDIBLE, LISTEN, Demo, browser, connect, say, speaks, spoken, state
 from playwright.sync_api import Locator, Page, expect
 
 from mistral_service.local import LocalMistral, Reply, Script
@@ -41,7 +41,7 @@ def test_a_spoken_question_gets_a_spoken_answer():
         connect(page, demo)
 
         # The bot greets.
-        state(page, "Speaking")
+        speaks(page)
         page.evaluate(LISTEN)
         expect(page.locator(".bot").first).to_contain_text(re.compile(r"\w+ \w+"))
         state(page, "Listening")
@@ -91,9 +91,9 @@ def test_a_spoken_question_gets_a_spoken_answer():
 
 def test_the_user_can_interrupt_the_bot():
     story = (
-        "This is a long story of a river that flows through green hills and quiet towns. "
-        "In the first town there lives a miller, who has a donkey, and the donkey has a bell. "
-        "The bell rings every morning, when the sun comes up over the hills and the fields. "
+        "This is a long story of a river that flows through green hills and quiet towns, and in "
+        "the first town there lives a miller, who has a donkey, and the donkey has a bell, and "
+        "the bell rings every morning, when the sun comes up over the hills and the fields. "
     ) * 2
     words_between = f"Wait, please. {QUESTION}"
     spoken(words_between)  # made ready, for the bot speaks no longer than its story
@@ -107,7 +107,7 @@ def test_the_user_can_interrupt_the_bot():
     ):
         page = chrome.new_page()
         connect(page, demo)
-        state(page, "Speaking")
+        speaks(page)
         say(page, words_between)
         interrupted = page.locator(".bot.interrupted").first
         expect(interrupted).to_contain_text("interrupted", timeout=60_000)
