@@ -66,8 +66,24 @@ def in_child(url: str, seconds: str, sizes: str) -> None:
     print(json.dumps(asyncio.run(machine(url, float(seconds), json.loads(sizes)))))
 
 
-def together(seconds: float, *machines: tuple[float, list[int]]) -> list[dict[str, int]]:
-    """Run machines with their clocks and callers; returns the admissions of each, by size."""
+async def use_up(url: str) -> None:
+    """Use the whole budget of the window that begins now."""
+    from mistral_service.scale.budget import SharedBudget
+    from mistral_service.turn.shared_services import Rank, RequestEstimate
+
+    budget = SharedBudget(url, tokens_per_minute=TOKENS, window=WINDOW)
+    await budget.acquire(RequestEstimate("account", "model", TOKENS, Rank.TURN))
+    await budget.close()
+
+
+def together(
+    seconds: float, *machines: tuple[float, list[int]], used_up: bool = False
+) -> list[dict[str, int]]:
+    """Run machines with their clocks and callers; returns the admissions of each, by size.
+
+    With `used_up` they begin in a window in which nothing is left, and so all wait from the start,
+    whichever machine is the first to ask.
+    """
     from scale_redis import RedisServer
 
     with RedisServer() as redis:
@@ -75,6 +91,8 @@ def together(seconds: float, *machines: tuple[float, list[int]]) -> list[dict[st
         for each in children:
             assert each.stdout is not None
             each.stdout.readline()
+        if used_up:
+            asyncio.run(use_up(redis.url))
         for each in children:
             assert each.stdin is not None
             each.stdin.write("\n")

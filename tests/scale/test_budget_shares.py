@@ -214,9 +214,10 @@ async def test_where_nothing_waits_a_request_costs_one_round_trip(redis: RedisSe
 
 @pytest.mark.parametrize("skews", [(0, 0, 0), (0, 5, -3600)], ids=str)
 async def test_equal_machines_get_equal_shares_whatever_their_clocks_say(skews: tuple[int, ...]):
-    # More callers than a window has room for: the line is never empty, and its order counts, not
-    # which machine is quicker. Three windows are two rounds of it.
-    told = await asyncio.to_thread(together, 14.0, *((skew, [1_000] * 11) for skew in skews))
+    # More callers than a window has room for, and none in the first one: the line is never empty,
+    # and its order counts, not which machine is quicker. Three windows are two rounds of it.
+    machines = [(skew, [1_000] * 11) for skew in skews]
+    told = await asyncio.to_thread(together, 19.0, *machines, used_up=True)
     shares = [each["1000"] for each in told]
     print(dict(zip(skews, shares, strict=True)))
     assert min(shares) >= 12
