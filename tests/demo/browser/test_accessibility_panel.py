@@ -43,6 +43,8 @@ def test_the_panel_before_a_call_and_in_one(tmp_path):
         greeted(page)
         page.get_by_role("tab", name="Break it").click()
         page.get_by_role("button", name="Cut the stream").click()
+        # The endpoint has the fault before the question comes.
+        expect(page.locator("#stories > li").first).to_have_attribute("data-state", "waiting")
         ask(page, "Tell me about the moon.")
         expect(page.locator("#turns .cut")).to_be_visible()
         expect(page.locator("#stories > li").first).to_be_visible(timeout=SLOW)
