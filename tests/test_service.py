@@ -457,13 +457,16 @@ async def test_the_key_is_in_no_log_and_no_error(serve, service_for):
 
 async def test_an_interruption_closes_the_connection_at_once(serve, service_for):
     mistral = serve(Reply("One two three.", stall_after=2), Reply("Yes?"))
+    clock = asyncio.get_running_loop().time
     # No deadline of ours can end it meanwhile.
     async with Call(service_for(mistral, stall_timeout=60, turn_timeout=60)) as call:
         await call.begin("Count.")
         await call.until(lambda: call.words == "One two ")
+        began = clock()
         await call.interrupt()
         await call.until(lambda: mistral.exchanges[0].ended)
         assert mistral.exchanges[0].left
+        assert clock() - began < 0.5  # a few milliseconds
         assert await call.say("Wait.") == "Yes?"
     assert not call.errors
 

@@ -59,7 +59,9 @@ def _bars(seconds: Sequence[float]) -> Table:
     grid = Table.grid(padding=(0, 1))
     grid.add_column(justify="right", style="dim")
     grid.add_column(width=_BAR_WIDTH)
+    longest = max(seconds)
     for each in seconds:
-        bar = Bar(max(seconds), 0, each, width=_BAR_WIDTH, color="cyan")
+        shown = max(each, longest / _BAR_WIDTH)  # a whole block at least
+        bar = Bar(longest, 0, shown, width=_BAR_WIDTH, color="cyan")
         grid.add_row(f"{each * 1000:.0f} ms", bar)
     return grid

@@ -141,9 +141,8 @@ return answer(0, 0)
 Arguments: window, id, rank, age (µs since the caller asked first), units, bound of requests, bound
 of units, the grace of a waiter that is late, the lease of a waiter without heartbeats, the limits
 (requests, tokens) from which the bounds were computed, the longest pause, the µs between two
-waiters. Returns the µs to wait
-(0: admitted; -1: the limits have changed), the part of them that is a pause, how many requests go
-first, and the limits.
+waiters. Returns the µs to wait (0: admitted; -1: the limits have changed), the part of them that is
+a pause, how many requests go first, and the limits.
 """
 
 REFRESH = (

@@ -19,9 +19,10 @@ from command_line import SECRET, run
 from fault_proxy import untrusted
 from PIL import Image
 from ports import free_port
+from rich.console import Console
 from waiting import until_now
 
-from mistral_service.cli import checks, lint, tools
+from mistral_service.cli import checks, doctor, lint, tools
 from mistral_service.conversation.conversion import Conversion
 from mistral_service.conversation.rules import apply_rules
 from mistral_service.local import Checks, Reply
@@ -138,6 +139,15 @@ def test_the_doctor_finds_all_well(serve):
     assert "A bot can speak." in result.output
     assert len(mistral.exchanges) == 5
     assert len(re.findall(r"\d+ ms .*█", result.output)) == 5
+
+
+def test_a_quick_try_beside_a_slow_one_has_a_bar_as_well():
+    console = Console(width=60)
+    with console.capture() as shown:
+        console.print(doctor._bars([0.026, 1.023]))
+    quick, slow = shown.get().splitlines()
+    assert re.fullmatch(r" *26 ms █ *", quick)
+    assert re.fullmatch(r"1023 ms █{20,} *", slow)
 
 
 def test_the_doctor_tells_a_program(serve):

@@ -233,7 +233,7 @@ async def test_who_was_let_out_does_not_overtake_those_who_wait(redis: RedisServ
         waits = [await held_back(*each) for each in line]
         await asyncio.sleep(waits[0])
         # All that wait have room in one moment, and room is left for more beside them. The first
-        # takes its own, and comes back after the last of the others; so does whoever is new.
+        # takes its own, and comes back after the last of the others; so does a new caller.
         (first, small), *others = line
         await first.acquire(small)
         newcomer = budgets[-1], ask(1_000, caller="new")

@@ -214,7 +214,7 @@ function hear({ type, data }) {
       replying = true;
       return ["speaking", "writing"].includes(state) ? undefined : show("thinking");
     case "bot-llm-text":
-      unsaid ||= Boolean(data.text.trim());
+      unsaid ||= /[\p{L}\p{N}]/u.test(data.text); // a voice says nothing of a dot
       // Of a bot with a voice, the words come when they are said.
       if (!botReads || call.heard?.voiced) return;
       transcript.botWrites(data.text);

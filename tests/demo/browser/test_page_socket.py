@@ -371,7 +371,9 @@ def test_one_can_write_where_the_page_came_without_tls():
         expect(page.locator(".bot p")).to_have_text("Good morning.")
 
 
-@pytest.mark.parametrize("ends", ["with words", "without", "with an error", "interrupted"])
+@pytest.mark.parametrize(
+    "ends", ["with words", "without", "with a dot", "with an error", "interrupted"]
+)
 def test_a_bot_that_pauses_in_its_reply_does_not_listen_yet(ends: str):
     goes_on = threading.Event()
 
@@ -397,6 +399,8 @@ def test_a_bot_that_pauses_in_its_reply_does_not_listen_yet(ends: str):
             await line.tell("bot-tts-stopped")
             return await line.tell("bot-stopped-speaking")
         await line.tell("bot-tts-stopped")
+        if ends == "with a dot":
+            await line.tell("bot-llm-text", text=" .")
         await line.tell("bot-llm-stopped")
 
     machines = Machines([pauses], text=True)
