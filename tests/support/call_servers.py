@@ -118,6 +118,7 @@ class Machines:
         held: bool = False,
         keeps: bool = False,
         full: int = 0,
+        slow: bool = False,
         pipeline: Callable[[WebSocket], Awaitable[None]] | None = None,
         **status: Any,
     ) -> None:
@@ -126,8 +127,9 @@ class Machines:
         self._away = away  # s, for which nobody answers after a break
         self._back = 0.0
         self._open = threading.Event()
-        if not held:
+        if not (held or slow):
             self._open.set()
+        self._slow = slow  # the first call is held on the line as well
         self._keeps = keeps  # what the caller has asked, as the first message tells it
         self._full = full  # how many machines have no room, before one that has
         self._bots = iter(bots)
@@ -153,7 +155,7 @@ class Machines:
         assert websocket.scope["subprotocols"] == ["mistral-call.v1"]
         if time.monotonic() < self._back:
             return await websocket.close()  # before it is accepted: HTTP 403
-        while self.lines and not self._open.is_set():  # noqa: ASYNC110
+        while (self.lines or self._slow) and not self._open.is_set():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await websocket.accept("mistral-call.v1")
         hello = await websocket.receive_json()
@@ -181,7 +183,7 @@ class Machines:
             await websocket.close(code)
 
     def come_back(self) -> None:
-        """Answer those who call again, who are held on the line since a break (`held`)."""
+        """Answer those who are held on the line: since a break (`held`), or since ever (`slow`)."""
         self._open.set()
 
     @contextmanager

@@ -33,6 +33,7 @@ let botLooks = false;
 let looksLater = false; // the camera is opened when it is asked for
 let botReads = false; // one may write to it
 let bySocket = false;
+let waits = false; // words were sent before the bot could be reached
 let needsNetwork = false; // what answers is not on this machine
 
 const OFFLINE = {
@@ -67,6 +68,14 @@ function show(next) {
   const reachable = call && !["asking", "connecting", "moving"].includes(next);
   $("write").hidden = !(call && (botReads || !bySocket));
   $("send").disabled = !reachable;
+  if (waits && reachable) write();
+}
+
+/** Says what is written; keeps it where it cannot be sent. */
+function write() {
+  waits = false;
+  const words = $("words").value.trim();
+  if (words && call.write(words)) $("words").value = "";
 }
 
 function complain(text) {
@@ -144,6 +153,7 @@ async function connect() {
     $("camera").hidden = true;
     transcript.end();
     silence();
+    waits = false;
     call = null;
     panel.end();
     show("idle");
@@ -312,10 +322,13 @@ $("look").addEventListener("click", () => {
 });
 $("write").addEventListener("submit", (event) => {
   event.preventDefault();
-  const words = $("words").value.trim();
-  if (!words || $("send").disabled || !call.write(words)) return;
-  $("words").value = "";
+  write();
 });
+// A browser submits no form whose button is disabled: the words go out as soon as they can.
+$("words").addEventListener("keydown", ({ key, isComposing }) => {
+  if (key === "Enter" && !isComposing) waits = $("send").disabled;
+});
+$("words").addEventListener("input", () => (waits = false));
 playback.addEventListener("change", () => {
   $("silent").hidden = !playback.blocked;
   if (!playback.blocked) $("why-silent").textContent = SILENT.blocked;

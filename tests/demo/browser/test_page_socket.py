@@ -18,6 +18,7 @@ from fastapi import WebSocket
 from pipecat.frames.frames import (
     Frame,
     InputAudioRawFrame,
+    InputTransportMessageFrame,
     InterruptionFrame,
     OutputAudioRawFrame,
     OutputTransportMessageFrame,
@@ -355,20 +356,45 @@ def test_a_bot_without_a_voice_is_written_to():
     assert hello["asked"] == "Why is the sky blue?"
 
 
-def test_one_can_write_where_the_page_came_without_tls():
+@pytest.mark.parametrize("early", [False, True])
+def test_one_can_write_where_the_page_came_without_tls(early: bool):
+    """Also before the bot is there: the words wait for it."""
+
     async def answers(line: Line) -> None:
         await line.said("send-text")
         await line.tell("bot-llm-started")
         await line.tell("bot-llm-text", text="Good morning.")
 
-    machines = Machines([answers], text=True)
+    machines = Machines([answers], text=True, slow=early)
     with machines.running() as address, browser() as chrome:
         page = chrome.new_page()
         call(page, address.replace("127.0.0.1", "far.example"))
         assert not page.evaluate("isSecureContext")
+        expect(page.get_by_role("status")).to_have_text("Connecting" if early else "Listening")
         page.get_by_role("textbox", name="Or write").fill("Hello?")
         page.get_by_role("textbox", name="Or write").press("Enter")
+        machines.come_back()
         expect(page.locator(".bot p")).to_have_text("Good morning.")
+        expect(page.get_by_role("textbox", name="Or write")).to_have_value("")
+    [line] = machines.lines
+    told = [frame.message for frame in line.heard if isinstance(frame, InputTransportMessageFrame)]
+    assert [each["data"] for each in told if each["type"] == "send-text"] == [{"content": "Hello?"}]
+
+
+def test_words_that_are_changed_while_the_call_is_made_wait_to_be_sent_again():
+    async def waits(line: Line) -> None: ...
+
+    machines = Machines([waits], text=True, slow=True)
+    with machines.running() as address, browser() as chrome:
+        page = chrome.new_page()
+        call(page, address)
+        field = page.get_by_role("textbox", name="Or write")
+        field.fill("Hello?")
+        field.press("Enter")
+        field.press_sequentially(" And")
+        machines.come_back()
+        expect(page.get_by_role("status")).to_have_text("Listening")
+        expect(field).to_have_value("Hello? And")
 
 
 @pytest.mark.parametrize(
