@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from call import Call
 from redis.asyncio import Redis
+from redis_clock import EPOCH, set_clock, use_clock_of_test
 from scale_redis import RedisServer, redis, slow_redis_is_up
 from waiting import until
 
@@ -225,13 +226,27 @@ async def test_equal_machines_get_equal_shares_whatever_their_clocks_say(skews: 
 
 
 @pytest.mark.parametrize("alone", [False, True])
-async def test_who_was_let_out_does_not_overtake_those_who_wait(redis: RedisServer, alone: bool):
+async def test_who_was_let_out_does_not_overtake_those_who_wait(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch, alone: bool
+):
     url, count = (NOWHERE, 1) if alone else (redis.url, 3)
-    async with processes(url, count) as budgets:
+    clock = Redis.from_url(redis.url)
+    use_clock_of_test(monkeypatch)
+
+    async def at(seconds: float) -> None:
+        monkeypatch.setattr("mistral_service.scale.budget._now", lambda: EPOCH + seconds)
+        await set_clock(clock, seconds)
+
+    await at(0)
+    async with clock, processes(url, count) as budgets:
         await budgets[0].acquire(ask(LIMIT))
         line = [(budgets[number % count], ask(1_000, caller=str(number))) for number in range(6)]
         waits = [await held_back(*each) for each in line]
-        await asyncio.sleep(waits[0])
+        for second in range(1, math.ceil(waits[0])):
+            await at(second)
+            for each in budgets if not alone else ():  # as with each heartbeat
+                await each._refresh("account:model", each._account(line[0][1]))
+        await at(waits[0])
         # All that wait have room in one moment, and room is left for more beside them. The first
         # takes its own, and comes back after the last of the others; so does a new caller.
         (first, small), *others = line

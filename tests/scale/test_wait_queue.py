@@ -1,7 +1,7 @@
 """First come, first served: the line of requests that wait, with a clock of the test's own.
 
 Both halves play the same scenes: the one of a process that is alone, and the scripts in a real
-Redis whose `TIME` is a key that the test sets.
+Redis whose `TIME` is a key that the test sets (`redis_clock`).
 """
 
 import asyncio
@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import pytest
 from redis.asyncio import Redis
+from redis_clock import set_clock, use_clock_of_test
 from scale_redis import RedisServer, redis, slow_redis_is_up
 
-from mistral_service.scale import scripts
 from mistral_service.scale.account import SHARES, Account
 from mistral_service.scale.shared_log import SharedLog
 from mistral_service.scale.sliding_window import UNIT, SlidingWindow
@@ -28,8 +28,6 @@ pytestmark = pytest.mark.usefixtures("slow_redis_is_up")
 
 WINDOW = 10
 REQUESTS, UNITS = 12, 100
-CLOCK = "the-clock-of-the-test"
-EPOCH = 1_700_000_000.0
 
 
 @dataclass
@@ -78,19 +76,15 @@ class InRedis:
         self._redis = Redis.from_url(redis.url)
 
     async def ask(self, caller: Caller, now: float) -> float:
-        await self.set_clock(now)
+        await set_clock(self._redis, now)
         log, waiter = self._logs[caller.number % len(self._logs)], caller.waiter
         bounds = self._account.limits_for(waiter.rank)
         answer = await log.acquire(waiter, now - waiter.since, bounds, ("", ""))
         assert answer.wait is not None
         return answer.wait
 
-    async def set_clock(self, now: float) -> None:
-        microseconds = round((EPOCH + now) * 1e6)
-        await self._redis.set(CLOCK, f"{microseconds // 10**6} {microseconds % 10**6}")
-
     async def renew(self, callers: list[Caller], now: float) -> None:
-        await self.set_clock(now)
+        await set_clock(self._redis, now)
         living = [(c.waiter, c.told[-1] + GRACE_S - now) for c in callers if c.told and not c.dies]
         await self._logs[0].refresh("a:m", [each for each in living if each[1] > 0])
 
@@ -100,12 +94,7 @@ class InRedis:
 
 @asynccontextmanager
 async def in_redis(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InRedis]:
-    told = f"string.gmatch(redis.call('GET', '{CLOCK}'), '%d+')"
-    time = f"(function() local n = {told}; return {{n(), n()}} end)()"
-    for name in ("ADMIT", "REFRESH", "WRITE", "PUBLISH", "HEARTBEAT"):
-        text = getattr(scripts, name)
-        assert "redis.call('TIME')" in text
-        monkeypatch.setattr(scripts, name, text.replace("redis.call('TIME')", time))
+    use_clock_of_test(monkeypatch)
     line = InRedis(redis)
     try:
         yield line

@@ -194,7 +194,9 @@ async def test_a_continuation_joins_on_however_the_server_repeats_the_prefix(
     serve, service_for, before, goes_on
 ):
     mistral = serve(texts(*before, cut_after=2), texts(goes_on))
-    async with Call(service_for(mistral, **QUICK)) as call:
+    # No part of the sentence is late here, and none is ended for the voice.
+    unhurried = {**QUICK, "sentence_timeout": 5.0, "turn_timeout": 10.0}
+    async with Call(service_for(mistral, **unhurried)) as call:
         assert await call.say("Hello.") == "The quick brown fox."
 
 
