@@ -60,6 +60,13 @@ STATES = """addEventListener("DOMContentLoaded", () => {
   });
 })"""
 
+# Lets the page's clock go five times slower, so that a busy machine has five times its patience.
+SLOW_CLOCK = """
+  const [now, wait] = [performance.now.bind(performance), window.setTimeout];
+  performance.now = () => now() / 5;
+  window.setTimeout = (then, ms = 0, ...given) => wait(then, 5 * ms, ...given);
+"""
+
 # Measures what comes out of the page's loudspeaker, with an analyser that is not the page's own.
 LISTEN = """() => {
   const context = new AudioContext();
