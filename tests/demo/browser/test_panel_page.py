@@ -113,6 +113,8 @@ def test_on_pipecats_own_service_an_empty_reply_is_a_silence(call: Page):
     call.get_by_role("switch").check()
     expect(call.locator("#break-said")).to_contain_text("Pipecat’s own service answers")
     call.get_by_role("button", name="Empty reply").click()
+    # The endpoint has the fault before the question comes.
+    expect(call.locator("#stories > li")).to_have_attribute("data-state", "waiting")
     ask(call, "Tell me about the moon.")
     latest = happened(call)
     expect(latest.locator(".headline")).to_contain_text("silence An empty reply → not a word")
