@@ -39,7 +39,7 @@ from pipecat.transports.websocket.fastapi import (
 )
 from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from mistral_service import MistralLLMService
 from mistral_service.local import LocalMistral, Reply, Script
@@ -358,6 +358,23 @@ def test_a_bot_without_a_voice_is_written_to():
     assert hello["asked"] == "Why is the sky blue?"
 
 
+def test_connect_can_be_pressed_as_soon_as_it_does_something():
+    async def waits(line: Line) -> None: ...
+
+    modules: list[Route] = []
+    machines = Machines([waits], text=True)
+    with machines.running() as address, browser() as chrome:
+        page = chrome.new_page()
+        page.route("**/protobuf.js", lambda route: modules.append(route))
+        page.goto(address, wait_until="commit")
+        connect = page.get_by_role("button", name="Connect")
+        expect(connect).to_be_disabled()
+        until(page, lambda: bool(modules))
+        modules[0].continue_()
+        connect.click()
+        expect(page.get_by_role("status")).to_have_text("Listening")
+
+
 @pytest.mark.parametrize("early", [False, True])
 def test_one_can_write_where_the_page_came_without_tls(early: bool):
     """Also before the bot is there: the words wait for it."""
@@ -484,6 +501,29 @@ def test_what_was_written_into_a_broken_line_is_not_lost():
         assert taken_up.wait(60)
         expect(field).to_have_value("Hello?")
         expect(page.get_by_role("status")).to_have_text("Listening")
+
+
+def test_what_is_written_after_it_does_not_take_its_place():
+    async def breaks(line: Line) -> int:
+        await line.said("send-text")
+        return 1012
+
+    async def waits(line: Line) -> None: ...
+
+    machines = Machines([breaks, waits], held=True, text=True)
+    with machines.running() as address, browser() as chrome:
+        page = chrome.new_page()
+        page.add_init_script(PATIENT)
+        call(page, address)
+        expect(page.get_by_role("status")).to_have_text("Listening")
+        field = page.get_by_role("textbox", name="Or write")
+        field.fill("Hello?")
+        field.press("Enter")
+        expect(page.get_by_role("status")).to_have_text(MOVING)
+        field.fill("Are you there?")
+        machines.come_back()
+        expect(page.get_by_role("status")).to_have_text("Listening")
+        expect(field).to_have_value("Hello? Are you there?")
 
 
 def test_what_was_written_into_a_broken_line_is_answered_by_the_next_machine():
