@@ -30,6 +30,7 @@ from mistral_service.demo.weights import PIPER_JOE
 MICROPHONE_RATE = 16000
 
 expect.set_options(timeout=30_000)  # how long a busy machine may take for what a page shows
+FIRST_WORDS = 150_000  # ms; before them, a bot loads its ears and its voice
 
 # Opens the browser's microphone as the page asks for it, and lets the page hear `say` in its place.
 MICROPHONE = """(() => {
@@ -219,7 +220,7 @@ def connect(page: Page, demo: Demo) -> None:
 
 def greeted(page: Page) -> None:
     """Wait until the bot has spoken for the first time, and listens."""
-    expect(page.locator(".bot").first).to_contain_text(re.compile(r"\w"), timeout=60_000)
+    expect(page.locator(".bot").first).to_contain_text(re.compile(r"\w"), timeout=FIRST_WORDS)
     state(page, "Listening")
 
 
@@ -230,7 +231,7 @@ def state(page: Page, wanted: str) -> None:
 
 def speaks(page: Page) -> None:
     """Wait until the bot speaks, or has spoken; of a page that `connect` opened."""
-    page.wait_for_function("() => window.states.includes('Speaking')", timeout=60_000)
+    page.wait_for_function("() => window.states.includes('Speaking')", timeout=FIRST_WORDS)
 
 
 @pytest.fixture(scope="module")
