@@ -124,7 +124,7 @@ async def test_the_client_of_the_guide_to_calls_stays_in_its_call():
         await line.tell("bot-llm-text", text="most.")
         await line.tell("bot-llm-stopped")
 
-    machines = Machines([breaks, loses_its_power, goes_on], away=0.2)
+    machines = Machines([breaks, loses_its_power, goes_on], away=1)
     with machines.running() as address:
         url = address.replace("http", "ws") + "call"
         answer = await asyncio.wait_for(client["ask"](url, "Why is the sky blue?"), 10)

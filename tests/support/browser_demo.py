@@ -30,6 +30,7 @@ from mistral_service.demo.weights import PIPER_JOE
 MICROPHONE_RATE = 16000
 
 expect.set_options(timeout=30_000)  # how long a busy machine may take for what a page shows
+FIRST_WORDS = 150_000  # ms; before them, a bot loads its ears and its voice
 
 # Opens the browser's microphone as the page asks for it, and lets the page hear `say` in its place.
 MICROPHONE = """(() => {
@@ -59,6 +60,13 @@ STATES = """addEventListener("DOMContentLoaded", () => {
     childList: true,
   });
 })"""
+
+# Lets the page's clock go five times slower, so that a busy machine has five times its patience.
+SLOW_CLOCK = """
+  const [now, wait] = [performance.now.bind(performance), window.setTimeout];
+  performance.now = () => now() / 5;
+  window.setTimeout = (then, ms = 0, ...given) => wait(then, 5 * ms, ...given);
+"""
 
 # Measures what comes out of the page's loudspeaker, with an analyser that is not the page's own.
 LISTEN = """() => {
@@ -212,7 +220,7 @@ def connect(page: Page, demo: Demo) -> None:
 
 def greeted(page: Page) -> None:
     """Wait until the bot has spoken for the first time, and listens."""
-    expect(page.locator(".bot").first).to_contain_text(re.compile(r"\w"), timeout=60_000)
+    expect(page.locator(".bot").first).to_contain_text(re.compile(r"\w"), timeout=FIRST_WORDS)
     state(page, "Listening")
 
 
@@ -223,7 +231,7 @@ def state(page: Page, wanted: str) -> None:
 
 def speaks(page: Page) -> None:
     """Wait until the bot speaks, or has spoken; of a page that `connect` opened."""
-    page.wait_for_function("() => window.states.includes('Speaking')", timeout=60_000)
+    page.wait_for_function("() => window.states.includes('Speaking')", timeout=FIRST_WORDS)
 
 
 @pytest.fixture(scope="module")

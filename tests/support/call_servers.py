@@ -114,7 +114,7 @@ class Machines:
         self,
         bots: list[Bot],
         *,
-        away: float = 0,
+        away: int = 0,
         held: bool = False,
         keeps: bool = False,
         full: int = 0,
@@ -124,8 +124,8 @@ class Machines:
     ) -> None:
         self.lines: list[Line] = []
         self.refusal: tuple[str, int] | None = None
-        self._away = away  # s, for which nobody answers after a break
-        self._back = 0.0
+        self._away = away  # how many calls are not answered after a break
+        self._missed = 0  # how many of them are still to come
         self._open = threading.Event()
         if not (held or slow):
             self._open.set()
@@ -153,7 +153,8 @@ class Machines:
         websocket = CallSocket(plain.scope, plain.receive, plain.send)
         websocket.speaks_protocol = True
         assert websocket.scope["subprotocols"] == ["mistral-call.v1"]
-        if time.monotonic() < self._back:
+        if self._missed:
+            self._missed -= 1
             return await websocket.close()  # before it is accepted: HTTP 403
         while (self.lines or self._slow) and not self._open.is_set():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -179,7 +180,7 @@ class Machines:
             await line.left()
         else:
             line.freeze()
-            self._back = time.monotonic() + self._away
+            self._missed = self._away
             await websocket.close(code)
 
     def come_back(self) -> None:

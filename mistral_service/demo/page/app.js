@@ -140,7 +140,7 @@ async function connect() {
       transcript.userSays(arrived, true);
       transcript.userEnds();
     }
-    if (lost) $("words").value ||= lost;
+    if (lost) $("words").value = `${lost} ${$("words").value}`.trim();
     show("loading");
   });
   call.addEventListener("hung-up", ({ detail: sentence }) =>
@@ -161,8 +161,8 @@ async function connect() {
 
   try {
     show("connecting");
-    await call.connect();
-    if (state === "connecting") show("loading");
+    await mine.connect();
+    if (call === mine && state === "connecting") show("loading");
   } catch (error) {
     if (mine.over) return;
     mine.close();
@@ -342,6 +342,7 @@ addEventListener("online", showNetwork);
 addEventListener("offline", showNetwork);
 
 drawParts();
+$("connect").disabled = false; // as it is until this runs: a click would do nothing
 const panel = new Panel(see);
 const known = showEngine();
 show("idle");

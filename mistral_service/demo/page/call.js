@@ -9,6 +9,8 @@ const GATHER_MS = 3000;
 const CONNECT_MS = 15000;
 const ANSWER_MS = 95000; // the panel may wait for a reply to end
 
+export const NOT_YET = "The call is not there yet: wait for the bot’s greeting.";
+
 /** Something that keeps the call from going on; the message is a sentence for the user. */
 export class CallError extends Error {}
 
@@ -137,18 +139,21 @@ export class Call extends EventTarget {
     this.#reportCamera(true);
   }
 
+  /** Whether messages flow. */
+  get reachable() {
+    return this.#channel?.readyState === "open";
+  }
+
   /** Say something in writing. */
   write(text) {
-    if (this.#channel?.readyState !== "open") return false;
+    if (!this.reachable) return false;
     this.#send("send-text", { content: text });
     return true;
   }
 
   /** Ask the panel in the bot's pipeline; rejects with its sentence. */
   ask(type, data) {
-    if (this.#channel?.readyState !== "open") {
-      return Promise.reject(new CallError("The call is not there yet: wait for the bot’s greeting."));
-    }
+    if (!this.reachable) return Promise.reject(new CallError(NOT_YET));
     const id = this.#send("client-message", { t: type, d: data });
     return new Promise((resolve, reject) => {
       const late = setTimeout(() => answer({ error: "The bot does not answer." }), ANSWER_MS);

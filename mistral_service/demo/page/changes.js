@@ -23,7 +23,7 @@ export class Changes {
       this.#say("Takes effect when the reply under way has ended …");
       try {
         const { changed, settings } = await ask(values);
-        this.show(settings);
+        this.show(settings, values);
         this.#say(`Changed: ${changed.map((name) => NAMES[name]).join(", ")}.`);
       } catch (error) {
         this.#say(error.message, true);
@@ -31,17 +31,23 @@ export class Changes {
     });
   }
 
-  /** The settings as the service has them. */
-  show(settings) {
+  /** The settings as the service has them, after `sent`; what is being edited stays. */
+  show(settings, sent = {}) {
+    const edited = this.#changed();
     for (const name of Object.keys(NAMES)) {
       const field = this.#form.elements[name];
       const value = settings[name];
-      field.value = this.#known[name] = written(value);
+      this.#known[name] = written(value);
       field.disabled = name === "fallback_models" && value === null;
+      if (field.disabled || edited[name] === undefined || edited[name] === sent[name]) {
+        field.value = this.#known[name];
+      }
     }
   }
 
+  /** A call begins, with the settings of its service. */
   clear() {
+    for (const name of Object.keys(NAMES)) this.#form.elements[name].value = this.#known[name] ?? "";
     this.#say("");
   }
 

@@ -1,5 +1,6 @@
 // The panel beside the conversation: break it, change it, functions, look, what it took.
 
+import { NOT_YET } from "./call.js";
 import { Changes } from "./changes.js";
 import { Faults } from "./faults.js";
 import { Functions } from "./functions.js";
@@ -34,7 +35,7 @@ export class Panel {
     }
     $("see").addEventListener("click", async () => {
       $("look-said").textContent = "";
-      if (!this.#call) return ($("look-said").textContent = IDLE);
+      if (!this.#call?.reachable) return ($("look-said").textContent = this.#missing);
       try {
         await openCamera();
       } catch (error) {
@@ -82,6 +83,7 @@ export class Panel {
   }
 
   async #learn() {
+    const call = this.#call;
     try {
       const { faults, why, switch: switches, settings } = await this.#ask("panel");
       $("faults").disabled = !faults;
@@ -89,7 +91,7 @@ export class Panel {
       $("pipecat").disabled = !switches;
       this.#changes.show(settings);
     } catch {
-      $("break-said").textContent = "This bot has no panel.";
+      if (call === this.#call) $("break-said").textContent = "This bot has no panel.";
     }
   }
 
@@ -109,10 +111,15 @@ export class Panel {
   #say(sentence) {
     const said = this.#call?.write?.(sentence);
     for (const id of ["functions-said", "look-said"]) {
-      if (!said) $(id).textContent = IDLE;
-      else if ($(id).textContent === IDLE) $(id).textContent = "";
+      if (!said) $(id).textContent = this.#missing;
+      else if ([IDLE, NOT_YET].includes($(id).textContent)) $(id).textContent = "";
     }
-    if (!said) $("break-said").textContent = IDLE;
+    if (!said) $("break-said").textContent = this.#missing;
+  }
+
+  /** Why nothing can be said. */
+  get #missing() {
+    return this.#call ? NOT_YET : IDLE;
   }
 
   async #report() {

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from browser_demo import Demo, browser, connect, film, greeted, say, state
+from browser_demo import FIRST_WORDS, Demo, browser, connect, film, greeted, say, state
 from images import halves, opened, urls_in
 from PIL import Image
 from playwright.sync_api import expect
@@ -80,7 +80,7 @@ def test_a_bot_that_does_not_look_is_not_offered_the_camera(tmp_path: Path):
     ):
         page = chrome.new_page()
         connect(page, demo)
-        expect(page.locator(".bot").first).to_contain_text("Hello", timeout=60_000)
+        expect(page.locator(".bot").first).to_contain_text("Hello", timeout=FIRST_WORDS)
         expect(page.locator("#camera")).to_be_hidden()
         expect(page.get_by_role("button", name="Camera off")).to_be_hidden()
         assert page.evaluate("document.querySelector('#camera').srcObject") is None

@@ -47,6 +47,33 @@ def test_a_setting_as_text(idle_page: Page, value: Any, text: str):
     assert worked_out(idle_page, "./changes.js", "written", value) == text
 
 
+def test_what_is_being_edited_outlives_the_settings_of_the_service(idle_page: Page):
+    """They come late where the bot is slow."""
+    values = idle_page.evaluate("""async () => {
+      const { Changes } = await import("./changes.js");
+      const form = document.querySelector("#change").cloneNode(true);
+      const { temperature, max_tokens } = form.elements;
+      const asked = [];
+      const changes = new Changes(form, (sent) => new Promise((done) => asked.push([sent, done])));
+      const settings = { temperature: 0.3, max_tokens: 100 };
+      const values = [];
+      const note = () => values.push([temperature.value, max_tokens.value]);
+      temperature.value = "0.90";
+      changes.show(settings);
+      note();
+      form.dispatchEvent(new Event("submit", { cancelable: true }));
+      max_tokens.value = "50";
+      const [sent, answer] = asked[0];
+      answer({ changed: ["temperature"], settings: { ...settings, temperature: 0.9 } });
+      await new Promise((done) => setTimeout(done));
+      note();
+      changes.clear();
+      note();
+      return [sent, ...values];
+    }""")
+    assert values == [{"temperature": "0.90"}, ["0.90", "100"], ["0.9", "50"], ["0.9", "100"]]
+
+
 @pytest.mark.parametrize(
     ("status", "offered"),
     [

@@ -44,9 +44,9 @@ def call(page: Page, address: str, *, suspended: bool) -> None:
 
 
 def hears_more(page: Page, line: Line) -> None:
-    """Wait until the bot hears something new."""
+    """Wait until the bot hears something new, a minute at most."""
     before = sounds(line)
-    for _ in range(300):
+    for _ in range(600):
         if sounds(line) > before:
             return
         page.wait_for_timeout(100)

@@ -5,7 +5,18 @@ import re
 from pathlib import Path
 
 import pytest
-from browser_demo import AUDIBLE, LISTEN, Demo, browser, connect, say, speaks, spoken, state
+from browser_demo import (
+    AUDIBLE,
+    FIRST_WORDS,
+    LISTEN,
+    Demo,
+    browser,
+    connect,
+    say,
+    speaks,
+    spoken,
+    state,
+)
 from playwright.sync_api import Locator, Page, expect
 
 from mistral_service.local import LocalMistral, Reply, Script
@@ -126,7 +137,7 @@ def test_a_refused_key_is_told_in_words_and_the_bot_goes_on():
         page = chrome.new_page()
         connect(page, demo)
         problems = page.locator(".problem")
-        expect(problems.first).to_contain_text("check MISTRAL_API_KEY", timeout=60_000)
+        expect(problems.first).to_contain_text("check MISTRAL_API_KEY", timeout=FIRST_WORDS)
         state(page, "Listening")
         # The next turn is heard, and refused in its turn.
         say(page, QUESTION)
