@@ -56,7 +56,7 @@ def start(*arguments: str, code: str = "", **environment: str) -> subprocess.Com
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
 
 
@@ -385,7 +385,7 @@ def test_an_interrupted_answer_ends_the_connection(serve):
         assert chat.stdout is not None
         assert chat.stdout.read(3) == "One"
         chat.send_signal(signal.SIGINT)
-        _, shown = chat.communicate(timeout=20)
+        _, shown = chat.communicate(timeout=60)
     assert chat.returncode == 130
     assert "(interrupted)" in shown
     assert "Traceback" not in shown
@@ -438,7 +438,7 @@ def test_serve_runs_the_endpoint(tmp_path: Path):
             assert "From a file." in run("chat", "Who?", "--base-url", url).output
         finally:
             server.terminate()
-        assert server.wait(timeout=20) == 0
+        assert server.wait(timeout=60) == 0
 
 
 def test_serve_and_demo_take_the_options_of_the_programs_they_are():

@@ -64,7 +64,7 @@ def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "mistral_service.demo", "--port", "0", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
 
 
@@ -152,7 +152,7 @@ def test_the_engine_ends_with_a_demo_that_is_killed():
     host.kill()
     host.wait()
     host.stdout.close()
-    psutil.wait_procs([engine], timeout=20)
+    psutil.wait_procs([engine], timeout=60)
     assert not engine.is_running()
 
 

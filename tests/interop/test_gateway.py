@@ -34,7 +34,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert SERVER.exists(), "the gateway is not installed: run the tests with `make test`"
     port, log = free_port(), tmp_path_factory.mktemp("gateway") / "gateway.log"
     command = ["node", str(SERVER), "--headless", f"--port={port}"]
-    with listening(command, port, log, 30, TRUSTED_CUSTOM_HOSTS="127.0.0.1"):
+    with listening(command, port, log, 120, TRUSTED_CUSTOM_HOSTS="127.0.0.1"):
         yield f"http://127.0.0.1:{port}/v1"
 
 

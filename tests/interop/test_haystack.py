@@ -151,7 +151,7 @@ def example() -> ModuleType:
 
 
 def test_the_hotel_answers_from_its_handbook():
-    said = printed("knowledge_agent.py", 90)
+    said = printed("knowledge_agent.py")
     # The script answers only from what was found: another section, and it has no answer.
     for answer in ("fifteen euros a night", "opens at seven", "inside of the wardrobe door"):
         assert answer in said

@@ -19,7 +19,7 @@ from mistral_service.local import LocalMistral, Reply, Script
 from mistral_service.local.app import Exchange
 from mistral_service.wire.servers import ServerName
 
-pytestmark = pytest.mark.timeout(240)  # the proxy takes ten seconds to start, where none is busy
+pytestmark = pytest.mark.timeout(400)  # the proxy takes ten seconds to start, where none is busy
 PATIENT = {"first_token_timeout": 20.0, "turn_timeout": 40.0, "hedging": False}
 """The proxy is slow on a busy machine, and slowest at its first request."""
 UPSTREAM_KEY = "sk-upstream"

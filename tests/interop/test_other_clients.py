@@ -62,7 +62,7 @@ def test_a_client_chats_streams_calls_and_parses(client: Client, tmp_path: Path)
             env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=240,
         )
         assert [exchange.refused for exchange in mistral.exchanges if exchange.refused] == []
     assert ran.returncode == 0, ran.stderr

@@ -341,7 +341,7 @@ def test_by_itself_it_answers_from_a_script_and_ends_cleanly(tmp_path: Path, end
         )
         assert response.json()["choices"][0]["message"]["content"] == "From the file."
         process.send_signal(end)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=60)
         assert (process.returncode, out, err) == (0, "", "")
     finally:
         process.kill()
@@ -367,12 +367,12 @@ def test_a_small_real_model_answers_in_mistrals_format():
             client.chat.complete(model="mistral-small-latest", messages=[question, question])
     finally:
         process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
 
 
 def fails(*arguments: str) -> str:
     process = run(*arguments)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert out == ""
     assert "Traceback" not in err

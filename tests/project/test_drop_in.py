@@ -49,7 +49,7 @@ def scaffold(folder: Path, home: Path) -> Path:
     return folder / "server" / "bot.py"
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_pipecats_own_bot_runs_with_one_line_changed(tmp_path: Path, serve):
     home = tmp_path / "home"
     voices = home / ".cache" / "pipecat" / "piper"

@@ -12,7 +12,7 @@ from bots import EXAMPLES, evaluate_example, printed
 from ports import free_port
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_the_restaurant_holds_its_call_with_functions_and_an_interruption(tmp_path: Path):
     mistral = evaluate_example("function_calling", tmp_path)
     assert [exchange.refused for exchange in mistral.exchanges] == [None] * 6
@@ -30,10 +30,10 @@ def test_the_bot_that_sees_runs_offline_and_offers_the_camera():
     try:
         assert bot.stdout is not None
         assert any(f"http://127.0.0.1:{port}/" in line for line in bot.stdout)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status", timeout=60) as answer:
             assert json.load(answer)["camera"] is True
         bot.send_signal(signal.SIGINT)
-        assert bot.wait(20) == 0
+        assert bot.wait(60) == 0
     finally:
         bot.kill()
 

@@ -22,7 +22,7 @@ HOSTED = Checks(templates=False)
 """The rules of Mistral's own API, without those that self-hosted models add."""
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_the_booking_goes_through_every_step(tmp_path: Path):
     mistral = evaluate_example("flow", tmp_path)
     assert [exchange.refused for exchange in mistral.exchanges] == [None] * 10

@@ -83,7 +83,7 @@ def make(checkout: Path, *arguments: str, **environ: str) -> subprocess.Complete
         env=base | trust | environ,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=240,
     )
 
 

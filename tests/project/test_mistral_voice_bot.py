@@ -167,7 +167,6 @@ async def voice(caller: Caller, since: int) -> float:
     return pitch_in(await pcm(spoken[first : first + LINE_RATE // 2]), LINE_RATE)
 
 
-@pytest.mark.timeout(120)
 async def test_a_call_over_twilio_is_heard_answered_and_spoken(
     bot, speech, serve, monkeypatch: pytest.MonkeyPatch
 ):
@@ -192,7 +191,6 @@ async def test_a_call_over_twilio_is_heard_answered_and_spoken(
     assert "france" in words_in(sound, rate).lower()
 
 
-@pytest.mark.timeout(120)
 async def test_a_caller_who_speaks_over_the_bot_is_heard(
     bot, speech, serve, monkeypatch: pytest.MonkeyPatch
 ):
@@ -235,7 +233,6 @@ def words_in(sound: bytes, rate: int) -> str:
 
 @pytest.mark.live
 @pytest.mark.skipif(not os.environ.get("MISTRAL_API_KEY"), reason="needs a key of Mistral's API")
-@pytest.mark.timeout(120)
 async def test_a_call_with_mistral_itself(bot, monkeypatch: pytest.MonkeyPatch):
     async def stays(self) -> None:
         """Nobody's telephone is hung up."""

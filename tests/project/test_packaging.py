@@ -29,7 +29,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)],
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=240,
     )
     return folder
 
@@ -44,7 +44,7 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         [find_uv_bin(), "pip", "install", "--quiet", "--no-config", "--offline", "--no-deps"]
         + ["--python", str(home / "bin" / "python"), str(wheel)],
         check=True,
-        timeout=120,
+        timeout=240,
     )
     [packages] = home.glob("lib/python*/site-packages")
     # A path and no more: what a .pth file there says, a checkout's among them, is not followed.
@@ -60,7 +60,7 @@ def run(home: Path, program: str, *arguments: str) -> subprocess.CompletedProces
         env={k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=240,
     )
 
 

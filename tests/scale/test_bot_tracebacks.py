@@ -60,7 +60,7 @@ def logged(code: str, folder: Path, **environment: str) -> str:
         [sys.executable, str(folder / "main.py")],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         env={**os.environ, "PYTHONPATH": found, **environment},
     )
     assert done.returncode == 0, done.stderr

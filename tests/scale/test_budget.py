@@ -266,7 +266,7 @@ def put(mistral: LocalMistral, limits: object) -> int:
     address = mistral.base_url.removesuffix("/v1") + "/limits"
     request = urllib.request.Request(address, json.dumps(limits).encode(), AUTHORIZED, method="PUT")
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status
     except urllib.error.HTTPError as e:
         return e.code

@@ -172,7 +172,7 @@ def shipped_redis(tmp_path: Path) -> Iterator[str]:
         yield f"127.0.0.1:{port}/0"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
     assert list(tmp_path.iterdir()) == []  # what callers said is on no disk
 
 

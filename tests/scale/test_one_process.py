@@ -55,7 +55,7 @@ async def serving(
 async def status_of(port: int, path: str) -> int | None:
     async with httpx.AsyncClient(trust_env=False) as web:
         with contextlib.suppress(httpx.TransportError):
-            return (await web.get(f"http://127.0.0.1:{port}{path}", timeout=10)).status_code
+            return (await web.get(f"http://127.0.0.1:{port}{path}", timeout=60)).status_code
     return None
 
 

@@ -75,7 +75,7 @@ class Servers:
     def end(self) -> None:
         for process in self._processes.values():
             process.kill()
-            process.wait(10)
+            process.wait(60)
 
 
 @pytest.fixture

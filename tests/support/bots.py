@@ -14,6 +14,7 @@ from processes import listening
 from mistral_service.local import LocalMistral, Script
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+PATIENT = str(Path(__file__).with_name("patient.py"))
 
 
 def package_folder(name: str) -> Path:
@@ -24,7 +25,7 @@ def package_folder(name: str) -> Path:
     return Path(spec.origin).parent
 
 
-def printed(example: str, seconds: float = 60) -> str:
+def printed(example: str, seconds: float = 240) -> str:
     """What an example prints offline."""
     ran = subprocess.run(
         [sys.executable, str(EXAMPLES / example), "--offline"],
@@ -37,16 +38,16 @@ def printed(example: str, seconds: float = 60) -> str:
 
 
 def running(bot: Path, port: int, log: Path, **environment: str) -> AbstractContextManager[None]:
-    """A bot with Pipecat's runner, for the time of a `with` block."""
-    command = [sys.executable, bot.name, "--host", "127.0.0.1", "--port", str(port)]
-    return listening(command, port, log, 90, bot.parent, **environment)
+    """A bot with Pipecat's runner, for the time of a `with` block; it asks once in each turn."""
+    command = [sys.executable, PATIENT, bot.name, "--host", "127.0.0.1", "--port", str(port)]
+    return listening(command, port, log, 120, bot.parent, **environment)
 
 
 def evaluate(scenario: Path, port: int, logs: Path, **environment: str) -> tuple[int, str]:
     """Have `pipecat eval` hold a conversation; returns its exit status and what it printed."""
     judged = subprocess.run(
         [sys.executable, "-m", "pipecat.cli.main", "eval", "run", str(scenario), "--verbose"]
-        + ["--bot-url", f"ws://127.0.0.1:{port}/ws", "--logs-dir", str(logs), "--timeout", "30"],
+        + ["--bot-url", f"ws://127.0.0.1:{port}/ws", "--logs-dir", str(logs), "--timeout", "60"],
         capture_output=True,
         text=True,
         env={**os.environ, **environment, "COLUMNS": "120"},

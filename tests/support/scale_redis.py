@@ -38,7 +38,7 @@ class RedisServer:
         self._process = subprocess.Popen(
             [self._program, *options, self._home.name], stdout=subprocess.DEVNULL
         )
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while not self._answers():
             assert self._process.poll() is None, "Redis ended at once"
             assert time.monotonic() < until, "Redis did not answer"
@@ -82,7 +82,7 @@ class RedisServer:
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(how)
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
 

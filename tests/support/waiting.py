@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 
-async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait for something to become true."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():
@@ -13,7 +13,7 @@ async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
         await asyncio.sleep(0.005)
 
 
-def until_now(condition: Callable[[], object], seconds: float = 30.0) -> None:
+def until_now(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait for what another thread makes true, in a test without an event loop."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -194,15 +194,25 @@ async def test_where_both_fail_a_third_is_tried(serve, service_for):
         assert not call.errors
 
 
+SLOW = [Reply("One.", wait=0.1, pause=0.1)]
+# The first attempt ends before a hedge would begin; the one after it may take longer.
+BUSY_AND_SLOW = [Reply(status=503), Reply("One.", wait=1.5)]
+
+
 @pytest.mark.parametrize(
-    "settings", [{"hedging": False}, {"max_attempts": 1}, {"first_token_timeout": 0.8}]
+    ("settings", "replies"),
+    [
+        ({"hedging": False}, SLOW),
+        ({"max_attempts": 1}, SLOW),
+        ({"first_token_timeout": 0.8, "hedge_after": 0.9}, BUSY_AND_SLOW),
+    ],
+    ids=["hedging", "max_attempts", "first_token_timeout"],
 )
-async def test_no_second_request_where_none_is_wanted(serve, service_for, settings):
-    mistral = serve(Reply("One.", wait=0.1, pause=0.1), Reply("Two."))
-    settings = {**SOON, "hedge_after": 0.05 if "first" not in str(settings) else 0.9, **settings}
-    async with Call(service_for(mistral, **settings)) as call:
+async def test_no_second_request_where_none_is_wanted(serve, service_for, settings, replies):
+    mistral = serve(*replies, Reply("Two."))
+    async with Call(service_for(mistral, **{**SOON, "hedge_after": 0.05, **settings})) as call:
         assert await call.say("Hello.") == "One."
-    assert len(mistral.exchanges) == 1
+    assert len(mistral.exchanges) == len(replies)
 
 
 async def test_no_second_request_while_the_rate_budget_is_low(serve, service_for):

@@ -17,7 +17,7 @@ from mistral_service.reply.calls import Plan, PlannedCall
 from mistral_service.reply.speech import has_words
 from mistral_service.turn.clients import Clients, openai_client
 from mistral_service.turn.ports import TurnPorts
-from mistral_service.turn.retries import Handled
+from mistral_service.turn.retries import Handled, Limits
 from mistral_service.turn.router import Needs, Router
 from mistral_service.turn.runner import TurnRunner
 from mistral_service.turn.shared_services import ResumePoint
@@ -259,6 +259,22 @@ CASES: dict[str, Case] = {
         [[3.5, "It is ", 2.5, "noon."]], "It is noon.", within=6.1, options=NO_HEDGE
     ),
     "late, and hedged": Case([[FOREVER], NOON], "It is noon.", requests=2, within=2.1),
+    "late after a fault, and hedged": Case(
+        [[BUSY], [FOREVER], NOON],
+        "It is noon.",
+        handled=["retried"],
+        requests=3,
+        within=0.9,
+        options=TurnOptions(hedge_after=0.7, limits=Limits(first_token=0.8)),
+    ),
+    "no hedge later than the first token may be": Case(
+        [[BUSY], [1.5, *NOON], NOON],
+        "It is noon.",
+        handled=["retried"],
+        requests=2,
+        within=1.7,
+        options=TurnOptions(hedge_after=0.8, limits=Limits(first_token=0.8)),
+    ),
     "both late, the first one speaks": Case(
         [[2.5, *NOON], [2.0]], "It is noon.", requests=2, within=2.6
     ),

@@ -79,7 +79,7 @@ def test_a_forked_child_opens_its_own_connections(serve):
         [sys.executable, "-c", FORKS, mistral.base_url],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         env=os.environ | {"PYTHONPATH": path},
     )
     said = ["parent Hi.", "inherited {False}", "child Hi.", "parent Hi. True"]
