@@ -71,11 +71,11 @@ function show(next) {
   if (waits && reachable) write();
 }
 
-/** Says what is written; keeps it where it cannot be sent. */
+/** Says what is written; what cannot be sent yet waits. */
 function write() {
-  waits = false;
   const words = $("words").value.trim();
-  if (words && call.write(words)) $("words").value = "";
+  waits = Boolean(words) && !call.write(words);
+  if (!waits) $("words").value = "";
 }
 
 function complain(text) {
