@@ -75,9 +75,10 @@ async def call(
     outcome: Outcome,
     rank: Rank = Rank.TURN,
 ) -> None:
-    """Ask again and again until a moment; wait as one is told."""
+    """Ask again and again until a moment of the loop's clock; wait as one is told."""
     ask = RequestEstimate(ASK.account, ASK.model, ASK.tokens, rank)
-    while (now := time.monotonic()) < until:
+    clock = asyncio.get_running_loop().time
+    while (now := clock()) < until:
         try:
             await rate_limiter.acquire(ask)
         except MistralError as e:
@@ -106,17 +107,17 @@ async def load(
     calls: int = 24,
     meanwhile: Callable[[], object] = lambda: None,
 ) -> Outcome:
-    """Hold many calls at once, spread over the processes."""
-    outcome, began, end = Outcome(), time.monotonic(), time.monotonic() + seconds
+    """Hold many calls at once, spread over the processes; on a busy machine for longer."""
     clock = asyncio.get_running_loop().time
-    counted = clock()
+    outcome, began, counted = Outcome(), time.monotonic(), clock()
+    end = counted + seconds
     headers = {"authorization": "Bearer test-key"}
-    async with httpx.AsyncClient(headers=headers, timeout=10) as client:
+    async with httpx.AsyncClient(headers=headers, timeout=60) as client:
         asyncio.get_running_loop().call_later(seconds / 2, meanwhile)
         # The first answer tells the limits; a fleet does not begin all at once.
         await call(mistral, client, limiters[0], 0.0, outcome)
         for rate_limiter in limiters:
-            await call(mistral, client, rate_limiter, time.monotonic() + 0.01, outcome)
+            await call(mistral, client, rate_limiter, clock() + 0.01, outcome)
         await asyncio.gather(
             *(
                 call(mistral, client, limiters[n % len(limiters)], end, outcome)
@@ -344,6 +345,6 @@ async def test_redis_is_killed_and_comes_back_under_load_and_the_server_refuses_
         await breaking
     print(f"killed: {outcome}")
     # In ten seconds of the loop's own clock, which a busy machine slows down.
-    assert outcome.answered * outcome.late > 90
+    assert outcome.answered > 90
     # What a process hears late of the others, it hears later on a machine that does other things.
     assert outcome.limited <= (6 if outcome.late < 1.2 else outcome.answered / 5)
