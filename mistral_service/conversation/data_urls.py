@@ -73,10 +73,12 @@ def _from_base64(url: str, start: int) -> bytearray:
         chunk = rest + url[place : place + _CHUNK].encode("ascii", "ignore").translate(
             None, _NOT_BASE64
         )
-        if b"=" in chunk:
-            # Padding: the end, whatever follows.
-            rest = chunk + url[place + _CHUNK : place + _CHUNK + 2].encode("ascii", "ignore")
-            break
+        if (padding := chunk.find(b"=")) >= 0:
+            # The end, whatever follows; its second character may be in the next chunk.
+            rest = chunk
+            if padding + 2 < len(chunk):
+                break
+            continue
         whole = len(chunk) // 4 * 4
         data += binascii.a2b_base64(chunk[:whole])
         rest = chunk[whole:]

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from call import Call
 from costly_images import COSTLY, TOO_LARGE, png, png_of_chunks, webp
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from images import file_of, frame, halves, opened, photo, shown, url_of, urls_in
 from PIL import Image
@@ -410,6 +410,9 @@ async def test_a_url_is_read_outside_of_the_loop_s_thread(monkeypatch):
 @given(
     st.binary(max_size=60), st.lists(st.tuples(st.integers(0, 90), st.sampled_from(" \n\té☃\0-")))
 )
+@example(bytes(4), [(7, "\n")] * 2)  # between the two characters of the padding
+@example(bytes(4), [(7, "\n")] * 20)
+@example(bytes(4), [(8, "A")] * 20)
 def test_base64_is_read_in_pieces_as_python_reads_it(data: bytes, junk: list):
     text = base64.b64encode(data).decode()
     for place, character in junk:

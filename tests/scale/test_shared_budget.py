@@ -198,8 +198,9 @@ async def test_a_hedge_is_not_spared_where_the_budget_runs_low(redis: RedisServe
         assert budget.has_headroom(hedge)
         for _ in range(9):
             await budget.acquire(ASK)
-        await until(lambda: not budget.has_headroom(hedge))
-        assert budget.stats.used == pytest.approx(0.9)
+        # One heartbeat may come before the ninth.
+        await until(lambda: budget.stats.used == pytest.approx(0.9))
+        assert not budget.has_headroom(hedge)
 
 
 @pytest.mark.usefixtures("slow_redis_is_up")
