@@ -68,7 +68,7 @@ async def pause(seconds: float) -> None:
 
 
 async def let_out(budget: SharedBudget, what: RequestEstimate) -> None:
-    """RequestEstimate, and come back when told to, until it is let out."""
+    """Ask, and come back at the time that each refusal gives, until it is let out."""
     while True:
         try:
             return await budget.acquire(what)

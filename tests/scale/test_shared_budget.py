@@ -75,7 +75,7 @@ async def call(
     outcome: Outcome,
     rank: Rank = Rank.TURN,
 ) -> None:
-    """Ask again and again until a moment of the loop's clock; wait as one is told."""
+    """Ask until a moment of the loop's clock; wait as long as each refusal says."""
     ask = RequestEstimate(ASK.account, ASK.model, ASK.tokens, rank)
     clock = asyncio.get_running_loop().time
     while (now := clock()) < until:

@@ -342,7 +342,7 @@ addEventListener("online", showNetwork);
 addEventListener("offline", showNetwork);
 
 drawParts();
-$("connect").disabled = false; // as it is until this runs: a click would do nothing
+$("connect").disabled = false; // the page comes with it disabled: until here a click does nothing
 const panel = new Panel(see);
 const known = showEngine();
 show("idle");
